@@ -1,0 +1,1 @@
+"""TFDS builders for the real data sets; see data_prep/README.md."""

@@ -1,0 +1,1 @@
+"""Vision by minimising energies, and learning through the minimiser, in JAX."""

@@ -1,0 +1,1 @@
+"""Batches, synthetic generators and pipelines."""

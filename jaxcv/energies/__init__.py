@@ -1,0 +1,1 @@
+"""Energies: pure scalar functions of an unknown, parameters and data."""

@@ -1,0 +1,1 @@
+"""Metrics: plain arrays in, one value per sample out."""

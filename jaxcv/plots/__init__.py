@@ -1,0 +1,1 @@
+"""Plots: (axes, arrays) -> axes; never show, never save."""

@@ -1,0 +1,1 @@
+"""One pure entry point per task."""

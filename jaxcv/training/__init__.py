@@ -1,0 +1,1 @@
+"""Training state, update steps, sweeps and checkpoints."""
