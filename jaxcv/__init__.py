@@ -1,1 +1,7 @@
 """Vision by minimising energies, and learning through the minimiser, in JAX."""
+
+from jaxcv.core.damping import Damping, Diagnostics
+from jaxcv.core.implicit import argmin, argmin_vjp, attach
+from jaxcv.core.types import Solution
+
+__all__ = ["Damping", "Diagnostics", "Solution", "argmin", "argmin_vjp", "attach"]

@@ -1,1 +1,17 @@
 """Training state, update steps, sweeps and checkpoints."""
+
+from jaxcv.training.checkpoint import CheckpointError, Checkpoints, Restored
+from jaxcv.training.state import TrainState, create_state
+from jaxcv.training.step import global_norm, make_update
+from jaxcv.training.sweep import Sweep
+
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "Restored",
+    "Sweep",
+    "TrainState",
+    "create_state",
+    "global_norm",
+    "make_update",
+]

@@ -1,0 +1,116 @@
+"""How the Hessian of the implicit gradient is damped, and what is reported of it.
+
+At a minimiser y* of E(., theta) the implicit function theorem gives, for a cotangent v of y*,
+
+    theta_bar = -B^T u,    u = H^-1 v,    H = d2E/dy2,  B = d(dE/dy)/dtheta.
+
+Near a degenerate minimum u explodes. Wibergian learning (Toso, Campbell, Russell, NeurIPS 2019,
+eq. 9) damps it, u = (H + lambda I)^-1 v, which is also one step of the proximal-point iteration
+differentiated exactly. The filter of order k differentiates k steps,
+
+    u_k = sum_{j<k} lambda^j (H + lambda I)^-(j+1) v,
+
+whose relative bias along an eigenvector of eigenvalue h is (lambda / (h + lambda))^k.
+"""
+
+import dataclasses
+import functools
+import math
+import numbers
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxcv.core.checks import argument_error, check_choice
+
+__all__ = ["MODES", "Damping", "Diagnostics"]
+
+MODES = ("shift", "plain")
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["value"],
+    meta_fields=["order", "mode", "relative"],
+)
+@dataclasses.dataclass(frozen=True)
+class Damping:
+    """The damping of an implicit gradient.
+
+    `value` is a leaf of the pytree: it may be traced, so a sweep over it is one `jax.vmap` and
+    never recompiles. The other fields are static.
+
+    Attributes:
+        value: lambda >= 0, in the units of the Hessian (energy per squared unit of y), or without
+            unit where `relative`. The paper uses 0.1 throughout.
+        order: k >= 1, the order of the filter. The bias falls as (lambda / (h + lambda))^k and
+            the bound on |u| grows as k |v| / lambda.
+        mode: `shift` (default) first moves an indefinite H to H' = H + max(0, -lambda_min) I;
+            equal to `plain` wherever H is positive semi-definite, and |u| <= k |v| / lambda
+            always. lambda is raised to a few n eps |H| where it is smaller than that.
+            `plain` is u = (H + lambda I)^-1 v with no guard: the paper's rule, and with value 0
+            the undamped rule of Samuel and Tappen (CVPR 2009), its baseline.
+        relative: multiplies lambda by mean(|diag H|), which makes it free of the energy's scale.
+
+    Raises:
+        ValueError: a negative or non-finite value, an order below 1, an unknown mode.
+    """
+
+    value: Any = 0.1
+    order: int = 1
+    mode: str = "shift"
+    relative: bool = False
+
+    def __post_init__(self):
+        # Unflattening passes tracers and placeholders through here: only numbers are checked.
+        if isinstance(self.value, numbers.Real) and not (
+            math.isfinite(self.value) and self.value >= 0
+        ):
+            raise argument_error(
+                "damping.value", "expected a finite number >= 0", self.value, "The paper uses 0.1."
+            )
+        if not isinstance(self.order, int) or self.order < 1:
+            raise argument_error(
+                "damping.order", "expected an integer >= 1", self.order, "1 is the paper's rule."
+            )
+        check_choice("damping.mode", self.mode, MODES)
+
+
+class Diagnostics(NamedTuple):
+    """What is known of a minimiser and of the damped system at it; no field has a gradient.
+
+    From `argmin` the fields speak of a cotangent of norm one; from `argmin_vjp` of the one given.
+
+    Attributes:
+        gradient_norm: |dE/dy| at y.
+        newton_decrement: sqrt(g^T H'^-1 g): the square root of twice the energy that a Newton
+            step still expects to gain.
+        min_eigenvalue: smallest eigenvalue of H; with `linear="cg"` the smallest Ritz value of a
+            short Lanczos run, which is never below it.
+        negative_eigenvalues: how many eigenvalues of H are below minus round-off; with
+            `linear="cg"` how many Ritz values.
+        damping_used: the lambda that was used, after `relative` and the precision's floor.
+        gradient_bound: rigorous bound on |u| in the modes that have one (`shift`:
+            k |v| / lambda); infinite for `plain` where H + lambda I is not positive definite.
+        bias_estimate: (lambda / (h + lambda))^k at the smallest eigenvalue h of H': the largest
+            relative error that damping causes in any direction of u.
+        error_estimate: estimate of the relative error of u: bias, the move of y* that a Newton
+            step still expects (through the change of H along it), and the adjoint's residual.
+        adjoint_residual: |(H' + lambda I) u - v| / |v| of the first-order system; 0 where no
+            cotangent was given.
+        certified: y is finite, H is positive definite there, and the Newton-Kantorovich
+            test |H^-1| |H^-1 g| K <= 1/2 holds with K, the Lipschitz constant of H, estimated
+            along the Newton step. An estimate, not a proof, since K is. Never true with
+            `linear="cg"`, which does not know the smallest eigenvalue.
+    """
+
+    gradient_norm: jax.Array
+    newton_decrement: jax.Array
+    min_eigenvalue: jax.Array
+    negative_eigenvalues: jax.Array
+    damping_used: jax.Array
+    gradient_bound: jax.Array
+    bias_estimate: jax.Array
+    error_estimate: jax.Array
+    adjoint_residual: jax.Array
+    certified: jax.Array

@@ -1,0 +1,100 @@
+"""What is known of a minimiser and of the damped system at it."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxcv.core import linear as linear_systems
+from jaxcv.core.damping import Damping, Diagnostics
+
+__all__ = ["diagnose"]
+
+
+def diagnose(
+    gradient: Callable[[jax.Array], jax.Array],
+    y: jax.Array,
+    damping: Damping,
+    linear: str,
+    v: jax.Array | None = None,
+    u: jax.Array | None = None,
+    converged: jax.Array | None = None,
+) -> Diagnostics:
+    """The `Diagnostics` of the damped system at `y`; no host callback, one value under `vmap`.
+
+    Args:
+        gradient: (n,) -> (n,), dE/dy.
+        y: (n,) the point.
+        damping, linear: as for `argmin`.
+        v, u: (n,) cotangent and its damped solution; without them the fields speak of a
+            cotangent of norm one.
+        converged: () bool, what the solver said; a point that is not is not certified.
+    """
+    g = gradient(y)
+    product = lambda p: jax.jvp(gradient, (y,), (p,))[1]
+    method = linear_systems.resolve_method(linear, y.size)
+    system = linear_systems.damped_system(product, g if v is None else v, damping, linear)
+    if method == "cg":
+        spectrum = linear_systems.lanczos_eigenvalues(product, jnp.where(g == 0, 1, g))
+    else:
+        matrix = linear_systems.dense_matrix(product, y.size, y.dtype)
+        finite = jnp.all(jnp.isfinite(matrix))
+        matrix = jnp.where(finite, matrix, jnp.eye(y.size, dtype=y.dtype))
+        spectrum, vectors = jnp.linalg.eigh(matrix) if y.size > 1 else (matrix[0], matrix * 0 + 1)
+        spectrum = jnp.where(finite, spectrum, jnp.nan)
+    magnitude = jnp.max(jnp.abs(spectrum))
+    floor = 4 * y.size * jnp.finfo(y.dtype).eps * magnitude
+    smallest = spectrum[0]
+    lifted = jnp.maximum(spectrum + system.shift, floor)  # eigenvalues of H', kept off zero
+
+    # The Newton step, and how much the Hessian changes along it.
+    if method == "cg":
+        step, _ = linear_systems.conjugate_gradient(lambda p: product(p) + system.shift * p, g)
+        decrement = jnp.sqrt(jnp.maximum(jnp.vdot(g, step), 0))
+        length = jnp.maximum(linear_systems.norm(step), jnp.finfo(y.dtype).tiny)
+        along = jax.jvp(gradient, (y - step,), (step,))[1] - product(step)
+        change = linear_systems.norm(along) / length
+    else:
+        parts = vectors.T @ g
+        decrement = linear_systems.norm(parts / jnp.sqrt(lifted))
+        step = vectors @ (parts / lifted)
+        moved = lambda p: jax.jvp(gradient, (y - step,), (p,))[1]
+        change = linear_systems.norm(
+            (linear_systems.dense_matrix(moved, y.size, y.dtype) - matrix).ravel()
+        )
+    kantorovich = change / lifted[0]
+    small = linear_systems.norm(step) <= jnp.sqrt(jnp.finfo(y.dtype).eps) * jnp.maximum(
+        1, linear_systems.norm(y)
+    )
+
+    lam, order = system.damping, damping.order
+    size = jnp.ones((), y.dtype) if v is None else linear_systems.norm(v)
+    if damping.mode == "shift":
+        bound = order * size / lam
+        bias = (lam / (lifted[0] + lam)) ** order
+    else:
+        low = smallest - floor + lam
+        terms = sum(lam**j / low ** (j + 1) for j in range(order))
+        bound = jnp.where(low > 0, size * terms, jnp.inf)
+        bias = jnp.max(jnp.abs(lam / (spectrum + lam))) ** order
+    residual = jnp.zeros((), y.dtype)
+    if v is not None and u is not None:
+        # With A = H' + lambda I the filter of order k solves A^k u = sum_j lambda^j A^(k-1-j) v.
+        left, right = system.matvec(u), v
+        for j in range(1, order):
+            left, right = system.matvec(left), system.matvec(right) + lam**j * v
+        right_size = jnp.maximum(linear_systems.norm(right), jnp.finfo(y.dtype).tiny)
+        residual = linear_systems.norm(left - right) / right_size
+    certified = (smallest > floor) & (kantorovich <= 0.5) & small & (method != "cg")
+    return Diagnostics(
+        gradient_norm=linear_systems.norm(g),
+        newton_decrement=decrement,
+        min_eigenvalue=smallest,
+        negative_eigenvalues=jnp.sum(spectrum < -floor).astype(jnp.int32),
+        damping_used=lam,
+        gradient_bound=bound,
+        bias_estimate=bias,
+        error_estimate=bias + kantorovich + residual,
+        adjoint_residual=residual,
+        certified=certified if converged is None else certified & converged,
+    )

@@ -1,0 +1,308 @@
+"""Minimisers of energies and their damped implicit gradient.
+
+The rule sits on the solution, not around the solver. `argmin` runs any solver without gradient and
+hands its result to `attach`, an identity whose reverse rule is one damped solve:
+
+    g(y, theta) = dE/dy = 0  at y*   =>   H dy = -B dtheta,   H = dg/dy,   B = dg/dtheta,
+    theta_bar = -B^T u,   u = (H' + lambda I)^-1 y_bar        (see `jaxcv.core.damping`).
+
+B is never formed: B^T u is the theta-gradient of the directional derivative <g(y, theta), u>.
+
+Source: Toso, Campbell, Russell, "Wibergian learning of continuous energy functions",
+NeurIPS 2019, eq. 8-9; Samuel and Tappen, CVPR 2009, for value 0.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.flatten_util import ravel_pytree
+
+from jaxcv.core import linear as linear_systems
+from jaxcv.core.checks import (
+    argument_error,
+    check_choice,
+    check_floating,
+    check_scalar,
+    check_structure,
+)
+from jaxcv.core.damping import Damping, Diagnostics
+from jaxcv.core.diagnostics import diagnose
+from jaxcv.core.solvers import newton
+from jaxcv.core.types import Problem, Solution
+
+__all__ = ["argmin", "argmin_vjp", "attach"]
+
+
+def argmin(
+    energy: Callable,
+    y0: Any,
+    theta: Any,
+    data: tuple = (),
+    *,
+    solver: Any = newton(),  # noqa: B008 (frozen and hashable)
+    damping: Damping = Damping(),  # noqa: B008
+    linear: str = "auto",
+    autodiff: str = "reverse",
+    init_gradient: str = "zero",
+    retract: None = None,
+) -> Solution:
+    """A local minimiser y*(theta) of an energy, differentiable in theta.
+
+        y* = argmin_y E(y, theta, *data),   theta_bar = -B^T (H' + lambda I)^-1 y_bar
+
+    The gradient never explodes (|u| <= |y_bar| / lambda, see `Damping`) and costs one solve, no
+    matter how many steps the solver took. It assumes that y* is a minimiser: look at
+    `solution.converged` and `solution.diagnostics`. A problem of a vmapped batch that failed
+    (non-finite anywhere) contributes a zero gradient and leaves the others alone.
+
+    It is jitted on (energy, solver, linear): pass the same function object, not a new lambda a
+    call, or everything is traced again. Arrays that the energy closes over are differentiated
+    through as if they were part of theta.
+
+    Args:
+        energy: `energy(y, theta, *data) -> scalar`, pure.
+        y0: start, a pytree of floating-point arrays. It picks the basin and gets a zero gradient.
+        theta: pytree of parameters.
+        data: tuple of anything else that the energy reads; no gradient, may hold integers.
+        solver: a `Solver`, see `jaxcv.core.solvers`.
+        damping: the damping of the backward pass only.
+        linear: `auto`, `scalar`, `cholesky` or `cg`, see `jaxcv.core.linear`.
+        autodiff: `reverse`, the one rule there is.
+        init_gradient: `zero`, what y0 gets.
+        retract: None: y lives in a vector space.
+
+    Returns:
+        A `Solution`.
+
+    Raises:
+        ValueError: an energy that does not return one real scalar, a y0 or theta that is not
+            floating-point, an empty y0, data that is not a tuple, an unknown setting.
+
+    Example:
+        >>> energy = lambda y, theta: jnp.sum((y - theta) ** 2) + jnp.sum(y**4)
+        >>> loss = lambda theta: jnp.sum(argmin(energy, jnp.zeros(2), theta).value)
+        >>> gradient = jax.grad(loss)(jnp.array([1.0, 2.0]))
+    """
+    _check_settings(linear, autodiff)
+    check_choice("init_gradient", init_gradient, ("zero",), _ENTER_THROUGH_THETA)
+    check_choice("retract", retract, (None,), "Parametrise y by a vector space.")
+    if not callable(solver):
+        raise argument_error("solver", "expected a solver", repr(solver), "E.g. newton().")
+    y0, theta, data = _arrays("y0", y0), _arrays("theta", theta), _data(data)
+    _check_hashable((energy, solver))
+    return _argmin(energy, solver, linear, y0, theta, data, damping)
+
+
+def attach(
+    energy: Callable,
+    y_star: Any,
+    theta: Any,
+    data: tuple = (),
+    *,
+    damping: Damping = Damping(),  # noqa: B008
+    linear: str = "auto",
+    autodiff: str = "reverse",
+) -> Any:
+    """`y_star` unchanged, with the gradient of the minimiser y*(theta) of the energy.
+
+    For a minimiser that any solver found, inside or outside JAX. theta gets the damped implicit
+    gradient of `argmin`; y_star and data get none. The arguments are those of `argmin`; y_star
+    must be a minimiser of energy(., theta, *data), which `argmin_vjp`'s diagnostics judge.
+    """
+    _check_settings(linear, autodiff)
+    y, theta, data = _arrays("y_star", y_star), _arrays("theta", theta), _data(data)
+    _check_hashable(energy)
+    return _attach_energy(energy, linear, y, theta, data, damping)
+
+
+def argmin_vjp(
+    energy: Callable,
+    y: Any,
+    theta: Any,
+    y_bar: Any,
+    data: tuple = (),
+    *,
+    damping: Damping = Damping(),  # noqa: B008
+    linear: str = "auto",
+) -> tuple[Any, Diagnostics]:
+    """The pullback of `attach` as a function, with what is known of it.
+
+    Args:
+        energy, theta, data, damping, linear: as for `argmin`.
+        y: the minimiser, a tree like y0.
+        y_bar: the cotangent of y, the same tree.
+
+    Returns:
+        theta_bar = -B^T u, a tree like theta (zero where anything is not finite), and the
+        `Diagnostics` of the solve for u.
+    """
+    _check_settings(linear, "reverse")
+    y, theta, data = _arrays("y", y), _arrays("theta", theta), _data(data)
+    check_structure("y_bar", y_bar, "y", y)
+    _check_hashable(energy)
+    return _argmin_vjp(energy, linear, y, theta, y_bar, data, damping)
+
+
+_ENTER_THROUGH_THETA = (
+    "A start only picks the basin; let a network that should learn enter the energy through theta."
+)
+
+
+def _check_settings(linear: str, autodiff: str) -> None:
+    check_choice("linear", linear, linear_systems.METHODS)
+    check_choice("autodiff", autodiff, ("reverse",), "Use jax.grad or jax.vjp.")
+
+
+def _check_hashable(static: Any) -> None:
+    try:
+        hash(static)
+    except TypeError as error:
+        way_out = "Pass a plain function and a frozen solver; arrays belong in `theta` or `data`."
+        raise argument_error("energy", "it and the solver must be hashable", error, way_out) from None
+
+
+def _arrays(name: str, tree: Any) -> Any:
+    check_floating(name, tree, "Convert it with jnp.asarray(x, float); integers belong in `data`.")
+    if name != "theta" and sum(jnp.size(leaf) for leaf in jax.tree.leaves(tree)) == 0:
+        raise argument_error(name, "expected at least one unknown", tree)
+    tree = jax.tree.map(jnp.asarray, tree)
+    if name != "theta" and jax.dtypes.finfo(jnp.result_type(*jax.tree.leaves(tree))).bits < 32:
+        way_out = "Factorisations need it; cast to lower precision inside the energy."
+        raise argument_error(name, "expected float32 or float64", tree, way_out)
+    return tree
+
+
+def _data(data: Any) -> tuple:
+    if not isinstance(data, tuple):
+        came = type(data).__name__
+        raise argument_error("data", "expected a tuple", came, "Write data=(x,) for one array.")
+    return data
+
+
+class _System(NamedTuple):
+    """An energy as a pure function of leaves, with whatever it closed over made explicit."""
+
+    energy: Callable  # (y tree, theta leaves, data leaves) -> ()
+    gradient: Callable  # the same -> (n,) dE/dy
+    theta: list  # differentiable leaves: theta's, then floating arrays closed over
+    data: list  # the rest
+
+
+def _hoist(energy: Callable, y: Any, theta: Any, data: tuple) -> _System:
+    """Traces the energy once and turns everything it closes over into arguments.
+
+    custom_vjp cannot see closed-over tracers; explicit ones work under vmap, jit and grad.
+    """
+    closed, shape = jax.make_jaxpr(energy, return_shape=True)(y, theta, *data)
+    check_scalar("energy", shape, "Sum or average the terms: jnp.sum(...).")
+    jaxpr, theta_leaves, data_leaves = closed.jaxpr, jax.tree.leaves(theta), jax.tree.leaves(data)
+    num_theta, num_data = len(theta_leaves), len(data_leaves)
+    moves = [jnp.issubdtype(jax.typeof(c).dtype, jnp.floating) for c in closed.consts]
+    floating = [c for c, move in zip(closed.consts, moves, strict=True) if move]
+    fixed = [c for c, move in zip(closed.consts, moves, strict=True) if not move]
+
+    def evaluate(y, theta, data):
+        captured = {True: iter(theta[num_theta:]), False: iter(data[num_data:])}
+        consts = [next(captured[move]) for move in moves]
+        arguments = [*jax.tree.leaves(y), *theta[:num_theta], *data[:num_data]]
+        return jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*arguments)[0]
+
+    def gradient(y, theta, data):
+        return ravel_pytree(jax.grad(evaluate)(y, theta, data))[0]
+
+    return _System(evaluate, gradient, theta_leaves + floating, data_leaves + fixed)
+
+
+def _flat_gradient(system: _System, y: Any) -> Callable:
+    unravel = ravel_pytree(y)[1]
+    return lambda flat: system.gradient(unravel(flat), system.theta, system.data)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _argmin(energy, solver, linear, y0, theta, data, damping):
+    frozen = jax.lax.stop_gradient
+    y0 = frozen(y0)
+    system = _hoist(energy, y0, theta, data)
+    start, unravel = ravel_pytree(y0)
+    still = system._replace(theta=frozen(system.theta), data=frozen(system.data))
+    flat_energy = lambda flat: still.energy(unravel(flat), still.theta, still.data)
+    problem = Problem(
+        flat_energy, frozen(theta), frozen(data), lambda y: ravel_pytree(y)[0], unravel
+    )
+    result = jax.tree.map(frozen, solver(problem, start))
+    value = _attach(
+        system.gradient, linear, unravel(result.value), system.theta, system.data, damping
+    )
+    least, gradient = jax.value_and_grad(flat_energy)(result.value)
+    finite = jnp.isfinite(least) & jnp.all(jnp.isfinite(result.value))
+    diagnostics = diagnose(
+        _flat_gradient(still, y0), result.value, frozen(damping), linear, converged=result.converged
+    )
+    details = (
+        result.steps,
+        least,
+        linear_systems.norm(gradient),
+        result.converged & finite,
+        diagnostics,
+    )
+    return Solution(value, *jax.tree.map(frozen, details))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _attach_energy(energy, linear, y, theta, data, damping):
+    system = _hoist(energy, jax.lax.stop_gradient(y), theta, data)
+    return _attach(system.gradient, linear, y, system.theta, system.data, damping)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _argmin_vjp(energy, linear, y, theta, y_bar, data, damping):
+    system = _hoist(energy, y, theta, data)
+    leaves, u, v = _pullback(system.gradient, linear, y, system.theta, system.data, damping, y_bar)
+    diagnostics = diagnose(_flat_gradient(system, y), ravel_pytree(y)[0], damping, linear, v, u)
+    tree = jax.tree.structure(theta)
+    theta_bar = jax.tree.unflatten(tree, leaves[: tree.num_leaves])
+    return theta_bar, jax.lax.stop_gradient(diagnostics)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attach(gradient, linear, y, theta, data, damping):
+    del gradient, linear, theta, data, damping
+    return y
+
+
+def _attach_forward(gradient, linear, y, theta, data, damping):
+    # The ruled value, so that second derivatives see y*(theta) and never the solver's loop.
+    y = _attach(gradient, linear, y, theta, data, damping)
+    return y, (y, theta, data, damping)
+
+
+def _attach_backward(gradient, linear, residuals, y_bar):
+    y, theta, data, damping = residuals
+    theta_bar, _, _ = _pullback(gradient, linear, y, theta, data, damping, y_bar)
+    return jax.tree.map(jnp.zeros_like, y), theta_bar, None, None
+
+
+_attach.defvjp(_attach_forward, _attach_backward)
+
+
+def _pullback(gradient, linear, y, theta, data, damping, y_bar):
+    """theta_bar = -B^T u as leaves, u (n,), and the flat cotangent (n,)."""
+    point, unravel = ravel_pytree(y)
+    v = ravel_pytree(y_bar)[0].astype(point.dtype)
+    slope = lambda flat, theta: gradient(unravel(flat), theta, data)
+    product = lambda p: jax.jvp(lambda flat: slope(flat, theta), (point,), (p,))[1]
+    u = linear_systems.damped_adjoint(product, v, damping, linear)
+    # A lane with anything non-finite is replaced, not multiplied, by zero: first u, so that what
+    # is pulled back is harmless, then the result, since B itself may be what is not finite.
+    u_finite = jnp.all(jnp.isfinite(u))
+    u = jnp.where(u_finite, u, 0)
+    _, pull = jax.vjp(lambda theta: -slope(point, theta), theta)
+    (theta_bar,) = pull(u)
+    good = u_finite
+    for leaf in theta_bar:
+        good = good & jnp.all(jnp.isfinite(leaf))
+    return [jnp.where(good, leaf, 0) for leaf in theta_bar], u, v

@@ -1,0 +1,260 @@
+"""Newton's method in a trust region, for one flat energy; the engine of `solvers.newton`."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcv.core.linear import cholesky, cholesky_solve, dense_matrix, norm
+
+__all__ = ["minimise"]
+
+_SECULAR_STEPS = 12
+_POLISH_STEPS = 8
+
+
+class _State(NamedTuple):
+    y: jax.Array
+    energy: jax.Array
+    gradient: jax.Array
+    radius: jax.Array  # < 0: not chosen yet
+    largest: jax.Array  # largest gradient norm seen, the scale of the tolerance
+    steps: jax.Array
+    done: jax.Array
+    converged: jax.Array
+
+
+def minimise(
+    energy: Callable[[jax.Array], jax.Array],
+    start: jax.Array,
+    tolerance: float,
+    max_steps: int,
+    dense: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A local minimiser (n,), the steps taken and whether it converged.
+
+    Args:
+        energy: (n,) -> ().
+        start: (n,).
+        tolerance: of the gradient norm, relative to the largest seen.
+        max_steps: trust-region steps, rejected ones included.
+        dense: factorise the Hessian, or use products with it only.
+    """
+    eps = jnp.finfo(start.dtype).eps
+    evaluate = jax.value_and_grad(energy)
+    gradient_of = jax.grad(energy)
+
+    def product_at(y):
+        return lambda p: jax.jvp(gradient_of, (y,), (p,))[1]
+
+    def propose(y, gradient, radius):
+        if not dense:
+            return _steihaug(product_at(y), gradient, radius)
+        matrix = dense_matrix(product_at(y), y.size, y.dtype)
+        return (_scalar_step if y.size == 1 else _secular_step)(matrix, gradient, radius)
+
+    def advance(state: _State) -> _State:
+        p, predicted, radius, interior = propose(state.y, state.gradient, state.radius)
+        length = norm(p)
+        trial = state.y + p
+        trial_energy, trial_gradient = evaluate(trial)
+        # Below this the energy cannot tell better from worse: leave to the polish.
+        noise = 4 * eps * jnp.abs(state.energy)
+        stalled = (predicted <= noise) | (length <= 2 * eps * norm(state.y))
+        ratio = (state.energy - trial_energy) / jnp.where(predicted > 0, predicted, 1)
+        finite = jnp.isfinite(trial_energy) & jnp.all(jnp.isfinite(trial_gradient))
+        accept = finite & (ratio > 1e-4) & ~stalled
+        radius = jnp.where(
+            ~finite | ~(ratio > 0.25),
+            0.25 * length,
+            jnp.where((ratio > 0.75) & (length > 0.8 * radius), 2.5 * radius, radius),
+        )
+        take = lambda new, old: jnp.where(accept, new, old)
+        gradient = take(trial_gradient, state.gradient)
+        largest = jnp.maximum(state.largest, norm(gradient))
+        met = norm(gradient) <= tolerance * largest
+        return _State(
+            take(trial, state.y),
+            take(trial_energy, state.energy),
+            gradient,
+            radius,
+            largest,
+            state.steps + 1,
+            met | stalled,
+            met | (stalled & interior),
+        )
+
+    energy0, gradient0 = evaluate(start)
+    slope = norm(gradient0)
+    finite = jnp.isfinite(energy0) & jnp.isfinite(slope)
+    state = _State(
+        start,
+        energy0,
+        gradient0,
+        -jnp.ones((), start.dtype),
+        slope,
+        jnp.int32(0),
+        ~finite,
+        jnp.asarray(False),
+    )
+    state = jax.lax.while_loop(lambda s: ~s.done & (s.steps < max_steps), advance, state)
+    y, slope, polishing = _polish(propose, gradient_of, energy, state, finite)
+    # A stationary point is a minimum only if the last Hessian said so.
+    converged = state.converged & polishing
+    return y, state.steps, converged & finite & jnp.isfinite(slope)
+
+
+def _polish(propose, gradient_of, energy, state: _State, finite):
+    """Newton steps on the gradient alone while each at least halves it: the energy is blind here.
+
+    Returns the point, its gradient norm and whether the Hessian there is positive definite.
+    """
+    eps = jnp.finfo(state.y.dtype).eps
+    unlimited = jnp.asarray(jnp.inf, state.y.dtype)
+
+    def advance(carry):
+        y, gradient, slope, steps, _, _ = carry
+        p, _, _, interior = propose(y, gradient, unlimited)
+        trial = y + p
+        trial_gradient = gradient_of(trial)
+        trial_slope = norm(trial_gradient)
+        # The step must stay a correction: not a jump to another stationary point.
+        level = energy(trial) <= state.energy + 64 * eps * jnp.abs(state.energy)
+        better = interior & level & (trial_slope < 0.5 * slope)
+        take = lambda new, old: jnp.where(better, new, old)
+        return (
+            take(trial, y),
+            take(trial_gradient, gradient),
+            take(trial_slope, slope),
+            steps + 1,
+            better & (trial_slope > 0),
+            interior,
+        )
+
+    carry = (
+        state.y,
+        state.gradient,
+        norm(state.gradient),
+        jnp.int32(0),
+        finite & state.done,
+        jnp.asarray(False),
+    )
+    y, _, slope, _, _, interior = jax.lax.while_loop(
+        lambda c: c[4] & (c[3] < _POLISH_STEPS), advance, carry
+    )
+    return y, slope, interior
+
+
+# Each of the following returns the step p (n,), the decrease -g^T p - p^T H p / 2 that the model
+# predicts, the radius used (chosen here where it came in negative), and whether p is the Newton
+# step of a positive definite H.
+
+
+def _scalar_step(matrix, gradient, radius):
+    h, g = matrix[0, 0], gradient[0]
+    magnitude = jnp.where(h == 0, 1, jnp.abs(h))
+    newton = -g / magnitude
+    radius = jnp.where(radius < 0, jnp.abs(newton), radius)
+    p = jnp.clip(newton, -radius, radius)
+    interior = (h > 0) & (jnp.abs(newton) <= radius)
+    return p[None], -g * p - 0.5 * h * p * p, radius, interior
+
+
+def _secular_step(matrix, gradient, radius):
+    """More-Sorensen: the multiplier mu >= 0 with |(H + mu I)^-1 g| = radius, by safeguarded Newton.
+
+    One factorisation where the Newton step fits; the loop runs only for lanes where it does not.
+    """
+    n, dtype = gradient.size, gradient.dtype
+    identity = jnp.eye(n, dtype=dtype)
+    slope = norm(gradient)
+    row_sums = jnp.sum(jnp.abs(matrix), axis=1)
+    magnitude = jnp.max(row_sums)
+    diagonal = jnp.diagonal(matrix)
+
+    def attempt(mu):
+        factor = cholesky(matrix + mu * identity)
+        good = jnp.all(jnp.isfinite(factor))
+        p = -cholesky_solve(jnp.where(good, factor, identity), gradient)
+        return factor, good, p, norm(p)
+
+    _, definite, newton, length = attempt(jnp.zeros((), dtype))
+    cautious = slope / jnp.where(magnitude > 0, magnitude, 1)
+    radius = jnp.where(radius < 0, jnp.where(definite, length, cautious), radius)
+    interior = definite & (length <= radius)
+    safe_radius = jnp.where(radius > 0, radius, 1)
+
+    gershgorin = jnp.min(diagonal - (row_sums - jnp.abs(diagonal)))
+    low = jnp.maximum(0, jnp.maximum(-jnp.min(diagonal), slope / safe_radius - magnitude))
+    high = jnp.maximum(slope / safe_radius - gershgorin, low) + jnp.finfo(dtype).eps * magnitude
+    first = jnp.where(definite, jnp.maximum(low, 1e-3 * high), jnp.sqrt(low * high) + 1e-3 * high)
+
+    def advance(carry):
+        mu, low, high, _, _, step = carry
+        factor, good, p, length = attempt(mu)
+        fits = good & (jnp.abs(length - safe_radius) <= 0.1 * safe_radius)
+        low = jnp.where(good & (length < safe_radius), low, jnp.maximum(low, mu))
+        high = jnp.where(good & (length < safe_radius), jnp.minimum(high, mu), high)
+        # Newton on 1/|p(mu)| - 1/radius, which is nearly linear in mu.
+        w = jax.scipy.linalg.solve_triangular(jnp.where(good, factor, identity), p, lower=True)
+        w_square = jnp.maximum(jnp.vdot(w, w), jnp.finfo(dtype).tiny)
+        update = mu + (length**2 / w_square) * (length - safe_radius) / safe_radius
+        inside = good & (update > low) & (update < high)
+        middle = jnp.maximum(jnp.sqrt(low * high), low + 0.01 * (high - low))
+        return jnp.where(fits, mu, jnp.where(inside, update, middle)), low, high, fits, p, step + 1
+
+    carry = (first, low, high, interior, newton, jnp.int32(0))
+    mu, _, high, fits, p, _ = jax.lax.while_loop(
+        lambda c: ~c[3] & (c[5] < _SECULAR_STEPS), advance, carry
+    )
+    # Not found in time (or the hard case): the upper end is positive definite.
+    _, good, fallback, _ = attempt(high)
+    p = jnp.where(fits, p, jnp.where(good, fallback, -gradient / jnp.where(magnitude > 0, magnitude, 1)))
+    length = norm(p)
+    p = jnp.where(length > radius, p * (radius / jnp.where(length > 0, length, 1)), p)
+    p = jnp.where(interior, newton, p)
+    predicted = -jnp.vdot(gradient, p) - 0.5 * jnp.vdot(p, matrix @ p)
+    del mu
+    return p, predicted, radius, interior
+
+
+def _steihaug(product, gradient, radius):
+    """Conjugate gradients on the Newton system, cut off at the radius or at negative curvature."""
+    slope = norm(gradient)
+    image = product(gradient)
+    curvature = jnp.vdot(gradient, image)
+    square = slope * slope
+    cauchy = slope * square / jnp.where(curvature > 0, curvature, square)
+    unlimited = radius < 0
+    radius = jnp.where(unlimited, 10 * cauchy, radius)
+    # Superlinear forcing: the more converged, the more exact.
+    target = jnp.minimum(0.1, jnp.sqrt(slope)) * 0.01 * slope
+    target = jnp.maximum(target, 8 * jnp.finfo(gradient.dtype).eps * slope)
+    limit = min(2 * gradient.size, 500)
+
+    def go_on(state):
+        _, r, _, step, stop, _ = state
+        return ~stop & (norm(r) > target) & (step < limit)
+
+    def advance(state):
+        p, r, d, step, _, _ = state
+        image = product(d)
+        curvature = jnp.vdot(d, image)
+        rho = jnp.vdot(r, r)
+        alpha = rho / jnp.where(curvature > 0, curvature, 1)
+        ahead = p + alpha * d
+        leaves = (curvature <= 0) | (norm(ahead) > radius)
+        # The positive root of |p + tau d| = radius.
+        a, b, c = jnp.vdot(d, d), jnp.vdot(p, d), jnp.vdot(p, p) - radius**2
+        root = jnp.sqrt(jnp.maximum(b * b - a * c, 0))
+        edge = p + (root - b) / jnp.where(a > 0, a, 1) * d
+        r_new = r + alpha * image
+        d_new = -r_new + jnp.vdot(r_new, r_new) / jnp.where(rho > 0, rho, 1) * d
+        return jnp.where(leaves, edge, ahead), r_new, d_new, step + 1, leaves, leaves
+
+    zero = jnp.zeros_like(gradient)
+    start = (zero, gradient, -gradient, jnp.int32(0), jnp.asarray(False), jnp.asarray(False))
+    p, _, _, _, _, cut = jax.lax.while_loop(go_on, advance, start)
+    predicted = -jnp.vdot(gradient, p) - 0.5 * jnp.vdot(p, product(p))
+    return p, predicted, radius, ~cut

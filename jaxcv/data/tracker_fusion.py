@@ -1,0 +1,209 @@
+"""Tracker fusion: the boxes that several trackers report in the frames of several sequences.
+
+`TrackerSequences` holds whole sequences, padded to the longest. `flatten_frames` turns them into
+`TrackerFrames`: one row for each frame that is scored, with what a causal fusion may know there.
+Everything in a row comes from that frame, from earlier frames, or from the first frame's true
+box, with which every tracker was started; neither later frames nor the sequence's length enter.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+
+__all__ = ["TrackerFrames", "TrackerSequences", "check_sequences", "flatten_frames", "pad_sequences"]
+
+
+class TrackerSequences(NamedTuple):
+    """S sequences of up to T frames, seen by K trackers; NumPy arrays, corners in pixels.
+
+    Attributes:
+        names: S sequence names.
+        trackers: K tracker names; the K axes below follow this order.
+        ground_truth: (S, T, 4) true boxes x1, y1, x2, y2 [px]. In frames after the first, a
+            degenerate box or NaN says that the object is absent.
+        boxes: (S, T, K, 4) reported boxes x1, y1, x2, y2 [px]; zero where not reported.
+        valid: (S, T) bool, the real frames; False is padding, where all arrays are zero.
+        reported: (S, T, K) bool, the tracker gave a box in this frame. The first frame, in
+            which trackers are started from the true box, normally counts as not reported.
+        lengths: (S,) int, number of real frames. For bookkeeping: the length of a sequence is
+            not known while it runs, so no method may use it.
+    """
+
+    names: tuple[str, ...]
+    trackers: tuple[str, ...]
+    ground_truth: np.ndarray
+    boxes: np.ndarray
+    valid: np.ndarray
+    reported: np.ndarray
+    lengths: np.ndarray
+
+
+class TrackerFrames(NamedTuple):
+    """F scored frames of K trackers; a pytree of arrays, corners x1, y1, x2, y2 in pixels.
+
+    Attributes:
+        ground_truth: (F, 4) true boxes [px], the target: never an input.
+        boxes: (F, K, 4) the boxes of this frame [px]; zero where not reported.
+        reported: (F, K) bool, at least one True in a row.
+        initial: (F, 4) the box all trackers were started with, the truth of frame 1 [px].
+        previous: (F, K, 4) the box each tracker reported last before this frame [px], `initial`
+            if there is none. It is the box of the frame before wherever that was reported.
+        sequence: (F,) int, index into `TrackerSequences.names`.
+        frame: (F,) int, frames since the start: 1 for a sequence's second frame.
+    """
+
+    ground_truth: np.ndarray
+    boxes: np.ndarray
+    reported: np.ndarray
+    initial: np.ndarray
+    previous: np.ndarray
+    sequence: np.ndarray
+    frame: np.ndarray
+
+
+def pad_sequences(
+    names: Any,
+    trackers: Any,
+    ground_truth: list[np.ndarray],
+    boxes: list[np.ndarray],
+    reported: list[np.ndarray],
+    *,
+    dtype: Any = np.float32,
+) -> TrackerSequences:
+    """Sequences of different lengths, padded with zeros to the longest, and checked.
+
+    Args:
+        names: S sequence names.
+        trackers: K tracker names.
+        ground_truth: S arrays (T_s, 4), x1, y1, x2, y2 [px].
+        boxes: S arrays (T_s, K, 4) [px]; set to zero where not reported.
+        reported: S boolean arrays (T_s, K).
+        dtype: of the boxes, float32 or float64.
+
+    Raises:
+        ValueError: as `check_sequences`; or shapes disagree within a sequence.
+    """
+    names, trackers = tuple(names), tuple(trackers)
+    if not (len(names) == len(ground_truth) == len(boxes) == len(reported) > 0):
+        came = (len(names), len(ground_truth), len(boxes), len(reported))
+        raise argument_error("names", "expected one or more sequences, as many as arrays", came)
+    num, longest, k = len(names), max(len(truth) for truth in ground_truth), len(trackers)
+    truth_all = np.zeros((num, longest, 4), dtype)
+    boxes_all = np.zeros((num, longest, k, 4), dtype)
+    reported_all = np.zeros((num, longest, k), bool)
+    lengths = np.array([len(truth) for truth in ground_truth], np.int32)
+    for s, n in enumerate(lengths):
+        for what, array, shape in (
+            ("ground_truth", ground_truth[s], (n, 4)),
+            ("boxes", boxes[s], (n, k, 4)),
+            ("reported", reported[s], (n, k)),
+        ):
+            if np.shape(array) != shape:
+                raise argument_error(f"{what}[{names[s]!r}]", f"expected {shape}", np.shape(array))
+        truth_all[s, :n] = ground_truth[s]
+        reported_all[s, :n] = reported[s]
+        boxes_all[s, :n] = np.where(np.asarray(reported[s], bool)[..., None], boxes[s], 0)
+    valid = np.arange(longest) < lengths[:, None]
+    padded = TrackerSequences(
+        names, trackers, truth_all, boxes_all, valid, reported_all, lengths
+    )
+    check_sequences(padded)
+    return padded
+
+
+def flatten_frames(sequences: TrackerSequences) -> TrackerFrames:
+    """The scored frames of all sequences, in order of sequence and frame, as one batch.
+
+    Scored is every real frame but the first (trackers are started from its truth) in which the
+    object is present (its true box is finite and not degenerate) and some tracker reported a
+    box (else there is nothing to fuse). Later frames never change an earlier frame's row,
+    except that their own rows come and go.
+
+    Args:
+        sequences: S sequences; they are not checked here, see `check_sequences`.
+
+    Returns:
+        The F scored frames; NumPy arrays in the dtype of `sequences`, indices in int32.
+    """
+    truth, boxes, reported = sequences.ground_truth, sequences.boxes, sequences.reported
+    with np.errstate(invalid="ignore"):
+        present = np.isfinite(truth).all(-1) & (truth[..., 2:] > truth[..., :2]).all(-1)
+    scored = sequences.valid & present & reported.any(-1)
+    scored[:, :1] = False
+    s, t = np.nonzero(scored)
+
+    # The frame of the last report up to t, 0 for none; the first frame is the true box anyway.
+    frame = np.arange(truth.shape[1])[None, :, None]
+    last = np.maximum.accumulate(np.where(reported, frame, 0), axis=1)[s, t - 1]  # (F, K)
+    initial = truth[s, 0]  # (F, 4)
+    k = np.arange(boxes.shape[2])
+    previous = np.where(
+        (last > 0)[..., None], boxes[s[:, None], last, k[None, :]], initial[:, None]
+    )
+    return TrackerFrames(
+        ground_truth=truth[s, t],
+        boxes=boxes[s, t],
+        reported=reported[s, t],
+        initial=initial,
+        previous=previous,
+        sequence=s.astype(np.int32),
+        frame=t.astype(np.int32),
+    )
+
+
+def check_sequences(sequences: TrackerSequences) -> None:
+    """Raises ValueError, naming sequence, tracker and frame, unless `sequences` is well formed.
+
+    The rules: one or more sequences and trackers with distinct names; shapes and dtypes as in
+    `TrackerSequences`; two or more frames a sequence, the rest zero padding; in the first frame
+    a finite true box with positive sides (later ones may be absent); and reported boxes that are
+    finite with positive sides. Frames are counted from 1 in messages, as the lines of a file.
+    """
+    names, trackers, truth, boxes, valid, reported, lengths = sequences
+    for what, labels in (("names", names), ("trackers", trackers)):
+        twice = sorted({label for label in labels if list(labels).count(label) > 1})
+        if not labels or twice:
+            way_out = "Rename or drop the repeated ones." if twice else "Add at least one."
+            raise argument_error(what, "expected one or more distinct names", twice or "()", way_out)
+    if np.ndim(truth) != 3:
+        raise argument_error("ground_truth", "expected (S, T, 4)", np.shape(truth))
+    s, t, k = len(names), truth.shape[1], len(trackers)
+    for what, array, shape, kind in (
+        ("ground_truth", truth, (s, t, 4), np.floating),
+        ("boxes", boxes, (s, t, k, 4), np.floating),
+        ("valid", valid, (s, t), np.bool_),
+        ("reported", reported, (s, t, k), np.bool_),
+        ("lengths", lengths, (s,), np.integer),
+    ):
+        if np.shape(array) != shape or not np.issubdtype(array.dtype, kind):
+            came = f"{np.shape(array)} {getattr(array, 'dtype', type(array))}"
+            way_out = "Build padded arrays with `pad_sequences`."
+            raise argument_error(what, f"expected {shape} {kind.__name__}", came, way_out)
+
+    def fail(rule: str, bad: np.ndarray, values: np.ndarray, way_out: str) -> None:
+        if bad.any():
+            index = tuple(int(i) for i in np.argwhere(bad)[0])
+            where = f"sequence {names[index[0]]!r}"
+            where += f", tracker {trackers[index[2]]!r}" if len(index) > 2 else ""
+            where += f", frame {index[1] + 1}" if len(index) > 1 else ""
+            raise argument_error(where, rule, np.asarray(values[index]).tolist(), way_out)
+
+    too_short = (lengths < 2) | (lengths > t)
+    fail(f"expected 2 to {t} frames", too_short, lengths, "Drop the sequence.")
+    padding = np.arange(t) >= lengths[:, None]
+    fail("`valid` must be True up to `lengths`", valid == padding, valid, "Use `pad_sequences`.")
+    with np.errstate(invalid="ignore"):
+        good = np.isfinite(truth).all(-1) & (truth[..., 2:] > truth[..., :2]).all(-1)
+        good_boxes = np.isfinite(boxes).all(-1) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
+    rule = "the first frame's true box must be finite with x1 < x2 and y1 < y2"
+    fail(rule, ~good[:, :1], truth, "Start the sequence at a frame where the object is visible.")
+    rule = "a reported box must be finite with x1 < x2 and y1 < y2"
+    way_out = "Set `reported` to False there, and the box to zero."
+    fail(rule, reported & ~good_boxes, boxes, way_out)
+    rule = "a box that is not reported must be zero"
+    fail(rule, ~reported & (boxes != 0).any(-1), boxes, "Set it to zero, or `reported` to True.")
+    fail("padding must be zero", padding & (truth != 0).any(-1), truth, "Use `pad_sequences`.")
+    rule = "padding must not be reported"
+    fail(rule, padding[..., None] & reported, reported, "Set `reported` to False there.")

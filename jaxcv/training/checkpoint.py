@@ -1,0 +1,223 @@
+"""Checkpoints of a training state: atomic, checked, and never taken for those of another model."""
+
+import hashlib
+import logging
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxcv.training.state import TrainState
+
+__all__ = ["CheckpointError", "Checkpoints", "Restored"]
+
+_logger = logging.getLogger(__name__)
+
+_WAY_OUT = "Give the folder that belongs to this model, or train into a new one."
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, or it is of another model."""
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        state: the tree of NumPy arrays that was saved.
+        step: the number of updates.
+        seconds: the time that the training took up to here, over all its runs.
+    """
+
+    state: TrainState
+    step: int
+    seconds: float
+
+
+class Checkpoints:
+    """The checkpoints of one training, in one folder: `<folder>/<step>`, written by orbax.
+
+    A checkpoint appears under its name only when it is complete. It carries its identity, the
+    shapes and dtypes of the state, and a digest of its numbers. One that cannot be read, or whose
+    digest is not that of its numbers, is passed over with a warning, and the one before it is
+    taken; one of another model is an error.
+
+    Each checkpoint can be read without this class:
+    `orbax.checkpoint.StandardCheckpointer().restore(folder / step / "state")` gives a dictionary
+    with `params`.
+
+    Args:
+        folder: made when the first checkpoint is saved.
+        identity: what a checkpoint must agree on to be restored, e.g. the experiment's name.
+        keep: how many checkpoints stay, the latest ones.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], identity: Mapping[str, str], *, keep: int = 2
+    ):
+        self.folder = pathlib.Path(folder).absolute()
+        self.identity = dict(identity)
+        self._keep = keep
+
+    def steps(self) -> list[int]:
+        """The steps of the complete checkpoints, in order."""
+        if not self.folder.is_dir():
+            return []
+        names = (path.name for path in self.folder.iterdir() if path.is_dir())
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def save(self, state: TrainState, *, seconds: float = 0.0) -> None:
+        """Saves `state` under its step; the folder of that name appears complete or not at all."""
+        leaves = dict(_host_leaves(state))
+        metadata = {
+            "identity": self.identity,
+            "state": _description(state),
+            "digest": _digest(leaves),
+            "seconds": float(seconds),
+        }
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=True,  # what a killed run left half-written
+        )
+        with ocp.CheckpointManager(self.folder, options=options) as manager:
+            manager.save(
+                int(leaves[".step"]),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_saved_form(state)),
+                    metadata=ocp.args.JsonSave(metadata),
+                ),
+            )
+
+    def restore(self, like: TrainState, *, repair: bool = False) -> Restored | None:
+        """The latest checkpoint that can be read; None if there is none.
+
+        Args:
+            like: a state, or its shapes and dtypes.
+            repair: rename a checkpoint that cannot be read to `<step>.unreadable`, so that its
+                step can be saved again; without it the folder is only read.
+
+        Raises:
+            CheckpointError: if the checkpoint is of another model.
+        """
+        for step in reversed(self.steps()):
+            try:
+                return self._restore(step, like)
+            except CheckpointError:
+                raise
+            except Exception as error:  # orbax and tensorstore raise many kinds for a torn file
+                folder = self.folder / str(step)
+                _logger.warning(
+                    "The checkpoint %s cannot be read (%s: %s); the one before it is taken.",
+                    folder, type(error).__name__, str(error).splitlines()[0] if str(error) else "",
+                )  # fmt: skip
+                if repair:
+                    folder.rename(_free_name(folder))
+        return None
+
+    def _restore(self, step: int, like: TrainState) -> Restored:
+        options = ocp.CheckpointManagerOptions(create=False, enable_async_checkpointing=False)
+        with ocp.CheckpointManager(self.folder, options=options) as manager:
+            metadata = manager.restore(
+                step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore())
+            ).metadata
+            self._check(step, metadata, like)
+            target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _saved_form(like))
+            saved = manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            ).state
+        state = _from_saved_form(saved, like)
+        if _digest(dict(_host_leaves(state))) != metadata["digest"]:
+            raise OSError("its numbers do not match their digest")
+        return Restored(state, step, float(metadata["seconds"]))
+
+    def _check(self, step: int, metadata: Mapping[str, Any], like: TrainState) -> None:
+        folder = self.folder / str(step)
+        for name, want in self.identity.items():
+            came = metadata["identity"].get(name)
+            if came != want:
+                rule = f"expected a checkpoint with {name} {want!r}"
+                raise CheckpointError(f"`{folder}`: {rule}, got {came!r}. {_WAY_OUT}")
+        want, came = _description(like), metadata["state"]
+        differing = sorted(
+            name for name in want.keys() | came.keys() if want.get(name) != came.get(name)
+        )
+        if differing:
+            some = differing[:3]
+            shown_want = ", ".join(f"{name}: {want.get(name, 'nothing')}" for name in some)
+            shown_came = ", ".join(f"{name}: {came.get(name, 'nothing')}" for name in some)
+            more = f" (and {len(differing) - len(some)} more)" if len(differing) > len(some) else ""
+            raise CheckpointError(
+                f"`{folder}`: expected a state with {shown_want}, got {shown_came}{more}. {_WAY_OUT}"
+            )
+
+
+def _saved_form(state: TrainState) -> dict[str, Any]:
+    """The tree that is written: plain containers, PRNG keys as their data.
+
+    Optax states are full of empty nodes and tuples whose names no reader needs, so they are saved
+    as the list of their leaves.
+    """
+
+    def plain(x):
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x
+        # A copy: on the CPU NumPy would look into memory that the next step takes over.
+        return np.array(jax.random.key_data(x) if _is_key(x) else x)
+
+    params, optimizer = jax.tree.map(plain, (state.params, state.optimizer_state))
+    return {
+        "step": plain(state.step),
+        "params": params,
+        "optimizer_state": dict(
+            (f"{i:06d}", leaf) for i, leaf in enumerate(jax.tree.leaves(optimizer))
+        ),
+    }
+
+
+def _from_saved_form(saved: Mapping[str, Any], like: TrainState) -> TrainState:
+    def typed(x, like_x):
+        if _is_key(like_x):
+            return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like_x))
+        return np.asarray(x)
+
+    structure = jax.tree.structure(like.optimizer_state)
+    leaves = [leaf for _, leaf in sorted(saved["optimizer_state"].items())]
+    state = TrainState(saved["step"], saved["params"], structure.unflatten(leaves))
+    return jax.tree.map(typed, state, like)
+
+
+def _host_leaves(state: TrainState) -> Iterator[tuple[str, np.ndarray]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        yield jax.tree_util.keystr(path), np.asarray(
+            jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        )
+
+
+def _description(state: TrainState) -> dict[str, str]:
+    """Path -> dtype[shape], of every leaf."""
+    return {
+        jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def _digest(leaves: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(leaves):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(leaves[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _is_key(x: Any) -> bool:
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _free_name(folder: pathlib.Path) -> pathlib.Path:
+    names = (f"{folder.name}.unreadable{'' if i == 0 else i}" for i in range(1000))
+    return next(path for path in map(folder.with_name, names) if not path.exists())

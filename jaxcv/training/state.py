@@ -1,0 +1,38 @@
+"""What a training needs to go on: nothing else is kept between two steps."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+__all__ = ["TrainState", "create_state"]
+
+
+class TrainState(NamedTuple):
+    """The whole state of a training; a step is a pure function of it and of the data.
+
+    Attributes:
+        step: (), int32, updates done so far, the skipped ones included.
+        params: the tree that is learned.
+        optimizer_state: the optax state.
+    """
+
+    step: jax.Array
+    params: Any
+    optimizer_state: Any
+
+
+def create_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    # Weakly typed leaves would become strong in the first update and so compile the step twice.
+    params = _strong(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, _strong(optimizer.init(params)))
+
+
+def _strong(tree: Any) -> Any:
+    def strong(x):
+        is_key = jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)
+        return x if is_key else jnp.asarray(x, dtype=jnp.result_type(x))
+
+    return jax.tree.map(strong, tree)

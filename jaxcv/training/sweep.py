@@ -1,0 +1,188 @@
+"""Several trainings of one static problem at once: `vmap` over members, `lax.scan` over steps."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcv.core.checks import argument_error
+from jaxcv.training.state import TrainState, create_state
+from jaxcv.training.step import make_update
+
+__all__ = ["Sweep", "check_members"]
+
+# The axis of the members: every leaf has it but the step, which the members share.
+_AXES = TrainState(None, 0, 0)  # type: ignore[arg-type]
+
+
+def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The members as NumPy arrays of one common length.
+
+    Raises:
+        ValueError: if an entry is no vector of numbers, the lengths differ, or a seed is no
+            integer from 0 to 2^31 - 1.
+    """
+    arrays = {name: np.asarray(values) for name, values in members.items()}
+    for name, values in arrays.items():
+        if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "biuf":
+            rule = "expected a vector of numbers, one per member"
+            came = f"{values.dtype} of shape {values.shape}"
+            raise argument_error(f"members[{name!r}]", rule, came, "Number the choices instead.")
+    lengths = {name: values.size for name, values in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        way_out = "List every combination, e.g. with `itertools.product`."
+        raise argument_error("members", "expected vectors of one length", lengths, way_out)
+    seeds = arrays.get("seed")
+    if seeds is None:
+        raise argument_error("members", "expected the entry 'seed'", list(arrays))
+    if seeds.dtype.kind not in "iu" or seeds.min() < 0 or seeds.max() >= 2**31:
+        rule = "expected integers from 0 to 2^31 - 1"
+        raise argument_error("members['seed']", rule, seeds.tolist())
+    return arrays
+
+
+class Sweep:
+    """The compiled functions of a sweep; one compilation per number of fused steps.
+
+    A member's random numbers are a pure function of its seed and the step: `init` gets
+    `fold_in(key(seed), 0)`, and step `t` gets `fold_in(fold_in(key(seed), 1), t)`. So a member
+    does not depend on its neighbours, nor on how often the training was interrupted.
+
+    Args:
+        init: `init(key, member) -> params` for one member.
+        loss: `loss(params, batch, key, member) -> (scalar, {name: scalar})` for one member.
+        optimizer: `optimizer(**hyperparameters) -> optax.GradientTransformation`; it is called
+            with traced scalars, so it must not branch on their values.
+        hyperparameters: the members that go to `optimizer`.
+        project: `params -> params`, after each update.
+        validate: `validate(params, data, member) -> {name: scalar}` for one member.
+    """
+
+    def __init__(
+        self,
+        init: Callable[..., Any],
+        loss: Callable[..., Any],
+        optimizer: Callable[..., optax.GradientTransformation],
+        *,
+        hyperparameters: Sequence[str] = ("learning_rate",),
+        project: Callable[[Any], Any] | None = None,
+        validate: Callable[..., dict[str, Any]] | None = None,
+    ):
+        def optimizer_of(member):
+            return optimizer(**{name: member[name] for name in hyperparameters})
+
+        def init_one(member):
+            key = jax.random.fold_in(jax.random.key(member["seed"]), 0)
+            state = create_state(init(key, member), optimizer_of(member))
+            return state.params, state.optimizer_state
+
+        def update_one(state, batch, member):
+            key = jax.random.fold_in(jax.random.key(member["seed"]), 1)
+            update = make_update(
+                lambda params, batch, key: loss(params, batch, key, member),
+                optimizer_of(member),
+                project=project,
+            )
+            return update(state, batch, jax.random.fold_in(key, state.step))
+
+        def init_all(members):
+            return TrainState(jnp.zeros((), jnp.int32), *_map(init_one, 0, 0, members))
+
+        def advance(state, members, batch, length, stacked):
+            def one(state, batch):
+                axes = (_AXES, None, 0)
+                return _map(update_one, axes, (_AXES, 0), state, batch, members)
+
+            if length == 1:  # no loop: XLA's code for a convolution in a loop is slow on the CPU
+                batch = jax.tree.map(lambda x: x[0], batch) if stacked else batch
+                state, metrics = one(state, batch)
+                return state, jax.tree.map(lambda x: x[None], metrics)
+            if stacked:
+                return jax.lax.scan(one, state, batch, length)
+            return jax.lax.scan(lambda state, _: one(state, batch), state, None, length)
+
+        def validate_all(params, data, members):
+            assert validate is not None
+            return _map(validate, (0, None, 0), 0, params, data, members)
+
+        self.hyperparameters = tuple(hyperparameters)
+        self._init = jax.jit(init_all)
+        # The old state is never read again, so its memory takes the new one.
+        self._advance = jax.jit(advance, static_argnums=(3, 4), donate_argnums=0)
+        self._validate = jax.jit(validate_all)
+
+    def init(self, members: Mapping[str, Any]) -> TrainState:
+        """The state before the first step; every leaf but `step` has a leading axis of members."""
+        return self._init(self._members(members))
+
+    def shapes(self, members: Mapping[str, Any]) -> TrainState:
+        """Shapes and dtypes of `init(members)`, without computing it."""
+        return jax.eval_shape(self._init, self._members(members))
+
+    def run(
+        self,
+        state: TrainState,
+        members: Mapping[str, Any],
+        batch: Any,
+        *,
+        length: int,
+        stacked: bool = False,
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """`length` updates in one call; `state` is donated and must not be used afterwards.
+
+        Args:
+            state: from `init`, `run` or a checkpoint.
+            members: name -> (M,).
+            batch: what the loss reads, the same at every step; or, if `stacked`, one batch per
+                step along a new leading axis of `length`.
+            length: the number of updates, static.
+            stacked: whether `batch` has the axis of the steps.
+
+        Returns:
+            The new state, and the metrics of every step, name -> (length, M).
+        """
+        return self._advance(state, self._members(members), batch, length, stacked)
+
+    def validate(self, params: Any, data: Any, members: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """`validate` of every member, name -> (M,)."""
+        return self._validate(params, data, self._members(members))
+
+    def _members(self, members: Mapping[str, Any]) -> dict[str, jax.Array]:
+        arrays = check_members(members)
+        missing = [name for name in self.hyperparameters if name not in arrays]
+        if missing:
+            way_out = "Add the entry to `members`, or take it out of `hyperparameters`."
+            rule = f"expected an entry for the hyperparameters {missing}"
+            raise argument_error("members", rule, list(arrays), way_out)
+        return {name: jnp.asarray(values) for name, values in arrays.items()}
+
+
+def _map(function: Callable[..., Any], in_axes: Any, out_axes: Any, *args: Any) -> Any:
+    """`vmap`, but a single member runs as it is.
+
+    Under `vmap` a `cond` computes both branches and a `while_loop` carries its state through
+    `where`; one member alone need not pay for that.
+    """
+    axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
+    members = args[-1]
+    if jax.tree.leaves(members)[0].shape[0] > 1:
+        return jax.vmap(function, in_axes=axes, out_axes=out_axes)(*args)
+    out = function(*(_index(arg, axis) for arg, axis in zip(args, axes, strict=True)))
+    return _expand(out, out_axes)
+
+
+def _index(tree: Any, axis: Any) -> Any:
+    if isinstance(axis, TrainState):
+        return TrainState(*(_index(x, a) for x, a in zip(tree, axis, strict=True)))
+    return tree if axis is None else jax.tree.map(lambda x: x[0], tree)
+
+
+def _expand(tree: Any, axis: Any) -> Any:
+    if isinstance(axis, TrainState):
+        return TrainState(*(_expand(x, a) for x, a in zip(tree, axis, strict=True)))
+    if isinstance(axis, tuple):
+        return tuple(_expand(x, a) for x, a in zip(tree, axis, strict=True))
+    return tree if axis is None else jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
