@@ -1,1 +1,1 @@
-"""Minimisers, their implicit gradients and the linear algebra under them; knows nothing of images."""
+"""Minimisers, their implicit gradients and the linear algebra under them: no images here."""

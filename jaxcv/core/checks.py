@@ -40,9 +40,7 @@ def check_shape(name: str, x: Any, shape: tuple[int | None, ...], way_out: str =
     """Raises ValueError unless the trailing dimensions of `x` are `shape` (None: any size)."""
     came = jnp.shape(x)
     tail = came[len(came) - len(shape) :] if len(came) >= len(shape) else None
-    if tail is None or any(
-        want not in (None, got) for want, got in zip(shape, tail, strict=True)
-    ):
+    if tail is None or any(want not in (None, got) for want, got in zip(shape, tail, strict=True)):
         want = ", ".join("?" if size is None else str(size) for size in shape)
         raise argument_error(name, f"expected (..., {want})", came, way_out)
 

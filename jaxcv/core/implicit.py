@@ -162,7 +162,9 @@ def _check_hashable(static: Any) -> None:
         hash(static)
     except TypeError as error:
         way_out = "Pass a plain function and a frozen solver; arrays belong in `theta` or `data`."
-        raise argument_error("energy", "it and the solver must be hashable", error, way_out) from None
+        raise argument_error(
+            "energy", "it and the solver must be hashable", error, way_out
+        ) from None
 
 
 def _arrays(name: str, tree: Any) -> Any:

@@ -174,7 +174,9 @@ def _scalar_system(matrix: jax.Array, damping: Damping) -> DampedSystem:
     h = matrix[0, 0]
     magnitude = jnp.abs(h)
     value = _damping_value(damping, h.dtype, magnitude, _floor(1, magnitude))
-    shift = jnp.zeros_like(h) if damping.mode == "plain" else jax.lax.stop_gradient(-jnp.minimum(h, 0))
+    shift = (
+        jnp.zeros_like(h) if damping.mode == "plain" else jax.lax.stop_gradient(-jnp.minimum(h, 0))
+    )
     return DampedSystem(
         lambda v: v / (h + shift + value), lambda v: (h + shift + value) * v, value, shift
     )

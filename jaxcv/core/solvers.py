@@ -56,7 +56,7 @@ def _tolerance(solver: Any, dtype: Any) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class newton:  # noqa: N801 (used as a function: solver=newton())
+class newton:
     """Newton's method in a trust region; the default solver.
 
     Exact second derivatives, the trust-region problem solved by a safeguarded iteration on its
@@ -85,7 +85,7 @@ class newton:  # noqa: N801 (used as a function: solver=newton())
 
 
 @dataclasses.dataclass(frozen=True)
-class lbfgs:  # noqa: N801
+class lbfgs:
     """Limited-memory BFGS, by jaxopt.
 
     Attributes:
@@ -132,7 +132,7 @@ class lbfgs:  # noqa: N801
 
 
 @dataclasses.dataclass(frozen=True)
-class gradient_descent:  # noqa: N801
+class gradient_descent:
     """Steepest descent with an adaptive step: accepted steps grow it, rejected ones halve it.
 
     Attributes:
@@ -202,7 +202,7 @@ class _Constant(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, init=False)
-class multi_start:  # noqa: N801
+class multi_start:
     """A solver started at the seed of lowest energy.
 
     Attributes:
@@ -229,7 +229,9 @@ class multi_start:  # noqa: N801
             seeds = self.seeds.value()
         else:
             seeds = jax.lax.stop_gradient(self.seeds(problem.theta, *problem.data))
-        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], start.dtype), seeds)
+        one = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], start.dtype), seeds
+        )
         check_structure(
             "seeds", one, "y0", problem.unravel(start), "Seeds have one leading axis more than y0."
         )
@@ -242,7 +244,7 @@ class multi_start:  # noqa: N801
 
 
 @dataclasses.dataclass(frozen=True)
-class final_newton_step:  # noqa: N801
+class final_newton_step:
     """A solver followed by one damped Newton step, y <- y - (H' + lambda I)^-1 dE/dy.
 
     The paper ends every solve with it, so that the point is a fixed point of the step that its

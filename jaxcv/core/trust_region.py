@@ -210,7 +210,9 @@ def _secular_step(matrix, gradient, radius):
     )
     # Not found in time (or the hard case): the upper end is positive definite.
     _, good, fallback, _ = attempt(high)
-    p = jnp.where(fits, p, jnp.where(good, fallback, -gradient / jnp.where(magnitude > 0, magnitude, 1)))
+    p = jnp.where(
+        fits, p, jnp.where(good, fallback, -gradient / jnp.where(magnitude > 0, magnitude, 1))
+    )
     length = norm(p)
     p = jnp.where(length > radius, p * (radius / jnp.where(length > 0, length, 1)), p)
     p = jnp.where(interior, newton, p)

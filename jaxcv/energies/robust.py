@@ -1,0 +1,34 @@
+"""Robust location: the energy of a candidate mean that lets outliers saturate."""
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["rbf_energy"]
+
+
+def rbf_energy(
+    y: jax.Array, scale: jax.Array, points: jax.Array, weights: jax.Array | None = None
+) -> jax.Array:
+    """Sum of radial basis functions around the points; its minimiser is a robust mean.
+
+        E(y; s) = -sum_i w_i exp(-|y - x_i|^2 / s_i^2)
+
+    There is no factor 2 in the exponent, as in the source. Dividing by scale**2 keeps the sign of
+    `scale` irrelevant, so an unconstrained optimiser may step through zero; zero itself is not
+    legal.
+
+    Args:
+        y: () or (d,) the candidate, in the units of the points.
+        scale: () or (n,) s, in the same units.
+        points: (n,) or (n, d) x_i.
+        weights: (n,) w_i, 1 by default; a weight of 0 removes its point.
+
+    Returns:
+        () in [-sum(w), 0], without unit.
+
+    Source: Toso, Campbell, Russell, NeurIPS 2019, section 4; Dennis and Welsch 1978.
+    """
+    difference = points - y
+    square = difference**2 if points.ndim == 1 else jnp.sum(difference**2, axis=-1)
+    terms = jnp.exp(-square / scale**2)
+    return -jnp.sum(terms if weights is None else weights * terms)

@@ -1,0 +1,142 @@
+"""The energy that fuses the boxes of many trackers in one frame.
+
+Each of the two corners (top-left, bottom-right) is a robust mean of its own: the lowest point of a
+sum of radial basis functions around the trackers' corners. What is learned is how wide and how
+heavy each tracker's function is and how its box is to be corrected.
+
+All lengths are divided by the unit of the frame, `UNIT` of the median box size of the trackers
+that report, so that one set of parameters, and one damping of the Hessian, serves objects of every
+size.
+
+Source: Toso, Campbell, Russell, NeurIPS 2019, section 5 (the energy's exact form is not published;
+this is a reconstruction of what its text fixes).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcv.energies.robust import rbf_energy
+from jaxcv.geometry import boxes as box_geometry
+
+__all__ = [
+    "UNIT",
+    "CornerTerms",
+    "FusionParameters",
+    "TrackerFrame",
+    "corner_energy",
+    "corner_terms",
+    "frame_unit",
+    "initial_parameters",
+]
+
+UNIT = 0.15  # of the median box size: the width of the untrained functions
+_CORNER_SIDES = ((-0.5, -0.5), (0.5, 0.5))  # top-left, bottom-right, from the centre
+
+
+class TrackerFrame(NamedTuple):
+    """What K trackers say of one frame; nothing here knows the sequence's length or its future.
+
+    Attributes:
+        boxes: (K, 4) corners x1, y1, x2, y2 [px]; any finite number where not reported.
+        reported: (K,) bool, whether the tracker gave a box.
+        first_box: (4,) the box that all trackers were started with [px].
+        frame: () frames since that one, >= 1.
+    """
+
+    boxes: jax.Array
+    reported: jax.Array
+    first_box: jax.Array
+    frame: jax.Array
+
+
+class FusionParameters(NamedTuple):
+    """What is learned, for both corners and every tracker: (2, K) each, 0 before training.
+
+    Attributes:
+        log_width: log of the width, in units of the frame.
+        log_weight: log of the weight.
+        drift: change of log weight with log(1 + frame / 100): trust lost over time.
+        scale_change: change of log weight with |log(size / first size)|: trust lost where the
+            box has changed its scale.
+        log_scale: log of the factor that corrects the size of the tracker's box.
+    """
+
+    log_width: jax.Array
+    log_weight: jax.Array
+    drift: jax.Array
+    scale_change: jax.Array
+    log_scale: jax.Array
+
+
+class CornerTerms(NamedTuple):
+    """The functions of one corner: centres (K, 2) [units], log_width (K,), log_weight (K,)."""
+
+    centres: jax.Array
+    log_width: jax.Array
+    log_weight: jax.Array
+
+
+def initial_parameters(num_trackers: int, dtype=jnp.float32) -> FusionParameters:
+    """The untrained energy: equal weights, width one unit, boxes as they come."""
+    return FusionParameters(*(jnp.zeros((2, num_trackers), dtype) for _ in range(5)))
+
+
+def frame_unit(frame: TrackerFrame) -> tuple[jax.Array, jax.Array]:
+    """The origin (2,) [px] and the unit () [px] of a frame's coordinates.
+
+    The origin is the median centre and the unit is `UNIT` times the median box size sqrt(w h), both
+    over the trackers that report; (0, 0) and 1 px where none does.
+    """
+    size = jnp.where(frame.reported, box_geometry.box_size(frame.boxes), jnp.nan)
+    centre = 0.5 * (frame.boxes[:, :2] + frame.boxes[:, 2:])
+    centre = jnp.where(frame.reported[:, None], centre, jnp.nan)
+    unit, origin = UNIT * jnp.nanmedian(size), jnp.nanmedian(centre, axis=0)
+    usable = jnp.isfinite(unit) & (unit > 0)
+    return jnp.where(usable, origin, 0), jnp.where(usable, unit, 1)
+
+
+def corner_terms(
+    parameters: FusionParameters, frame: TrackerFrame, log_confidence: jax.Array | None = None
+) -> CornerTerms:
+    """The functions of both corners, leading axis 2.
+
+        c_k = (m_k -/+ exp(log_scale_k) z_k / 2 - origin) / unit
+        log a_k = log_weight_k + drift_k log(1 + t / 100)
+                  + scale_change_k |log(size_k / first size)| + log_confidence_k
+
+    with m, z centre and size of the tracker's box. Weights are normalised to sum to one over the
+    trackers that report, since lambda of the damping has the units of the Hessian.
+
+    Args:
+        parameters: (2, K) each.
+        frame: one frame.
+        log_confidence: (K,) added to the log weights of both corners, e.g. by a network.
+    """
+    origin, unit = frame_unit(frame)
+    safe = jnp.where(frame.reported[:, None], frame.boxes, frame.first_box)
+    centre, size = 0.5 * (safe[:, :2] + safe[:, 2:]), safe[:, 2:] - safe[:, :2]
+    sides = jnp.asarray(_CORNER_SIDES, safe.dtype)[:, None, :]
+    scale = jnp.exp(parameters.log_scale)[:, :, None]
+    centres = (centre + sides * scale * size - origin) / unit
+    change = jnp.abs(jnp.log(box_geometry.box_size(safe) / box_geometry.box_size(frame.first_box)))
+    elapsed = jnp.log1p(jnp.asarray(frame.frame, safe.dtype) / 100)
+    log_weight = (
+        parameters.log_weight + parameters.drift * elapsed + parameters.scale_change * change
+    )
+    if log_confidence is not None:
+        log_weight = log_weight + log_confidence
+    log_weight = jnp.where(frame.reported, log_weight, -jnp.inf)
+    log_weight = jax.nn.log_softmax(jnp.where(jnp.any(frame.reported), log_weight, 0), axis=-1)
+    return CornerTerms(centres, parameters.log_width, log_weight)
+
+
+def corner_energy(y: jax.Array, terms: CornerTerms) -> jax.Array:
+    """E(y) = -sum_k a_k exp(-|y - c_k|^2 / s_k^2) of one corner, in [-1, 0].
+
+    Args:
+        y: (2,) the corner, in units of the frame.
+        terms: centres (K, 2), log s_k (K,), log a_k (K,).
+    """
+    return rbf_energy(y, jnp.exp(terms.log_width), terms.centres, jnp.exp(terms.log_weight))
