@@ -16,7 +16,6 @@ whose relative bias along an eigenvector of eigenvalue h is (lambda / (h + lambd
 import dataclasses
 import functools
 import math
-import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -63,7 +62,7 @@ class Damping:
 
     def __post_init__(self):
         # Unflattening passes tracers and placeholders through here: only numbers are checked.
-        if isinstance(self.value, numbers.Real) and not (
+        if isinstance(self.value, (int, float)) and not (
             math.isfinite(self.value) and self.value >= 0
         ):
             raise argument_error(

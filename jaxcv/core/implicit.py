@@ -172,7 +172,7 @@ def _arrays(name: str, tree: Any) -> Any:
     if name != "theta" and sum(jnp.size(leaf) for leaf in jax.tree.leaves(tree)) == 0:
         raise argument_error(name, "expected at least one unknown", tree)
     tree = jax.tree.map(jnp.asarray, tree)
-    if name != "theta" and jax.dtypes.finfo(jnp.result_type(*jax.tree.leaves(tree))).bits < 32:
+    if name != "theta" and jnp.finfo(jnp.result_type(*jax.tree.leaves(tree))).bits < 32:
         way_out = "Factorisations need it; cast to lower precision inside the energy."
         raise argument_error(name, "expected float32 or float64", tree, way_out)
     return tree

@@ -12,7 +12,13 @@ import numpy as np
 
 from jaxcv.core.checks import argument_error
 
-__all__ = ["TrackerFrames", "TrackerSequences", "check_sequences", "flatten_frames", "pad_sequences"]
+__all__ = [
+    "TrackerFrames",
+    "TrackerSequences",
+    "check_sequences",
+    "flatten_frames",
+    "pad_sequences",
+]
 
 
 class TrackerSequences(NamedTuple):
@@ -94,7 +100,7 @@ def pad_sequences(
     boxes_all = np.zeros((num, longest, k, 4), dtype)
     reported_all = np.zeros((num, longest, k), bool)
     lengths = np.array([len(truth) for truth in ground_truth], np.int32)
-    for s, n in enumerate(lengths):
+    for s, n in enumerate(lengths.tolist()):
         for what, array, shape in (
             ("ground_truth", ground_truth[s], (n, 4)),
             ("boxes", boxes[s], (n, k, 4)),
@@ -106,9 +112,7 @@ def pad_sequences(
         reported_all[s, :n] = reported[s]
         boxes_all[s, :n] = np.where(np.asarray(reported[s], bool)[..., None], boxes[s], 0)
     valid = np.arange(longest) < lengths[:, None]
-    padded = TrackerSequences(
-        names, trackers, truth_all, boxes_all, valid, reported_all, lengths
-    )
+    padded = TrackerSequences(names, trackers, truth_all, boxes_all, valid, reported_all, lengths)
     check_sequences(padded)
     return padded
 
@@ -128,9 +132,7 @@ def flatten_frames(sequences: TrackerSequences) -> TrackerFrames:
         The F scored frames; NumPy arrays in the dtype of `sequences`, indices in int32.
     """
     truth, boxes, reported = sequences.ground_truth, sequences.boxes, sequences.reported
-    with np.errstate(invalid="ignore"):
-        present = np.isfinite(truth).all(-1) & (truth[..., 2:] > truth[..., :2]).all(-1)
-    scored = sequences.valid & present & reported.any(-1)
+    scored = sequences.valid & _is_box(truth) & reported.any(-1)
     scored[:, :1] = False
     s, t = np.nonzero(scored)
 
@@ -166,7 +168,9 @@ def check_sequences(sequences: TrackerSequences) -> None:
         twice = sorted({label for label in labels if list(labels).count(label) > 1})
         if not labels or twice:
             way_out = "Rename or drop the repeated ones." if twice else "Add at least one."
-            raise argument_error(what, "expected one or more distinct names", twice or "()", way_out)
+            raise argument_error(
+                what, "expected one or more distinct names", twice or "()", way_out
+            )
     if np.ndim(truth) != 3:
         raise argument_error("ground_truth", "expected (S, T, 4)", np.shape(truth))
     s, t, k = len(names), truth.shape[1], len(trackers)
@@ -182,7 +186,7 @@ def check_sequences(sequences: TrackerSequences) -> None:
             way_out = "Build padded arrays with `pad_sequences`."
             raise argument_error(what, f"expected {shape} {kind.__name__}", came, way_out)
 
-    def fail(rule: str, bad: np.ndarray, values: np.ndarray, way_out: str) -> None:
+    def fail(rule: str, bad: Any, values: np.ndarray, way_out: str) -> None:
         if bad.any():
             index = tuple(int(i) for i in np.argwhere(bad)[0])
             where = f"sequence {names[index[0]]!r}"
@@ -193,17 +197,26 @@ def check_sequences(sequences: TrackerSequences) -> None:
     too_short = (lengths < 2) | (lengths > t)
     fail(f"expected 2 to {t} frames", too_short, lengths, "Drop the sequence.")
     padding = np.arange(t) >= lengths[:, None]
-    fail("`valid` must be True up to `lengths`", valid == padding, valid, "Use `pad_sequences`.")
-    with np.errstate(invalid="ignore"):
-        good = np.isfinite(truth).all(-1) & (truth[..., 2:] > truth[..., :2]).all(-1)
-        good_boxes = np.isfinite(boxes).all(-1) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
+    fail("`valid` must be True up to `lengths`", valid ^ ~padding, valid, "Use `pad_sequences`.")
     rule = "the first frame's true box must be finite with x1 < x2 and y1 < y2"
-    fail(rule, ~good[:, :1], truth, "Start the sequence at a frame where the object is visible.")
+    fail(
+        rule,
+        ~_is_box(truth[:, :1]),
+        truth,
+        "Start the sequence at a frame where the object is visible.",
+    )
     rule = "a reported box must be finite with x1 < x2 and y1 < y2"
     way_out = "Set `reported` to False there, and the box to zero."
-    fail(rule, reported & ~good_boxes, boxes, way_out)
+    fail(rule, reported & ~_is_box(boxes), boxes, way_out)
     rule = "a box that is not reported must be zero"
     fail(rule, ~reported & (boxes != 0).any(-1), boxes, "Set it to zero, or `reported` to True.")
     fail("padding must be zero", padding & (truth != 0).any(-1), truth, "Use `pad_sequences`.")
     rule = "padding must not be reported"
     fail(rule, padding[..., None] & reported, reported, "Set `reported` to False there.")
+
+
+def _is_box(corners: np.ndarray) -> np.ndarray:
+    """Whether boxes (..., 4) are finite with positive sides."""
+    with np.errstate(invalid="ignore"):
+        positive = np.all(corners[..., 2:] > corners[..., :2], axis=-1)
+    return np.asarray(np.isfinite(corners).all(-1) & positive)

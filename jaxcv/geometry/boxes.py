@@ -35,7 +35,7 @@ def ltwh_to_corners(ltwh: ArrayLike) -> jax.Array:
     Raises:
         ValueError: the last axis is not of length 4.
     """
-    check_shape("ltwh", ltwh, (4,), _CORNERS)
+    check_shape("ltwh", ltwh, (4,), _LTWH)
     ltwh = jnp.asarray(ltwh)
     return jnp.concatenate([ltwh[..., :2], ltwh[..., :2] + ltwh[..., 2:]], axis=-1)
 
@@ -52,7 +52,7 @@ def corners_to_ltwh(corners: ArrayLike) -> jax.Array:
     Raises:
         ValueError: the last axis is not of length 4.
     """
-    check_shape("corners", corners, (4,), _LTWH)
+    check_shape("corners", corners, (4,), _CORNERS)
     corners = jnp.asarray(corners)
     return jnp.concatenate([corners[..., :2], corners[..., 2:] - corners[..., :2]], axis=-1)
 
@@ -115,9 +115,7 @@ def iou(a_corners: ArrayLike, b_corners: ArrayLike) -> jax.Array:
     return jnp.where(positive, intersection / jnp.where(positive, union, 1), 0)
 
 
-def polygon_to_box(
-    points: ArrayLike, method: Literal["extent", "area"] = "extent"
-) -> jax.Array:
+def polygon_to_box(points: ArrayLike, method: Literal["extent", "area"] = "extent") -> jax.Array:
     """Axis-aligned box of a polygon, as corners.
 
     `extent`: the smallest box that holds all points. `area`, for four points of a rotated

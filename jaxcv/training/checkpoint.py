@@ -4,10 +4,11 @@ import hashlib
 import logging
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -72,11 +73,11 @@ class Checkpoints:
 
     def save(self, state: TrainState, *, seconds: float = 0.0) -> None:
         """Saves `state` under its step; the folder of that name appears complete or not at all."""
-        leaves = dict(_host_leaves(state))
+        saved = _saved_form(state)
         metadata = {
             "identity": self.identity,
             "state": _description(state),
-            "digest": _digest(leaves),
+            "digest": _digest(saved),
             "seconds": float(seconds),
         }
         options = ocp.CheckpointManagerOptions(
@@ -86,9 +87,9 @@ class Checkpoints:
         )
         with ocp.CheckpointManager(self.folder, options=options) as manager:
             manager.save(
-                int(leaves[".step"]),
+                int(saved["step"]),
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_saved_form(state)),
+                    state=ocp.args.StandardSave(saved),
                     metadata=ocp.args.JsonSave(metadata),
                 ),
             )
@@ -104,36 +105,39 @@ class Checkpoints:
         Raises:
             CheckpointError: if the checkpoint is of another model.
         """
+        target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _saved_form(like))
         for step in reversed(self.steps()):
+            folder = self.folder / str(step)
             try:
-                return self._restore(step, like)
-            except CheckpointError:
+                saved, seconds = self._read(step, like, target)
+            except (CheckpointError, MemoryError):
                 raise
             except Exception as error:  # orbax and tensorstore raise many kinds for a torn file
-                folder = self.folder / str(step)
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 _logger.warning(
-                    "The checkpoint %s cannot be read (%s: %s); the one before it is taken.",
-                    folder, type(error).__name__, str(error).splitlines()[0] if str(error) else "",
-                )  # fmt: skip
+                    "The checkpoint %s cannot be read (%s); the one before it is taken.",
+                    folder,
+                    reason,
+                )
                 if repair:
                     folder.rename(_free_name(folder))
+            else:
+                return Restored(_from_saved_form(saved, like), step, seconds)
         return None
 
-    def _restore(self, step: int, like: TrainState) -> Restored:
+    def _read(self, step: int, like: TrainState, target: Any) -> tuple[Any, float]:
         options = ocp.CheckpointManagerOptions(create=False, enable_async_checkpointing=False)
         with ocp.CheckpointManager(self.folder, options=options) as manager:
             metadata = manager.restore(
                 step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore())
             ).metadata
             self._check(step, metadata, like)
-            target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _saved_form(like))
             saved = manager.restore(
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
             ).state
-        state = _from_saved_form(saved, like)
-        if _digest(dict(_host_leaves(state))) != metadata["digest"]:
+        if _digest(saved) != metadata["digest"]:
             raise OSError("its numbers do not match their digest")
-        return Restored(state, step, float(metadata["seconds"]))
+        return saved, float(metadata["seconds"])
 
     def _check(self, step: int, metadata: Mapping[str, Any], like: TrainState) -> None:
         folder = self.folder / str(step)
@@ -147,13 +151,11 @@ class Checkpoints:
             name for name in want.keys() | came.keys() if want.get(name) != came.get(name)
         )
         if differing:
-            some = differing[:3]
-            shown_want = ", ".join(f"{name}: {want.get(name, 'nothing')}" for name in some)
-            shown_came = ", ".join(f"{name}: {came.get(name, 'nothing')}" for name in some)
-            more = f" (and {len(differing) - len(some)} more)" if len(differing) > len(some) else ""
-            raise CheckpointError(
-                f"`{folder}`: expected a state with {shown_want}, got {shown_came}{more}. {_WAY_OUT}"
-            )
+            some, rest = differing[:3], len(differing[3:])
+            expected = ", ".join(f"{name}: {want.get(name, 'nothing')}" for name in some)
+            got = ", ".join(f"{name}: {came.get(name, 'nothing')}" for name in some)
+            got += f" (and {rest} more)" if rest else ""
+            raise CheckpointError(f"`{folder}`: expected {expected}, got {got}. {_WAY_OUT}")
 
 
 def _saved_form(state: TrainState) -> dict[str, Any]:
@@ -173,29 +175,20 @@ def _saved_form(state: TrainState) -> dict[str, Any]:
     return {
         "step": plain(state.step),
         "params": params,
-        "optimizer_state": dict(
-            (f"{i:06d}", leaf) for i, leaf in enumerate(jax.tree.leaves(optimizer))
-        ),
+        "optimizer_state": {f"{i:06d}": x for i, x in enumerate(jax.tree.leaves(optimizer))},
     }
 
 
 def _from_saved_form(saved: Mapping[str, Any], like: TrainState) -> TrainState:
     def typed(x, like_x):
         if _is_key(like_x):
-            return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like_x))
+            return jax.random.wrap_key_data(x, impl=_key_impl(like_x))
         return np.asarray(x)
 
     structure = jax.tree.structure(like.optimizer_state)
     leaves = [leaf for _, leaf in sorted(saved["optimizer_state"].items())]
     state = TrainState(saved["step"], saved["params"], structure.unflatten(leaves))
     return jax.tree.map(typed, state, like)
-
-
-def _host_leaves(state: TrainState) -> Iterator[tuple[str, np.ndarray]]:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        yield jax.tree_util.keystr(path), np.asarray(
-            jax.random.key_data(leaf) if _is_key(leaf) else leaf
-        )
 
 
 def _description(state: TrainState) -> dict[str, str]:
@@ -206,16 +199,20 @@ def _description(state: TrainState) -> dict[str, str]:
     }
 
 
-def _digest(leaves: Mapping[str, np.ndarray]) -> str:
+def _digest(saved: Any) -> str:
     digest = hashlib.sha256()
-    for name in sorted(leaves):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(leaves[name]).tobytes())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(saved):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
 
 
+def _key_impl(like: Any) -> Any:
+    return jax.random.key_impl(jnp.empty((), like.dtype))
+
+
 def _is_key(x: Any) -> bool:
-    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _free_name(folder: pathlib.Path) -> pathlib.Path:

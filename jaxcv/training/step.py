@@ -24,10 +24,10 @@ def make_update(
     """The function `update(state, batch, key) -> (state, metrics)`, pure and jittable.
 
     An update that would damage the state is skipped: params and optimiser state are kept bit for
-    bit, the step counter moves on, and the metric `skipped` is 1. It is skipped when the gradient
-    is not finite, or when the update would turn a finite number of the params or of the optimiser
-    state into one that is not (Adam squares the gradient: a finite but huge one would leave an
-    infinite second moment, and the training would stand still from then on).
+    bit, the step counter moves on, and the metric `skipped` is 1. It is skipped when the loss or
+    the gradient is not finite, or when the update would turn a finite number of the params or of
+    the optimiser state into one that is not (Adam squares the gradient: a finite but huge one
+    would leave an infinite second moment, and the training would stand still from then on).
 
     Args:
         loss: `loss(params, batch, key) -> (scalar, {name: scalar})`.
@@ -71,7 +71,8 @@ def make_update(
         if project is not None:
             params = project(params)
         old, new = (state.params, state.optimizer_state), (params, optimizer_state)
-        sound = _all_finite(gradient) & ~_damaged(old, new)
+        # The loss as well: a `where` can hide its nan from the gradient, which is then zero.
+        sound = _all_finite((value, gradient)) & ~_damaged(old, new)
         params, optimizer_state = jax.tree.map(
             lambda before, after: _like(before, jnp.where(sound, after, before)), old, new
         )

@@ -8,7 +8,9 @@ built on the same features do. Identity persists: bias, skill and way of failing
 tracker and are the same in all sequences.
 
 This is a simulation of behaviour, not a sample from an energy model: no tracker is an unbiased
-observation with a known noise.
+observation with a known noise. The constants were set by hand until the untrained baselines
+ranked as on real results (mean, median, mode of equal RBFs near the best tracker, oracle), so that
+this ranking is put in, not found; no learned method was run while they were set.
 """
 
 from typing import NamedTuple
@@ -30,14 +32,14 @@ _SIZE_RANGE = (20.0, 150.0)  # of the true boxes, sqrt(w h) [px]
 # reported size over true size. follow: how much of a change of size is followed. robust:
 # resistance to events. failure: what happens after one.
 FAMILIES: dict[str, dict] = {
-    "accurate": dict(noise=0.03, lag=0.1, drift=0.003, log_scale=(-0.04, 0.05), follow=0.85,
+    "accurate": dict(noise=0.03, lag=0.1, drift=0.003, log_scale=(-0.04, 0.05), follow=0.95,
                      robust=0.75, failure="distractor"),
     "drifting": dict(noise=0.06, lag=0.3, drift=0.050, log_scale=(0.0, 0.08), follow=0.2,
                      robust=0.3, failure="freeze"),
     "lagging": dict(noise=0.06, lag=2.5, drift=0.010, log_scale=(0.0, 0.08), follow=0.2,
                     robust=0.4, failure="freeze"),
-    "undersized": dict(noise=0.04, lag=0.2, drift=0.004, log_scale=(-0.30, 0.10), follow=0.7,
-                       robust=0.75, failure="shrink"),
+    "undersized": dict(noise=0.04, lag=0.2, drift=0.004, log_scale=(-0.30, 0.10), follow=0.85,
+                       robust=0.85, failure="shrink"),
     "jumping": dict(noise=0.04, lag=0.2, drift=0.004, log_scale=(0.05, 0.06), follow=0.5,
                     robust=0.2, failure="distractor"),
     "failing": dict(noise=0.07, lag=0.5, drift=0.010, log_scale=(0.05, 0.15), follow=0.0,
@@ -169,7 +171,7 @@ def _draw_scene(rng: np.random.Generator, n: int) -> _Scene:
     events[:3] = 0
 
     # Centre: velocity with a memory, events kick it, a weak spring holds it in the image.
-    speed = size * (0.01 + 0.06 * difficulty)  # [px / frame]
+    speed = size * (0.015 + 0.1 * difficulty)  # [px / frame]
     swing = speed * _smooth(rng, (n, 2), 0.9)
     kick = events[:, None] * difficulty * size * 0.5 * rng.standard_normal((n, 2))
     centre = np.empty((n, 2))
@@ -179,7 +181,7 @@ def _draw_scene(rng: np.random.Generator, n: int) -> _Scene:
         centre[t] = centre[t - 1] + swing[t] + pull + kick[t]
 
     # Size: random walks of scale and aspect; reflected into the range of sizes.
-    rate = 0.01 + 0.03 * difficulty
+    rate = 0.015 + 0.045 * difficulty
     walk = np.cumsum(rate * _smooth(rng, (n,), 0.8)) + np.log(size)
     low, high = np.log(_SIZE_RANGE)
     folded = low + np.abs((walk - low + (high - low)) % (2 * (high - low)) - (high - low))
@@ -226,6 +228,7 @@ def _track(
 
     centre, side = np.empty((n, k, 2)), np.empty((n, k, 2))
     centre[0], side[0] = scene.centre[0], scene.log_side[0]
+    reported = np.zeros((n, k), bool)
     lost = np.zeros(k, bool)
     heading = np.zeros((k, 2))
     for i in range(1, n):
@@ -245,10 +248,10 @@ def _track(
         wander = rng.standard_normal((k, 2))
         grow = rng.standard_normal(k)
         jump = trackers.failure == "distractor"
-        c[jump] += 0.6 * (scene.distractor[i] - c[jump]) + 0.03 * size[i] * wander[jump]
+        c[jump] += 0.6 * (scene.distractor[i] - c[jump]) + 0.08 * size[i] * wander[jump]
         s[jump] += 0.3 * (scene.distractor_log_side + trackers.log_scale[jump] - s[jump])
         freeze = trackers.failure == "freeze"
-        c[freeze] += 0.01 * size[i] * wander[freeze]
+        c[freeze] += 0.03 * size[i] * wander[freeze]
         shrink = trackers.failure == "shrink"
         c[shrink] += heading[shrink] + 0.02 * size[i] * wander[shrink]
         s[shrink] -= 0.04
@@ -258,10 +261,7 @@ def _track(
         s = np.clip(s, scene.log_side[0] - 1.2, scene.log_side[0] + 1.2)
         centre[i] = np.where(lost[:, None], c, on_centre[i])
         side[i] = np.where(lost[:, None], s, on_side[i])
-        given = ~lost | (rng.random(k) >= missing_rate)
-        if i == 1:
-            reported = np.zeros((n, k), bool)
-        reported[i] = given
+        reported[i] = ~lost | (rng.random(k) >= missing_rate)
     return _corners(centre, side), reported
 
 

@@ -1,0 +1,132 @@
+"""The TFDS builder of tracker results, and a preparation that is never stale."""
+
+import contextlib
+import hashlib
+import io
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_prep.vot_results.parser import Layout, PolygonMethod, find_layout, read_sequence
+from jaxcv.core.checks import check_choice
+
+__all__ = ["VotResults", "prepare"]
+
+
+class VotResults(tfds.core.GeneratorBasedBuilder):
+    """Boxes of many trackers on many sequences, one run each, without re-initialisation.
+
+    One example per sequence, in the order of their names, in the single split `test` (the
+    benchmark has no training set). The configurations differ in how a polygon becomes an
+    axis-aligned box: `extent` holds all its points, `area` has the area of the rotated rectangle.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        tfds.core.BuilderConfig(name="extent", description="Polygons become their extent."),
+        tfds.core.BuilderConfig(name="area", description="Polygons become boxes of equal area."),
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Put sequences/ and results/ of a VOT toolkit workspace into manual_dir; "
+        "see data_prep/README.md."
+    )
+
+    def __init__(self, **kwargs: Any):
+        kwargs.setdefault("file_format", "array_record")  # read and written without TensorFlow
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        f = tfds.features
+        features = {
+            "name": f.Text(),
+            "trackers": f.Sequence(f.Text()),  # (K,) sorted
+            # Encoded as bytes, because the list of numbers of an example keeps float32 only.
+            # (T, 4) corners x1, y1, x2, y2 [px]; zero in frames without the object.
+            "ground_truth": f.Tensor(shape=(None, 4), dtype=np.float64, encoding="zlib"),
+            # (T, K, 4) corners x1, y1, x2, y2 [px]; zero where not reported.
+            "boxes": f.Tensor(shape=(None, None, 4), dtype=np.float64, encoding="zlib"),
+            "reported": f.Tensor(shape=(None, None), dtype=np.bool_, encoding="zlib"),  # (T, K)
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=f.FeaturesDict(features),
+            homepage="https://www.votchallenge.net",
+            disable_shuffling=True,  # keep the order of names
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {"test": self._generate_examples(find_layout(dl_manager.manual_dir))}
+
+    def _generate_examples(self, layout: Layout) -> Iterator[tuple[int, dict[str, Any]]]:
+        method = self.builder_config.name if self.builder_config else "extent"
+        for i, name in enumerate(layout.sequences):  # sorted: the same order on every disk
+            arrays = read_sequence(layout, name, method)  # pyright: ignore[reportArgumentType]
+            yield i, {"name": name, "trackers": list(layout.trackers), **arrays}
+
+
+def prepare(
+    manual_dir: str | os.PathLike[str],
+    cache_dir: str | os.PathLike[str],
+    *,
+    polygon: PolygonMethod = "extent",
+) -> VotResults:
+    """A builder whose data are those of `manual_dir` as it is now.
+
+    The prepared files lie in `cache_dir/<fingerprint>/`, where the fingerprint is a hash of the
+    names and contents of all files that are read. A preparation is reused only for the same
+    contents; it gets its final name when it is complete, so that a killed one is done again.
+
+    Args:
+        manual_dir: a folder in the layout of the VOT toolkit.
+        cache_dir: where to prepare; made if it does not exist.
+        polygon: how a polygon becomes a box, `extent` or `area`.
+
+    Returns:
+        A prepared builder, for `jaxcv.data.pipelines.load_tracker_sequences`.
+
+    Raises:
+        ValueError: a file is missing or malformed; nothing is left that looks complete.
+    """
+    check_choice("polygon", polygon, ("extent", "area"))
+    layout = find_layout(manual_dir)
+    cache = pathlib.Path(cache_dir) / _fingerprint(layout)
+    builder = VotResults(config=polygon, data_dir=os.fspath(cache))
+    try:
+        with _quiet():
+            builder.download_and_prepare(
+                download_dir=os.fspath(cache / "downloads"),
+                download_config=tfds.download.DownloadConfig(manual_dir=os.fspath(manual_dir)),
+            )
+    except OSError:
+        builder = VotResults(config=polygon, data_dir=os.fspath(cache))
+        if not builder.is_prepared():  # else another process was faster, with the same contents
+            raise
+    return builder
+
+
+def _fingerprint(layout: Layout) -> str:
+    """Hash of the relative paths and the contents of all files that are read."""
+    total = hashlib.sha256()
+    for path in layout.files():
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        total.update(f"{path.relative_to(layout.root).as_posix()}\0{content}\n".encode())
+    return total.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the banners and the progress bars of TFDS, which draws a bar for each shard."""
+    from tensorflow_datasets.core.utils import tqdm_utils
+
+    shown = getattr(tqdm_utils, "_active", True)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.display_progress_bar(shown)

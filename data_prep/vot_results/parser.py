@@ -1,0 +1,258 @@
+"""The text files of the VOT toolkit: regions, sequences, results.
+
+The layout, with one result per tracker and sequence (no re-initialisation)::
+
+    sequences/list.txt                                    one sequence a line
+    sequences/<sequence>/groundtruth.txt                  one region a line
+    results/<tracker>/unsupervised/<sequence>/<sequence>_001.txt
+
+A region is a line of numbers, separated by commas or by white space: 4 numbers are a rectangle
+(left, top, width, height) [px]; an even count from 6 is a polygon x1, y1, x2, y2, ... [px]; a
+single number is a code: 0 nothing reported, 1 tracker initialised, 2 failure.
+
+Source: votchallenge/toolkit-legacy, documentation of sequences and workspaces.
+"""
+
+import math
+import os
+import pathlib
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+from jaxcv.geometry import boxes
+
+__all__ = ["Layout", "Regions", "find_layout", "read_regions", "read_sequence"]
+
+PolygonMethod = Literal["extent", "area"]
+
+_LAYOUT = "The layout is described in data_prep/README.md."
+
+
+class Layout(NamedTuple):
+    """A folder in the layout of the VOT toolkit; names are sorted."""
+
+    root: pathlib.Path
+    sequences: tuple[str, ...]
+    trackers: tuple[str, ...]
+
+    @property
+    def list_path(self) -> pathlib.Path:
+        """The list of sequences."""
+        return self.root / "sequences" / "list.txt"
+
+    def truth_path(self, sequence: str) -> pathlib.Path:
+        """The true regions of a sequence."""
+        return self.root / "sequences" / sequence / "groundtruth.txt"
+
+    def result_path(self, tracker: str, sequence: str) -> pathlib.Path:
+        """The regions a tracker reported in a sequence."""
+        folder = self.root / "results" / tracker / "unsupervised" / sequence
+        return folder / f"{sequence}_001.txt"
+
+    def files(self) -> list[pathlib.Path]:
+        """All files that are read, in a fixed order."""
+        truths = [self.truth_path(s) for s in self.sequences]
+        results = [self.result_path(k, s) for k in self.trackers for s in self.sequences]
+        return [self.list_path, *truths, *results]
+
+
+class Regions(NamedTuple):
+    """The n lines of a file.
+
+    Attributes:
+        corners: (n, 4) float64 x1, y1, x2, y2 [px], zero where `present` is False.
+        present: (n,) the line is a region with positive width and height.
+        codes: (n,) int, the code of the line, -1 if it is none.
+    """
+
+    corners: np.ndarray
+    present: np.ndarray
+    codes: np.ndarray
+
+
+def find_layout(root: str | os.PathLike[str]) -> Layout:
+    """The sequences and trackers of a folder; every file that will be read exists.
+
+    Raises:
+        ValueError: names what is missing: the folder, list.txt, a sequence, all trackers, or
+            a tracker's results for some sequences.
+    """
+    root = pathlib.Path(root)
+    if not root.is_dir() or not any(root.iterdir()):
+        came = "an empty folder" if root.is_dir() else "no such folder"
+        raise argument_error(str(root), "expected folders sequences/ and results/", came, _LAYOUT)
+    path = root / "sequences" / "list.txt"
+    if not path.is_file():
+        way_out = f"List the sequences there, one folder name a line. {_LAYOUT}"
+        raise argument_error(str(path), "expected the list of sequences", "no such file", way_out)
+    sequences: list[str] = []
+    for number, line in enumerate(_lines(path), start=1):
+        name, where = line.strip(), f"{path}:{number}"
+        if not name:
+            continue
+        if name in sequences:
+            raise argument_error(where, "expected distinct names", repr(name), "Remove one.")
+        folder = root / "sequences" / name
+        if pathlib.Path(name).name != name or not folder.is_dir():
+            way_out = "Add its folder beside the list, or remove the line."
+            raise argument_error(where, f"expected a folder {folder}", "none", way_out)
+        sequences.append(name)
+    if not sequences:
+        raise argument_error(str(path), "expected one sequence a line", "an empty list", _LAYOUT)
+
+    results = root / "results"
+    folders = sorted(results.iterdir()) if results.is_dir() else []
+    trackers = tuple(p.name for p in folders if p.is_dir() and not p.name.startswith("."))
+    if not trackers:
+        way_out = f"Put one folder per tracker there. {_LAYOUT}"
+        raise argument_error(str(results), "expected one or more trackers", "none", way_out)
+    layout = Layout(root, tuple(sorted(sequences)), trackers)
+    for sequence in layout.sequences:
+        if not layout.truth_path(sequence).is_file():
+            rule, way_out = "expected the true regions", "Add it, or drop the sequence."
+            raise argument_error(
+                str(layout.truth_path(sequence)), rule, "no such file", f"{way_out} {_LAYOUT}"
+            )
+    missing = [
+        f"{tracker} in {sequence}"
+        for tracker in layout.trackers
+        for sequence in layout.sequences
+        if not layout.result_path(tracker, sequence).is_file()
+    ]
+    if missing:
+        first = layout.root / "results" / "<tracker>/unsupervised/<sequence>/<sequence>_001.txt"
+        listed = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+        came = f"{len(missing)} missing: {listed}"
+        way_out = "Add the results, or remove the tracker's folder or the sequence's line."
+        raise argument_error(str(first), "expected results for every sequence", came, way_out)
+    return layout
+
+
+def read_regions(path: str | os.PathLike[str], polygon: PolygonMethod = "extent") -> Regions:
+    """Boxes and codes of a file of regions, one a line.
+
+    A region whose width or height is not positive is not present. Polygons become boxes by
+    `polygon_to_box` with the method `polygon`; with `area`, polygons of another number of
+    points than four keep their extent.
+
+    Raises:
+        ValueError: names the file and the line: no lines, an empty line between others, text,
+            NaN or infinity, a count of numbers that is no region, or an unknown code.
+    """
+    path = pathlib.Path(path)
+    lines = _lines(path)
+    if not lines:
+        way_out = "Write the file again, or drop the sequence."
+        raise argument_error(str(path), "expected one region a line", "an empty file", way_out)
+    corners = np.zeros((len(lines), 4))
+    codes = np.full(len(lines), -1)
+    polygons: dict[int, list[tuple[int, list[float]]]] = {}
+    for i, line in enumerate(lines):
+        where, numbers = f"{path}:{i + 1}", _numbers(line)
+        if numbers is None:
+            way_out = "Write regions as numbers, separated by commas; masks are not supported."
+            raise argument_error(where, "expected numbers", repr(line[:80]), way_out)
+        if not all(map(math.isfinite, numbers)):
+            way_out = "Write the code 0 in a frame without a region."
+            raise argument_error(where, "expected finite numbers", repr(line[:80]), way_out)
+        if len(numbers) == 4:
+            left, top, width, height = numbers
+            corners[i] = left, top, left + width, top + height
+        elif len(numbers) == 1:
+            if numbers[0] not in (0, 1, 2):
+                way_out = "0: nothing reported, 1: initialised, 2: failure."
+                raise argument_error(where, "expected a code 0, 1 or 2", repr(line), way_out)
+            codes[i] = int(numbers[0])
+        elif len(numbers) >= 6 and len(numbers) % 2 == 0:
+            polygons.setdefault(len(numbers) // 2, []).append((i, numbers))
+        else:
+            rule = "expected 1 number (code), 4 (rectangle) or an even count from 6 (polygon)"
+            way_out = "Correct the line, or write the code 0 in a frame without a region."
+            raise argument_error(where, rule, f"{len(numbers)}: {line[:80]!r}", way_out)
+    for num_points, found in polygons.items():
+        rows = np.array([i for i, _ in found])
+        points = np.array([numbers for _, numbers in found]).reshape(-1, num_points, 2)
+        corners[rows] = _polygon_boxes(points, polygon if num_points == 4 else "extent")
+    present = np.asarray(np.all(corners[:, 2:] > corners[:, :2], axis=-1))
+    return Regions(np.where(present[:, None], corners, 0), present, codes)
+
+
+def read_sequence(
+    layout: Layout, sequence: str, polygon: PolygonMethod = "extent"
+) -> dict[str, np.ndarray]:
+    """Truth and results of one sequence of T frames and K trackers, in float64.
+
+    In frames after the first, a true region without area (or the code 0) says that the object
+    is absent. A tracker's region without area counts as not reported, as do all codes.
+
+    Returns:
+        `ground_truth` (T, 4) corners x1, y1, x2, y2 [px], zero where the object is absent;
+        `boxes` (T, K, 4) corners [px], zero where not reported; `reported` (T, K) bool.
+
+    Raises:
+        ValueError: as `read_regions`; the truth has fewer than two frames, no object in the
+            first, or another code than 0; or a result has not as many lines as the truth.
+    """
+    path = layout.truth_path(sequence)
+    truth = read_regions(path, polygon)
+    num = len(truth.present)
+    if num < 2:
+        rule = "expected at least two frames"
+        raise argument_error(str(path), rule, num, "Drop the sequence: it has nothing to score.")
+    if not truth.present[0]:
+        rule = "the first frame must show the object, with positive width and height"
+        came, way_out = repr(_lines(path)[0]), "Start the sequence where the object is visible."
+        raise argument_error(f"{path}:1", rule, came, way_out)
+    wrong = np.flatnonzero(truth.codes > 0)
+    if wrong.size:
+        rule = "a true region has no code but 0 (object absent)"
+        came, way_out = int(truth.codes[wrong[0]]), "Is this a tracker's result?"
+        raise argument_error(f"{path}:{wrong[0] + 1}", rule, came, way_out)
+    results = []
+    for tracker in layout.trackers:
+        result = read_regions(layout.result_path(tracker, sequence), polygon)
+        came = len(result.present)
+        if came != num:
+            where = str(layout.result_path(tracker, sequence))
+            less = "shorter" if came < num else "longer"
+            rule = f"expected {num} lines, one for each line of {path}"
+            way_out = f"The result is {less} than the sequence: run the tracker on it again."
+            raise argument_error(where, rule, came, way_out)
+        results.append(result)
+    return {
+        "ground_truth": truth.corners,
+        "boxes": np.stack([result.corners for result in results], axis=1),
+        "reported": np.stack([result.present for result in results], axis=1),
+    }
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    """Lines of a text file, without empty ones at its end."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        way_out = "Is this a binary file? Write it as text."
+        raise argument_error(str(path), "expected UTF-8 text", error.reason, way_out) from None
+    return text.rstrip().splitlines()
+
+
+def _numbers(line: str) -> list[float] | None:
+    """The numbers of a line; None if it holds anything else, or nothing."""
+    tokens = line.split(",") if "," in line else line.split()
+    if not tokens or "_" in line:  # float() would read 1_0 as 10
+        return None
+    try:
+        return [float(token) for token in tokens]
+    except ValueError:
+        return None
+
+
+def _polygon_boxes(points: np.ndarray, method: PolygonMethod) -> np.ndarray:
+    """(n, 4) corners [px] of polygons (n, p, 2) [px], in float64."""
+    padding = (1 << (len(points) - 1).bit_length()) - len(points)  # few shapes, few compilations
+    padded = np.pad(points, ((0, padding), (0, 0), (0, 0)), mode="edge")
+    with jax.enable_x64(True):
+        return np.asarray(boxes.polygon_to_box(padded, method))[: len(points)]

@@ -1,0 +1,397 @@
+"""The one training loop: an experiment is a value, and this module runs it.
+
+An experiment module defines a frozen dataclass of settings, a few pure functions, and::
+
+    EXPERIMENT = runner.Experiment(name="robust_mean", config=Config, ...)
+
+    if __name__ == "__main__":
+        runner.main(EXPERIMENT)
+
+From the command line::
+
+    python -m experiments.robust_mean --workdir=runs/robust_mean --seed=1
+
+or from a notebook, without flags::
+
+    results = runner.train(robust_mean.EXPERIMENT, robust_mean.Config(seed=1), "runs/robust_mean")
+
+A training that was killed goes on from its last checkpoint when the same command is given again,
+and ends with the same numbers, bit for bit on the same machine.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import app, flags
+from absl import logging as absl_logging
+
+from experiments import _flags, _loop, _records
+from experiments._flags import flag
+from jaxcv import training
+from jaxcv.core.checks import argument_error
+
+__all__ = [
+    "Cell",
+    "Experiment",
+    "Trained",
+    "define_flags",
+    "evaluate",
+    "flag",
+    "main",
+    "predict",
+    "train",
+]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training: a static problem with a vmapped axis of members.
+
+    What differs in shapes or code makes another cell; what differs in numbers makes a member.
+    The functions are pure and see one member: `member` is {name: scalar} of `members`, and it
+    always has `seed` (that of the config, unless `members` has the entry).
+
+    Attributes:
+        init: `init(key, member) -> params`.
+        loss: `loss(params, batch, key, member) -> (scalar, {name: scalar})`.
+        optimizer: `optimizer(**hyperparameters) -> optax.GradientTransformation`, called with
+            traced scalars; it must not branch on their values.
+        members: name -> (M,) numbers. An empty mapping is one member.
+        hyperparameters: which members go to `optimizer`, by keyword.
+        steps: optimiser steps.
+        data: a tree that lives on the device, shared by the members; the loss's `batch` if
+            `batches` is None.
+        batches: `batches(step) -> tree of host arrays`, a pure function of the step, so that a
+            resumed training needs no iterator state.
+        project: `params -> params` after each update.
+        validate: `validate(params, data, member) -> {name: scalar}`, run at every log point.
+        summaries: metric of the loss -> 'mean', 'last', 'min', 'max' or 'sum' over the steps
+            since the last log point; the mean unless named ('skipped' is summed).
+        log_every: steps per log point.
+        checkpoint_every: steps per checkpoint, rounded up to a multiple of `log_every`.
+        fused: steps per device call (`lax.scan`), at most `log_every`; None: as many as keep
+            the stacked batches small. Give 1 for convolutional networks on the CPU, where XLA
+            compiles a convolution inside a loop to slow code.
+    """
+
+    init: Callable[..., Any]
+    loss: Callable[..., Any]
+    optimizer: Callable[..., Any]
+    members: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    hyperparameters: tuple[str, ...] = ("learning_rate",)
+    steps: int
+    data: Any = None
+    batches: Callable[[int], Any] | None = None
+    project: Callable[[Any], Any] | None = None
+    validate: Callable[..., Any] | None = None
+    summaries: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    log_every: int = 100
+    checkpoint_every: int = 1000
+    fused: int | None = None
+
+
+class Trained(NamedTuple):
+    """A cell after its training.
+
+    Attributes:
+        params: the learned tree; every leaf has a leading axis of members, (M, ...).
+        history: `step` -> (L,), every metric -> (L, M), read from metrics.jsonl; nan where a
+            number was not finite. Empty but for `step` if there is no such file.
+        members: name -> (M,), with `seed`.
+    """
+
+    params: Any
+    history: dict[str, np.ndarray]
+    members: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that the runner needs to know of an experiment.
+
+    Attributes:
+        name: of the module; stands in results.json.
+        config: a frozen dataclass with the fields `data`, `data_dir`, `steps` and `seed`.
+        presets: name -> Config; `default` must be there.
+        load: `load(config) -> data`, on the host; checks the values that enter.
+        cells: `cells(config, data) -> {name: Cell}`, trained in this order. Called as well to
+            evaluate and to predict, for the shapes to restore into.
+        evaluate: `evaluate(config, data, {name: Trained}) -> {"<method>/<metric>": number or
+            list}`.
+        figures: `figures(config, data, {name: Trained}, metrics) -> iterable of (file name,
+            matplotlib Figure)`; the runner saves and closes them.
+        predict: `predict(config, data, {name: Trained}, folder)`, writes files.
+        source: the published numbers, under the keys of the metrics.
+        x64: run wholly in double precision.
+    """
+
+    name: str
+    config: type
+    presets: Mapping[str, Any]
+    load: Callable[[Any], Any]
+    cells: Callable[[Any, Any], Mapping[str, Cell]]
+    evaluate: Callable[..., Mapping[str, Any]]
+    figures: Callable[..., Iterable[tuple[str, Any]]]
+    predict: Callable[..., None] | None = None
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    x64: bool = False
+
+
+def train(
+    experiment: Experiment, config: Any, workdir: Any, *, command: str | None = None
+) -> dict[str, Any]:
+    """Trains every cell, evaluates, and writes the work folder.
+
+    Cells that are finished are not trained again; an unfinished one goes on from its last
+    checkpoint.
+
+    Args:
+        experiment: what to run.
+        config: an instance of `experiment.config`.
+        workdir: the folder to write; made if need be.
+        command: what started the run, for the record.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        ValueError: before anything is computed, if a setting is out of bounds, the folder cannot
+            be written, it belongs to another config or experiment, or another process is
+            training in it.
+    """
+    _flags.check_config(experiment.config, config)
+    folder = _records.prepare_workdir(workdir, experiment.name, config, training=True)
+    with _records.only_writer(folder), _precision(experiment):
+        data = experiment.load(config)
+        metrics_file = _records.MetricsFile(folder / "metrics.jsonl")
+        trained, seconds = {}, 0.0
+        for name, cell in _checked_cells(experiment, config, data).items():
+            members = _members(cell, config)
+            run = _loop.CellRun(name, cell, members, _checkpoints(experiment, config, folder, name))
+            params, spent = _loop.train_cell(run, metrics_file)
+            seconds += spent
+            history = metrics_file.history(name, _count(members))
+            trained[name] = Trained(params, history, members)
+        return _finish(experiment, config, data, trained, folder, command, seconds)
+
+
+def evaluate(
+    experiment: Experiment,
+    config: Any,
+    workdir: Any,
+    checkpoint: Any,
+    *,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Evaluates an earlier training; writes results.json and figures to `workdir`.
+
+    Args:
+        experiment: what to run.
+        config: the settings; None for those of the training. They must describe the same model.
+        workdir: the folder to write, not that of the training, which is only read.
+        checkpoint: the work folder of the training, or its checkpoints folder.
+        command: what started the run, for the record.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        ValueError: if there is no checkpoint, or it is of another experiment or model.
+    """
+    config, folder, source = _open(experiment, config, workdir, checkpoint)
+    with _precision(experiment):
+        data, trained = _restore(experiment, config, source)
+        return _finish(
+            experiment, config, data, trained, folder, command, 0.0, figures_may_fail=True
+        )
+
+
+def predict(experiment: Experiment, config: Any, workdir: Any, checkpoint: Any) -> pathlib.Path:
+    """Writes the predictions of an earlier training to `workdir`, and returns that folder.
+
+    The arguments and errors are those of `evaluate`.
+    """
+    if experiment.predict is None:
+        rule = f"the experiment {experiment.name!r} makes no predictions"
+        raise argument_error("mode", rule, "'predict'", "Use --mode=evaluate.")
+    config, folder, source = _open(experiment, config, workdir, checkpoint)
+    with _precision(experiment):
+        data, trained = _restore(experiment, config, source)
+        experiment.predict(config, data, trained, folder)
+    return folder
+
+
+def define_flags(experiment: Experiment, flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of an experiment: one per field of its Config, and the common ones."""
+    _flags.define_flags(experiment.config, experiment.presets, flag_values)
+
+
+def main(experiment: Experiment) -> None:
+    """All that an experiment module does when it is run: flags, then train, evaluate or predict."""
+    define_flags(experiment)
+
+    def run(argv):
+        if not flags.FLAGS["verbosity"].present:
+            absl_logging.set_verbosity(absl_logging.WARNING)  # orbax writes a page per checkpoint
+            logging.getLogger("experiments").setLevel(logging.INFO)
+        if len(argv) > 1:
+            raise app.UsageError(f"expected flags only, got {argv[1:]}")
+        try:
+            _run(experiment, flags.FLAGS)
+        except (_flags.ConfigError, _records.FolderError, training.CheckpointError) as error:
+            sys.exit(f"error: {error}")  # the user's to mend: no traceback
+
+    app.run(run)
+
+
+def _run(experiment: Experiment, values: flags.FlagValues) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")  # a run has no screen
+    command = _records.command_line()
+    given = _flags.given_fields(experiment.config, values)
+    workdir, checkpoint = values["workdir"].value, values["checkpoint"].value
+    mode, preset = str(values["mode"].value), str(values["preset"].value)
+    if mode == "train":
+        if checkpoint is not None:
+            raise _flags.config_error(
+                "checkpoint", "goes with --mode=evaluate or --mode=predict", repr(checkpoint),
+                "A training goes on from the checkpoints in its --workdir by itself.",
+            )  # fmt: skip
+        config = dataclasses.replace(experiment.presets[preset], **given)
+        train(experiment, config, workdir, command=command)
+        return
+    if values["preset"].present:
+        _logger.info("--preset is not read: the settings are those of the checkpoint")
+    config = _saved_config(experiment, _records.run_folder(checkpoint), given)
+    if mode == "evaluate":
+        evaluate(experiment, config, workdir, checkpoint, command=command)
+    else:
+        predict(experiment, config, workdir, checkpoint)
+
+
+def _open(
+    experiment: Experiment, config: Any, workdir: Any, checkpoint: Any
+) -> tuple[Any, pathlib.Path, pathlib.Path]:
+    """Config, folder to write, folder of the training; raises before anything is computed."""
+    source = _records.run_folder(checkpoint)
+    saved = _saved_config(experiment, source, {})
+    config = saved if config is None else config
+    _flags.check_config(experiment.config, config)
+    folder = _records.prepare_workdir(workdir, experiment.name, config, training=False)
+    return config, folder, source
+
+
+def _saved_config(experiment: Experiment, folder: pathlib.Path, changes: Mapping[str, Any]) -> Any:
+    saved = _records.read_config(folder)
+    if saved["experiment"] != experiment.name:
+        rule = f"expected a training of {experiment.name!r} in {folder}"
+        way_out = "Give the --workdir of a training of this experiment."
+        raise _records.folder_error("checkpoint", rule, repr(saved["experiment"]), way_out)
+    config = _flags.config_from_dict(experiment.config, saved["config"])
+    config = dataclasses.replace(config, **changes)
+    _flags.check_config(experiment.config, config)
+    return config
+
+
+def _restore(
+    experiment: Experiment, config: Any, folder: pathlib.Path
+) -> tuple[Any, dict[str, Trained]]:
+    saved = _saved_config(experiment, folder, {})
+    data = experiment.load(config)
+    metrics_file = _records.MetricsFile(folder / "metrics.jsonl", read_only=True)
+    trained = {}
+    for name, cell in _checked_cells(experiment, config, data).items():
+        members = _members(cell, config)
+        run = _loop.CellRun(name, cell, members, _checkpoints(experiment, saved, folder, name))
+        restored = run.checkpoints.restore(run.sweep.shapes(members))
+        if restored is None:
+            rule = f"expected a checkpoint of the cell {name!r} that can be read"
+            came = f"none in {run.checkpoints.folder}"
+            way_out = "Finish the training first: give its command again."
+            raise _records.folder_error("checkpoint", rule, came, way_out)
+        if restored.step < cell.steps:
+            _logger.warning("%s is at step %d of %d", name, restored.step, cell.steps)
+        params = jax.device_put(restored.state.params)
+        trained[name] = Trained(params, metrics_file.history(name, _count(members)), members)
+    return data, trained
+
+
+def _finish(
+    experiment: Experiment,
+    config: Any,
+    data: Any,
+    trained: dict[str, Trained],
+    folder: pathlib.Path,
+    command: str | None,
+    seconds: float,
+    *,
+    figures_may_fail: bool = False,
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    metrics = experiment.evaluate(config, data, trained)
+    results = {
+        "experiment": experiment.name,
+        "config": _flags.config_to_dict(config),
+        "metrics": {key: _records.json_ready(key, value) for key, value in metrics.items()},
+        "source": {key: _records.json_ready(key, v) for key, v in experiment.source.items()},
+        "environment": _records.environment(command, config, seconds + time.perf_counter() - start),
+    }
+    _records.write_json(folder / "results.json", results)
+    _logger.info("%s", folder / "results.json")
+    try:
+        _records.save_figures(
+            experiment.figures(config, data, trained, metrics), folder / "figures"
+        )
+    except Exception:
+        if not figures_may_fail:
+            raise
+        _logger.warning("the figures cannot be made from this checkpoint", exc_info=True)
+    return results
+
+
+def _precision(experiment: Experiment) -> contextlib.AbstractContextManager:
+    return jax.enable_x64(True) if experiment.x64 else contextlib.nullcontext()
+
+
+def _checked_cells(experiment: Experiment, config: Any, data: Any) -> Mapping[str, Cell]:
+    cells = experiment.cells(config, data)
+    for name in cells:
+        if not re.fullmatch(r"[A-Za-z0-9_.+=-]+", name) or name.startswith("."):
+            rule = "expected names of cells that can be file names"
+            raise argument_error("cells", rule, repr(name), "Use letters, digits and _.+=- only.")
+    return cells
+
+
+def _members(cell: Cell, config: Any) -> dict[str, np.ndarray]:
+    members = {name: np.asarray(values) for name, values in cell.members.items()}
+    if "seed" not in members:
+        count = max((values.size for values in members.values()), default=1)
+        members["seed"] = np.full(count, config.seed)
+    return training.check_members(members)
+
+
+def _count(members: Mapping[str, np.ndarray]) -> int:
+    return members["seed"].size
+
+
+def _checkpoints(
+    experiment: Experiment, config: Any, folder: pathlib.Path, cell: str
+) -> training.Checkpoints:
+    identity = {
+        "experiment": experiment.name,
+        "cell": cell,
+        "config_hash": _records.config_hash(config),
+    }
+    return training.Checkpoints(folder / _records.CHECKPOINTS / cell, identity)

@@ -1,0 +1,74 @@
+"""Readers of prepared data sets: from a TFDS data source to the batches of this library.
+
+The data sets are prepared by the builders in `data_prep` as array_record files and are read
+here with random access, without TensorFlow.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxcv.core.checks import argument_error
+from jaxcv.data.tracker_fusion import TrackerSequences, pad_sequences
+
+__all__ = ["load_tracker_sequences"]
+
+_TRACKER_FEATURES = ("name", "trackers", "ground_truth", "boxes", "reported")
+
+
+def load_tracker_sequences(
+    source: Any, *, split: str = "test", dtype: Any = np.float32
+) -> TrackerSequences:
+    """All sequences of a prepared tracker-fusion data set, in the order they are stored in.
+
+    Each example is one sequence of T frames and K trackers: `name`, `trackers` (K names),
+    `ground_truth` (T, 4), `boxes` (T, K, 4), corners x1, y1, x2, y2 [px], and `reported` (T, K).
+
+    Args:
+        source: a prepared TFDS builder, the folder it was prepared in (that of
+            `dataset_info.json`), or a data source or other sequence of such examples.
+        split: the split to read, where `source` is a builder or a folder.
+        dtype: of the boxes, float32 or float64.
+
+    Returns:
+        Checked `TrackerSequences`, padded to the longest sequence.
+
+    Raises:
+        ValueError: the folder holds no prepared data set, an example lacks a feature, the
+            trackers differ between sequences, or the values break a rule of `check_sequences`.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        folder = os.fspath(source)
+        if not os.path.isfile(os.path.join(folder, "dataset_info.json")):
+            way_out = "Prepare the data set first; see data_prep/README.md."
+            rule = "expected the folder of a prepared data set, with a dataset_info.json"
+            raise argument_error("source", rule, folder, way_out)
+        source = tfds.builder_from_directory(folder)
+    if hasattr(source, "as_data_source"):
+        source = source.as_data_source(split=split)
+
+    trackers, names, truths, boxes, reported = None, [], [], [], []
+    for i in range(len(source)):
+        example = source[i]
+        missing = [name for name in _TRACKER_FEATURES if name not in example]
+        if missing:
+            way_out = "The data set must hold tracker results, as `VotResults` writes them."
+            raise argument_error(f"source[{i}]", f"expected {missing}", list(example), way_out)
+        name, these = _text(example["name"]), tuple(_text(x) for x in example["trackers"])
+        if trackers is None:
+            trackers = these
+        if these != trackers:
+            rule = f"expected the trackers of the first sequence, {trackers}"
+            way_out = "Keep only the trackers that ran on all sequences."
+            raise argument_error(f"source[{i}] ({name!r})", rule, these, way_out)
+        names.append(name)
+        truths.append(np.asarray(example["ground_truth"]))
+        boxes.append(np.asarray(example["boxes"]))
+        reported.append(np.asarray(example["reported"], bool))
+    return pad_sequences(names, trackers or (), truths, boxes, reported, dtype=dtype)
+
+
+def _text(x: Any) -> str:
+    return x.decode() if isinstance(x, bytes) else str(x)

@@ -1,0 +1,149 @@
+"""The fields of a Config: as flags, as values, and as JSON."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+
+from experiments import _flags, runner
+
+
+@pytest.fixture
+def values(toy):
+    flag_values = flags.FlagValues()
+    runner.define_flags(toy.EXPERIMENT, flag_values)
+    return flag_values
+
+
+def given(toy, values, *arguments):
+    values(["program", "--workdir=w", *arguments])
+    return _flags.given_fields(toy.Config, values)
+
+
+def test_flags_that_are_not_given_leave_the_preset(toy, values):
+    assert given(toy, values) == {}
+    assert values["preset"].value == "default"
+    assert values["mode"].value == "train"
+
+
+def test_every_type_of_field_is_parsed(toy, values):
+    assert given(
+        toy, values, "--steps=5", "--data_dir=/d", "--shift=2", "--clip", "--learning_rate=0.5",
+        "--learning_rate=1", "--data=x", "--seed=0",
+    ) == {
+        "steps": 5, "data_dir": "/d", "shift": 2.0, "clip": True, "learning_rate": (0.5, 1.0),
+        "data": "x", "seed": 0,
+    }  # fmt: skip
+
+
+def test_none_takes_an_optional_field_back(toy, values):
+    assert given(toy, values, "--shift=none", "--noclip") == {"shift": None, "clip": False}
+
+
+@pytest.mark.parametrize("wrong", ["--steps=1.5", "--shift=much", "--mode=fly", "--preset=huge"])
+def test_wrong_flags_are_errors(toy, values, wrong):
+    with pytest.raises(flags.Error):
+        given(toy, values, wrong)
+
+
+def test_workdir_is_required(values):
+    with pytest.raises(flags.Error, match="workdir"):
+        values(["program"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "want"),
+    [
+        ((), {"steps": 23, "width": 3}),
+        (("--preset=study",), {"steps": 40, "width": 5}),
+        (("--preset=study", "--steps=2"), {"steps": 2, "width": 5}),
+        (("--steps=2", "--preset=paper"), {"steps": 2, "width": 3}),
+    ],
+)
+def test_given_flags_override_the_preset(toy, values, monkeypatch, arguments, want):
+    seen = []
+    monkeypatch.setattr(runner, "train", lambda experiment, config, *_, **__: seen.append(config))
+    values(["program", "--workdir=w", *arguments])
+    runner._run(toy.EXPERIMENT, values)
+    assert {name: getattr(seen[0], name) for name in want} == want
+
+
+def test_checkpoint_goes_with_the_modes_that_read_it(toy, values, tmp_path):
+    values(["program", f"--workdir={tmp_path}", "--checkpoint=c"])
+    with pytest.raises(ValueError, match="`checkpoint`: goes with --mode=evaluate"):
+        runner._run(toy.EXPERIMENT, values)
+
+
+def test_importing_defines_no_flags():
+    code = (  # orbax and absl define their own when they are imported
+        "import orbax.checkpoint; from absl import app, flags; before = set(flags.FLAGS);"
+        "import experiments.runner; assert set(flags.FLAGS) == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, r"`steps`: expected at least 1, got 0. It is: Optimiser steps."),
+        ({"steps": 2.0}, r"`steps`: expected int, got 2.0"),
+        ({"steps": True}, r"`steps`: expected int, got True"),
+        ({"shift": "x"}, r"`shift`: expected float or None, got 'x'"),
+        ({"shift": float("nan")}, r"`shift`: expected a finite number, got nan"),
+        ({"clip": 1}, r"`clip`: expected bool, got 1"),
+        ({"data": "cifar"}, r"`data`: expected one of 'synthetic', got 'cifar'"),
+        ({"learning_rate": 0.1}, r"`learning_rate`: expected a tuple, got 0.1"),
+        ({"learning_rate": (0.1, -1.0)}, r"`learning_rate`: expected at least 0.0, got -1.0"),
+    ],
+)
+def test_wrong_values_are_errors_without_flags_too(toy, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        runner.train(toy.EXPERIMENT, toy.Config(**changes), tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_another_type_of_config_is_an_error(toy, tmp_path):
+    with pytest.raises(ValueError, match="`config`: expected Config, got"):
+        runner.train(toy.EXPERIMENT, {"steps": 1}, tmp_path)
+
+
+def test_upper_bound_and_both():
+    config_type = dataclasses.make_dataclass(
+        "Config",
+        [
+            ("data", str, "d"), ("data_dir", str | None, None), ("steps", int, 1),
+            ("seed", int, 0), ("share", float, runner.flag(0.5, "A share.", lower=0, upper=1)),
+        ],
+        frozen=True,
+    )  # fmt: skip
+    _flags.check_config(config_type, config_type(share=1))
+    with pytest.raises(ValueError, match="`share`: expected at least 0 and at most 1, got 2"):
+        _flags.check_config(config_type, config_type(share=2))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ([("data", str)], r"expected the fields .* none named \['data_dir', 'steps', 'seed'\]"),
+        ([(n, str) for n in ("data", "data_dir", "steps", "seed", "mode")], "are flags already"),
+        ([("data", str), ("data_dir", str), ("steps", int), ("seed", dict)], "Config.seed"),
+        ([("data", str), ("data_dir", str), ("steps", int), ("seed", int | str)], "Config.seed"),
+    ],
+)
+def test_unusable_config_types_are_errors(fields, message):
+    with pytest.raises(ValueError, match=message):
+        _flags.kinds(dataclasses.make_dataclass("Config", fields, frozen=True))
+    with pytest.raises(ValueError, match="frozen dataclass"):
+        _flags.kinds(dataclasses.make_dataclass("Config", fields))
+
+
+def test_config_survives_json(toy):
+    config = toy.Config(shift=1, learning_rate=(1, 0.5))  # whole numbers where floats are meant
+    values = _flags.config_to_dict(config)
+    assert values["shift"] == 1.0
+    assert isinstance(values["learning_rate"][0], float)
+    assert _flags.config_from_dict(toy.Config, values) == config
+    with pytest.raises(ValueError, match=r"\['new'\] on one side only"):
+        _flags.config_from_dict(toy.Config, values | {"new": 1})
