@@ -38,6 +38,15 @@ def folder_error(name: str, rule: str, came: Any, way_out: str) -> FolderError:
     return FolderError(str(argument_error(name, rule, came, way_out)))
 
 
+class DataError(ValueError):
+    """A file or folder of the user's data is missing, or holds what it may not."""
+
+
+def data_error(name: str, rule: str, came: Any, way_out: str) -> DataError:
+    """A `DataError` in the format of every error; `name` is the file or the flag."""
+    return DataError(str(argument_error(name, rule, came, way_out)))
+
+
 def prepare_workdir(workdir: Any, experiment: str, config: Any, *, training: bool) -> pathlib.Path:
     """Makes the work folder and writes config.json, or checks the one that is there.
 
@@ -111,6 +120,33 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
         rule = f"expected {path} from a training"
         way_out = "Give the work folder of a training, or train into an empty one."
         raise folder_error("config.json", rule, f"{type(error).__name__}", way_out) from error
+
+
+def keep_facts(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
+    """Writes facts.json, or checks the one that is there.
+
+    Raises:
+        DataError: if the training in this folder was begun with other facts.
+    """
+    path, facts = folder / "facts.json", json.loads(json.dumps(dict(facts)))
+    if not path.exists():
+        write_json(path, facts)
+        return
+    before = read_facts(folder)
+    for name in sorted(before.keys() | facts.keys()):
+        if before.get(name) != facts.get(name):
+            rule = f"{folder} was begun with data whose {name} is {before.get(name)}"
+            raise data_error("data", rule, facts.get(name), "Use another --workdir.")
+
+
+def read_facts(folder: pathlib.Path) -> dict[str, Any]:
+    """What facts.json holds; nothing where a training was killed before it wrote one."""
+    path = folder / "facts.json"
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        rule, came = f"expected {path} from a training", type(error).__name__
+        raise folder_error("facts.json", rule, came, "Train again in another --workdir.") from error
 
 
 def run_folder(checkpoint: Any) -> pathlib.Path:

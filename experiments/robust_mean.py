@@ -85,14 +85,18 @@ def _seeds(scale, points):
     return points
 
 
-def estimate(scale: jax.Array, points: jax.Array, damping: Damping, forward: str = "newton"):
+def estimate(scale: jax.Array, points: jax.Array, method: str, forward: str = "newton"):
     """The `Solution` of the robust mean of points (n,) at kernel width `scale` ().
 
-    Starts at the point of lowest energy, as the paper does.
+    Starts at the point of lowest energy, as the paper does. `newton` minimises to round-off;
+    `lbfgs` is the paper's own pass, whose last step is damped as the method's gradient is.
     """
+    value, mode, order = METHODS[method]
+    damping = Damping(value, order=order, mode=mode)
     solver = newton()
     if forward == "lbfgs":
-        solver = final_newton_step(lbfgs(max_steps=10, step_size=1.0), 0.1)
+        last = Damping(value, mode=mode)
+        solver = final_newton_step(lbfgs(max_steps=10, step_size=1.0), last)
     start = jnp.zeros((), points.dtype)
     return argmin(
         rbf_energy, start, scale, (points,), solver=multi_start(solver, _seeds), damping=damping
@@ -103,58 +107,43 @@ def _protocol(member: Any) -> Protocol:
     return Protocol(*(member[name] for name in Protocol._fields))
 
 
-def _cell_of(method: str, optimizer: str) -> str:
-    _, mode, order = METHODS[method]
-    return f"{optimizer}.{mode}{order}"
-
-
 def cells(config: Config, data: None) -> dict[str, runner.Cell]:
-    """One training per optimiser and filter; seeds, protocols and lambda are members."""
+    """One training per optimiser and method; protocols, learning rates and seeds are members."""
     del data
+    seeds = range(config.seed, config.seed + config.num_seeds)
     out = {}
-    for optimizer in config.optimizer:
+    for optimizer, method in itertools.product(config.optimizer, METHODS):
         factory, own_rate = OPTIMIZERS[optimizer]
-        rates = config.learning_rate or (own_rate,)
-        seeds = range(config.seed, config.seed + config.num_seeds)
-        for method, (_, mode, order) in METHODS.items():
-            name = _cell_of(method, optimizer)
-            if name in out:
-                continue
-            values = [d for d, m, k in METHODS.values() if (m, k) == (mode, order)]
-            rows = list(itertools.product(values, config.protocol, rates, seeds))
-            members = {
-                "damping": np.array([row[0] for row in rows]),
-                "learning_rate": np.array([row[2] for row in rows]),
-                "seed": np.array([row[3] for row in rows]),
-            }
-            for field in Protocol._fields:
-                members[field] = np.array([getattr(PROTOCOLS[row[1]], field) for row in rows])
-            members["protocol"] = np.array([list(PROTOCOLS).index(row[1]) for row in rows])
-            out[name] = runner.Cell(
-                init=lambda key, member: jnp.asarray(config.initial_scale),
-                loss=functools.partial(_loss, config=config, mode=mode, order=order),
-                optimizer=factory,
-                members=members,
-                steps=config.steps,
-                summaries={
-                    "gradient_norm": "max",
-                    "min_eigenvalue": "min",
-                    "sigma2": "last",
-                    "largest_sigma2": "max",
-                },
-                log_every=max(1, config.steps // 100),
-                checkpoint_every=max(1, config.steps // 5),
-            )
+        rows = list(itertools.product(config.protocol, config.learning_rate or (own_rate,), seeds))
+        members = {
+            "protocol": np.array([list(PROTOCOLS).index(row[0]) for row in rows]),
+            "learning_rate": np.array([row[1] for row in rows]),
+            "seed": np.array([row[2] for row in rows]),
+        }
+        for field in Protocol._fields:
+            members[field] = np.array([getattr(PROTOCOLS[row[0]], field) for row in rows])
+        out[f"{optimizer}.{method}"] = runner.Cell(
+            init=lambda key, member: jnp.asarray(config.initial_scale),
+            loss=functools.partial(_loss, method=method, forward=config.forward),
+            optimizer=factory,
+            members=members,
+            steps=config.steps,
+            summaries={
+                "gradient_norm": "max",
+                "min_eigenvalue": "min",
+                "sigma2": "last",
+                "largest_sigma2": "max",
+            },
+            log_every=max(1, config.steps // 100),
+            checkpoint_every=max(1, config.steps // 5),
+        )
     return out
 
 
-def _loss(scale, batch, key, member, *, config: Config, mode: str, order: int):
+def _loss(scale, batch, key, member, *, method: str, forward: str):
     del batch
-    sample = draw(
-        key, _protocol(member), num_inliers=NUM_INLIERS, num_outliers=NUM_OUTLIERS
-    )
-    damping = Damping(member["damping"], order=order, mode=mode)
-    solution = estimate(scale, sample.points, damping, config.forward)
+    sample = draw(key, _protocol(member), num_inliers=NUM_INLIERS, num_outliers=NUM_OUTLIERS)
+    solution = estimate(scale, sample.points, method, forward)
     metrics = {
         "sigma2": scale**2,
         "largest_sigma2": scale**2,
@@ -165,29 +154,28 @@ def _loss(scale, batch, key, member, *, config: Config, mode: str, order: int):
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _test_loss(scale, member, forward, num_test):
-    def one(key):
-        sample = draw(
-            key, _protocol(member), num_inliers=NUM_INLIERS, num_outliers=NUM_OUTLIERS
-        )
-        value = estimate(scale, sample.points, Damping(), forward).value
+def _test_losses(scales, members, forward, num_test):
+    """Mean squared error (m,) of m widths on the same fresh samples: keys that no training uses."""
+    keys = jax.random.split(jax.random.key(2**31 - 1), num_test)
+
+    def one(scale, member, key):
+        sample = draw(key, _protocol(member), num_inliers=NUM_INLIERS, num_outliers=NUM_OUTLIERS)
+        value = estimate(scale, sample.points, "damped", forward).value
         return (value - sample.target) ** 2
 
-    # The same fresh samples for every method: a key that no training uses.
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(2**31 - 1), 0), num_test)
-    return jnp.mean(jax.lax.map(one, keys, batch_size=100))
+    per_member = jax.vmap(one, in_axes=(0, 0, None))
+    return jnp.mean(jax.lax.map(lambda key: per_member(scales, members, key), keys), axis=0)
 
 
-def _selected(config: Config, trained: Any, method: str, optimizer: str, protocol: str):
-    """The cell and the members (by number) of one method."""
-    cell = trained[_cell_of(method, optimizer)]
-    member = cell.members
-    mask = member["damping"] == METHODS[method][0]
-    mask &= member["protocol"] == list(PROTOCOLS).index(protocol)
-    return cell, np.flatnonzero(mask)
+def selected(trained: Any, method: str, optimizer: str, protocol: str):
+    """The cell of a method and its members (by number) of one protocol."""
+    cell = trained[f"{optimizer}.{method}"]
+    number = list(PROTOCOLS).index(protocol)
+    return cell, np.flatnonzero(cell.members["protocol"] == number)
 
 
-def _key(protocol: str, optimizer: str, method: str) -> str:
+def key_of(protocol: str, optimizer: str, method: str) -> str:
+    """The first part of the metrics' keys; that of the released protocol with asgd is bare."""
     prefix = "paper/" if protocol == "paper" else ""
     return prefix + ("" if optimizer == "asgd" else f"{optimizer}/") + method
 
@@ -197,20 +185,20 @@ def evaluate(config: Config, data: None, trained: Any) -> dict[str, Any]:
 
     `sigma2` at the end and `largest_sigma2` on the way, the `largest_gradient` of the loss in s,
     the smallest Hessian eigenvalue `min_eigenvalue`, the share of `unconverged` solves, and the
-    `loss` (mean squared error) on fresh samples. The keys without prefix are those of the released
-    protocol trained with asgd.
+    `loss` (mean squared error) on fresh samples. `undamped_over_damped` is the ratio of the largest
+    gradients seed by seed, and pooled over the seeds. The keys without prefix are those of the
+    released protocol trained with asgd.
     """
     del data
     metrics = {}
     for protocol, optimizer, method in itertools.product(
         config.protocol, config.optimizer, METHODS
     ):
-        cell, index = _selected(config, trained, method, optimizer, protocol)
-        key = _key(protocol, optimizer, method)
+        cell, index = selected(trained, method, optimizer, protocol)
+        key = key_of(protocol, optimizer, method)
         member = {k: jnp.asarray(v[index]) for k, v in cell.members.items()}
         scale = jnp.asarray(cell.params)[index]
-        test = lambda s, m: _test_loss(s, m, config.forward, config.num_test)
-        metrics[f"{key}/loss"] = jax.lax.map(lambda a: test(*a), (scale, member))
+        metrics[f"{key}/loss"] = _test_losses(scale, member, config.forward, config.num_test)
         metrics[f"{key}/sigma2"] = scale**2
         history = {name: v[:, index] for name, v in cell.history.items() if name != "step"}
         for name, source, reduce in (
@@ -222,9 +210,14 @@ def evaluate(config: Config, data: None, trained: Any) -> dict[str, Any]:
         ):
             if source in history:
                 metrics[f"{key}/{name}"] = reduce(history[source], axis=0)
-    if {"released"} <= set(config.protocol) and "asgd" in config.optimizer:
-        largest = {m: np.max(metrics[f"{m}/largest_gradient"]) for m in ("undamped", "damped")}
-        metrics["undamped_over_damped/largest_gradient"] = largest["undamped"] / largest["damped"]
+    for protocol, optimizer in itertools.product(config.protocol, config.optimizer):
+        largest = [
+            np.asarray(metrics.get(f"{key_of(protocol, optimizer, m)}/largest_gradient", np.nan))
+            for m in ("undamped", "damped")
+        ]
+        name = key_of(protocol, optimizer, "undamped_over_damped")
+        metrics[f"{name}/largest_gradient"] = largest[0] / largest[1]
+        metrics[f"{name}/largest_gradient_pooled"] = largest[0].max() / largest[1].max()
     return metrics
 
 
@@ -246,10 +239,10 @@ def predict(config: Config, data: None, trained: Any, folder: pathlib.Path) -> N
     optimizer, protocol = config.optimizer[0], config.protocol[0]
     rows = ["file,method,scale,estimate"]
     for method in METHODS:
-        cell, index = _selected(config, trained, method, optimizer, protocol)
+        cell, index = selected(trained, method, optimizer, protocol)
         scale = jnp.asarray(cell.params)[index[0]]
         for name, points in samples.items():
-            value = float(estimate(scale, jnp.asarray(points), Damping(), config.forward).value)
+            value = float(estimate(scale, jnp.asarray(points), method, config.forward).value)
             rows.append(f"{name},{method},{float(scale)!r},{value!r}")
     target = folder / "predictions.csv"
     temporary = target.with_suffix(".tmp")
@@ -264,9 +257,7 @@ def read_samples(folder: str | None) -> dict[str, np.ndarray]:
         DataError: no folder or no file in it, a line that is not one finite number, an empty file.
     """
     if folder is None:
-        raise runner.data_error(
-            "data_dir", "expected a folder", "none", "Name it: --data_dir=DIR."
-        )
+        raise runner.data_error("data_dir", "expected a folder", "none", "Name it: --data_dir=DIR.")
     paths = sorted(pathlib.Path(folder).glob("*.txt"))
     if not paths:
         raise runner.data_error(

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments import robust_mean as experiment
-from jaxcv import Damping
 from jaxcv.data.synthetic.robust_mean import PROTOCOLS, draw
 from jaxcv.energies.robust import rbf_energy
 from jaxcv.plots.robust_mean import plot_energy, plot_trace
@@ -63,15 +62,15 @@ def _energies(config: Any, trained: Any) -> Figure:
     points = np.asarray(sample.points)
     grid = np.linspace(points.min() - 5, points.max() + 5, 800)
     inlier = np.arange(points.size) < experiment.NUM_INLIERS
-    panels = [("before training", config.initial_scale)]
+    panels = [("before training", "damped", config.initial_scale)]
     for method in ("undamped", "damped", "shift"):
-        cell, index = experiment._selected(config, trained, method, optimizer, protocol)
-        panels.append((LABELS[method], abs(float(np.asarray(cell.params)[index[0]]))))
+        cell, index = experiment.selected(trained, method, optimizer, protocol)
+        panels.append((LABELS[method], method, abs(float(np.asarray(cell.params)[index[0]]))))
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 2)
-    for ax, (title, scale) in zip(axes.ravel(), panels, strict=True):
+    for ax, (title, method, scale) in zip(axes.ravel(), panels, strict=True):
         energy = jax.vmap(rbf_energy, (0, None, None))(jnp.asarray(grid), scale, sample.points)
-        value = experiment.estimate(jnp.asarray(scale), sample.points, Damping()).value
+        value = experiment.estimate(jnp.asarray(scale), sample.points, method, config.forward).value
         plot_energy(
             ax, grid, np.asarray(energy), points, inlier, float(value), float(sample.target)
         )
@@ -92,12 +91,13 @@ def _traces(
         enumerate(config.protocol), enumerate(config.optimizer)
     ):
         ax = axes[r, c]
-        for method in experiment.METHODS:
-            cell, index = experiment._selected(config, trained, method, optimizer, protocol)
+        for method in ("undamped", "order4", "shift", "damped"):  # damped often hides shift
+            cell, index = experiment.selected(trained, method, optimizer, protocol)
             values = cell.history[metric][:, index]
             plot_trace(
                 ax, cell.history["step"], values, label=LABELS[method], color=COLORS[method],
-                floor=1e-6 if metric == "min_eigenvalue" else None,
+                floor={"min_eigenvalue": 1e-6, "sigma2": 1e-2}.get(metric),
+                linestyle="--" if method == "damped" else "-",
             )  # fmt: skip
         if line is not None:
             ax.axhline(line[0], color="black", linestyle="--", linewidth=1, label=line[1])
@@ -116,7 +116,7 @@ def _largest_gradient(config: Any, metrics: Any) -> Figure:
     for ax, protocol in zip(axes[0], config.protocol, strict=True):
         for row, optimizer in enumerate(config.optimizer):
             for offset, method in enumerate(experiment.METHODS):
-                key = experiment._key(protocol, optimizer, method)
+                key = experiment.key_of(protocol, optimizer, method)
                 values = np.asarray(metrics[f"{key}/largest_gradient"], float)
                 place = row + 0.18 * (offset - 1.5)
                 ax.plot(np.full(values.size, place), values, "o", ms=4, color=COLORS[method])

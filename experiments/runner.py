@@ -36,13 +36,16 @@ from absl import logging as absl_logging
 
 from experiments import _flags, _loop, _records
 from experiments._flags import flag
+from experiments._records import DataError, data_error
 from jaxcv import training
 from jaxcv.core.checks import argument_error
 
 __all__ = [
     "Cell",
+    "DataError",
     "Experiment",
     "Trained",
+    "data_error",
     "define_flags",
     "evaluate",
     "flag",
@@ -51,6 +54,7 @@ __all__ = [
     "train",
 ]
 
+USER_ERRORS = (_flags.ConfigError, DataError, _records.FolderError, training.CheckpointError)
 _logger = logging.getLogger(__name__)
 
 
@@ -109,11 +113,13 @@ class Trained(NamedTuple):
         history: `step` -> (L,), every metric -> (L, M), read from metrics.jsonl; nan where a
             number was not finite. Empty but for `step` if there is no such file.
         members: name -> (M,), with `seed`.
+        facts: what `Experiment.facts` said at the training.
     """
 
     params: Any
     history: dict[str, np.ndarray]
     members: Mapping[str, np.ndarray]
+    facts: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +140,11 @@ class Experiment:
         predict: `predict(config, data, {name: Trained}, folder)`, writes files.
         source: the published numbers, under the keys of the metrics.
         x64: run wholly in double precision.
+        facts: `facts(config, data) -> {name: JSON value}`, what of its data a training has to
+            remember. Saved as facts.json, and handed to `evaluate`, `figures` and `predict` in
+            `Trained.facts`, whatever data these run on.
+        fixed_facts: names of the facts without which the model means nothing: data with another
+            value is refused.
     """
 
     name: str
@@ -146,6 +157,8 @@ class Experiment:
     predict: Callable[..., None] | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     x64: bool = False
+    facts: Callable[[Any, Any], Mapping[str, Any]] | None = None
+    fixed_facts: tuple[str, ...] = ()
 
 
 def train(
@@ -175,6 +188,8 @@ def train(
     with _records.only_writer(folder), _precision(experiment):
         data = experiment.load(config)
         metrics_file = _records.MetricsFile(folder / "metrics.jsonl")
+        facts = dict(experiment.facts(config, data)) if experiment.facts else {}
+        _records.keep_facts(folder, facts)
         trained, seconds = {}, 0.0
         for name, cell in _checked_cells(experiment, config, data).items():
             members = _members(cell, config)
@@ -182,7 +197,7 @@ def train(
             params, spent = _loop.train_cell(run, metrics_file)
             seconds += spent
             history = metrics_file.history(name, _count(members))
-            trained[name] = Trained(params, history, members)
+            trained[name] = Trained(params, history, members, facts)
         return _finish(experiment, config, data, trained, folder, command, seconds)
 
 
@@ -249,7 +264,7 @@ def main(experiment: Experiment) -> None:
             raise app.UsageError(f"expected flags only, got {argv[1:]}")
         try:
             _run(experiment, flags.FLAGS)
-        except (_flags.ConfigError, _records.FolderError, training.CheckpointError) as error:
+        except USER_ERRORS as error:
             sys.exit(f"error: {error}")  # the user's to mend: no traceback
 
     app.run(run)
@@ -310,6 +325,13 @@ def _restore(
 ) -> tuple[Any, dict[str, Trained]]:
     saved = _saved_config(experiment, folder, {})
     data = experiment.load(config)
+    facts = _records.read_facts(folder)
+    now = dict(experiment.facts(config, data)) if experiment.facts else {}
+    for name in experiment.fixed_facts:
+        if now.get(name) != facts.get(name):
+            rule = f"the model in {folder} was trained with {facts.get(name)}"
+            way_out = f"Give data with the same {name}, or train a model on these."
+            raise data_error(name, rule, now.get(name), way_out)
     metrics_file = _records.MetricsFile(folder / "metrics.jsonl", read_only=True)
     trained = {}
     for name, cell in _checked_cells(experiment, config, data).items():
@@ -324,7 +346,8 @@ def _restore(
         if restored.step < cell.steps:
             _logger.warning("%s is at step %d of %d", name, restored.step, cell.steps)
         params = jax.device_put(restored.state.params)
-        trained[name] = Trained(params, metrics_file.history(name, _count(members)), members)
+        history = metrics_file.history(name, _count(members))
+        trained[name] = Trained(params, history, members, facts)
     return data, trained
 
 

@@ -19,6 +19,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxcv.core.checks import argument_error, check_choice
 
@@ -62,9 +63,9 @@ class Damping:
 
     def __post_init__(self):
         # Unflattening passes tracers and placeholders through here: only numbers are checked.
-        if isinstance(self.value, (int, float)) and not (
-            math.isfinite(self.value) and self.value >= 0
-        ):
+        number = isinstance(self.value, (int, float, np.floating))
+        wrong = number and not (math.isfinite(self.value) and self.value >= 0)
+        if wrong or isinstance(self.value, (str, complex)):
             raise argument_error(
                 "damping.value", "expected a finite number >= 0", self.value, "The paper uses 0.1."
             )

@@ -36,32 +36,32 @@ def diagnose(
     system = linear_systems.damped_system(product, g if v is None else v, damping, linear)
     if method == "cg":
         spectrum = linear_systems.lanczos_eigenvalues(product, jnp.where(g == 0, 1, g))
+        matrix = None
     else:
         matrix = linear_systems.dense_matrix(product, y.size, y.dtype)
         finite = jnp.all(jnp.isfinite(matrix))
         matrix = jnp.where(finite, matrix, jnp.eye(y.size, dtype=y.dtype))
-        spectrum, vectors = jnp.linalg.eigh(matrix) if y.size > 1 else (matrix[0], matrix * 0 + 1)
-        spectrum = jnp.where(finite, spectrum, jnp.nan)
+        spectrum = jnp.where(finite, linear_systems.eigenvalues(matrix), jnp.nan)
     magnitude = jnp.max(jnp.abs(spectrum))
     floor = 4 * y.size * jnp.finfo(y.dtype).eps * magnitude
     smallest = spectrum[0]
     lifted = jnp.maximum(spectrum + system.shift, floor)  # eigenvalues of H', kept off zero
 
-    # The Newton step, and how much the Hessian changes along it.
-    if method == "cg":
+    # The Newton step on H', and how much the Hessian changes along it.
+    if matrix is None:
         step, _ = linear_systems.conjugate_gradient(lambda p: product(p) + system.shift * p, g)
-        decrement = jnp.sqrt(jnp.maximum(jnp.vdot(g, step), 0))
         length = jnp.maximum(linear_systems.norm(step), jnp.finfo(y.dtype).tiny)
         along = jax.jvp(gradient, (y - step,), (step,))[1] - product(step)
         change = linear_systems.norm(along) / length
     else:
-        parts = vectors.T @ g
-        decrement = linear_systems.norm(parts / jnp.sqrt(lifted))
-        step = vectors @ (parts / lifted)
+        raised = jnp.where(spectrum[0] + system.shift > floor, 0, floor)
+        identity = jnp.eye(y.size, dtype=y.dtype)
+        factor = linear_systems.cholesky(matrix + (system.shift + raised) * identity)
+        step = linear_systems.cholesky_solve(factor, g)
         moved = lambda p: jax.jvp(gradient, (y - step,), (p,))[1]
-        change = linear_systems.norm(
-            (linear_systems.dense_matrix(moved, y.size, y.dtype) - matrix).ravel()
-        )
+        moved_matrix = linear_systems.dense_matrix(moved, y.size, y.dtype)
+        change = linear_systems.norm((moved_matrix - matrix).ravel())
+    decrement = jnp.sqrt(jnp.maximum(jnp.vdot(g, step), 0))
     kantorovich = change / lifted[0]
     small = linear_systems.norm(step) <= jnp.sqrt(jnp.finfo(y.dtype).eps) * jnp.maximum(
         1, linear_systems.norm(y)

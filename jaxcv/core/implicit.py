@@ -87,10 +87,10 @@ def argmin(
         >>> loss = lambda theta: jnp.sum(argmin(energy, jnp.zeros(2), theta).value)
         >>> gradient = jax.grad(loss)(jnp.array([1.0, 2.0]))
     """
-    _check_settings(linear, autodiff)
+    _check_settings(linear, autodiff, energy, damping)
     check_choice("init_gradient", init_gradient, ("zero",), _ENTER_THROUGH_THETA)
     check_choice("retract", retract, (None,), "Parametrise y by a vector space.")
-    if not callable(solver):
+    if not callable(solver) or isinstance(solver, type):
         raise argument_error("solver", "expected a solver", repr(solver), "E.g. newton().")
     y0, theta, data = _arrays("y0", y0), _arrays("theta", theta), _data(data)
     _check_hashable((energy, solver))
@@ -113,7 +113,7 @@ def attach(
     gradient of `argmin`; y_star and data get none. The arguments are those of `argmin`; y_star
     must be a minimiser of energy(., theta, *data), which `argmin_vjp`'s diagnostics judge.
     """
-    _check_settings(linear, autodiff)
+    _check_settings(linear, autodiff, energy, damping)
     y, theta, data = _arrays("y_star", y_star), _arrays("theta", theta), _data(data)
     _check_hashable(energy)
     return _attach_energy(energy, linear, y, theta, data, damping)
@@ -140,9 +140,10 @@ def argmin_vjp(
         theta_bar = -B^T u, a tree like theta (zero where anything is not finite), and the
         `Diagnostics` of the solve for u.
     """
-    _check_settings(linear, "reverse")
+    _check_settings(linear, "reverse", energy, damping)
     y, theta, data = _arrays("y", y), _arrays("theta", theta), _data(data)
     check_structure("y_bar", y_bar, "y", y)
+    check_floating("y_bar", y_bar, "It is the gradient of a real loss with respect to y.")
     _check_hashable(energy)
     return _argmin_vjp(energy, linear, y, theta, y_bar, data, damping)
 
@@ -152,7 +153,16 @@ _ENTER_THROUGH_THETA = (
 )
 
 
-def _check_settings(linear: str, autodiff: str) -> None:
+def _check_settings(linear: str, autodiff: str, energy: Any, damping: Any) -> None:
+    if not callable(energy):
+        raise argument_error("energy", "expected a function of (y, theta, *data)", repr(energy))
+    if not isinstance(damping, Damping):
+        way_out = "Write damping=Damping(0.1)."
+        raise argument_error("damping", "expected a Damping", repr(damping), way_out)
+    if jnp.shape(damping.value) != ():
+        came = f"an array of shape {jnp.shape(damping.value)}"
+        way_out = "Sweep it with jax.vmap over Damping(values)."
+        raise argument_error("damping.value", "expected one number", came, way_out)
     check_choice("linear", linear, linear_systems.METHODS)
     check_choice("autodiff", autodiff, ("reverse",), "Use jax.grad or jax.vjp.")
 
@@ -172,9 +182,10 @@ def _arrays(name: str, tree: Any) -> Any:
     if name != "theta" and sum(jnp.size(leaf) for leaf in jax.tree.leaves(tree)) == 0:
         raise argument_error(name, "expected at least one unknown", tree)
     tree = jax.tree.map(jnp.asarray, tree)
-    if name != "theta" and jnp.finfo(jnp.result_type(*jax.tree.leaves(tree))).bits < 32:
+    low = [leaf.dtype for leaf in jax.tree.leaves(tree) if jnp.finfo(leaf.dtype).bits < 32]
+    if name != "theta" and low:
         way_out = "Factorisations need it; cast to lower precision inside the energy."
-        raise argument_error(name, "expected float32 or float64", tree, way_out)
+        raise argument_error(name, "expected float32 or float64", low[0], way_out)
     return tree
 
 
@@ -190,7 +201,7 @@ class _System(NamedTuple):
 
     energy: Callable  # (y tree, theta leaves, data leaves) -> ()
     gradient: Callable  # the same -> (n,) dE/dy
-    theta: list  # differentiable leaves: theta's, then floating arrays closed over
+    theta: tuple  # differentiable: theta's leaves, and the floating arrays closed over
     data: list  # the rest
 
 
@@ -202,21 +213,21 @@ def _hoist(energy: Callable, y: Any, theta: Any, data: tuple) -> _System:
     closed, shape = jax.make_jaxpr(energy, return_shape=True)(y, theta, *data)
     check_scalar("energy", shape, "Sum or average the terms: jnp.sum(...).")
     jaxpr, theta_leaves, data_leaves = closed.jaxpr, jax.tree.leaves(theta), jax.tree.leaves(data)
-    num_theta, num_data = len(theta_leaves), len(data_leaves)
+    num_data = len(data_leaves)
     moves = [jnp.issubdtype(jax.typeof(c).dtype, jnp.floating) for c in closed.consts]
     floating = [c for c, move in zip(closed.consts, moves, strict=True) if move]
     fixed = [c for c, move in zip(closed.consts, moves, strict=True) if not move]
 
     def evaluate(y, theta, data):
-        captured = {True: iter(theta[num_theta:]), False: iter(data[num_data:])}
+        captured = {True: iter(theta[1]), False: iter(data[num_data:])}
         consts = [next(captured[move]) for move in moves]
-        arguments = [*jax.tree.leaves(y), *theta[:num_theta], *data[:num_data]]
+        arguments = [*jax.tree.leaves(y), *theta[0], *data[:num_data]]
         return jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*arguments)[0]
 
     def gradient(y, theta, data):
         return ravel_pytree(jax.grad(evaluate)(y, theta, data))[0]
 
-    return _System(evaluate, gradient, theta_leaves + floating, data_leaves + fixed)
+    return _System(evaluate, gradient, (theta_leaves, floating), data_leaves + fixed)
 
 
 def _flat_gradient(system: _System, y: Any) -> Callable:
@@ -263,10 +274,11 @@ def _attach_energy(energy, linear, y, theta, data, damping):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _argmin_vjp(energy, linear, y, theta, y_bar, data, damping):
     system = _hoist(energy, y, theta, data)
-    leaves, u, v = _pullback(system.gradient, linear, y, system.theta, system.data, damping, y_bar)
+    (leaves, _), u, v = _pullback(
+        system.gradient, linear, y, system.theta, system.data, damping, y_bar
+    )
     diagnostics = diagnose(_flat_gradient(system, y), ravel_pytree(y)[0], damping, linear, v, u)
-    tree = jax.tree.structure(theta)
-    theta_bar = jax.tree.unflatten(tree, leaves[: tree.num_leaves])
+    theta_bar = jax.tree.unflatten(jax.tree.structure(theta), leaves)
     return theta_bar, jax.lax.stop_gradient(diagnostics)
 
 
@@ -292,7 +304,7 @@ _attach.defvjp(_attach_forward, _attach_backward)
 
 
 def _pullback(gradient, linear, y, theta, data, damping, y_bar):
-    """theta_bar = -B^T u as leaves, u (n,), and the flat cotangent (n,)."""
+    """theta_bar = -B^T u, a tree like theta, u (n,), and the flat cotangent (n,)."""
     point, unravel = ravel_pytree(y)
     v = ravel_pytree(y_bar)[0].astype(point.dtype)
     slope = lambda flat, theta: gradient(unravel(flat), theta, data)
@@ -303,8 +315,12 @@ def _pullback(gradient, linear, y, theta, data, damping, y_bar):
     u_finite = jnp.all(jnp.isfinite(u))
     u = jnp.where(u_finite, u, 0)
     _, pull = jax.vjp(lambda theta: -slope(point, theta), theta)
-    (theta_bar,) = pull(u)
+    ((leaves, captured),) = pull(u)
     good = u_finite
-    for leaf in theta_bar:
+    for leaf in leaves:
         good = good & jnp.all(jnp.isfinite(leaf))
-    return [jnp.where(good, leaf, 0) for leaf in theta_bar], u, v
+    # A captured array may be a plain constant whose derivative nobody wants and which need not
+    # exist (sqrt at 0): it is judged by itself.
+    masked = [jnp.where(good, leaf, 0) for leaf in leaves]
+    apart = [jnp.where(good & jnp.all(jnp.isfinite(leaf)), leaf, 0) for leaf in captured]
+    return (masked, apart), u, v

@@ -29,8 +29,11 @@ __all__ = [
     "damped_adjoint",
     "damped_system",
     "dense_matrix",
+    "eigenvalues",
+    "forward_solve",
     "lanczos_eigenvalues",
     "norm",
+    "random_like",
     "resolve_method",
 ]
 
@@ -128,6 +131,17 @@ def norm(v: jax.Array) -> jax.Array:
     return jnp.where(positive, scale * jnp.sqrt(jnp.where(positive, square, 1)), 0 * square)
 
 
+def eigenvalues(matrix: jax.Array) -> jax.Array:
+    """Eigenvalues (n,) of a symmetric matrix (n, n), ascending; in closed form up to n = 2."""
+    if matrix.shape[0] == 1:
+        return matrix[0]
+    if matrix.shape[0] > 2:
+        return jnp.linalg.eigvalsh(matrix)
+    middle = 0.5 * (matrix[0, 0] + matrix[1, 1])
+    half = jnp.stack([0.5 * (matrix[0, 0] - matrix[1, 1]), 0.5 * (matrix[0, 1] + matrix[1, 0])])
+    return middle + jnp.array([-1, 1], matrix.dtype) * norm(half)
+
+
 def cholesky(matrix: jax.Array) -> jax.Array:
     """Lower Cholesky factor (n, n); NaN somewhere where the matrix is not positive definite.
 
@@ -138,11 +152,23 @@ def cholesky(matrix: jax.Array) -> jax.Array:
     if n > _UNROLL_LIMIT:
         return jnp.linalg.cholesky(matrix, symmetrize_input=False)
     rows = [[jnp.zeros((), matrix.dtype)] * n for _ in range(n)]
+    root = lambda pivot: jnp.sqrt(jnp.where(pivot > 0, pivot, jnp.nan))
     for i in range(n):
         for j in range(i + 1):
             rest = matrix[i, j] - sum(rows[i][k] * rows[j][k] for k in range(j))
-            rows[i][j] = jnp.sqrt(rest) if i == j else rest / rows[j][j]
+            rows[i][j] = root(rest) if i == j else rest / rows[j][j]
     return jnp.stack([jnp.stack(row) for row in rows])
+
+
+def forward_solve(factor: jax.Array, v: jax.Array) -> jax.Array:
+    """L^-1 v for a lower factor (n, n) and a vector (n,)."""
+    n = factor.shape[0]
+    if n > _UNROLL_LIMIT:
+        return jax.scipy.linalg.solve_triangular(factor, v, lower=True)
+    w = [v[0]] * n
+    for i in range(n):
+        w[i] = (v[i] - sum(factor[i, k] * w[k] for k in range(i))) / factor[i, i]
+    return jnp.stack(w)
 
 
 def cholesky_solve(factor: jax.Array, v: jax.Array) -> jax.Array:
@@ -150,12 +176,15 @@ def cholesky_solve(factor: jax.Array, v: jax.Array) -> jax.Array:
     n = factor.shape[0]
     if n > _UNROLL_LIMIT:
         return jax.scipy.linalg.cho_solve((factor, True), v)
-    w = [v[0]] * n
-    for i in range(n):
-        w[i] = (v[i] - sum(factor[i, k] * w[k] for k in range(i))) / factor[i, i]
+    w = list(forward_solve(factor, v))
     for i in reversed(range(n)):
         w[i] = (w[i] - sum(factor[k, i] * w[k] for k in range(i + 1, n))) / factor[i, i]
     return jnp.stack(w)
+
+
+def random_like(v: jax.Array) -> jax.Array:
+    """A generic direction, always the same one, with the shape and dtype of `v`."""
+    return jax.random.normal(jax.random.key(0), v.shape, v.dtype)
 
 
 def _floor(size: int, magnitude: jax.Array) -> jax.Array:
@@ -198,7 +227,7 @@ def _dense_system(matrix: jax.Array, damping: Damping) -> DampedSystem:
         # up to round-off. Only otherwise is the eigendecomposition worth its price.
         indefinite = ~jnp.all(jnp.isfinite(cholesky(frozen + 0.5 * floor * identity)))
         indefinite &= jnp.isfinite(magnitude)
-        shift = jnp.maximum(-_while_once(indefinite, lambda: jnp.linalg.eigvalsh(frozen)[0]), 0)
+        shift = jnp.maximum(-_while_once(indefinite, lambda: eigenvalues(frozen)[0]), 0)
         factor = cholesky(frozen + (shift + value) * identity)
         solve = lambda _, v: cholesky_solve(factor, v)
     matvec = lambda v: matrix @ v + (shift + value) * v
@@ -241,7 +270,10 @@ def _cg_system(product: Product, v: jax.Array, damping: Damping) -> DampedSystem
     matvec = lambda p: product(p) + (shift + value) * p
 
     def solve(_, v):
-        return conjugate_gradient(lambda p: frozen(p) + (shift + value) * p, v, start=first)[0]
+        operator = lambda p: frozen(p) + (shift + value) * p
+        # For another right-hand side (order k, second derivatives) `first` may be no help at all.
+        near = norm(v - operator(first)) < norm(v)
+        return conjugate_gradient(operator, v, start=jnp.where(near, first, 0))[0]
 
     return DampedSystem(
         lambda v: jax.lax.custom_linear_solve(matvec, v, solve, symmetric=True),

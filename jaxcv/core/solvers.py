@@ -93,7 +93,7 @@ class lbfgs:
         max_steps: iterations.
         history: pairs kept.
         step_size: 0 searches along the line (zoom); a positive number is a fixed step, as in the
-            released code of Wibergian learning (1.0).
+            released code of Wibergian learning (1.0), which may end above the start.
 
     Source: Liu and Nocedal 1989; jaxopt.LBFGS.
     """
@@ -109,12 +109,15 @@ class lbfgs:
     def __call__(self, problem: Problem, start: jax.Array) -> SolverResult:
         """Minimises `problem` from `start` (n,)."""
         # jaxopt's rule is absolute: the energy is scaled so that the first gradient has norm one.
-        scale = norm(jax.grad(problem.energy)(start))
+        # Its first step is along that gradient, of length one or less where steps are fixed.
+        slope = jax.grad(problem.energy)(start)
+        scale = norm(slope)
         scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
         tolerance = _tolerance(self, start.dtype)
         fixed = self.step_size > 0
+        unit = jnp.maximum(jnp.sum(jnp.abs(slope)), 1) if fixed else scale
         solver = jaxopt.LBFGS(
-            fun=problem.energy if fixed else lambda y: problem.energy(y) / scale,
+            fun=lambda y: problem.energy(y) / jnp.where(jnp.isfinite(unit), unit, 1),
             maxiter=self.max_steps,
             tol=0.0 if fixed else tolerance,
             history_size=self.history,
@@ -124,7 +127,7 @@ class lbfgs:
         )
         value, state = solver.run(start)
         least = problem.energy(value)
-        kept = jnp.isfinite(least) & (least <= problem.energy(start))
+        kept = jnp.isfinite(least) & (fixed | (least <= problem.energy(start)))
         value = jnp.where(kept, value, start)
         slope = norm(jax.grad(problem.energy)(value))
         steps = jnp.asarray(state.iter_num, jnp.int32)
@@ -252,13 +255,14 @@ class final_newton_step:
 
     Attributes:
         solver: the solver before.
-        damping: lambda of the step; negative curvature is shifted away as in `Damping`.
+        damping: of the step; its value must be a number. The paper takes `plain`, 0.1, and its
+            undamped baseline `plain`, 0, which may step far away.
 
     Source: Wibergian learning, eq. 8.
     """
 
     solver: Solver
-    damping: float = 0.1
+    damping: Damping = Damping(0.1)  # noqa: RUF009 (frozen)
 
     def __call__(self, problem: Problem, start: jax.Array) -> SolverResult:
         """Minimises `problem` from `start` (n,)."""
@@ -266,7 +270,7 @@ class final_newton_step:
         gradient = jax.grad(problem.energy)
         slope = gradient(result.value)
         product = lambda p: jax.jvp(gradient, (result.value,), (p,))[1]
-        system = damped_system(product, slope, Damping(self.damping), "auto")
+        system = damped_system(product, slope, self.damping, "auto")
         value = result.value - system.solve(slope)
         good = jnp.isfinite(problem.energy(value)) & jnp.all(jnp.isfinite(value))
         return result._replace(value=jnp.where(good, value, result.value), steps=result.steps + 1)

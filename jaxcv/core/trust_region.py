@@ -6,7 +6,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.linear import cholesky, cholesky_solve, dense_matrix, norm
+from jaxcv.core.linear import (
+    cholesky,
+    cholesky_solve,
+    dense_matrix,
+    forward_solve,
+    lanczos_eigenvalues,
+    norm,
+    random_like,
+)
 
 __all__ = ["minimise"]
 
@@ -22,7 +30,6 @@ class _State(NamedTuple):
     largest: jax.Array  # largest gradient norm seen, the scale of the tolerance
     steps: jax.Array
     done: jax.Array
-    converged: jax.Array
 
 
 def minimise(
@@ -50,12 +57,12 @@ def minimise(
 
     def propose(y, gradient, radius):
         if not dense:
-            return _steihaug(product_at(y), gradient, radius)
+            return _steihaug(product_at(y), gradient, radius)[:3]
         matrix = dense_matrix(product_at(y), y.size, y.dtype)
         return (_scalar_step if y.size == 1 else _secular_step)(matrix, gradient, radius)
 
     def advance(state: _State) -> _State:
-        p, predicted, radius, interior = propose(state.y, state.gradient, state.radius)
+        p, predicted, radius = propose(state.y, state.gradient, state.radius)
         length = norm(p)
         trial = state.y + p
         trial_energy, trial_gradient = evaluate(trial)
@@ -82,7 +89,6 @@ def minimise(
             largest,
             state.steps + 1,
             met | stalled,
-            met | (stalled & interior),
         )
 
     energy0, gradient0 = evaluate(start)
@@ -96,32 +102,37 @@ def minimise(
         slope,
         jnp.int32(0),
         ~finite,
-        jnp.asarray(False),
     )
     state = jax.lax.while_loop(lambda s: ~s.done & (s.steps < max_steps), advance, state)
-    y, slope, polishing = _polish(propose, gradient_of, energy, state, finite)
-    # A stationary point is a minimum only if the last Hessian said so.
-    converged = state.converged & polishing
-    return y, state.steps, converged & finite & jnp.isfinite(slope)
+    y, slope, minimum = _polish(product_at, gradient_of, energy, state, finite, tolerance, dense)
+    return y, state.steps, minimum & finite & jnp.isfinite(slope)
 
 
-def _polish(propose, gradient_of, energy, state: _State, finite):
+def _polish(product_at, gradient_of, energy, state: _State, finite, tolerance, dense):
     """Newton steps on the gradient alone while each at least halves it: the energy is blind here.
 
-    Returns the point, its gradient norm and whether the Hessian there is positive definite.
+    Returns the point, its gradient norm and whether it is a minimum, as far as second derivatives
+    tell: H is positive semi-definite up to round-off, and the Newton step that is left stays where
+    H is what it was. Without the second a flat or a shifted energy passes for converged anywhere.
     """
     eps = jnp.finfo(state.y.dtype).eps
-    unlimited = jnp.asarray(jnp.inf, state.y.dtype)
 
     def advance(carry):
         y, gradient, slope, steps, _, _ = carry
-        p, _, _, interior = propose(y, gradient, unlimited)
+        product = product_at(y)
+        p, definite = _newton_step(product, gradient, dense)
         trial = y + p
         trial_gradient = gradient_of(trial)
         trial_slope = norm(trial_gradient)
+        # H p at both ends: relative change 0 for a quadratic, below 1 - 1/e for any |y|^m.
+        change = norm(product_at(trial)(p) - product(p))
+        noise = 16 * eps * norm(p) * norm(product(gradient)) / jnp.where(slope > 0, slope, 1)
+        steady = lambda share: change <= share * slope + noise
         # The step must stay a correction: not a jump to another stationary point.
         level = energy(trial) <= state.energy + 64 * eps * jnp.abs(state.energy)
-        better = interior & level & (trial_slope < 0.5 * slope)
+        better = definite & level & steady(0.7) & (trial_slope < 0.5 * slope)
+        met = slope <= tolerance * state.largest
+        minimum = definite & jnp.where(met, steady(0.7), steady(0.1))
         take = lambda new, old: jnp.where(better, new, old)
         return (
             take(trial, y),
@@ -129,7 +140,7 @@ def _polish(propose, gradient_of, energy, state: _State, finite):
             take(trial_slope, slope),
             steps + 1,
             better & (trial_slope > 0),
-            interior,
+            minimum,
         )
 
     carry = (
@@ -140,15 +151,33 @@ def _polish(propose, gradient_of, energy, state: _State, finite):
         finite & state.done,
         jnp.asarray(False),
     )
-    y, _, slope, _, _, interior = jax.lax.while_loop(
+    y, _, slope, _, _, minimum = jax.lax.while_loop(
         lambda c: c[4] & (c[3] < _POLISH_STEPS), advance, carry
     )
-    return y, slope, interior
+    return y, slope, minimum
+
+
+def _newton_step(product, gradient, dense):
+    """-H^-1 g, and whether H is positive semi-definite up to round-off, and not zero."""
+    n, dtype = gradient.size, gradient.dtype
+    eps = jnp.finfo(dtype).eps
+    if not dense:
+        p, _, _, inside = _steihaug(product, gradient, jnp.asarray(jnp.inf, dtype))
+        # The gradient's own Krylov space may miss negative curvature.
+        ritz = lanczos_eigenvalues(product, random_like(gradient), 20)
+        return p, inside & (ritz[0] >= -4 * n * eps * ritz[-1])
+    matrix = dense_matrix(product, n, dtype)
+    magnitude = jnp.max(jnp.sum(jnp.abs(matrix), axis=1))
+    lift = 4 * n * eps * magnitude
+    strict, lifted = cholesky(matrix), cholesky(matrix + lift * jnp.eye(n, dtype=dtype))
+    sound = jnp.all(jnp.isfinite(strict)) & (jnp.min(jnp.diagonal(strict)) ** 2 > lift)
+    factor = jnp.where(sound, strict, lifted)
+    good = jnp.all(jnp.isfinite(factor))
+    return -cholesky_solve(jnp.where(good, factor, jnp.eye(n, dtype=dtype)), gradient), good
 
 
 # Each of the following returns the step p (n,), the decrease -g^T p - p^T H p / 2 that the model
-# predicts, the radius used (chosen here where it came in negative), and whether p is the Newton
-# step of a positive definite H.
+# predicts, and the radius used (chosen here where it came in negative).
 
 
 def _scalar_step(matrix, gradient, radius):
@@ -157,8 +186,7 @@ def _scalar_step(matrix, gradient, radius):
     newton = -g / magnitude
     radius = jnp.where(radius < 0, jnp.abs(newton), radius)
     p = jnp.clip(newton, -radius, radius)
-    interior = (h > 0) & (jnp.abs(newton) <= radius)
-    return p[None], -g * p - 0.5 * h * p * p, radius, interior
+    return p[None], -g * p - 0.5 * h * p * p, radius
 
 
 def _secular_step(matrix, gradient, radius):
@@ -181,7 +209,8 @@ def _secular_step(matrix, gradient, radius):
 
     _, definite, newton, length = attempt(jnp.zeros((), dtype))
     cautious = slope / jnp.where(magnitude > 0, magnitude, 1)
-    radius = jnp.where(radius < 0, jnp.where(definite, length, cautious), radius)
+    fitting = definite & jnp.isfinite(length)
+    radius = jnp.where(radius < 0, jnp.where(fitting, length, cautious), radius)
     interior = definite & (length <= radius)
     safe_radius = jnp.where(radius > 0, radius, 1)
 
@@ -197,7 +226,7 @@ def _secular_step(matrix, gradient, radius):
         low = jnp.where(good & (length < safe_radius), low, jnp.maximum(low, mu))
         high = jnp.where(good & (length < safe_radius), jnp.minimum(high, mu), high)
         # Newton on 1/|p(mu)| - 1/radius, which is nearly linear in mu.
-        w = jax.scipy.linalg.solve_triangular(jnp.where(good, factor, identity), p, lower=True)
+        w = forward_solve(jnp.where(good, factor, identity), p)
         w_square = jnp.maximum(jnp.vdot(w, w), jnp.finfo(dtype).tiny)
         update = mu + (length**2 / w_square) * (length - safe_radius) / safe_radius
         inside = good & (update > low) & (update < high)
@@ -218,11 +247,17 @@ def _secular_step(matrix, gradient, radius):
     p = jnp.where(interior, newton, p)
     predicted = -jnp.vdot(gradient, p) - 0.5 * jnp.vdot(p, matrix @ p)
     del mu
-    return p, predicted, radius, interior
+    return p, predicted, radius
 
 
 def _steihaug(product, gradient, radius):
-    """Conjugate gradients on the Newton system, cut off at the radius or at negative curvature."""
+    """Conjugate gradients on the Newton system, cut off at the radius or at negative curvature.
+
+    Returns, besides, whether it was not cut off.
+    """
+    size = norm(gradient)
+    size = jnp.where(size > 0, size, 1)  # solved for g / |g|: squares of it cannot underflow
+    gradient, radius = gradient / size, radius / size
     slope = norm(gradient)
     image = product(gradient)
     curvature = jnp.vdot(gradient, image)
@@ -230,9 +265,7 @@ def _steihaug(product, gradient, radius):
     cauchy = slope * square / jnp.where(curvature > 0, curvature, square)
     unlimited = radius < 0
     radius = jnp.where(unlimited, 10 * cauchy, radius)
-    # Superlinear forcing: the more converged, the more exact.
-    target = jnp.minimum(0.1, jnp.sqrt(slope)) * 0.01 * slope
-    target = jnp.maximum(target, 8 * jnp.finfo(gradient.dtype).eps * slope)
+    target = 1e-3 * slope
     limit = min(2 * gradient.size, 500)
 
     def go_on(state):
@@ -259,4 +292,4 @@ def _steihaug(product, gradient, radius):
     start = (zero, gradient, -gradient, jnp.int32(0), jnp.asarray(False), jnp.asarray(False))
     p, _, _, _, _, cut = jax.lax.while_loop(go_on, advance, start)
     predicted = -jnp.vdot(gradient, p) - 0.5 * jnp.vdot(p, product(p))
-    return p, predicted, radius, ~cut
+    return size * p, size * (size * predicted), size * radius, ~cut

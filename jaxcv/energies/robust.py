@@ -28,7 +28,9 @@ def rbf_energy(
 
     Source: Toso, Campbell, Russell, NeurIPS 2019, section 4; Dennis and Welsch 1978.
     """
-    difference = points - y
-    square = difference**2 if points.ndim == 1 else jnp.sum(difference**2, axis=-1)
+    if points.ndim == 1:
+        square = (points - y) ** 2
+    else:  # one array per coordinate: a reduction over a short last axis would not vectorise
+        square = sum((points[:, i] - y[i]) ** 2 for i in range(points.shape[1]))
     terms = jnp.exp(-square / scale**2)
     return -jnp.sum(terms if weights is None else weights * terms)

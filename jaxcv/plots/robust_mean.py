@@ -48,6 +48,7 @@ def plot_trace(
     label: str,
     color: str,
     floor: float | None = None,
+    linestyle: str = "-",
 ) -> Any:
     """Thin lines for every seed and a thick one for their median, on a logarithmic axis.
 
@@ -58,6 +59,7 @@ def plot_trace(
         label: of the median.
         color: of all lines.
         floor: where values at or below it are drawn.
+        linestyle: of the thick line.
     """
     values = np.asarray(values, float)
     if floor is not None:
@@ -66,7 +68,7 @@ def plot_trace(
     ax.plot(step, values, color=color, linewidth=0.6, alpha=0.35)
     with np.errstate(all="ignore"):
         middle = np.array([np.nan if np.isnan(v).all() else np.nanmedian(v) for v in values])
-    ax.plot(step, middle, color=color, linewidth=2, label=label)
+    ax.plot(step, middle, color=color, linewidth=2, linestyle=linestyle, label=label)
     ax.set_yscale("log")
     ax.set_xlabel("iteration")
     return ax

@@ -1,1 +1,5 @@
-"""One pure entry point per task."""
+"""One pure entry point per task, put together from the rooms of the library."""
+
+from jaxcv.systems.tracker_fusion import FusedBox, fuse_boxes, fuse_frame
+
+__all__ = ["FusedBox", "fuse_boxes", "fuse_frame"]

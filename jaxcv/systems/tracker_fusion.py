@@ -1,0 +1,142 @@
+"""Fusion of the boxes of many trackers into one."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcv.core.checks import argument_error, check_floating, check_shape
+from jaxcv.core.damping import Damping
+from jaxcv.core.implicit import argmin
+from jaxcv.core.solvers import multi_start, newton
+from jaxcv.energies.tracker_fusion import (
+    CornerTerms,
+    FusionParameters,
+    TrackerFrame,
+    corner_energy,
+    corner_terms,
+    frame_unit,
+    initial_parameters,
+)
+
+__all__ = ["FusedBox", "fuse_boxes", "fuse_frame"]
+
+
+class FusedBox(NamedTuple):
+    """A fused box and what is known of it.
+
+    Attributes:
+        box: (4,) corners x1, y1, x2, y2 [px]; differentiable in the parameters.
+        energy: (2,) of the top-left and the bottom-right corner, in [-1, 0]: minus the share of
+            the weight that agrees there.
+        min_eigenvalue: (2,) smallest eigenvalue of the Hessian, in squared inverse units of the
+            frame.
+        converged: (2,) bool.
+    """
+
+    box: jax.Array
+    energy: jax.Array
+    min_eigenvalue: jax.Array
+    converged: jax.Array
+
+
+def _centres(terms: CornerTerms) -> jax.Array:
+    return terms.centres
+
+
+_SOLVER = multi_start(newton(max_steps=30), _centres)
+
+
+def fuse_frame(
+    parameters: FusionParameters,
+    frame: TrackerFrame,
+    *,
+    damping: Damping = Damping(),  # noqa: B008
+) -> FusedBox:
+    """The box at the lowest energy of each corner, found from the tracker of lowest energy.
+
+    Pure and differentiable in `parameters` by the damped implicit gradient; batch over frames with
+    `jax.vmap(fuse_frame, in_axes=(None, 0))`.
+
+    Args:
+        parameters: of K trackers, (2, K) each.
+        frame: what the K trackers say of one frame.
+        damping: of the backward pass; lambda is in units of a Hessian that is 2 where all trackers
+            agree at width one.
+
+    Source: Toso, Campbell, Russell, NeurIPS 2019, section 5.
+    """
+    terms = corner_terms(parameters, frame)
+    origin, unit = frame_unit(frame)
+    solution = jax.vmap(
+        lambda one: argmin(
+            corner_energy, jnp.zeros(2, unit.dtype), one, solver=_SOLVER, damping=damping
+        )
+    )(terms)
+    box = (origin + unit * solution.value).reshape(4)
+    curvature = solution.diagnostics.min_eigenvalue
+    return FusedBox(box, solution.energy, curvature, solution.converged)
+
+
+def fuse_boxes(
+    boxes: Any,
+    parameters: FusionParameters | None = None,
+    *,
+    reported: Any = None,
+    first_box: Any = None,
+    frame: Any = 1,
+    damping: Damping = Damping(),  # noqa: B008
+) -> jax.Array:
+    """One box from the boxes of K trackers: a robust mean of each of its two corners.
+
+        box = argmin_y -sum_k a_k exp(-|y - c_k|^2 / s_k^2)   for each corner
+
+    Args:
+        boxes: (..., K, 4) corners x1, y1, x2, y2 [px].
+        parameters: what was learned of the trackers, in their order; None weighs all alike.
+        reported: (..., K) bool, which trackers gave a box; all by default.
+        first_box: (..., 4) the box they were started with [px], which only the learned loss of
+            trust after a change of scale needs; by default it is not used.
+        frame: (...) frames since then.
+        damping: of the backward pass, see `jaxcv.Damping`.
+
+    Returns:
+        (..., 4) fused corners [px]; differentiable in `parameters`. Where no tracker reports, nan.
+
+    Raises:
+        ValueError: boxes that are not (..., K, 4), or not floating-point, or parameters of
+            another number of trackers.
+
+    Example:
+        >>> box = fuse_boxes(jnp.array([[0.0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60]]))
+    """
+    boxes = jnp.asarray(boxes)
+    if jnp.issubdtype(boxes.dtype, jnp.integer):
+        boxes = boxes.astype(jnp.result_type(float))
+    check_floating("boxes", boxes)
+    check_shape("boxes", boxes, (None, 4), "K boxes x1, y1, x2, y2.")
+    batch, num_trackers = boxes.shape[:-2], boxes.shape[-2]
+    if parameters is None:
+        parameters = initial_parameters(num_trackers, boxes.dtype)
+    if parameters.log_width.shape != (2, num_trackers):
+        raise argument_error(
+            "parameters",
+            f"expected those of {num_trackers} trackers, (2, {num_trackers})",
+            parameters.log_width.shape,
+            "Give the boxes of the trackers that were learned, in their order.",
+        )
+    if reported is None:
+        reported = jnp.ones(boxes.shape[:-1], bool)
+    if first_box is None:
+        # A tracker without a change of scale: parameters.scale_change is then without effect.
+        parameters = parameters._replace(scale_change=jnp.zeros_like(parameters.scale_change))
+        first_box = jnp.asarray([0.0, 0.0, 1.0, 1.0], boxes.dtype)
+    frames = TrackerFrame(
+        boxes.reshape(-1, num_trackers, 4),
+        jnp.broadcast_to(reported, boxes.shape[:-1]).reshape(-1, num_trackers),
+        jnp.broadcast_to(jnp.asarray(first_box, boxes.dtype), (*batch, 4)).reshape(-1, 4),
+        jnp.broadcast_to(jnp.asarray(frame), batch).reshape(-1),
+    )
+    fused = jax.vmap(lambda one: fuse_frame(parameters, one, damping=damping).box)(frames)
+    some = jnp.any(frames.reported, axis=-1, keepdims=True)
+    return jnp.where(some, fused, jnp.nan).reshape(*batch, 4)
