@@ -54,7 +54,7 @@ class Config:
     )
     steps: int = runner.flag(3000, "Iterations, one sample each.", lower=1)
     seed: int = runner.flag(0, "First seed.", lower=0)
-    num_seeds: int = runner.flag(6, "Trainings of every method, side by side.", lower=1)
+    num_seeds: int = runner.flag(10, "Trainings of every method, side by side.", lower=1)
     protocol: tuple[str, ...] = runner.flag(
         tuple(PROTOCOLS), "How samples are drawn.", choices=tuple(PROTOCOLS)
     )
@@ -75,8 +75,8 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "study": Config(steps=10_000, num_seeds=10),
-    "paper": Config(steps=10_000, num_seeds=10, forward="lbfgs"),
+    "study": Config(steps=10_000, num_seeds=20),
+    "paper": Config(steps=10_000, forward="lbfgs"),
 }
 
 

@@ -96,9 +96,10 @@ class Config:
 PRESETS = {
     "default": Config(),
     "study": Config(
-        steps=1000, batch_size=512, strength=(1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+        steps=600, batch_size=256, num_sequences=60, strength=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     ),
-    "paper": Config(data="vot", steps=3000, batch_size=1024),
+    # The paper's own data are a folder in VOT layout; corners apart, plain l1, no choice of split.
+    "paper": Config(data="vot", steps=3000, batch_size=1024, corners="own", saturation=0.0),
 }
 
 
@@ -118,7 +119,7 @@ def load(config: Config) -> Data:
             num_frames=config.num_frames,
             num_trackers=config.num_trackers,
         )
-        return Data(sequences, flatten_frames(sequences))
+        return _data(sequences)
     from data_prep.vot_results import prepare
     from jaxcv.data.pipelines import load_tracker_sequences
 
@@ -134,11 +135,22 @@ def load(config: Config) -> Data:
         )
     except ValueError as error:
         raise runner.DataError(str(error)) from error
-    frames = flatten_frames(sequences)
-    if not len(frames.frame):
+    data = _data(sequences)
+    if not len(data.frames.frame):
         way_out = "Give sequences of two frames and more with a visible object."
         raise runner.data_error(config.data_dir, "expected scored frames", "none", way_out)
-    return Data(sequences, frames)
+    return data
+
+
+def _data(sequences: TrackerSequences) -> Data:
+    """With the trackers by name, so that a model finds its own wherever they come from."""
+    order = np.argsort(sequences.trackers)
+    sequences = sequences._replace(
+        trackers=tuple(sequences.trackers[k] for k in order),
+        boxes=sequences.boxes[:, :, order],
+        reported=sequences.reported[:, :, order],
+    )
+    return Data(sequences, flatten_frames(sequences))
 
 
 def facts(config: Config, data: Data) -> dict[str, Any]:

@@ -33,19 +33,25 @@ def diagnose(
     g = gradient(y)
     product = lambda p: jax.jvp(gradient, (y,), (p,))[1]
     method = linear_systems.resolve_method(linear, y.size)
-    system = linear_systems.damped_system(product, g if v is None else v, damping, linear)
     if method == "cg":
-        spectrum = linear_systems.lanczos_eigenvalues(product, jnp.where(g == 0, 1, g))
+        # From the gradient itself a symmetric problem may hide negative curvature.
+        spectrum = linear_systems.lanczos_eigenvalues(product, linear_systems.random_like(y))
+        system = linear_systems.damped_system(product, g if v is None else v, damping, linear)
         matrix = None
     else:
         matrix = linear_systems.dense_matrix(product, y.size, y.dtype)
         finite = jnp.all(jnp.isfinite(matrix))
         matrix = jnp.where(finite, matrix, jnp.eye(y.size, dtype=y.dtype))
         spectrum = jnp.where(finite, linear_systems.eigenvalues(matrix), jnp.nan)
+        # The factorisations wait for the eigenvalues: on a CPU of few cores, batched LAPACK calls
+        # that run at the same time can wait for each other for ever (jaxlib 0.10).
+        ordered = jnp.where(jnp.isnan(spectrum[0]), jnp.nan, matrix)
+        system = linear_systems.damped_system(lambda p: ordered @ p, y, damping, linear)
     magnitude = jnp.max(jnp.abs(spectrum))
     floor = 4 * y.size * jnp.finfo(y.dtype).eps * magnitude
     smallest = spectrum[0]
-    lifted = jnp.maximum(spectrum + system.shift, floor)  # eigenvalues of H', kept off zero
+    least = jnp.maximum(floor, jnp.finfo(y.dtype).tiny)
+    lifted = jnp.maximum(spectrum + system.shift, least)  # eigenvalues of H', kept off zero
 
     # The Newton step on H', and how much the Hessian changes along it.
     if matrix is None:
@@ -54,7 +60,7 @@ def diagnose(
         along = jax.jvp(gradient, (y - step,), (step,))[1] - product(step)
         change = linear_systems.norm(along) / length
     else:
-        raised = jnp.where(spectrum[0] + system.shift > floor, 0, floor)
+        raised = jnp.where(spectrum[0] + system.shift > floor, 0, least)
         identity = jnp.eye(y.size, dtype=y.dtype)
         factor = linear_systems.cholesky(matrix + (system.shift + raised) * identity)
         step = linear_systems.cholesky_solve(factor, g)

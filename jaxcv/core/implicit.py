@@ -277,7 +277,9 @@ def _argmin_vjp(energy, linear, y, theta, y_bar, data, damping):
     (leaves, _), u, v = _pullback(
         system.gradient, linear, y, system.theta, system.data, damping, y_bar
     )
-    diagnostics = diagnose(_flat_gradient(system, y), ravel_pytree(y)[0], damping, linear, v, u)
+    # After u, not beside it: see `diagnose`.
+    point = jnp.where(jnp.isnan(u), jnp.nan, ravel_pytree(y)[0])
+    diagnostics = diagnose(_flat_gradient(system, y), point, damping, linear, v, u)
     theta_bar = jax.tree.unflatten(jax.tree.structure(theta), leaves)
     return theta_bar, jax.lax.stop_gradient(diagnostics)
 

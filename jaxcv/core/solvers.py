@@ -13,12 +13,12 @@ knows no units: `tolerance=None` stands for 1e-10 of it in float64 and 1e-5 in f
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jaxopt
 import numpy as np
 
 from jaxcv.core.checks import argument_error, check_structure
@@ -26,6 +26,10 @@ from jaxcv.core.damping import Damping
 from jaxcv.core.linear import DENSE_LIMIT, damped_system, norm
 from jaxcv.core.trust_region import minimise
 from jaxcv.core.types import Problem, Solver, SolverResult
+
+with warnings.catch_warnings():  # it says that it is retired, which users of jaxcv need not hear
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import jaxopt
 
 __all__ = [
     "final_newton_step",

@@ -169,9 +169,9 @@ def _newton_step(product, gradient, dense):
     matrix = dense_matrix(product, n, dtype)
     magnitude = jnp.max(jnp.sum(jnp.abs(matrix), axis=1))
     lift = 4 * n * eps * magnitude
-    strict, lifted = cholesky(matrix), cholesky(matrix + lift * jnp.eye(n, dtype=dtype))
+    strict = cholesky(matrix)
     sound = jnp.all(jnp.isfinite(strict)) & (jnp.min(jnp.diagonal(strict)) ** 2 > lift)
-    factor = jnp.where(sound, strict, lifted)
+    factor = cholesky(matrix + jnp.where(sound, 0, lift) * jnp.eye(n, dtype=dtype))
     good = jnp.all(jnp.isfinite(factor))
     return -cholesky_solve(jnp.where(good, factor, jnp.eye(n, dtype=dtype)), gradient), good
 

@@ -60,12 +60,17 @@ def fuse_frame(
 
     Args:
         parameters: of K trackers, (2, K) each.
-        frame: what the K trackers say of one frame.
+        frame: what the K trackers say of one frame; a box that is not finite is not reported.
         damping: of the backward pass; lambda is in units of a Hessian that is 2 where all trackers
             agree at width one.
 
     Source: Toso, Campbell, Russell, NeurIPS 2019, section 5.
     """
+    # A box that is not finite is none. Its numbers are replaced: zero times NaN is NaN.
+    finite = jnp.all(jnp.isfinite(frame.boxes), axis=-1)
+    frame = frame._replace(
+        boxes=jnp.where(finite[:, None], frame.boxes, 0), reported=frame.reported & finite
+    )
     terms = corner_terms(parameters, frame)
     origin, unit = frame_unit(frame)
     solution = jax.vmap(
@@ -92,7 +97,7 @@ def fuse_boxes(
         box = argmin_y -sum_k a_k exp(-|y - c_k|^2 / s_k^2)   for each corner
 
     Args:
-        boxes: (..., K, 4) corners x1, y1, x2, y2 [px].
+        boxes: (..., K, 4) corners x1, y1, x2, y2 [px]; one that is not finite is not reported.
         parameters: what was learned of the trackers, in their order; None weighs all alike.
         reported: (..., K) bool, which trackers gave a box; all by default.
         first_box: (..., 4) the box they were started with [px], which only the learned loss of
@@ -138,5 +143,6 @@ def fuse_boxes(
         jnp.broadcast_to(jnp.asarray(frame), batch).reshape(-1),
     )
     fused = jax.vmap(lambda one: fuse_frame(parameters, one, damping=damping).box)(frames)
-    some = jnp.any(frames.reported, axis=-1, keepdims=True)
+    usable = frames.reported & jnp.all(jnp.isfinite(frames.boxes), axis=-1)
+    some = jnp.any(usable, axis=-1, keepdims=True)
     return jnp.where(some, fused, jnp.nan).reshape(*batch, 4)

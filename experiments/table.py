@@ -1,0 +1,97 @@
+"""The README's table of results, from the records in experiments/results.
+
+python -m experiments.table            # writes it into README.md
+python -m experiments.table --record=runs/tracker_fusion/results.json [--name=tracker_fusion]
+"""
+
+import importlib
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from experiments import _flags, _records
+
+__all__ = ["main", "table"]
+
+RESULTS = pathlib.Path(__file__).with_name("results")
+README = pathlib.Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def _robust_mean(m: Mapping[str, Any]) -> str:
+    ends = {k: np.asarray(m[f"{k}/sigma2"], float) for k in ("damped", "undamped")}
+    most = {k: np.asarray(m[f"{k}/largest_sigma2"], float) for k in ("damped", "undamped")}
+    ratio = np.asarray(m["undamped_over_damped/largest_gradient"], float)
+    return (
+        f"σ² < 2000 at the end: damped {(ends['damped'] < 2000).sum()}, undamped "
+        f"{(ends['undamped'] < 2000).sum()} of {ends['damped'].size} seeds; all along: "
+        f"{(most['damped'] < 2000).sum()} and {(most['undamped'] < 2000).sum()}. Median squared "
+        f"error {np.median(m['damped/loss']):.0f} and {np.median(m['undamped/loss']):.0f}. Largest "
+        f"gradient, undamped over damped: median {np.median(ratio):.1f}, from {ratio.min():.1f} to "
+        f"{ratio.max():.1f}"
+    )
+
+
+def _tracker_fusion(m: Mapping[str, Any]) -> str:
+    named = ("learned", "undamped", "rbf", "median", "mean", "oracle")
+    ious = ", ".join(f"{name} {m[f'{name}/iou']:.3f}" for name in named)
+    d = "learned_minus_rbf"
+    return (
+        f"mean IoU on unseen sequences: {ious}. Learned − RBF {m[f'{d}/iou']:+.3f} "
+        f"[{m[f'{d}/low']:+.3f}, {m[f'{d}/high']:+.3f}]"
+    )
+
+
+NUMBERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "robust_mean": _robust_mean,
+    "tracker_fusion": _tracker_fusion,
+}
+
+
+def _is_stale(record: Mapping[str, Any]) -> bool:
+    """Whether no preset of today has the settings of the record, but for the data they name."""
+    experiment = importlib.import_module(f"experiments.{record['experiment']}").EXPERIMENT
+    where = {"data": None, "data_dir": None, "cache_dir": None}
+    normal = lambda config: json.loads(json.dumps(config | where))
+    presets = experiment.presets.values()
+    return normal(record["config"]) not in [normal(_flags.config_to_dict(p)) for p in presets]
+
+
+def table(folder: pathlib.Path = RESULTS) -> str:
+    """The table in Markdown, one row a record."""
+    rows = ["| experiment | command | result | minutes |", "|---|---|---|---|"]
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text())
+        text = NUMBERS[record["experiment"]](record["metrics"])
+        stale = " **(stale: the preset has changed since)**" if _is_stale(record) else ""
+        environment = record["environment"]
+        minutes = f"{environment['seconds'] / 60:.1f}"
+        command = f"`{environment['command']}`"
+        rows.append(f"| {path.stem} | {command} | {text}{stale} | {minutes} |")
+    return "\n".join(rows)
+
+
+def _write(argv: list[str]) -> None:
+    del argv
+    if flags.FLAGS.record is not None:
+        record = json.loads(pathlib.Path(flags.FLAGS.record).read_text())
+        name = flags.FLAGS.name or record["experiment"]
+        _records.write_json(RESULTS / f"{name}.json", record)
+    before, rest = README.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+
+
+def main() -> None:
+    """Parses the flags, keeps the record that they name, and writes the table."""
+    flags.DEFINE_string("record", None, "A results.json to keep in experiments/results.")
+    flags.DEFINE_string("name", None, "Its name there; that of the experiment by default.")
+    app.run(_write)
+
+
+if __name__ == "__main__":
+    main()

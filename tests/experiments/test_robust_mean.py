@@ -1,0 +1,104 @@
+"""The robust mean: its claim on a short run, evaluation, prediction, bad input."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import robust_mean, runner
+from jaxcv.data.synthetic.robust_mean import PROTOCOLS, draw
+
+CONFIG = robust_mean.Config(
+    steps=1500, num_seeds=5, optimizer=("asgd",), protocol=("released",), num_test=20
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("robust_mean")
+    return folder, robust_mean.train(CONFIG, folder)
+
+
+def test_damping_keeps_the_width_and_undamped_training_leaves(trained):
+    _, results = trained
+    metrics = results["metrics"]
+    assert all(value < 2000 for value in metrics["damped/sigma2"])
+    assert all(np.isfinite(metrics["damped/largest_gradient"]))
+    left = [value > 2000 for value in metrics["undamped/largest_sigma2"]]
+    assert sum(left) > len(left) / 2
+    ratio = metrics["undamped_over_damped/largest_gradient"]
+    assert np.median(ratio) > 1.5
+
+
+def test_an_exact_minimiser_has_no_negative_curvature_so_shift_is_plain(trained):
+    _, results = trained
+    metrics = results["metrics"]
+    np.testing.assert_allclose(metrics["shift/sigma2"], metrics["damped/sigma2"], rtol=1e-6)
+    assert max(metrics["damped/unconverged"]) == 0
+
+
+def test_the_work_folder_is_whole(trained):
+    folder, results = trained
+    saved = json.loads((folder / "results.json").read_text())
+    assert saved["metrics"] == json.loads(json.dumps(results["metrics"]))
+    for method in ("undamped", "damped", "order4"):
+        for name in ("sigma2", "largest_gradient", "loss"):
+            assert len(saved["metrics"][f"{method}/{name}"]) == CONFIG.num_seeds
+    for name in ("energies", "sigma2", "gradient", "min_eigenvalue", "largest_gradient"):
+        assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_evaluating_again_gives_the_same_numbers(trained, tmp_path):
+    folder, results = trained
+    again = runner.evaluate(robust_mean.EXPERIMENT, None, tmp_path, folder)
+    assert again["metrics"] == results["metrics"]
+
+
+def test_predicting_the_users_own_samples(trained, tmp_path):
+    import dataclasses
+
+    folder, _ = trained
+    samples = tmp_path / "samples"
+    samples.mkdir()
+    (samples / "a.txt").write_text("1.0\n1.1\n0.9\n\n40\n")
+    config = dataclasses.replace(CONFIG, data_dir=str(samples))
+    out = runner.predict(robust_mean.EXPERIMENT, config, tmp_path / "out", folder)
+    rows = (out / "predictions.csv").read_text().split("\n")
+    assert rows[0] == "file,method,scale,estimate"
+    by_method = {row.split(",")[1]: float(row.split(",")[3]) for row in rows[1:] if row}
+    assert set(by_method) == set(robust_mean.METHODS)
+    assert abs(by_method["damped"] - 1) < 2  # the outlier saturates
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1\nnan\n", r"a.txt`: expected one finite number in line 2, got 'nan'"),
+        ("1\ntwo\n", r"line 2, got 'two'"),
+        ("", "an empty file"),
+        (None, r"expected \*.txt files"),
+    ],
+)
+def test_bad_samples_are_named(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "a.txt").write_text(content)
+    with pytest.raises(runner.DataError, match=message):
+        robust_mean.read_samples(str(tmp_path))
+    with pytest.raises(runner.DataError, match="expected a folder"):
+        robust_mean.read_samples(None)
+
+
+def test_samples_follow_their_protocol():
+    keys = jax.random.split(jax.random.key(0), 2000)
+    released = jax.vmap(lambda key: draw(key, PROTOCOLS["released"]))(keys)
+    inliers, outliers = released.points[:, :10], released.points[:, 10:]
+    assert abs(float(inliers.mean()) - 2) < 0.1
+    assert abs(float(inliers.std()) - 4) < 0.05
+    assert float(outliers.min()) >= -60
+    assert float(outliers.max()) <= 20
+    np.testing.assert_allclose(released.target, inliers.mean(1), rtol=1e-5, atol=1e-5)
+    paper = jax.vmap(lambda key: draw(key, PROTOCOLS["paper"]))(keys)
+    assert abs(float(paper.target.mean())) < 2  # the centre, uniform in [-40, 40]
+    assert 22 < float(paper.target.std()) < 24
+    assert float(np.abs(paper.points[:, 10:]).max()) <= 40

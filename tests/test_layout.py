@@ -1,0 +1,107 @@
+"""The architecture: who may import whom, how long a file may be, what stays out of the library."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+ROOMS = {  # room -> what it may import of jaxcv
+    "core": {"core"},
+    "geometry": {"core", "geometry"},
+    "energies": {"core", "geometry", "energies"},
+    "models": {"core", "geometry", "models"},
+    "metrics": {"core", "geometry", "metrics"},
+    "data": {"core", "geometry", "data"},
+    "training": {"core", "training"},
+    "plots": {"plots"},
+    "systems": {
+        "core", "geometry", "energies", "models", "metrics", "data", "training", "plots", "systems"
+    },
+}  # fmt: skip
+MAY_PREPARE = {"data", "geometry", "energies", "core"}
+FILES = sorted(
+    path for top in ("jaxcv", "experiments", "data_prep") for path in (ROOT / top).rglob("*.py")
+)
+MAX_LINES = 430  # "about 400"
+
+
+def imported_modules(path):
+    """Full names of the modules that a file imports anywhere in it."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: import by the full name"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_arrows(path):
+    parts = path.relative_to(ROOT).parts
+    names = imported_modules(path)
+    if parts[0] == "jaxcv":
+        for name in names:
+            top = name.split(".")[0]
+            assert top not in ("experiments", "data_prep", "absl"), (path, name)
+            # Only the package's front door and a room's own name its neighbours.
+            if top == "jaxcv" and len(parts) > 2:
+                room = name.split(".")[1]
+                assert room in ROOMS[parts[1]], f"{parts[1]} may not import {name}"
+    if parts[0] == "data_prep":
+        for name in names:
+            pieces = name.split(".")
+            assert pieces[0] != "experiments", (path, name)
+            if pieces[0] == "jaxcv":
+                assert pieces[1] in MAY_PREPARE, f"data_prep may not import {name}"
+
+
+def test_rooms_are_known():
+    rooms = {path.name for path in (ROOT / "jaxcv").iterdir() if (path / "__init__.py").exists()}
+    assert rooms <= set(ROOMS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_file_is_short(path):
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if f.parts[-2] != "experiments"], ids=name_of)
+def test_the_library_neither_prints_nor_unpickles_nor_reads_flags(path):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("print", "eval", "exec"), (path, node.lineno)
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            assert isinstance(node.value, ast.Constant), (path, node.value)
+            assert node.value.value is False, (path, node.value)
+    for name in imported_modules(path):
+        assert name.split(".")[0] not in ("pickle", "dill", "cloudpickle", "absl"), (path, name)
+
+
+def test_every_module_states_its_names():
+    for path in FILES:
+        if path.parts[len(ROOT.parts)] == "jaxcv" and path.name != "__init__.py":
+            assert re.search(r"^__all__ = ", path.read_text(), re.MULTILINE), path
+
+
+def test_only_solvers_use_jaxopt():
+    for path in FILES:
+        if any(name.split(".")[0] == "jaxopt" for name in imported_modules(path)):
+            assert name_of(path) == "jaxcv/core/solvers.py"
+
+
+def test_top_level_holds_nothing_else():
+    known = {
+        "README.md", "pyproject.toml", "jaxcv", "experiments", "tests", "data_prep", "LICENSE",
+        "CHANGELOG.md", "runs", "build", "dist",
+    }  # fmt: skip
+    found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
+    assert found <= known | {name for name in found if name.endswith(".egg-info")}
