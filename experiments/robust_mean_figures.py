@@ -85,7 +85,7 @@ def _traces(
     config: Any, trained: Any, metric: str, label: str, line: tuple[float, str] | None
 ) -> Figure:
     rows, columns = len(config.protocol), len(config.optimizer)
-    figure = Figure(figsize=(1 + 3.6 * columns, 1 + 3 * rows), layout="constrained")
+    figure = Figure(figsize=(max(8, 1 + 3.6 * columns), 1.5 + 3 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for (r, protocol), (c, optimizer) in itertools.product(
         enumerate(config.protocol), enumerate(config.optimizer)
@@ -105,7 +105,7 @@ def _traces(
         ax.set_ylabel(label if c == 0 else "")
         ax.set_xlabel("iteration" if r == rows - 1 else "")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3 if columns > 2 else 2)
     figure.suptitle("thin: one seed; thick: median over the seeds")
     return figure
 

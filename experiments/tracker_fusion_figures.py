@@ -128,7 +128,11 @@ def _bars(data: Any, metrics: Any) -> Figure:
     ax.plot([s for _, s in source], [p for p, _ in source], "kD", ms=5,
             label="paper, on VOT2018")  # fmt: skip
     ax.set_yticks(place, names)
-    ax.set(xlabel="mean IoU", xlim=(0, 1), title="by sequence: bars")
+    ax.set(
+        xlabel="mean IoU",
+        xlim=(0, 1),
+        title="Split by sequence (bars): mean IoU on unseen sequences",
+    )
     ax.legend(loc="lower right")
     return figure
 

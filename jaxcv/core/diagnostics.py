@@ -43,26 +43,24 @@ def diagnose(
         finite = jnp.all(jnp.isfinite(matrix))
         matrix = jnp.where(finite, matrix, jnp.eye(y.size, dtype=y.dtype))
         spectrum = jnp.where(finite, linear_systems.eigenvalues(matrix), jnp.nan)
-        # The factorisations wait for the eigenvalues: on a CPU of few cores, batched LAPACK calls
-        # that run at the same time can wait for each other for ever (jaxlib 0.10).
-        ordered = jnp.where(jnp.isnan(spectrum[0]), jnp.nan, matrix)
-        system = linear_systems.damped_system(lambda p: ordered @ p, y, damping, linear)
+        system = linear_systems.damped_system(lambda p: matrix @ p, y, damping, linear)
     magnitude = jnp.max(jnp.abs(spectrum))
     floor = 4 * y.size * jnp.finfo(y.dtype).eps * magnitude
     smallest = spectrum[0]
     least = jnp.maximum(floor, jnp.finfo(y.dtype).tiny)
-    lifted = jnp.maximum(spectrum + system.shift, least)  # eigenvalues of H', kept off zero
+    shift = jnp.maximum(system.shift, -smallest)  # of H', in mode `plain` too
+    lifted = jnp.maximum(spectrum + shift, least)  # eigenvalues of H', kept off zero
 
     # The Newton step on H', and how much the Hessian changes along it.
     if matrix is None:
-        step, _ = linear_systems.conjugate_gradient(lambda p: product(p) + system.shift * p, g)
+        step, _ = linear_systems.conjugate_gradient(lambda p: product(p) + shift * p, g)
         length = jnp.maximum(linear_systems.norm(step), jnp.finfo(y.dtype).tiny)
         along = jax.jvp(gradient, (y - step,), (step,))[1] - product(step)
         change = linear_systems.norm(along) / length
     else:
-        raised = jnp.where(spectrum[0] + system.shift > floor, 0, least)
+        raised = jnp.where(smallest + shift > floor, 0, least)
         identity = jnp.eye(y.size, dtype=y.dtype)
-        factor = linear_systems.cholesky(matrix + (system.shift + raised) * identity)
+        factor = linear_systems.cholesky(matrix + (shift + raised) * identity)
         step = linear_systems.cholesky_solve(factor, g)
         moved = lambda p: jax.jvp(gradient, (y - step,), (p,))[1]
         moved_matrix = linear_systems.dense_matrix(moved, y.size, y.dtype)

@@ -247,11 +247,12 @@ def _argmin(energy, solver, linear, y0, theta, data, damping):
         flat_energy, frozen(theta), frozen(data), lambda y: ravel_pytree(y)[0], unravel
     )
     result = jax.tree.map(frozen, solver(problem, start))
-    value = _attach(
-        system.gradient, linear, unravel(result.value), system.theta, system.data, damping
-    )
     least, gradient = jax.value_and_grad(flat_energy)(result.value)
     finite = jnp.isfinite(least) & jnp.all(jnp.isfinite(result.value))
+    found = unravel(result.value)
+    value = _attach(system.gradient, linear, found, system.theta, system.data, damping)
+    # An energy that is not finite may have finite derivatives (log below zero).
+    value = jax.tree.map(lambda x, fixed: jnp.where(frozen(finite), x, fixed), value, found)
     diagnostics = diagnose(
         _flat_gradient(still, y0), result.value, frozen(damping), linear, converged=result.converged
     )
@@ -277,9 +278,7 @@ def _argmin_vjp(energy, linear, y, theta, y_bar, data, damping):
     (leaves, _), u, v = _pullback(
         system.gradient, linear, y, system.theta, system.data, damping, y_bar
     )
-    # After u, not beside it: see `diagnose`.
-    point = jnp.where(jnp.isnan(u), jnp.nan, ravel_pytree(y)[0])
-    diagnostics = diagnose(_flat_gradient(system, y), point, damping, linear, v, u)
+    diagnostics = diagnose(_flat_gradient(system, y), ravel_pytree(y)[0], damping, linear, v, u)
     theta_bar = jax.tree.unflatten(jax.tree.structure(theta), leaves)
     return theta_bar, jax.lax.stop_gradient(diagnostics)
 

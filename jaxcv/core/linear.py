@@ -131,12 +131,24 @@ def norm(v: jax.Array) -> jax.Array:
     return jnp.where(positive, scale * jnp.sqrt(jnp.where(positive, square, 1)), 0 * square)
 
 
+def _one_by_one(function: Callable, matrix: jax.Array) -> jax.Array:
+    """`function(matrix)`, which under `jax.vmap` on a CPU takes one matrix after the other.
+
+    jaxlib 0.10 shares out a batch of eigendecompositions or Cholesky factorisations among the
+    threads that also run the program. As many such calls at a time as there are threads, such as
+    a factorisation beside the eigenvalues of the diagnostics, wait for each other for ever. Calls
+    for one matrix wait for nobody, and measure as fast.
+    """
+    one_by_one = jax.custom_batching.sequential_vmap(function)
+    return jax.lax.platform_dependent(matrix, cpu=one_by_one, default=function)
+
+
 def eigenvalues(matrix: jax.Array) -> jax.Array:
     """Eigenvalues (n,) of a symmetric matrix (n, n), ascending; in closed form up to n = 2."""
     if matrix.shape[0] == 1:
         return matrix[0]
     if matrix.shape[0] > 2:
-        return jnp.linalg.eigvalsh(matrix)
+        return _one_by_one(lambda matrix: jnp.linalg.eigvalsh(matrix), matrix)
     middle = 0.5 * (matrix[0, 0] + matrix[1, 1])
     half = jnp.stack([0.5 * (matrix[0, 0] - matrix[1, 1]), 0.5 * (matrix[0, 1] + matrix[1, 0])])
     return middle + jnp.array([-1, 1], matrix.dtype) * norm(half)
@@ -150,7 +162,8 @@ def cholesky(matrix: jax.Array) -> jax.Array:
     """
     n = matrix.shape[0]
     if n > _UNROLL_LIMIT:
-        return jnp.linalg.cholesky(matrix, symmetrize_input=False)
+        factorise = lambda matrix: jnp.linalg.cholesky(matrix, symmetrize_input=False)
+        return _one_by_one(factorise, matrix)
     rows = [[jnp.zeros((), matrix.dtype)] * n for _ in range(n)]
     root = lambda pivot: jnp.sqrt(jnp.where(pivot > 0, pivot, jnp.nan))
     for i in range(n):

@@ -165,6 +165,7 @@ class gradient_descent:
         goal = _tolerance(self, start.dtype) * first
         reach = 0.1 * jnp.maximum(1, norm(start)) / jnp.where(first > 0, first, 1)
         size = jnp.where(self.step_size > 0, self.step_size, reach).astype(start.dtype)
+        begin, noise = energy, 4 * jnp.finfo(start.dtype).eps
 
         def go_on(state):
             _, energy, gradient, size, step = state
@@ -176,7 +177,11 @@ class gradient_descent:
             trial = y - size * gradient
             trial_energy, trial_gradient = evaluate(trial)
             decrease = 1e-4 * size * jnp.vdot(gradient, gradient)
-            accept = (trial_energy <= energy - decrease) & jnp.all(jnp.isfinite(trial_gradient))
+            # Where the energy has no digits left, a smaller gradient is the progress.
+            lower = trial_energy <= energy - decrease
+            level = jnp.minimum(begin, energy + noise * jnp.abs(energy))
+            flatter = (trial_energy <= level) & (norm(trial_gradient) < norm(gradient))
+            accept = (lower | flatter) & jnp.all(jnp.isfinite(trial_gradient))
             take = lambda new, old: jnp.where(accept, new, old)
             return (
                 take(trial, y),

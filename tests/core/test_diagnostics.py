@@ -1,0 +1,132 @@
+"""Every field of `Diagnostics` against its formula in NumPy, and when a point is certified."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcv import Damping, argmin, argmin_vjp
+from jaxcv.core.diagnostics import diagnose
+from jaxcv.core.solvers import newton
+
+N = 6
+COUNT = 64
+
+
+def energy(y, b, a):
+    """A quadratic and a cubic: H(y) = A + diag(y)."""
+    return 0.5 * y @ a @ y + jnp.sum(y**3) / 6 - b @ y
+
+
+def cases():
+    rng = np.random.default_rng(5)
+    eigenvalues = rng.uniform(0.2, 3, (COUNT, N))
+    eigenvalues[1::2, 0] *= -1
+    eigenvalues[3::4, 1] *= -1
+    q, _ = np.linalg.qr(rng.normal(size=(COUNT, N, N)))
+    a = np.einsum("bij,bj,bkj->bik", q, eigenvalues, q)
+    a = 0.5 * (a + a.swapaxes(1, 2))
+    y, b, v = 0.01 * rng.normal(size=(3, COUNT, N))
+    return a, y, b, v
+
+
+@pytest.mark.parametrize(
+    ("mode", "linear"), [("shift", "auto"), ("plain", "auto"), ("shift", "cg")]
+)
+def test_fields_follow_their_formulas(mode, linear):
+    lam, order = 0.3, 2
+    damping = Damping(lam, order=order, mode=mode)
+    with jax.enable_x64(True):
+        a, y, b, v = cases()
+        pull = lambda a, y, b, v: argmin_vjp(energy, y, b, v, (a,), damping=damping, linear=linear)
+        u, d = jax.tree.map(np.asarray, jax.jit(jax.vmap(pull))(a, y, b, v))
+        hessians = a + np.einsum("bi,ij->bij", y, np.eye(N))
+        gradients = np.einsum("bij,bj->bi", a, y) + y**2 / 2 - b
+        h = np.linalg.eigvalsh(hessians)
+        shift = np.maximum(0, -h[:, 0])
+        moved = hessians + shift[:, None, None] * np.eye(N) * (mode == "shift")
+        damped = moved + lam * np.eye(N)
+
+        np.testing.assert_allclose(d.gradient_norm, np.linalg.norm(gradients, axis=1), rtol=1e-12)
+        np.testing.assert_allclose(d.min_eigenvalue, h[:, 0], rtol=1e-10)
+        assert np.array_equal(d.negative_eigenvalues, np.sum(h < 0, axis=1))
+        np.testing.assert_allclose(d.damping_used, lam)
+        definite = h[:, 0] > 0
+        newton_step = np.linalg.solve(hessians[definite], gradients[definite, :, None])[..., 0]
+        decrement = np.sqrt(np.sum(newton_step * gradients[definite], axis=1))
+        assert np.all(np.isfinite(d.newton_decrement))
+        np.testing.assert_allclose(d.newton_decrement[definite], decrement, rtol=1e-8)
+
+        size = np.linalg.norm(v, axis=1)
+        assert np.all(np.linalg.norm(u, axis=1) <= d.gradient_bound)
+        if mode == "shift":
+            np.testing.assert_allclose(d.gradient_bound, order * size / lam, rtol=1e-12)
+            smallest = np.maximum(h[:, 0] + shift, 0)
+            np.testing.assert_allclose(
+                d.bias_estimate, (lam / (smallest + lam)) ** order, rtol=1e-9
+            )
+        else:
+            bounded = h[:, 0] + lam > 0
+            low = h[bounded, 0] + lam
+            want = size[bounded] * (1 / low + lam / low**2)
+            np.testing.assert_allclose(d.gradient_bound[bounded], want, rtol=1e-9)
+            assert np.all(np.isinf(d.gradient_bound[~bounded]))
+
+        # The residual of (H' + lambda)^2 u = (H' + lambda) v + lambda v, what order 2 solves.
+        right = np.einsum("bij,bj->bi", damped, v) + lam * v
+        left = np.einsum("bij,bjk,bk->bi", damped, damped, u)
+        residual = np.linalg.norm(left - right, axis=1) / np.linalg.norm(right, axis=1)
+        assert np.all(residual < 1e-9)
+        assert np.all(d.adjoint_residual < 1e-9)
+        assert np.all(d.error_estimate >= d.bias_estimate)
+        assert not np.any(d.certified[h[:, 0] < 0])
+        if linear == "cg":
+            assert not np.any(d.certified)
+
+
+def test_adjoint_residual_sees_a_wrong_adjoint():
+    a = jnp.diag(jnp.arange(1.0, 4.0))
+    v = jnp.ones(3)
+    report = lambda u: diagnose(lambda y: a @ y, jnp.zeros(3), Damping(1.0), "auto", v, u)
+    right = v / jnp.array([2.0, 3.0, 4.0])
+    assert report(right).adjoint_residual < 1e-6
+    np.testing.assert_allclose(report(jnp.zeros(3)).adjoint_residual, 1, rtol=1e-6)
+
+
+def test_only_a_converged_minimum_is_certified():
+    cosh = lambda y, t: jnp.sum(jnp.cosh(y - t)) + 0.1 * jnp.sum((y - t) ** 4)
+    with jax.enable_x64(True):
+        one = jnp.ones(3)
+        good = argmin(cosh, 3 * one, one)
+        assert good.converged
+        assert good.diagnostics.certified
+        early = argmin(cosh, 3 * one, one, solver=newton(max_steps=1))
+        assert not early.converged
+        assert not early.diagnostics.certified
+        for offset in (1e-5, 1e-2, 1.0):
+            _, report = argmin_vjp(cosh, good.value + offset, one, one)
+            assert not report.certified
+        _, report = argmin_vjp(cosh, good.value, one, one)
+        assert report.certified
+
+
+def test_flat_energy_has_finite_diagnostics():
+    flat = lambda y, t: 0 * jnp.sum(y * t)
+    for n in (1, 3):
+        _, d = argmin_vjp(flat, jnp.ones(n), jnp.ones(n), jnp.ones(n), damping=Damping(0.1))
+        assert d.newton_decrement == 0
+        assert d.min_eigenvalue == 0
+        assert d.bias_estimate == 1
+        assert np.isfinite(d.error_estimate)
+        assert not d.certified
+
+
+def test_bias_estimate_is_the_error_that_damping_causes():
+    # In one dimension the estimate is exact: u / u_undamped = 1 - (lambda / (h + lambda))^k.
+    energy = lambda y, t: jnp.sum(0.7 * (y - t) ** 2)
+    one = jnp.ones(1)
+    for order in (1, 3):
+        damping = Damping(0.4, order=order)
+        bar, d = argmin_vjp(energy, one, one, one, damping=damping)
+        np.testing.assert_allclose(1 - bar[0], d.bias_estimate, rtol=1e-5)
+        np.testing.assert_allclose(d.bias_estimate, (0.4 / 1.8) ** order, rtol=1e-5)
