@@ -117,8 +117,9 @@ def _bars(data: Any, metrics: Any) -> Figure:
     values = [metrics[f"{n}/iou"] for n in names]
     colors = [STYLES.get(n, {"color": "lightgrey"})["color"] for n in names]
     ax.barh(place, values, color=colors, height=0.7)
-    for p, value in zip(place, values, strict=True):
-        ax.text(value + 0.005, float(p), f"{value:.3f}", va="center", fontsize=8)
+    for p, name, value in zip(place, names, values, strict=True):
+        end = max(value, metrics.get(f"{name}/iou_frames", value))
+        ax.text(end + 0.008, float(p), f"{value:.3f}", va="center", fontsize=8)
     if f"{names[0]}/iou_frames" in metrics:
         ax.plot(
             [metrics[f"{n}/iou_frames"] for n in names], place, "k|", ms=12, label="split by frame"
