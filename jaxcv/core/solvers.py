@@ -265,7 +265,8 @@ class final_newton_step:
     Attributes:
         solver: the solver before.
         damping: of the step; its value must be a number. The paper takes `plain`, 0.1, and its
-            undamped baseline `plain`, 0, which may step far away.
+            undamped baseline `plain`, 0, which may step far away. In `shift`, a step that raises
+            the energy is dropped: far from a minimum g / lambda is no step to trust.
 
     Source: Wibergian learning, eq. 8.
     """
@@ -281,5 +282,10 @@ class final_newton_step:
         product = lambda p: jax.jvp(gradient, (result.value,), (p,))[1]
         system = damped_system(product, slope, self.damping, "auto")
         value = result.value - system.solve(slope)
-        good = jnp.isfinite(problem.energy(value)) & jnp.all(jnp.isfinite(value))
+        least = problem.energy(value)
+        good = jnp.isfinite(least) & jnp.all(jnp.isfinite(value))
+        if self.damping.mode != "plain":
+            begin = problem.energy(result.value)
+            noise = 4 * jnp.finfo(value.dtype).eps * jnp.abs(begin)
+            good &= ~(least > begin + noise)
         return result._replace(value=jnp.where(good, value, result.value), steps=result.steps + 1)

@@ -171,6 +171,21 @@ def test_final_newton_step_that_leaves_the_domain_is_dropped():
     assert solution.value[0] > 0
 
 
+def test_final_newton_step_from_where_the_energy_is_concave():
+    # Beside the top of a bump of curvature -2: g / lambda is a leap over the next minimum.
+    energy = lambda y, t: jnp.sum(-jnp.cos(2 * y) + 0.05 * (y - t) ** 2)
+    rough = gradient_descent(max_steps=1, step_size=1e-4)
+    y0 = jnp.array([1.2])
+    start = argmin(energy, y0, 0.0, solver=rough)
+    step = lambda mode: argmin(
+        energy, y0, 0.0, solver=final_newton_step(rough, Damping(0.01, mode=mode))
+    )
+    shifted, plain = step("shift"), step("plain")
+    assert shifted.energy <= start.energy
+    assert plain.energy > start.energy  # the paper's rule: towards the saddle
+    np.testing.assert_allclose(shifted.value, start.value)
+
+
 def test_a_solver_of_ones_own():
     def exact(problem, start):
         from jaxcv.core.types import SolverResult
