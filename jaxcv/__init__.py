@@ -3,5 +3,14 @@
 from jaxcv.core.damping import Damping, Diagnostics
 from jaxcv.core.implicit import argmin, argmin_vjp, attach
 from jaxcv.core.types import Solution
+from jaxcv.core.unroll import unrolled_solve
 
-__all__ = ["Damping", "Diagnostics", "Solution", "argmin", "argmin_vjp", "attach"]
+__all__ = [
+    "Damping",
+    "Diagnostics",
+    "Solution",
+    "argmin",
+    "argmin_vjp",
+    "attach",
+    "unrolled_solve",
+]

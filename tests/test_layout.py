@@ -101,7 +101,7 @@ def test_only_solvers_use_jaxopt():
 def test_top_level_holds_nothing_else():
     known = {
         "README.md", "pyproject.toml", "jaxcv", "experiments", "tests", "data_prep", "LICENSE",
-        "CHANGELOG.md", "runs", "build", "dist",
+        "CHANGELOG.md", "runs", "data", "build", "dist",
     }  # fmt: skip
     found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert found <= known | {name for name in found if name.endswith(".egg-info")}

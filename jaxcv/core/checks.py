@@ -17,6 +17,7 @@ import jax.numpy as jnp
 __all__ = [
     "argument_error",
     "check_choice",
+    "check_data",
     "check_floating",
     "check_scalar",
     "check_shape",
@@ -82,6 +83,13 @@ def check_choice(name: str, value: Any, choices: Collection[Any], way_out: str =
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
         raise argument_error(name, f"expected one of {listed}", repr(value), way_out)
+
+
+def check_data(data: Any) -> None:
+    """Raises ValueError unless `data` is a tuple."""
+    if not isinstance(data, tuple):
+        came = type(data).__name__
+        raise argument_error("data", "expected a tuple", came, "Write data=(x,) for one array.")
 
 
 def _is_arraylike(x: Any) -> bool:

@@ -18,17 +18,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.flatten_util import ravel_pytree
 
 from jaxcv.core import linear as linear_systems
 from jaxcv.core.checks import (
     argument_error,
     check_choice,
+    check_data,
     check_floating,
     check_scalar,
     check_structure,
 )
+from jaxcv.core.closure import hoist
 from jaxcv.core.damping import Damping, Diagnostics
 from jaxcv.core.diagnostics import diagnose
 from jaxcv.core.solvers import newton
@@ -92,7 +93,8 @@ def argmin(
     check_choice("retract", retract, (None,), "Parametrise y by a vector space.")
     if not callable(solver) or isinstance(solver, type):
         raise argument_error("solver", "expected a solver", repr(solver), "E.g. newton().")
-    y0, theta, data = _arrays("y0", y0), _arrays("theta", theta), _data(data)
+    y0, theta = _arrays("y0", y0), _arrays("theta", theta)
+    check_data(data)
     _check_hashable((energy, solver))
     return _argmin(energy, solver, linear, y0, theta, data, damping)
 
@@ -114,7 +116,8 @@ def attach(
     must be a minimiser of energy(., theta, *data), which `argmin_vjp`'s diagnostics judge.
     """
     _check_settings(linear, autodiff, energy, damping)
-    y, theta, data = _arrays("y_star", y_star), _arrays("theta", theta), _data(data)
+    y, theta = _arrays("y_star", y_star), _arrays("theta", theta)
+    check_data(data)
     _check_hashable(energy)
     return _attach_energy(energy, linear, y, theta, data, damping)
 
@@ -141,7 +144,8 @@ def argmin_vjp(
         `Diagnostics` of the solve for u.
     """
     _check_settings(linear, "reverse", energy, damping)
-    y, theta, data = _arrays("y", y), _arrays("theta", theta), _data(data)
+    y, theta = _arrays("y", y), _arrays("theta", theta)
+    check_data(data)
     check_structure("y_bar", y_bar, "y", y)
     check_floating("y_bar", y_bar, "It is the gradient of a real loss with respect to y.")
     _check_hashable(energy)
@@ -189,13 +193,6 @@ def _arrays(name: str, tree: Any) -> Any:
     return tree
 
 
-def _data(data: Any) -> tuple:
-    if not isinstance(data, tuple):
-        came = type(data).__name__
-        raise argument_error("data", "expected a tuple", came, "Write data=(x,) for one array.")
-    return data
-
-
 class _System(NamedTuple):
     """An energy as a pure function of leaves, with whatever it closed over made explicit."""
 
@@ -206,28 +203,22 @@ class _System(NamedTuple):
 
 
 def _hoist(energy: Callable, y: Any, theta: Any, data: tuple) -> _System:
-    """Traces the energy once and turns everything it closes over into arguments.
-
-    custom_vjp cannot see closed-over tracers; explicit ones work under vmap, jit and grad.
-    """
-    closed, shape = jax.make_jaxpr(energy, return_shape=True)(y, theta, *data)
-    check_scalar("energy", shape, "Sum or average the terms: jnp.sum(...).")
-    jaxpr, theta_leaves, data_leaves = closed.jaxpr, jax.tree.leaves(theta), jax.tree.leaves(data)
+    """Traces the energy once and turns everything it closes over into arguments."""
+    hoisted = hoist(energy, y, theta, *data)
+    check_scalar("energy", hoisted.shape, "Sum or average the terms: jnp.sum(...).")
+    theta_leaves, data_leaves = jax.tree.leaves(theta), jax.tree.leaves(data)
     num_data = len(data_leaves)
-    moves = [jnp.issubdtype(jax.typeof(c).dtype, jnp.floating) for c in closed.consts]
-    floating = [c for c, move in zip(closed.consts, moves, strict=True) if move]
-    fixed = [c for c, move in zip(closed.consts, moves, strict=True) if not move]
 
     def evaluate(y, theta, data):
-        captured = {True: iter(theta[1]), False: iter(data[num_data:])}
-        consts = [next(captured[move]) for move in moves]
-        arguments = [*jax.tree.leaves(y), *theta[0], *data[:num_data]]
-        return jaxpr_as_fun(ClosedJaxpr(jaxpr, consts))(*arguments)[0]
+        arguments = (y, theta[0], data[:num_data])
+        return hoisted.call(arguments, theta[1], data[num_data:])
 
     def gradient(y, theta, data):
         return ravel_pytree(jax.grad(evaluate)(y, theta, data))[0]
 
-    return _System(evaluate, gradient, (theta_leaves, floating), data_leaves + fixed)
+    return _System(
+        evaluate, gradient, (theta_leaves, hoisted.floating), data_leaves + hoisted.fixed
+    )
 
 
 def _flat_gradient(system: _System, y: Any) -> Callable:
