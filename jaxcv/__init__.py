@@ -1,7 +1,7 @@
 """Vision by minimising energies, and learning through the minimiser, in JAX."""
 
 from jaxcv.core.damping import Damping, Diagnostics
-from jaxcv.core.implicit import argmin, argmin_vjp, attach
+from jaxcv.core.implicit import argmin, argmin_jvp, argmin_vjp, attach
 from jaxcv.core.types import Solution
 from jaxcv.core.unroll import unrolled_solve
 
@@ -10,6 +10,7 @@ __all__ = [
     "Diagnostics",
     "Solution",
     "argmin",
+    "argmin_jvp",
     "argmin_vjp",
     "attach",
     "unrolled_solve",

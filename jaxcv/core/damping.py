@@ -10,7 +10,13 @@ differentiated exactly. The filter of order k differentiates k steps,
 
     u_k = sum_{j<k} lambda^j (H + lambda I)^-(j+1) v,
 
-whose relative bias along an eigenvector of eigenvalue h is (lambda / (h + lambda))^k.
+whose relative bias along an eigenvector of eigenvalue h is (lambda / (h + lambda))^k. Tikhonov's
+filter, iterated k times,
+
+    u_k = sum_{j<k} lambda^2j H (H^2 + lambda^2 I)^-(j+1) v,
+
+has the bias (lambda^2 / (h^2 + lambda^2))^k, keeps the sign of negative eigenvalues and nothing of
+the null space: for lambda -> 0 it is the derivative of a critical point by the pseudo-inverse.
 """
 
 import dataclasses
@@ -25,7 +31,7 @@ from jaxcv.core.checks import argument_error, check_choice
 
 __all__ = ["MODES", "Damping", "Diagnostics"]
 
-MODES = ("shift", "plain")
+MODES = ("shift", "plain", "tikhonov")
 
 
 @functools.partial(
@@ -50,6 +56,9 @@ class Damping:
             always. lambda is raised to a few n eps |H| where it is smaller than that.
             `plain` is u = (H + lambda I)^-1 v with no guard: the paper's rule, and with value 0
             the undamped rule of Samuel and Tappen (CVPR 2009), its baseline.
+            `tikhonov` is u = H (H^2 + lambda^2 I)^-1 v for any H, the derivative of a critical
+            point, which need not be a minimum; |u| <= min(k / 2, sqrt(k)) |v| / lambda. It costs
+            an eigendecomposition; lambda is raised as in `shift`.
         relative: multiplies lambda by mean(|diag H|), which makes it free of the energy's scale.
 
     Raises:
@@ -90,14 +99,16 @@ class Diagnostics(NamedTuple):
         negative_eigenvalues: how many eigenvalues of H are below minus round-off; with
             `linear="cg"` how many Ritz values.
         damping_used: the lambda that was used, after `relative` and the precision's floor.
-        gradient_bound: rigorous bound on |u| in the modes that have one (`shift`:
-            k |v| / lambda); infinite for `plain` where H + lambda I is not positive definite.
-        bias_estimate: (lambda / (h + lambda))^k at the smallest eigenvalue h of H': the largest
-            relative error that damping causes in any direction of u.
+        gradient_bound: rigorous bound on |u|. `shift`: k |v| / lambda. `tikhonov`:
+            min(k / 2, sqrt(k)) |v| / lambda. `plain`: by the smallest eigenvalue, infinite where
+            H + lambda I is not positive definite.
+        bias_estimate: (lambda / (h + lambda))^k at the smallest eigenvalue h of H' (`tikhonov`:
+            (lambda^2 / (h^2 + lambda^2))^k at the smallest |h|): the largest relative error that
+            damping causes in any direction of u.
         error_estimate: estimate of the relative error of u: bias, the move of y* that a Newton
             step still expects (through the change of H along it), and the adjoint's residual.
-        adjoint_residual: |(H' + lambda I) u - v| / |v| of the first-order system; 0 where no
-            cotangent was given.
+        adjoint_residual: relative residual of the system that u solves; 0 where no cotangent was
+            given.
         certified: y is finite, H is positive definite there, and the Newton-Kantorovich
             test |H^-1| |H^-1 g| K <= 1/2 holds with K, the Lipschitz constant of H, estimated
             along the Newton step. An estimate, not a proof, since K is. Never true with

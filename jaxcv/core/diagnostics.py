@@ -5,8 +5,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core import linear as linear_systems
 from jaxcv.core.damping import Damping, Diagnostics
+from jaxcv.core.dense import cholesky, cholesky_solve, dense_matrix, eigenvalues, norm
+from jaxcv.core.krylov import conjugate_gradient, lanczos_eigenvalues, random_like
+from jaxcv.core.linear import adjoint_residual, damped_system, resolve_method
 
 __all__ = ["diagnose"]
 
@@ -32,18 +34,18 @@ def diagnose(
     """
     g = gradient(y)
     product = lambda p: jax.jvp(gradient, (y,), (p,))[1]
-    method = linear_systems.resolve_method(linear, y.size)
+    method = resolve_method(linear, y.size)
     if method == "cg":
         # From the gradient itself a symmetric problem may hide negative curvature.
-        spectrum = linear_systems.lanczos_eigenvalues(product, linear_systems.random_like(y))
-        system = linear_systems.damped_system(product, g if v is None else v, damping, linear)
+        spectrum = lanczos_eigenvalues(product, random_like(y))
+        system = damped_system(product, g if v is None else v, damping, linear)
         matrix = None
     else:
-        matrix = linear_systems.dense_matrix(product, y.size, y.dtype)
+        matrix = dense_matrix(product, y.size, y.dtype)
         finite = jnp.all(jnp.isfinite(matrix))
         matrix = jnp.where(finite, matrix, jnp.eye(y.size, dtype=y.dtype))
-        spectrum = jnp.where(finite, linear_systems.eigenvalues(matrix), jnp.nan)
-        system = linear_systems.damped_system(lambda p: matrix @ p, y, damping, linear)
+        spectrum = jnp.where(finite, eigenvalues(matrix), jnp.nan)
+        system = damped_system(lambda p: matrix @ p, y, damping, linear)
     magnitude = jnp.max(jnp.abs(spectrum))
     floor = 4 * y.size * jnp.finfo(y.dtype).eps * magnitude
     smallest = spectrum[0]
@@ -53,29 +55,31 @@ def diagnose(
 
     # The Newton step on H', and how much the Hessian changes along it.
     if matrix is None:
-        step, _ = linear_systems.conjugate_gradient(lambda p: product(p) + shift * p, g)
-        length = jnp.maximum(linear_systems.norm(step), jnp.finfo(y.dtype).tiny)
+        step, _ = conjugate_gradient(lambda p: product(p) + shift * p, g)
+        length = jnp.maximum(norm(step), jnp.finfo(y.dtype).tiny)
         along = jax.jvp(gradient, (y - step,), (step,))[1] - product(step)
-        change = linear_systems.norm(along) / length
+        change = norm(along) / length
     else:
         raised = jnp.where(smallest + shift > floor, 0, least)
         identity = jnp.eye(y.size, dtype=y.dtype)
-        factor = linear_systems.cholesky(matrix + (shift + raised) * identity)
-        step = linear_systems.cholesky_solve(factor, g)
+        factor = cholesky(matrix + (shift + raised) * identity)
+        step = cholesky_solve(factor, g)
         moved = lambda p: jax.jvp(gradient, (y - step,), (p,))[1]
-        moved_matrix = linear_systems.dense_matrix(moved, y.size, y.dtype)
-        change = linear_systems.norm((moved_matrix - matrix).ravel())
+        moved_matrix = dense_matrix(moved, y.size, y.dtype)
+        change = norm((moved_matrix - matrix).ravel())
     decrement = jnp.sqrt(jnp.maximum(jnp.vdot(g, step), 0))
     kantorovich = change / lifted[0]
-    small = linear_systems.norm(step) <= jnp.sqrt(jnp.finfo(y.dtype).eps) * jnp.maximum(
-        1, linear_systems.norm(y)
-    )
+    small = norm(step) <= jnp.sqrt(jnp.finfo(y.dtype).eps) * jnp.maximum(1, norm(y))
 
     lam, order = system.damping, damping.order
-    size = jnp.ones((), y.dtype) if v is None else linear_systems.norm(v)
+    size = jnp.ones((), y.dtype) if v is None else norm(v)
     if damping.mode == "shift":
         bound = order * size / lam
         bias = (lam / (lifted[0] + lam)) ** order
+    elif damping.mode == "tikhonov":
+        bound = min(order / 2, order**0.5) * size / lam
+        closest = jnp.min(jnp.abs(spectrum)) / jnp.maximum(lam, jnp.finfo(y.dtype).tiny)
+        bias = 1 / (1 + closest**2) ** order
     else:
         low = smallest - floor + lam
         terms = sum(lam**j / low ** (j + 1) for j in range(order))
@@ -83,15 +87,10 @@ def diagnose(
         bias = jnp.max(jnp.abs(lam / (spectrum + lam))) ** order
     residual = jnp.zeros((), y.dtype)
     if v is not None and u is not None:
-        # With A = H' + lambda I the filter of order k solves A^k u = sum_j lambda^j A^(k-1-j) v.
-        left, right = system.matvec(u), v
-        for j in range(1, order):
-            left, right = system.matvec(left), system.matvec(right) + lam**j * v
-        right_size = jnp.maximum(linear_systems.norm(right), jnp.finfo(y.dtype).tiny)
-        residual = linear_systems.norm(left - right) / right_size
+        residual = adjoint_residual(system, damping, u, v)
     certified = (smallest > floor) & (kantorovich <= 0.5) & small & (method != "cg")
     return Diagnostics(
-        gradient_norm=linear_systems.norm(g),
+        gradient_norm=norm(g),
         newton_decrement=decrement,
         min_eigenvalue=smallest,
         negative_eigenvalues=jnp.sum(spectrum < -floor).astype(jnp.int32),

@@ -1,12 +1,7 @@
 """Minimisers of energies and their damped implicit gradient.
 
-The rule sits on the solution, not around the solver. `argmin` runs any solver without gradient and
-hands its result to `attach`, an identity whose reverse rule is one damped solve:
-
-    g(y, theta) = dE/dy = 0  at y*   =>   H dy = -B dtheta,   H = dg/dy,   B = dg/dtheta,
-    theta_bar = -B^T u,   u = (H' + lambda I)^-1 y_bar        (see `jaxcv.core.damping`).
-
-B is never formed: B^T u is the theta-gradient of the directional derivative <g(y, theta), u>.
+The rule sits on the solution, not around the solver: `argmin` runs any solver without gradient and
+hands its result to `attach`, an identity whose derivative is one damped solve (`core.rules`).
 
 Source: Toso, Campbell, Russell, "Wibergian learning of continuous energy functions",
 NeurIPS 2019, eq. 8-9; Samuel and Tappen, CVPR 2009, for value 0.
@@ -14,28 +9,28 @@ NeurIPS 2019, eq. 8-9; Samuel and Tappen, CVPR 2009, for value 0.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxcv.core import linear as linear_systems
 from jaxcv.core.checks import (
     argument_error,
     check_choice,
     check_data,
     check_floating,
-    check_scalar,
     check_structure,
 )
-from jaxcv.core.closure import hoist
 from jaxcv.core.damping import Damping, Diagnostics
+from jaxcv.core.dense import norm
 from jaxcv.core.diagnostics import diagnose
+from jaxcv.core.linear import METHODS
+from jaxcv.core.rules import RULES, flat_gradient, make_system, pullback, pushforward
 from jaxcv.core.solvers import newton
 from jaxcv.core.types import Problem, Solution
 
-__all__ = ["argmin", "argmin_vjp", "attach"]
+__all__ = ["argmin", "argmin_jvp", "argmin_vjp", "attach"]
 
 
 def argmin(
@@ -72,7 +67,9 @@ def argmin(
         solver: a `Solver`, see `jaxcv.core.solvers`.
         damping: the damping of the backward pass only.
         linear: `auto`, `scalar`, `cholesky` or `cg`, see `jaxcv.core.linear`.
-        autodiff: `reverse`, the one rule there is.
+        autodiff: `reverse`, or `both`: the same numbers from a rule that has a forward mode too
+            (`jax.jvp`, `jax.jacfwd`, `jax.hessian`). In reverse mode it contains failed problems
+            by the finiteness of y and dE/dy alone, `reverse` also by that of the result.
         init_gradient: `zero`, what y0 gets.
         retract: None: y lives in a vector space.
 
@@ -96,7 +93,7 @@ def argmin(
     y0, theta = _arrays("y0", y0), _arrays("theta", theta)
     check_data(data)
     _check_hashable((energy, solver))
-    return _argmin(energy, solver, linear, y0, theta, data, damping)
+    return _argmin(energy, solver, linear, autodiff, y0, theta, data, damping)
 
 
 def attach(
@@ -119,7 +116,7 @@ def attach(
     y, theta = _arrays("y_star", y_star), _arrays("theta", theta)
     check_data(data)
     _check_hashable(energy)
-    return _attach_energy(energy, linear, y, theta, data, damping)
+    return _attach(energy, linear, autodiff, y, theta, data, damping)
 
 
 def argmin_vjp(
@@ -152,6 +149,37 @@ def argmin_vjp(
     return _argmin_vjp(energy, linear, y, theta, y_bar, data, damping)
 
 
+def argmin_jvp(
+    energy: Callable,
+    y: Any,
+    theta: Any,
+    theta_dot: Any,
+    data: tuple = (),
+    *,
+    damping: Damping = Damping(),  # noqa: B008
+    linear: str = "auto",
+) -> tuple[Any, Diagnostics]:
+    """The pushforward of `attach` as a function, with what is known of it.
+
+    Args:
+        energy, theta, data, damping, linear: as for `argmin`.
+        y: the minimiser, a tree like y0.
+        theta_dot: the direction in which theta moves, a tree like theta.
+
+    Returns:
+        y_dot = -f(H) B theta_dot, a tree like y (zero where y or dE/dy is not finite), and the
+        `Diagnostics` of the solve, whose cotangent is -B theta_dot.
+    """
+    _check_settings(linear, "both", energy, damping)
+    y, theta = _arrays("y", y), _arrays("theta", theta)
+    check_data(data)
+    check_structure("theta_dot", theta_dot, "theta", theta)
+    check_floating("theta_dot", theta_dot, "It is a direction in the space of theta.")
+    theta_dot = jax.tree.map(lambda d, x: jnp.asarray(d, x.dtype), theta_dot, theta)
+    _check_hashable(energy)
+    return _argmin_jvp(energy, linear, y, theta, theta_dot, data, damping)
+
+
 _ENTER_THROUGH_THETA = (
     "A start only picks the basin; let a network that should learn enter the energy through theta."
 )
@@ -167,8 +195,8 @@ def _check_settings(linear: str, autodiff: str, energy: Any, damping: Any) -> No
         came = f"an array of shape {jnp.shape(damping.value)}"
         way_out = "Sweep it with jax.vmap over Damping(values)."
         raise argument_error("damping.value", "expected one number", came, way_out)
-    check_choice("linear", linear, linear_systems.METHODS)
-    check_choice("autodiff", autodiff, ("reverse",), "Use jax.grad or jax.vjp.")
+    check_choice("linear", linear, METHODS)
+    check_choice("autodiff", autodiff, RULES)
 
 
 def _check_hashable(static: Any) -> None:
@@ -193,44 +221,11 @@ def _arrays(name: str, tree: Any) -> Any:
     return tree
 
 
-class _System(NamedTuple):
-    """An energy as a pure function of leaves, with whatever it closed over made explicit."""
-
-    energy: Callable  # (y tree, theta leaves, data leaves) -> ()
-    gradient: Callable  # the same -> (n,) dE/dy
-    theta: tuple  # differentiable: theta's leaves, and the floating arrays closed over
-    data: list  # the rest
-
-
-def _hoist(energy: Callable, y: Any, theta: Any, data: tuple) -> _System:
-    """Traces the energy once and turns everything it closes over into arguments."""
-    hoisted = hoist(energy, y, theta, *data)
-    check_scalar("energy", hoisted.shape, "Sum or average the terms: jnp.sum(...).")
-    theta_leaves, data_leaves = jax.tree.leaves(theta), jax.tree.leaves(data)
-    num_data = len(data_leaves)
-
-    def evaluate(y, theta, data):
-        arguments = (y, theta[0], data[:num_data])
-        return hoisted.call(arguments, theta[1], data[num_data:])
-
-    def gradient(y, theta, data):
-        return ravel_pytree(jax.grad(evaluate)(y, theta, data))[0]
-
-    return _System(
-        evaluate, gradient, (theta_leaves, hoisted.floating), data_leaves + hoisted.fixed
-    )
-
-
-def _flat_gradient(system: _System, y: Any) -> Callable:
-    unravel = ravel_pytree(y)[1]
-    return lambda flat: system.gradient(unravel(flat), system.theta, system.data)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _argmin(energy, solver, linear, y0, theta, data, damping):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _argmin(energy, solver, linear, autodiff, y0, theta, data, damping):
     frozen = jax.lax.stop_gradient
     y0 = frozen(y0)
-    system = _hoist(energy, y0, theta, data)
+    system = make_system(energy, y0, theta, data)
     start, unravel = ravel_pytree(y0)
     still = system._replace(theta=frozen(system.theta), data=frozen(system.data))
     flat_energy = lambda flat: still.energy(unravel(flat), still.theta, still.data)
@@ -241,78 +236,40 @@ def _argmin(energy, solver, linear, y0, theta, data, damping):
     least, gradient = jax.value_and_grad(flat_energy)(result.value)
     finite = jnp.isfinite(least) & jnp.all(jnp.isfinite(result.value))
     found = unravel(result.value)
-    value = _attach(system.gradient, linear, found, system.theta, system.data, damping)
+    value = RULES[autodiff](system.gradient, linear, found, system.theta, system.data, damping)
     # An energy that is not finite may have finite derivatives (log below zero).
     value = jax.tree.map(lambda x, fixed: jnp.where(frozen(finite), x, fixed), value, found)
     diagnostics = diagnose(
-        _flat_gradient(still, y0), result.value, frozen(damping), linear, converged=result.converged
+        flat_gradient(still, y0), result.value, frozen(damping), linear, converged=result.converged
     )
-    details = (
-        result.steps,
-        least,
-        linear_systems.norm(gradient),
-        result.converged & finite,
-        diagnostics,
-    )
+    details = (result.steps, least, norm(gradient), result.converged & finite, diagnostics)
     return Solution(value, *jax.tree.map(frozen, details))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _attach_energy(energy, linear, y, theta, data, damping):
-    system = _hoist(energy, jax.lax.stop_gradient(y), theta, data)
-    return _attach(system.gradient, linear, y, system.theta, system.data, damping)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _attach(energy, linear, autodiff, y, theta, data, damping):
+    system = make_system(energy, jax.lax.stop_gradient(y), theta, data)
+    return RULES[autodiff](system.gradient, linear, y, system.theta, system.data, damping)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _argmin_vjp(energy, linear, y, theta, y_bar, data, damping):
-    system = _hoist(energy, y, theta, data)
-    (leaves, _), u, v = _pullback(
+    system = make_system(energy, y, theta, data)
+    (leaves, _), u, v = pullback(
         system.gradient, linear, y, system.theta, system.data, damping, y_bar
     )
-    diagnostics = diagnose(_flat_gradient(system, y), ravel_pytree(y)[0], damping, linear, v, u)
+    diagnostics = diagnose(flat_gradient(system, y), ravel_pytree(y)[0], damping, linear, v, u)
     theta_bar = jax.tree.unflatten(jax.tree.structure(theta), leaves)
     return theta_bar, jax.lax.stop_gradient(diagnostics)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attach(gradient, linear, y, theta, data, damping):
-    del gradient, linear, theta, data, damping
-    return y
-
-
-def _attach_forward(gradient, linear, y, theta, data, damping):
-    # The ruled value, so that second derivatives see y*(theta) and never the solver's loop.
-    y = _attach(gradient, linear, y, theta, data, damping)
-    return y, (y, theta, data, damping)
-
-
-def _attach_backward(gradient, linear, residuals, y_bar):
-    y, theta, data, damping = residuals
-    theta_bar, _, _ = _pullback(gradient, linear, y, theta, data, damping, y_bar)
-    return jax.tree.map(jnp.zeros_like, y), theta_bar, None, None
-
-
-_attach.defvjp(_attach_forward, _attach_backward)
-
-
-def _pullback(gradient, linear, y, theta, data, damping, y_bar):
-    """theta_bar = -B^T u, a tree like theta, u (n,), and the flat cotangent (n,)."""
-    point, unravel = ravel_pytree(y)
-    v = ravel_pytree(y_bar)[0].astype(point.dtype)
-    slope = lambda flat, theta: gradient(unravel(flat), theta, data)
-    product = lambda p: jax.jvp(lambda flat: slope(flat, theta), (point,), (p,))[1]
-    u = linear_systems.damped_adjoint(product, v, damping, linear)
-    # A lane with anything non-finite is replaced, not multiplied, by zero: first u, so that what
-    # is pulled back is harmless, then the result, since B itself may be what is not finite.
-    u_finite = jnp.all(jnp.isfinite(u))
-    u = jnp.where(u_finite, u, 0)
-    _, pull = jax.vjp(lambda theta: -slope(point, theta), theta)
-    ((leaves, captured),) = pull(u)
-    good = u_finite
-    for leaf in leaves:
-        good = good & jnp.all(jnp.isfinite(leaf))
-    # A captured array may be a plain constant whose derivative nobody wants and which need not
-    # exist (sqrt at 0): it is judged by itself.
-    masked = [jnp.where(good, leaf, 0) for leaf in leaves]
-    apart = [jnp.where(good & jnp.all(jnp.isfinite(leaf)), leaf, 0) for leaf in captured]
-    return (masked, apart), u, v
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _argmin_jvp(energy, linear, y, theta, theta_dot, data, damping):
+    system = make_system(energy, y, theta, data)
+    captured = jax.tree.map(jnp.zeros_like, system.theta[1])
+    directions = (jax.tree.leaves(theta_dot), captured)
+    y_dot, u, v = pushforward(
+        system.gradient, linear, y, system.theta, system.data, damping, directions
+    )
+    diagnostics = diagnose(flat_gradient(system, y), ravel_pytree(y)[0], damping, linear, v, u)
+    return y_dot, jax.lax.stop_gradient(diagnostics)

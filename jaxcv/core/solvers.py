@@ -23,7 +23,8 @@ import numpy as np
 
 from jaxcv.core.checks import argument_error, check_structure
 from jaxcv.core.damping import Damping
-from jaxcv.core.linear import DENSE_LIMIT, damped_system, norm
+from jaxcv.core.dense import norm
+from jaxcv.core.linear import DENSE_LIMIT, damped_system
 from jaxcv.core.trust_region import minimise
 from jaxcv.core.types import Problem, Solver, SolverResult
 

@@ -6,15 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.linear import (
-    cholesky,
-    cholesky_solve,
-    dense_matrix,
-    forward_solve,
-    lanczos_eigenvalues,
-    norm,
-    random_like,
-)
+from jaxcv.core.dense import cholesky, cholesky_solve, dense_matrix, forward_solve, norm
+from jaxcv.core.krylov import lanczos_eigenvalues, random_like
 
 __all__ = ["minimise"]
 

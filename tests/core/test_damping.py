@@ -72,6 +72,45 @@ def test_shift_never_exceeds_its_bound(n, dtype):
         assert np.all(norms(u) <= order * norms(v) / lam.astype(float))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_tikhonov_never_exceeds_its_bound_and_equals_its_definition(n, dtype):
+    with jax.enable_x64(True):
+        matrices, v, lam, _ = random_problems(n, dtype, 50 + n)
+        wide = lam.astype(float)
+        for order in (1, 4):
+            u = np.asarray(adjoints(matrices, v, lam, "tikhonov", order))
+            assert np.all(np.isfinite(u))
+            slack = 1 if order == 1 else 1 + 1e-3  # of order 1 the bound is enforced
+            assert np.all(norms(u) <= slack * min(order / 2, order**0.5) * norms(v) / wide)
+            h, q = np.linalg.eigh(matrices.astype(float))
+            kept = -np.expm1(-order * np.log1p((h / wide[:, None]) ** 2))
+            filtered = kept / np.where(h == 0, 1, h)
+            want = np.einsum("bij,bj,bkj,bk->bi", q, filtered, q, v.astype(float))
+            eps = np.finfo(dtype).eps
+            size = np.linalg.norm(matrices.astype(float), axis=(1, 2))
+            trusted = wide > 1e3 * n * eps * size
+            allowed = 50 * n * eps * (1 + size / wide) * order**2 * norms(v) / wide
+            assert np.mean(trusted) > (0.8 if dtype == np.float64 else 0.3)
+            assert np.all(norms(u - want)[trusted] <= allowed[trusted])
+
+
+def test_tikhonov_tends_to_the_pseudo_inverse():
+    # At a saddle with a null space, where `shift` cannot follow.
+    with jax.enable_x64(True):
+        q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))
+        h = np.array([-2.0, 0.0, 0.5, 3.0])
+        matrix, v = jnp.asarray(q * h @ q.T), jnp.arange(1.0, 5.0)
+        for lam in (1e-2, 1e-4, 1e-6):
+            damping = Damping(lam, mode="tikhonov")
+            for method in ("cholesky", "cg"):
+                u = damped_adjoint(lambda p: matrix @ p, v, damping, method)
+                error = np.linalg.norm(u - np.linalg.pinv(matrix, rcond=1e-10) @ v)
+                # Round-off of the null eigenvalue comes through divided by lambda squared.
+                rounding = 1e-15 / lam**2
+                assert error <= 8 * np.linalg.norm(v) * lam**2 + rounding
+
+
 @pytest.mark.parametrize("n", [1, 3, 9])
 def test_shift_equals_its_definition(n):
     with jax.enable_x64(True):

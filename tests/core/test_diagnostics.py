@@ -84,6 +84,23 @@ def test_fields_follow_their_formulas(mode, linear):
             assert not np.any(d.certified)
 
 
+def test_tikhonov_reports_its_own_bound_and_bias():
+    lam, order = 0.3, 2
+    damping = Damping(lam, order=order, mode="tikhonov")
+    with jax.enable_x64(True):
+        a, y, b, v = cases()
+        pull = lambda a, y, b, v: argmin_vjp(energy, y, b, v, (a,), damping=damping)
+        u, d = jax.tree.map(np.asarray, jax.jit(jax.vmap(pull))(a, y, b, v))
+        h, q = np.linalg.eigh(a + np.einsum("bi,ij->bij", y, np.eye(N)))
+        bias = (lam**2 / (h**2 + lam**2)) ** order
+        want = np.einsum("bij,bj,bkj,bk->bi", q, (1 - bias) / h, q, v)
+        np.testing.assert_allclose(u, want, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(d.bias_estimate, bias.max(axis=1), rtol=1e-9)
+        np.testing.assert_allclose(d.gradient_bound, np.linalg.norm(v, axis=1) / lam, rtol=1e-12)
+        assert np.all(np.linalg.norm(u, axis=1) <= d.gradient_bound)
+        assert np.all(d.adjoint_residual < 1e-9)
+
+
 def test_adjoint_residual_sees_a_wrong_adjoint():
     a = jnp.diag(jnp.arange(1.0, 4.0))
     v = jnp.ones(3)

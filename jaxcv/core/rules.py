@@ -1,0 +1,146 @@
+"""The differentiation rules of a minimiser: what `argmin` and `attach` put on y*.
+
+    g(y, theta) = dE/dy = 0  at y*   =>   H dy = -B dtheta,   H = dg/dy,   B = dg/dtheta,
+    pullback:     theta_bar = -B^T f(H) y_bar,
+    pushforward:  y_dot = -f(H) B theta_dot,
+
+with the damped inverse f(H) of `jaxcv.core.damping`, which is symmetric. B is never formed:
+B^T u is the theta-gradient of <g(y, theta), u>, and B theta_dot a directional derivative of g.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxcv.core.checks import check_scalar
+from jaxcv.core.closure import hoist
+from jaxcv.core.krylov import random_like
+from jaxcv.core.linear import damped_adjoint
+
+__all__ = ["RULES", "System", "flat_gradient", "make_system", "pullback", "pushforward"]
+
+
+class System(NamedTuple):
+    """An energy as a pure function of leaves, with whatever it closed over made explicit.
+
+    Attributes:
+        energy: (y tree, theta, data) -> ().
+        gradient: the same -> (n,) dE/dy.
+        theta: what is differentiated: theta's leaves, and the floating arrays closed over.
+        data: the rest.
+    """
+
+    energy: Callable
+    gradient: Callable
+    theta: tuple
+    data: list
+
+
+def make_system(energy: Callable, y: Any, theta: Any, data: tuple) -> System:
+    """Traces the energy once and turns everything it closes over into arguments."""
+    hoisted = hoist(energy, y, theta, *data)
+    check_scalar("energy", hoisted.shape, "Sum or average the terms: jnp.sum(...).")
+    theta_leaves, data_leaves = jax.tree.leaves(theta), jax.tree.leaves(data)
+    num_data = len(data_leaves)
+
+    def evaluate(y, theta, data):
+        arguments = (y, theta[0], data[:num_data])
+        return hoisted.call(arguments, theta[1], data[num_data:])
+
+    def gradient(y, theta, data):
+        return ravel_pytree(jax.grad(evaluate)(y, theta, data))[0]
+
+    return System(evaluate, gradient, (theta_leaves, hoisted.floating), data_leaves + hoisted.fixed)
+
+
+def flat_gradient(system: System, y: Any) -> Callable:
+    """(n,) -> (n,), dE/dy of the raveled y."""
+    unravel = ravel_pytree(y)[1]
+    return lambda flat: system.gradient(unravel(flat), system.theta, system.data)
+
+
+def _slope(gradient, y, theta, data):
+    """y raveled (n,), its unravel, (point, theta) -> (n,) and the product p -> H p at y."""
+    point, unravel = ravel_pytree(y)
+    slope = lambda flat, theta: gradient(unravel(flat), theta, data)
+    product = lambda p: jax.jvp(lambda flat: slope(flat, theta), (point,), (p,))[1]
+    return point, unravel, slope, product
+
+
+def pullback(gradient, linear, y, theta, data, damping, y_bar):
+    """theta_bar = -B^T u, a tree like theta, u (n,), and the flat cotangent (n,).
+
+    A problem with anything non-finite is replaced, not multiplied, by zero: first u, so that what
+    is pulled back is harmless, then the result, since B itself may be what is not finite.
+    """
+    point, _, slope, product = _slope(gradient, y, theta, data)
+    v = ravel_pytree(y_bar)[0].astype(point.dtype)
+    u = damped_adjoint(product, v, damping, linear)
+    good = jnp.all(jnp.isfinite(v)) & jnp.all(jnp.isfinite(u))
+    u = jnp.where(good, u, 0)
+    _, pull = jax.vjp(lambda theta: -slope(point, theta), theta)
+    ((leaves, captured),) = pull(u)
+    for leaf in leaves:
+        good = good & jnp.all(jnp.isfinite(leaf))
+    # A captured array may be a plain constant whose derivative nobody wants and which need not
+    # exist (sqrt at 0): it is judged by itself.
+    masked = [jnp.where(good, leaf, 0) for leaf in leaves]
+    apart = [jnp.where(good & jnp.all(jnp.isfinite(leaf)), leaf, 0) for leaf in captured]
+    return (masked, apart), u, v
+
+
+def pushforward(gradient, linear, y, theta, data, damping, theta_dot):
+    """y_dot = -f(H) B theta_dot, a tree like y, itself flat (n,), and the flat -B theta_dot (n,).
+
+    Linear in theta_dot and transposable. Zero where y or the gradient at y is not finite.
+    """
+    point, unravel, slope, product = _slope(gradient, y, theta, data)
+    good = jnp.all(jnp.isfinite(point)) & jnp.all(jnp.isfinite(slope(point, theta)))
+    theta_dot = jax.tree.map(lambda leaf: jnp.where(good, leaf, 0), theta_dot)
+    _, v = jax.jvp(lambda theta: -slope(point, theta), (theta,), (theta_dot,))
+    u = damped_adjoint(product, v, damping, linear, random_like(point))
+    u = jnp.where(good, u, 0)
+    return unravel(u), u, v
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _reverse(gradient, linear, y, theta, data, damping):
+    """y, with the pullback of the minimiser."""
+    del gradient, linear, theta, data, damping
+    return y
+
+
+def _reverse_forward(gradient, linear, y, theta, data, damping):
+    # The ruled value, so that second derivatives see y*(theta) and never the solver's loop.
+    y = _reverse(gradient, linear, y, theta, data, damping)
+    return y, (y, theta, data, damping)
+
+
+def _reverse_backward(gradient, linear, residuals, y_bar):
+    y, theta, data, damping = residuals
+    theta_bar, _, _ = pullback(gradient, linear, y, theta, data, damping, y_bar)
+    return jax.tree.map(jnp.zeros_like, y), theta_bar, None, None
+
+
+_reverse.defvjp(_reverse_forward, _reverse_backward)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _both(gradient, linear, y, theta, data, damping):
+    """y, with the pushforward of the minimiser, whose transpose is the pullback."""
+    del gradient, linear, theta, data, damping
+    return y
+
+
+@_both.defjvp
+def _both_jvp(gradient, linear, primals, tangents):
+    y, theta, data, damping = primals
+    y = _both(gradient, linear, y, theta, data, damping)
+    return y, pushforward(gradient, linear, y, theta, data, damping, tangents[1])[0]
+
+
+RULES = {"reverse": _reverse, "both": _both}
