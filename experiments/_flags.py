@@ -16,6 +16,8 @@ from jaxcv.core.checks import argument_error, check_choice
 __all__ = [
     "ConfigError",
     "check_config",
+    "check_data_dir",
+    "check_evaluated",
     "config_error",
     "config_from_dict",
     "config_to_dict",
@@ -46,12 +48,17 @@ def flag(
     lower: float | None = None,
     upper: float | None = None,
     choices: Sequence[Any] | None = None,
+    of_data: bool = False,
 ) -> Any:
     """A field of a Config: its default, what it changes, and what it may be.
 
-    The bounds are inclusive. For a tuple, bounds and choices speak of each entry.
+    The bounds are inclusive. For a tuple, bounds and choices speak of each entry. A field that
+    says which data are read (`of_data`) may differ between a training and its evaluation; `data`
+    and `data_dir` always may.
     """
-    metadata = {"help": help, "lower": lower, "upper": upper, "choices": choices}
+    metadata = {
+        "help": help, "lower": lower, "upper": upper, "choices": choices, "of_data": of_data
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -147,6 +154,28 @@ def _check_one(field: dataclasses.Field, kind: _Kind, value: Any) -> None:
             check_choice(field.name, value, choices, way_out)
         except ValueError as error:
             raise ConfigError(*error.args) from None
+
+
+def check_evaluated(trained: Any, config: Any) -> None:
+    """Raises ValueError if `config` differs from that of the training in more than its data."""
+    free = {"data", "data_dir"} | {
+        field.name for field in dataclasses.fields(config) if field.metadata.get("of_data")
+    }
+    before, now = config_to_dict(trained), config_to_dict(config)
+    for name in before.keys() - free:
+        if before[name] != now[name]:
+            rule = f"expected {before[name]!r}, with which the model was trained"
+            way_out = f"What may differ: {', '.join(sorted(free))}."
+            raise config_error(name, rule, repr(now[name]), way_out)
+
+
+def check_data_dir(config: Any) -> None:
+    """Raises ValueError if a folder is named that would not be read."""
+    if config.data == "synthetic" and config.data_dir is not None:
+        way_out = "Name its kind with --data, or leave --data_dir away."
+        raise config_error(
+            "data_dir", "is not read with --data=synthetic", config.data_dir, way_out
+        )
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -255,6 +284,9 @@ def given_fields(config_type: type, flag_values: flags.FlagValues = flags.FLAGS)
     given: dict[str, Any] = {}
     for name, kind in kinds(config_type).items():
         value: Any = flag_values[name].value
+        if flag_values[name].present > 1 and not kind.many:
+            way_out = "Only flags that --help says to repeat are swept over."
+            raise config_error(name, "expected one value", "several", way_out)
         if flag_values[name].present:
             given[name] = tuple(value) if kind.many else value
     return given

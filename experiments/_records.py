@@ -54,7 +54,7 @@ def prepare_workdir(workdir: Any, experiment: str, config: Any, *, training: boo
         FolderError: if it cannot be written, holds another config, or (unless `training`) holds
             a training.
     """
-    folder = pathlib.Path(workdir).absolute()
+    folder = pathlib.Path(workdir).expanduser().absolute()
     way_out = "Give a folder that can be made and written as --workdir."
     if folder.exists() and not folder.is_dir():
         raise folder_error("workdir", "expected a folder", f"the file {folder}", way_out)
@@ -83,7 +83,10 @@ def prepare_workdir(workdir: Any, experiment: str, config: Any, *, training: boo
         for name in sorted(old.keys() | new.keys())
         if old.get(name, "nothing") != new.get(name, "nothing")
     ]
-    if differing:
+    begun = any((folder / name).exists() for name in (CHECKPOINTS, "metrics.jsonl", "results.json"))
+    if differing and not begun:  # a command that stopped at its mistake left nothing else
+        write_json(path, now)
+    elif differing:
         rule = f"{folder} was begun with another config"
         raise folder_error("workdir", rule, "; ".join(differing), "Use another --workdir.")
     return folder
@@ -144,7 +147,7 @@ def read_facts(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / "facts.json"
     try:
         return dict(json.loads(path.read_text())) if path.exists() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         rule, came = f"expected {path} from a training", type(error).__name__
         raise folder_error("facts.json", rule, came, "Train again in another --workdir.") from error
 
@@ -161,7 +164,7 @@ def run_folder(checkpoint: Any) -> pathlib.Path:
     )
     if not checkpoint:
         raise folder_error("checkpoint", rule, repr(checkpoint), way_out)
-    folder = pathlib.Path(checkpoint).absolute()
+    folder = pathlib.Path(checkpoint).expanduser().absolute()
     if folder.name == CHECKPOINTS:
         folder = folder.parent
     if not (folder / CHECKPOINTS).is_dir():
@@ -286,7 +289,13 @@ class MetricsFile:
     def __init__(self, path: pathlib.Path, *, read_only: bool = False):
         self.path = path
         self._lines: list[tuple[str, dict[str, Any]]] = []
-        text = path.read_text() if path.exists() else ""
+        try:
+            text = path.read_text() if path.exists() else ""
+        except UnicodeDecodeError as error:
+            rule, way_out = f"expected {path} from a training", "Train again in another --workdir."
+            raise folder_error(
+                "metrics.jsonl", rule, f"bytes that are no text ({error})", way_out
+            ) from None
         for number, line in enumerate(text.splitlines(keepends=True), 1):
             if not line.endswith("\n"):
                 break

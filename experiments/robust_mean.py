@@ -53,8 +53,10 @@ class Config:
         None, "For --mode=predict: folder of text files, one number a line, one sample a file."
     )
     steps: int = runner.flag(3000, "Iterations, one sample each.", lower=1)
-    seed: int = runner.flag(0, "First seed.", lower=0)
-    num_seeds: int = runner.flag(10, "Trainings of every method, side by side.", lower=1)
+    seed: int = runner.flag(0, "First seed.", lower=0, upper=2**31 - 10_000)
+    num_seeds: int = runner.flag(
+        10, "Trainings of every method, side by side.", lower=1, upper=10_000
+    )
     protocol: tuple[str, ...] = runner.flag(
         tuple(PROTOCOLS), "How samples are drawn.", choices=tuple(PROTOCOLS)
     )
@@ -70,7 +72,9 @@ class Config:
         "Solver: newton, or the paper's ten L-BFGS steps and one damped Newton step.",
         choices=("newton", "lbfgs"),
     )
-    num_test: int = runner.flag(400, "Fresh samples that the final loss is measured on.", lower=1)
+    num_test: int = runner.flag(
+        400, "Fresh samples that the final loss is measured on.", lower=1, of_data=True
+    )
 
 
 PRESETS = {
@@ -184,10 +188,11 @@ def evaluate(config: Config, data: None, trained: Any) -> dict[str, Any]:
     """Per method, optimiser and protocol: lists over the learning rates and seeds.
 
     `sigma2` at the end and `largest_sigma2` on the way, the `largest_gradient` of the loss in s,
-    the smallest Hessian eigenvalue `min_eigenvalue`, the share of `unconverged` solves, and the
-    `loss` (mean squared error) on fresh samples. `undamped_over_damped` is the ratio of the largest
-    gradients seed by seed, and pooled over the seeds. The keys without prefix are those of the
-    released protocol trained with asgd.
+    the smallest Hessian eigenvalue `min_eigenvalue` (of the first and the last tenth of the
+    training: `early_min_eigenvalue`, `late_min_eigenvalue`), the share of `unconverged` solves, and
+    the `loss` (mean squared error) on fresh samples. `undamped_over_damped` is the ratio of the
+    largest gradients seed by seed, and pooled over the seeds. The keys without prefix are those of
+    the released protocol trained with asgd.
     """
     del data
     metrics = {}
@@ -210,6 +215,11 @@ def evaluate(config: Config, data: None, trained: Any) -> dict[str, Any]:
         ):
             if source in history:
                 metrics[f"{key}/{name}"] = reduce(history[source], axis=0)
+        if "min_eigenvalue" in history:
+            lows = history["min_eigenvalue"]
+            tenth = max(1, len(lows) // 10)
+            metrics[f"{key}/early_min_eigenvalue"] = np.nanmin(lows[:tenth], axis=0)
+            metrics[f"{key}/late_min_eigenvalue"] = np.nanmin(lows[-tenth:], axis=0)
     for protocol, optimizer in itertools.product(config.protocol, config.optimizer):
         largest = [
             np.asarray(metrics.get(f"{key_of(protocol, optimizer, m)}/largest_gradient", np.nan))

@@ -184,6 +184,7 @@ def train(
             training in it.
     """
     _flags.check_config(experiment.config, config)
+    _flags.check_data_dir(config)
     folder = _records.prepare_workdir(workdir, experiment.name, config, training=True)
     with _records.only_writer(folder), _precision(experiment):
         data = experiment.load(config)
@@ -304,6 +305,7 @@ def _open(
     saved = _saved_config(experiment, source, {})
     config = saved if config is None else config
     _flags.check_config(experiment.config, config)
+    _flags.check_evaluated(saved, config)
     folder = _records.prepare_workdir(workdir, experiment.name, config, training=False)
     return config, folder, source
 

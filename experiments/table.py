@@ -7,6 +7,7 @@ python -m experiments.table --record=runs/tracker_fusion/results.json [--name=tr
 import importlib
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,13 +27,14 @@ def _robust_mean(m: Mapping[str, Any]) -> str:
     ends = {k: np.asarray(m[f"{k}/sigma2"], float) for k in ("damped", "undamped")}
     most = {k: np.asarray(m[f"{k}/largest_sigma2"], float) for k in ("damped", "undamped")}
     ratio = np.asarray(m["undamped_over_damped/largest_gradient"], float)
+    loss = {k: np.nanmedian(np.asarray(m[f"{k}/loss"], float)) for k in ("damped", "undamped")}
     return (
         f"σ² < 2000 at the end: damped {(ends['damped'] < 2000).sum()}, undamped "
         f"{(ends['undamped'] < 2000).sum()} of {ends['damped'].size} seeds; all along: "
         f"{(most['damped'] < 2000).sum()} and {(most['undamped'] < 2000).sum()}. Median squared "
-        f"error {np.median(m['damped/loss']):.0f} and {np.median(m['undamped/loss']):.0f}. Largest "
-        f"gradient, undamped over damped: median {np.median(ratio):.1f}, from {ratio.min():.1f} to "
-        f"{ratio.max():.1f}"
+        f"error {loss['damped']:.0f} and {loss['undamped']:.0f}. Largest "
+        f"gradient, undamped over damped: median {np.nanmedian(ratio):.1f}, from "
+        f"{np.nanmin(ratio):.1f} to {np.nanmax(ratio):.1f}"
     )
 
 
@@ -61,24 +63,43 @@ def _is_stale(record: Mapping[str, Any]) -> bool:
     return normal(record["config"]) not in [normal(_flags.config_to_dict(p)) for p in presets]
 
 
+def _row(name: str, record: Mapping[str, Any]) -> str:
+    text = NUMBERS[record["experiment"]](record["metrics"])
+    stale = " **(stale: the preset has changed since)**" if _is_stale(record) else ""
+    environment = record["environment"]
+    minutes = f"{environment['seconds'] / 60:.1f}"
+    return f"| {name} | `{environment['command']}` | {text}{stale} | {minutes} |"
+
+
 def table(folder: pathlib.Path = RESULTS) -> str:
     """The table in Markdown, one row a record."""
     rows = ["| experiment | command | result | minutes |", "|---|---|---|---|"]
     for path in sorted(folder.glob("*.json")):
-        record = json.loads(path.read_text())
-        text = NUMBERS[record["experiment"]](record["metrics"])
-        stale = " **(stale: the preset has changed since)**" if _is_stale(record) else ""
-        environment = record["environment"]
-        minutes = f"{environment['seconds'] / 60:.1f}"
-        command = f"`{environment['command']}`"
-        rows.append(f"| {path.stem} | {command} | {text}{stale} | {minutes} |")
+        rows.append(_row(path.stem, json.loads(path.read_text())))
     return "\n".join(rows)
+
+
+def _checked_record(path: pathlib.Path) -> dict[str, Any]:
+    """The record of a training; raises DataError before anything is overwritten."""
+    rule, way_out = "expected the results.json of a training", "Give one that `--mode=train` wrote."
+    try:
+        record = json.loads(path.read_text())
+        _row("", record)
+        command = record["environment"]["command"] or ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _records.data_error("record", rule, f"{path} ({error!r})", way_out) from error
+    if "--mode" in command and "--mode=train" not in command:
+        raise _records.data_error("record", rule, f"that of {command}", way_out)
+    return record
 
 
 def _write(argv: list[str]) -> None:
     del argv
     if flags.FLAGS.record is not None:
-        record = json.loads(pathlib.Path(flags.FLAGS.record).read_text())
+        try:
+            record = _checked_record(pathlib.Path(flags.FLAGS.record))
+        except _records.DataError as error:
+            sys.exit(f"error: {error}")
         name = flags.FLAGS.name or record["experiment"]
         _records.write_json(RESULTS / f"{name}.json", record)
     before, rest = README.read_text().split(BEGIN)

@@ -68,16 +68,22 @@ class Config:
     data: str = runner.flag(
         "synthetic", "Generated sequences, or a folder in VOT layout.", choices=("synthetic", "vot")
     )
-    data_dir: str | None = runner.flag(None, "For --data=vot: the folder.")
+    data_dir: str | None = runner.flag(None, "For --data=vot: the folder.", of_data=True)
     cache_dir: str | None = runner.flag(
-        None, "Where real data are prepared; none: jaxcv in the user's cache folder."
+        None,
+        "Where real data are prepared; none: jaxcv in the user's cache folder.",
+        of_data=True,
     )
-    polygon: str = runner.flag("extent", "How a polygon becomes a box.", choices=("extent", "area"))
+    polygon: str = runner.flag(
+        "extent", "How a polygon becomes a box.", choices=("extent", "area"), of_data=True
+    )
     steps: int = runner.flag(300, "Optimiser steps.", lower=1)
-    seed: int = runner.flag(0, "Seeds data, folds and the order of frames.", lower=0)
-    num_sequences: int = runner.flag(40, "Generated sequences.", lower=NUM_FOLDS)
-    num_frames: int = runner.flag(60, "Frames of a generated sequence.", lower=3)
-    num_trackers: int = runner.flag(12, "Generated trackers.", lower=2)
+    seed: int = runner.flag(
+        0, "Seeds data, folds and the order of frames.", lower=0, upper=2**31 - 1, of_data=True
+    )
+    num_sequences: int = runner.flag(40, "Generated sequences.", lower=NUM_FOLDS, of_data=True)
+    num_frames: int = runner.flag(60, "Frames of a generated sequence.", lower=3, of_data=True)
+    num_trackers: int = runner.flag(12, "Generated trackers.", lower=2, of_data=True)
     batch_size: int = runner.flag(128, "Frames per step.", lower=1)
     learning_rate: float = runner.flag(0.05, "Of Adam, falling to zero by a cosine.", lower=0.0)
     corners: str = runner.flag(

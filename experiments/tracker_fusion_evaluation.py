@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import runner
 from experiments import tracker_fusion as experiment
 from jaxcv.data.tracker_fusion import TrackerFrames
 from jaxcv.energies.tracker_fusion import FusionParameters, TrackerFrame
@@ -37,6 +38,11 @@ def chosen_models(config: Any, trained: Any, method: str) -> Models:
     on f - 1. For the models of all sequences and of the split by frame all folds vote.
     """
     history = trained[f"{method}.choose"].history
+    if not {"own_iou", "next_iou"} <= history.keys():
+        rule = "expected the validation scores of the training beside its checkpoints"
+        raise runner.data_error(
+            "metrics.jsonl", rule, "none", "Give --checkpoint the whole work folder."
+        )
     shape = (len(config.strength), experiment.NUM_FOLDS)
     own = history["own_iou"][-1].reshape(shape)  # without f, f + 1: on f
     following = history["next_iou"][-1].reshape(shape)  # on f + 1

@@ -16,7 +16,7 @@ class Hoisted(NamedTuple):
     Attributes:
         call: (arguments, floating, fixed) -> the function's result; `arguments` is any tree with
             the leaves, in order, of the arguments that it was traced with.
-        floating: closed-over floating-point arrays, which may have gradients.
+        floating: closed-over floating-point and complex arrays, which may have gradients.
         fixed: the other closed-over arrays.
         shape: the result as a tree of `jax.ShapeDtypeStruct`.
     """
@@ -33,7 +33,7 @@ def hoist(function: Callable, *arguments: Any) -> Hoisted:
     `jax.custom_vjp` cannot see closed-over tracers; explicit ones work under vmap, jit and grad.
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    moves = [jnp.issubdtype(jax.typeof(c).dtype, jnp.floating) for c in closed.consts]
+    moves = [jnp.issubdtype(jax.typeof(c).dtype, jnp.inexact) for c in closed.consts]
     floating = [c for c, move in zip(closed.consts, moves, strict=True) if move]
     fixed = [c for c, move in zip(closed.consts, moves, strict=True) if not move]
     treedef = jax.tree.structure(shape)

@@ -21,7 +21,6 @@ the null space: for lambda -> 0 it is the derivative of a critical point by the 
 
 import dataclasses
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -54,12 +53,16 @@ class Damping:
         mode: `shift` (default) first moves an indefinite H to H' = H + max(0, -lambda_min) I;
             equal to `plain` wherever H is positive semi-definite, and |u| <= k |v| / lambda
             always. lambda is raised to a few n eps |H| where it is smaller than that.
-            `plain` is u = (H + lambda I)^-1 v with no guard: the paper's rule, and with value 0
+            `plain` is u = (H + lambda I)^-1 v with no guard (but `linear="cg"` ends at negative
+            curvature, which `adjoint_residual` shows): the paper's rule, and with value 0
             the undamped rule of Samuel and Tappen (CVPR 2009), its baseline.
             `tikhonov` is u = H (H^2 + lambda^2 I)^-1 v for any H, the derivative of a critical
             point, which need not be a minimum; |u| <= min(k / 2, sqrt(k)) |v| / lambda. It costs
             an eigendecomposition; lambda is raised as in `shift`.
         relative: multiplies lambda by mean(|diag H|), which makes it free of the energy's scale.
+            With `linear="cg"` the mean is estimated by products with eight random vectors: the
+            larger of |trace(H)| / n and |H|_F / n, the mean itself where H is positive
+            semi-definite.
 
     Raises:
         ValueError: a negative or non-finite value, an order below 1, an unknown mode.
@@ -72,8 +75,10 @@ class Damping:
 
     def __post_init__(self):
         # Unflattening passes tracers and placeholders through here: only numbers are checked.
-        number = isinstance(self.value, (int, float, np.floating))
-        wrong = number and not (math.isfinite(self.value) and self.value >= 0)
+        number = isinstance(self.value, (int, float, np.number)) or (
+            isinstance(self.value, np.ndarray) and self.value.dtype.kind in "fiu"
+        )
+        wrong = number and not np.all(np.isfinite(self.value) & (np.asarray(self.value) >= 0))
         if wrong or isinstance(self.value, (str, complex)):
             raise argument_error(
                 "damping.value", "expected a finite number >= 0", self.value, "The paper uses 0.1."
@@ -101,7 +106,7 @@ class Diagnostics(NamedTuple):
         damping_used: the lambda that was used, after `relative` and the precision's floor.
         gradient_bound: rigorous bound on |u|. `shift`: k |v| / lambda. `tikhonov`:
             min(k / 2, sqrt(k)) |v| / lambda. `plain`: by the smallest eigenvalue, infinite where
-            H + lambda I is not positive definite.
+            H + lambda I is not positive definite and with `linear="cg"`, which does not know it.
         bias_estimate: (lambda / (h + lambda))^k at the smallest eigenvalue h of H' (`tikhonov`:
             (lambda^2 / (h^2 + lambda^2))^k at the smallest |h|): the largest relative error that
             damping causes in any direction of u.
@@ -109,10 +114,11 @@ class Diagnostics(NamedTuple):
             step still expects (through the change of H along it), and the adjoint's residual.
         adjoint_residual: relative residual of the system that u solves; 0 where no cotangent was
             given.
-        certified: y is finite, H is positive definite there, and the Newton-Kantorovich
-            test |H^-1| |H^-1 g| K <= 1/2 holds with K, the Lipschitz constant of H, estimated
-            along the Newton step. An estimate, not a proof, since K is. Never true with
-            `linear="cg"`, which does not know the smallest eigenvalue.
+        certified: y is finite, its solver has converged (`argmin_vjp`, which knows no solver:
+            the Newton step is below sqrt(eps) |y|), H is positive definite there, and the
+            Newton-Kantorovich test |H^-1| |H^-1 g| K <= 1/2 holds with K, the Lipschitz constant
+            of H, estimated along the Newton step. An estimate, not a proof, since K is. Never true
+            with `linear="cg"`, which does not know the smallest eigenvalue.
     """
 
     gradient_norm: jax.Array

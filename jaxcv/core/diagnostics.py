@@ -56,9 +56,9 @@ def diagnose(
     # The Newton step on H', and how much the Hessian changes along it.
     if matrix is None:
         step, _ = conjugate_gradient(lambda p: product(p) + shift * p, g)
-        length = jnp.maximum(norm(step), jnp.finfo(y.dtype).tiny)
+        length = norm(step)
         along = jax.jvp(gradient, (y - step,), (step,))[1] - product(step)
-        change = norm(along) / length
+        change = jnp.where(length > 0, norm(along) / jnp.where(length > 0, length, 1), 0)
     else:
         raised = jnp.where(smallest + shift > floor, 0, least)
         identity = jnp.eye(y.size, dtype=y.dtype)
@@ -69,7 +69,9 @@ def diagnose(
         change = norm((moved_matrix - matrix).ravel())
     decrement = jnp.sqrt(jnp.maximum(jnp.vdot(g, step), 0))
     kantorovich = change / lifted[0]
-    small = norm(step) <= jnp.sqrt(jnp.finfo(y.dtype).eps) * jnp.maximum(1, norm(y))
+    # A minimiser is known by its solver; without one only the step that is left can tell.
+    root = jnp.sqrt(jnp.finfo(y.dtype).eps)
+    settled = norm(step) <= root * norm(y) if converged is None else converged
 
     lam, order = system.damping, damping.order
     size = jnp.ones((), y.dtype) if v is None else norm(v)
@@ -83,12 +85,14 @@ def diagnose(
     else:
         low = smallest - floor + lam
         terms = sum(lam**j / low ** (j + 1) for j in range(order))
-        bound = jnp.where(low > 0, size * terms, jnp.inf)
+        # A Ritz value is never below the smallest eigenvalue, so it bounds nothing.
+        known = (low > 0) & (method != "cg")
+        bound = jnp.where(known, size * terms, jnp.inf)
         bias = jnp.max(jnp.abs(lam / (spectrum + lam))) ** order
     residual = jnp.zeros((), y.dtype)
     if v is not None and u is not None:
         residual = adjoint_residual(system, damping, u, v)
-    certified = (smallest > floor) & (kantorovich <= 0.5) & small & (method != "cg")
+    certified = (smallest > floor) & (kantorovich <= 0.5) & settled & (method != "cg")
     return Diagnostics(
         gradient_norm=norm(g),
         newton_decrement=decrement,
@@ -99,5 +103,5 @@ def diagnose(
         bias_estimate=bias,
         error_estimate=bias + kantorovich + residual,
         adjoint_residual=residual,
-        certified=certified if converged is None else certified & converged,
+        certified=certified,
     )

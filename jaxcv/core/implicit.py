@@ -52,12 +52,18 @@ def argmin(
 
     The gradient never explodes (|u| <= |y_bar| / lambda, see `Damping`) and costs one solve, no
     matter how many steps the solver took. It assumes that y* is a minimiser: look at
-    `solution.converged` and `solution.diagnostics`. A problem of a vmapped batch that failed
-    (non-finite anywhere) contributes a zero gradient and leaves the others alone.
+    `solution.converged` and `solution.diagnostics`. A problem of a vmapped batch that is not finite
+    contributes a zero gradient and leaves the others alone.
 
     It is jitted on (energy, solver, linear): pass the same function object, not a new lambda a
     call, or everything is traced again. Arrays that the energy closes over are differentiated
-    through as if they were part of theta.
+    through as if they were part of theta. As under any `jax.jit`, a global or an attribute that is
+    changed between calls is not read again: pass what changes as theta or data.
+
+    The gradient of a problem with anything not finite is zero, and nothing but `converged` and the
+    values themselves says so; one that has merely not converged keeps its gradient: mask it.
+    Second derivatives are those of the formula above: with value 0 the true ones, with damping
+    those of the damped gradient, which differ from differences of the minimiser.
 
     Args:
         energy: `energy(y, theta, *data) -> scalar`, pure.

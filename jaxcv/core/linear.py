@@ -33,6 +33,7 @@ __all__ = [
 
 METHODS = ("auto", "scalar", "cholesky", "cg")
 DENSE_LIMIT = 256
+_PROBES = 8
 
 Product = Callable[[jax.Array], jax.Array]
 
@@ -259,11 +260,16 @@ def _while_once(wanted: jax.Array, value: Callable[[], jax.Array]) -> jax.Array:
 
 def _cg_system(product: Product, v: jax.Array, damping: Damping) -> DampedSystem:
     frozen = lambda p: jax.lax.stop_gradient(product(p))
-    # The Rayleigh quotient of random signs estimates the mean diagonal without forming H.
-    signs = jax.random.rademacher(jax.random.key(0), v.shape, v.dtype)
-    image = frozen(signs)
-    floor = _floor(1, norm(image) / norm(signs))
-    value = _damping_value(damping, v.dtype, jnp.abs(jnp.vdot(signs, image)) / v.size, floor)
+    # Products with random signs estimate trace and Frobenius norm without forming H.
+    signs = jax.random.rademacher(jax.random.key(0), (_PROBES, v.size), v.dtype)
+    if not damping.relative:
+        signs = signs[:1]
+    images = jax.vmap(frozen)(signs)
+    frobenius = norm(images.ravel()) / len(signs) ** 0.5
+    floor = _floor(1, frobenius / v.size**0.5)
+    trace = jnp.sum(signs * images) / len(signs)
+    mean = jnp.maximum(jnp.abs(trace), frobenius) / v.size
+    value = _damping_value(damping, v.dtype, mean, floor)
     fixed = jax.lax.stop_gradient(value)
     zero = jnp.zeros((), v.dtype)
     if damping.mode == "tikhonov":

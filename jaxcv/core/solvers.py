@@ -242,6 +242,11 @@ class multi_start:
             seeds = self.seeds.value()
         else:
             seeds = jax.lax.stop_gradient(self.seeds(problem.theta, *problem.data))
+        counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(seeds)}
+        if len(counts) != 1 or counts & {(), (0,)}:
+            rule = "expected arrays with one leading axis, the same and not empty in all of them"
+            shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(seeds)]
+            raise argument_error("seeds", rule, f"the shapes {shapes}", "Stack the candidates.")
         one = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], start.dtype), seeds
         )

@@ -72,7 +72,9 @@ class Solution(NamedTuple):
         energy: (), E(y*, theta).
         gradient_norm: (), |dE/dy| at y*, in units of E per unit of y.
         converged: () bool, whether the solver met its stopping rule at a finite point. Count the
-            failures of a batch with `jnp.sum(~solution.converged)`.
+            failures of a batch with `jnp.sum(~solution.converged)`. The rule of `newton` asks for
+            a minimum; those of `lbfgs` and `gradient_descent` only for a small gradient, which a
+            saddle, a maximum and a plateau have, too: see `diagnostics.min_eigenvalue`.
         diagnostics: `Diagnostics` of the damped system at y*, for a cotangent of norm one.
     """
 

@@ -47,6 +47,12 @@ def _centres(terms: CornerTerms) -> jax.Array:
 _SOLVER = multi_start(newton(max_steps=30), _centres)
 
 
+def _is_box(boxes: jax.Array) -> jax.Array:
+    """(...) whether boxes (..., 4) are finite and have an area."""
+    finite = jnp.all(jnp.isfinite(boxes), axis=-1)
+    return finite & jnp.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
+
+
 def fuse_frame(
     parameters: FusionParameters,
     frame: TrackerFrame,
@@ -60,16 +66,17 @@ def fuse_frame(
 
     Args:
         parameters: of K trackers, (2, K) each.
-        frame: what the K trackers say of one frame; a box that is not finite is not reported.
+        frame: what the K trackers say of one frame; a box that is not finite or has no area is
+            not reported.
         damping: of the backward pass; lambda is in units of a Hessian that is 2 where all trackers
             agree at width one.
 
     Source: Toso, Campbell, Russell, NeurIPS 2019, section 5.
     """
-    # A box that is not finite is none. Its numbers are replaced: zero times NaN is NaN.
-    finite = jnp.all(jnp.isfinite(frame.boxes), axis=-1)
+    # A box without area, or not finite, is none. Its numbers are replaced: zero times NaN is NaN.
+    sound = _is_box(frame.boxes)
     frame = frame._replace(
-        boxes=jnp.where(finite[:, None], frame.boxes, 0), reported=frame.reported & finite
+        boxes=jnp.where(sound[:, None], frame.boxes, 0), reported=frame.reported & sound
     )
     terms = corner_terms(parameters, frame)
     origin, unit = frame_unit(frame)
@@ -97,7 +104,8 @@ def fuse_boxes(
         box = argmin_y -sum_k a_k exp(-|y - c_k|^2 / s_k^2)   for each corner
 
     Args:
-        boxes: (..., K, 4) corners x1, y1, x2, y2 [px]; one that is not finite is not reported.
+        boxes: (..., K, 4) corners x1, y1, x2, y2 [px], not sizes; one that is not finite or has
+            no area (x2 <= x1 or y2 <= y1) is not reported.
         parameters: what was learned of the trackers, in their order; None weighs all alike.
         reported: (..., K) bool, which trackers gave a box; all by default.
         first_box: (..., 4) the box they were started with [px], which only the learned loss of
@@ -121,6 +129,8 @@ def fuse_boxes(
     check_floating("boxes", boxes)
     check_shape("boxes", boxes, (None, 4), "K boxes x1, y1, x2, y2.")
     batch, num_trackers = boxes.shape[:-2], boxes.shape[-2]
+    if num_trackers == 0:
+        raise argument_error("boxes", "expected at least one tracker", boxes.shape)
     if parameters is None:
         parameters = initial_parameters(num_trackers, boxes.dtype)
     if parameters.log_width.shape != (2, num_trackers):
@@ -143,6 +153,6 @@ def fuse_boxes(
         jnp.broadcast_to(jnp.asarray(frame), batch).reshape(-1),
     )
     fused = jax.vmap(lambda one: fuse_frame(parameters, one, damping=damping).box)(frames)
-    usable = frames.reported & jnp.all(jnp.isfinite(frames.boxes), axis=-1)
+    usable = frames.reported & _is_box(frames.boxes)
     some = jnp.any(usable, axis=-1, keepdims=True)
     return jnp.where(some, fused, jnp.nan).reshape(*batch, 4)

@@ -223,6 +223,12 @@ def test_scalar_filter_is_the_truncated_neumann_series(h, lam, order):
         assert u <= order / lam
 
 
+@pytest.mark.parametrize("value", [-1, -0.1, np.int32(-1), np.array(-1.0), np.nan, np.inf, "1"])
+def test_values_that_damp_nothing(value):
+    with pytest.raises(ValueError, match=r"`damping.value`: expected a finite number >= 0"):
+        Damping(value)
+
+
 def test_damping_is_a_pytree_of_its_value_and_hashable_in_the_rest():
     damping = Damping(0.3, order=2, mode="plain", relative=True)
     assert jax.tree.leaves(damping) == [0.3]

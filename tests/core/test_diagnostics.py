@@ -127,6 +127,38 @@ def test_only_a_converged_minimum_is_certified():
         assert report.certified
 
 
+def test_what_conjugate_gradients_cannot_know():
+    n = 300
+    square = lambda y, t, h: 0.5 * jnp.sum(h * y * y) - jnp.vdot(t, y)
+    zero, v = jnp.zeros(n), jnp.eye(n)[0]
+    h = jnp.linspace(1e-2, 1e3, n)
+    damping = Damping(0.0, mode="plain")
+    u, report = argmin_vjp(square, zero, zero, v, (h,), damping=damping)
+    assert np.linalg.norm(u) > 50
+    assert np.isinf(report.gradient_bound)  # no Ritz value bounds the smallest eigenvalue
+    assert not report.certified
+    # At an exact minimum nothing is left to divide by.
+    at_minimum = argmin(lambda y, t: 0.25 * jnp.sum((y - t) ** 2), zero, jnp.ones(n))
+    assert np.isfinite(at_minimum.diagnostics.error_estimate)
+    # A relative lambda does not vanish where the trace does.
+    signs = jnp.where(jnp.arange(n) % 2 == 0, 1.0, -1.0)
+    relative = Damping(0.1, relative=True)
+    for h, least, most in ((signs, 0.003, 0.11), (2 + signs, 0.199, 0.201)):
+        _, report = argmin_vjp(square, zero, zero, v, (h,), damping=relative)
+        assert least < report.damping_used < most
+
+
+def test_certificate_knows_no_units():
+    square = lambda y, t: (y - t) ** 2
+    for scale in (1e-6, 1.0, 1e6):
+        _, far = argmin_vjp(square, 0.5 * scale, scale, 1.0)
+        _, near = argmin_vjp(square, scale, scale, 1.0)
+        assert not far.certified
+        assert near.certified
+    _, report = argmin_vjp(square, 0.0, 3e-4, 1.0)
+    assert not report.certified
+
+
 def test_flat_energy_has_finite_diagnostics():
     flat = lambda y, t: 0 * jnp.sum(y * t)
     for n in (1, 3):

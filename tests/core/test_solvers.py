@@ -125,6 +125,14 @@ def test_multi_start_passes_over_seeds_without_energy():
         np.testing.assert_allclose(solution.value, 1, rtol=1e-6)
 
 
+@pytest.mark.parametrize("seeds", [1.0, np.zeros((0, 1)), {"a": np.ones(2), "b": np.ones((3, 3))}])
+def test_seeds_without_a_common_leading_axis(seeds):
+    energy = lambda y, t: sum(jnp.sum((leaf - t) ** 2) for leaf in jax.tree.leaves(y))
+    y0 = {"a": jnp.ones(()), "b": jnp.ones(3)} if isinstance(seeds, dict) else jnp.ones(1)
+    with pytest.raises(ValueError, match="`seeds`: expected arrays with one leading axis"):
+        argmin(energy, y0, 1.0, solver=multi_start(newton(), seeds))
+
+
 def test_multi_start_of_a_tree():
     energy = lambda y, t: waves(y["a"], t) + jnp.sum((y["b"] - t) ** 2)
     seeds = {"a": np.array([-2.0, 1.2], np.float32), "b": np.zeros((2, 3), np.float32)}

@@ -147,6 +147,18 @@ def test_closed_over_arrays_and_tracers_are_differentiated_as_if_they_were_theta
         assert abs(jax.jacrev(scaled)(1.0)) < 1e-9
 
 
+def test_closed_over_complex_arrays_are_differentiated():
+    with jax.enable_x64(True):
+
+        def minimiser(t):
+            z = t * jnp.asarray([1 + 2j, 0.5 - 1j])
+            energy = lambda y, _: jnp.sum(jnp.abs(y - z) ** 2 + jnp.cosh(y))
+            return jnp.sum(argmin(energy, jnp.zeros(2), 0.0, damping=UNDAMPED).value)
+
+        quotient = (minimiser(1 + 1e-5) - minimiser(1 - 1e-5)) / 2e-5
+        assert_close(jax.grad(minimiser)(1.0), quotient, 1e-8)
+
+
 def test_a_closed_over_constant_without_derivative_leaves_the_gradient_alone():
     weights = jnp.array([0.0, 1.0, 4.0])  # d sqrt(w) / dw is infinite at 0
     energy = lambda y, t: 0.5 * jnp.sum(jnp.sqrt(weights) * (y - t) ** 2) + 0.5 * jnp.sum(y**2)

@@ -185,11 +185,18 @@ def test_saddles_and_maxima_are_never_called_converged():
     saddle = lambda y: y[0] ** 2 - y[1] ** 2 + 0.25 * y[1] ** 4
     hill = lambda y: jnp.sum(jnp.exp(-(y**2)) + 0.01 * y**2)
     flat = lambda y: 0 * jnp.sum(y)
+    endless = lambda y: jnp.sum(jnp.exp(-y))  # falls for ever
     with jax.enable_x64(True):
         for function, starts in ((saddle, [[0, 0], [1, 0]]), (hill, [[0, 0]]), (flat, [[1, 2]])):
             solution, _, first = solve(function, starts, SCALES[:1], float)
             assert not np.any(solution.converged)
             assert np.all(solution.energy[:, 0] <= first[:, 0])
+        solution, _, _ = solve(endless, [[0, 0], [1, 5]], SCALES[:1], float)
+        assert not np.any(solution.converged)
+        # So far out that the gradient of 300 bumps underflows.
+        plateau = lambda y: -jnp.sum(jnp.exp(-(y**2)))
+        solution, _, _ = solve(plateau, np.full((1, 300), 100), SCALES[:1], float)
+        assert not np.any(solution.converged)
         # A step beside them it leaves and finds the minimum.
         solution, _, _ = solve(saddle, [[1, 1e-4], [1e-3, -1e-3]], SCALES[:1], float)
         assert np.all(solution.converged)

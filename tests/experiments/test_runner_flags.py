@@ -76,6 +76,12 @@ def test_checkpoint_goes_with_the_modes_that_read_it(toy, values, tmp_path):
         runner._run(toy.EXPERIMENT, values)
 
 
+def test_a_flag_of_one_value_given_twice_is_an_error(toy, values, tmp_path):
+    values(["program", f"--workdir={tmp_path}", "--seed=1", "--seed=2"])
+    with pytest.raises(ValueError, match="`seed`: expected one value, got several"):
+        runner._run(toy.EXPERIMENT, values)
+
+
 def test_importing_defines_no_flags():
     code = (  # orbax and absl define their own when they are imported
         "import orbax.checkpoint; from absl import app, flags; before = set(flags.FLAGS);"

@@ -91,9 +91,35 @@ def test_missing_and_foreign_checkpoints(toy, unloadable, undisturbed, tmp_path)
 
 
 def test_checkpoint_of_another_model(toy, undisturbed, tmp_path):
+    wider = lambda config: dataclasses.replace(config, width=4)
+    changed = dataclasses.replace(
+        toy.EXPERIMENT, cells=lambda config, _: toy.cells(wider(config), toy.load(wider(config)))
+    )
     with pytest.raises(training.CheckpointError, match=r"float32\[2, 4\].*got.*float32\[2, 3\]"):
-        runner.evaluate(toy.EXPERIMENT, toy.Config(width=4), tmp_path, undisturbed)
+        runner.evaluate(changed, None, tmp_path, undisturbed)
     assert not (tmp_path / "results.json").exists()
+
+
+def test_evaluation_may_change_the_data_only(toy, unloadable, undisturbed, tmp_path):
+    with pytest.raises(ValueError, match="`width`: expected 3, with which the model was trained"):
+        runner.evaluate(unloadable, toy.Config(width=4), tmp_path / "w", undisturbed)
+    assert not (tmp_path / "w").exists()
+    with pytest.raises(AssertionError, match="computed something"):
+        runner.evaluate(unloadable, toy.Config(data_dir="elsewhere"), tmp_path / "w", undisturbed)
+
+
+def test_a_folder_that_would_not_be_read_is_an_error(toy, unloadable, tmp_path):
+    with pytest.raises(ValueError, match="`data_dir`: is not read with --data=synthetic"):
+        runner.train(unloadable, toy.Config(data_dir="mine"), tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_mistaken_command_leaves_its_folder_usable(toy, unloadable, tmp_path):
+    with pytest.raises(AssertionError, match="computed something"):
+        runner.train(unloadable, toy.Config(seed=3), tmp_path)
+    with pytest.raises(AssertionError, match="computed something"):
+        runner.train(unloadable, toy.Config(seed=4), tmp_path)
+    assert _records.read_config(tmp_path)["config"]["seed"] == 4
 
 
 def test_checkpoint_without_one_of_the_cells(toy, undisturbed, tmp_path):

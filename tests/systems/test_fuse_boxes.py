@@ -54,6 +54,15 @@ def test_the_order_of_the_trackers_does_not_matter(seed):
         )
 
 
+def test_sizes_for_corners_are_no_boxes():
+    sizes = jnp.array([[50.0, 50, 10, 10], [51, 50, 10, 11]])  # x, y, width, height
+    assert np.all(np.isnan(fuse_boxes(sizes)))
+    one = jnp.array([[50.0, 50, 60, 60], [0, 0, 0, 0], [55, 20, 50, 30]])
+    np.testing.assert_allclose(fuse_boxes(one), one[0], rtol=1e-6)
+    with pytest.raises(ValueError, match="`boxes`: expected at least one tracker"):
+        fuse_boxes(jnp.zeros((0, 4)))
+
+
 def test_one_tracker_gives_its_box_and_none_gives_nan():
     boxes, _ = some_boxes(0)
     reported = np.zeros((2, TRACKERS), bool)
