@@ -26,7 +26,7 @@ from jaxcv.core.damping import Damping, Diagnostics
 from jaxcv.core.dense import norm
 from jaxcv.core.diagnostics import diagnose
 from jaxcv.core.linear import METHODS
-from jaxcv.core.rules import RULES, flat_gradient, make_system, pullback, pushforward
+from jaxcv.core.rules import RULES, Rule, flat_gradient, make_system, pullback, pushforward
 from jaxcv.core.solvers import newton
 from jaxcv.core.types import Problem, Solution
 
@@ -76,7 +76,10 @@ def argmin(
         autodiff: `reverse`, or `both`: the same numbers from a rule that has a forward mode too
             (`jax.jvp`, `jax.jacfwd`, `jax.hessian`). In reverse mode it contains failed problems
             by the finiteness of y and dE/dy alone, `reverse` also by that of the result.
-        init_gradient: `zero`, what y0 gets.
+        init_gradient: what y0 gets. `zero`; or `prox`: lambda^k (H' + lambda I)^-k y_bar, the
+            derivative of k proximal steps of weight lambda from y0, for meta-learning a start
+            that the energy is to stay near. It tends to zero with lambda, but for directions in
+            which the energy is flat.
         retract: None: y lives in a vector space.
 
     Returns:
@@ -92,14 +95,20 @@ def argmin(
         >>> gradient = jax.grad(loss)(jnp.array([1.0, 2.0]))
     """
     _check_settings(linear, autodiff, energy, damping)
-    check_choice("init_gradient", init_gradient, ("zero",), _ENTER_THROUGH_THETA)
+    check_choice("init_gradient", init_gradient, ("zero", "prox"), _ENTER_THROUGH_THETA)
+    if init_gradient == "prox" and damping.mode == "tikhonov":
+        way_out = "Use mode='shift'."
+        raise argument_error(
+            "damping.mode", "init_gradient='prox' is of proximal steps", "'tikhonov'", way_out
+        )
     check_choice("retract", retract, (None,), "Parametrise y by a vector space.")
     if not callable(solver) or isinstance(solver, type):
         raise argument_error("solver", "expected a solver", repr(solver), "E.g. newton().")
     y0, theta = _arrays("y0", y0), _arrays("theta", theta)
     check_data(data)
     _check_hashable((energy, solver))
-    return _argmin(energy, solver, linear, autodiff, y0, theta, data, damping)
+    static = (linear, autodiff, init_gradient)
+    return _argmin(energy, solver, static, y0, theta, data, damping)
 
 
 def attach(
@@ -227,10 +236,11 @@ def _arrays(name: str, tree: Any) -> Any:
     return tree
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _argmin(energy, solver, linear, autodiff, y0, theta, data, damping):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _argmin(energy, solver, static, y0, theta, data, damping):
+    linear, autodiff, init_gradient = static
     frozen = jax.lax.stop_gradient
-    y0 = frozen(y0)
+    moving, y0 = y0, frozen(y0)
     system = make_system(energy, y0, theta, data)
     start, unravel = ravel_pytree(y0)
     still = system._replace(theta=frozen(system.theta), data=frozen(system.data))
@@ -242,7 +252,11 @@ def _argmin(energy, solver, linear, autodiff, y0, theta, data, damping):
     least, gradient = jax.value_and_grad(flat_energy)(result.value)
     finite = jnp.isfinite(least) & jnp.all(jnp.isfinite(result.value))
     found = unravel(result.value)
-    value = RULES[autodiff](system.gradient, linear, found, system.theta, system.data, damping)
+    begun = found
+    if init_gradient == "prox":  # found, as a function of y0 whose derivative the rule replaces
+        begun = jax.tree.map(lambda x, y, fixed: x + (y - fixed), found, moving, y0)
+    rule = Rule(system.gradient, linear, init_gradient)
+    value = RULES[autodiff](rule, begun, system.theta, system.data, damping)
     # An energy that is not finite may have finite derivatives (log below zero).
     value = jax.tree.map(lambda x, fixed: jnp.where(frozen(finite), x, fixed), value, found)
     diagnostics = diagnose(
@@ -255,17 +269,18 @@ def _argmin(energy, solver, linear, autodiff, y0, theta, data, damping):
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _attach(energy, linear, autodiff, y, theta, data, damping):
     system = make_system(energy, jax.lax.stop_gradient(y), theta, data)
-    return RULES[autodiff](system.gradient, linear, y, system.theta, system.data, damping)
+    rule = Rule(system.gradient, linear)
+    return RULES[autodiff](rule, y, system.theta, system.data, damping)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _argmin_vjp(energy, linear, y, theta, y_bar, data, damping):
     system = make_system(energy, y, theta, data)
-    (leaves, _), u, v = pullback(
-        system.gradient, linear, y, system.theta, system.data, damping, y_bar
+    pulled = pullback(system.gradient, linear, y, system.theta, system.data, damping, y_bar)
+    diagnostics = diagnose(
+        flat_gradient(system, y), ravel_pytree(y)[0], damping, linear, pulled.v, pulled.u
     )
-    diagnostics = diagnose(flat_gradient(system, y), ravel_pytree(y)[0], damping, linear, v, u)
-    theta_bar = jax.tree.unflatten(jax.tree.structure(theta), leaves)
+    theta_bar = jax.tree.unflatten(jax.tree.structure(theta), pulled.theta[0])
     return theta_bar, jax.lax.stop_gradient(diagnostics)
 
 

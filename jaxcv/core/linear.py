@@ -27,6 +27,7 @@ __all__ = [
     "DampedSystem",
     "adjoint_residual",
     "damped_adjoint",
+    "damped_pair",
     "damped_system",
     "resolve_method",
 ]
@@ -95,7 +96,24 @@ def damped_adjoint(
     method: str,
     probe: jax.Array | None = None,
 ) -> jax.Array:
-    """u = f_k(H) v, the filter of order k of `Damping`; |u| is within its bound.
+    """u = f_k(H) v (n,), the filter of order k of `Damping`; |u| is within its bound.
+
+    The arguments are those of `damped_pair`.
+    """
+    return damped_pair(product, v, damping, method, probe)[0]
+
+
+def damped_pair(
+    product: Product,
+    v: jax.Array,
+    damping: Damping,
+    method: str,
+    probe: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """u = f_k(H) v (n,) and what the filter leaves of v, v - H' u (n,).
+
+    In the modes `shift` and `plain` the rest is lambda^k (H' + lambda I)^-k v, the derivative of k
+    proximal steps with respect to their start.
 
     Args:
         product: (n,) -> (n,), p -> H p.
@@ -111,7 +129,10 @@ def damped_adjoint(
             u = u + system.solve(v - system.matvec(u))
         else:
             u = system.solve(v + system.damping * u)
-    return u
+    product_of_u = system.matvec(u)
+    if damping.mode != "tikhonov":
+        product_of_u = product_of_u - system.damping * u
+    return u, v - product_of_u
 
 
 def adjoint_residual(

@@ -19,9 +19,18 @@ from jax.flatten_util import ravel_pytree
 from jaxcv.core.checks import check_scalar
 from jaxcv.core.closure import hoist
 from jaxcv.core.krylov import random_like
-from jaxcv.core.linear import damped_adjoint
+from jaxcv.core.linear import damped_pair
 
-__all__ = ["RULES", "System", "flat_gradient", "make_system", "pullback", "pushforward"]
+__all__ = [
+    "RULES",
+    "Pulled",
+    "Rule",
+    "System",
+    "flat_gradient",
+    "make_system",
+    "pullback",
+    "pushforward",
+]
 
 
 class System(NamedTuple):
@@ -71,15 +80,31 @@ def _slope(gradient, y, theta, data):
     return point, unravel, slope, product
 
 
-def pullback(gradient, linear, y, theta, data, damping, y_bar):
-    """theta_bar = -B^T u, a tree like theta, u (n,), and the flat cotangent (n,).
+class Pulled(NamedTuple):
+    """A pulled back cotangent.
+
+    Attributes:
+        theta: theta_bar = -B^T u, a tree like theta.
+        start: y0_bar = v - H' u (n,), for a start that the solver ends near.
+        u: (n,).
+        v: (n,) the flat cotangent of y.
+    """
+
+    theta: Any
+    start: jax.Array
+    u: jax.Array
+    v: jax.Array
+
+
+def pullback(gradient, linear, y, theta, data, damping, y_bar) -> Pulled:
+    """The damped pullback of the cotangent y_bar.
 
     A problem with anything non-finite is replaced, not multiplied, by zero: first u, so that what
     is pulled back is harmless, then the result, since B itself may be what is not finite.
     """
     point, _, slope, product = _slope(gradient, y, theta, data)
     v = ravel_pytree(y_bar)[0].astype(point.dtype)
-    u = damped_adjoint(product, v, damping, linear)
+    u, rest = damped_pair(product, v, damping, linear)
     good = jnp.all(jnp.isfinite(v)) & jnp.all(jnp.isfinite(u))
     u = jnp.where(good, u, 0)
     _, pull = jax.vjp(lambda theta: -slope(point, theta), theta)
@@ -90,57 +115,81 @@ def pullback(gradient, linear, y, theta, data, damping, y_bar):
     # exist (sqrt at 0): it is judged by itself.
     masked = [jnp.where(good, leaf, 0) for leaf in leaves]
     apart = [jnp.where(good & jnp.all(jnp.isfinite(leaf)), leaf, 0) for leaf in captured]
-    return (masked, apart), u, v
+    start = jnp.where(good & jnp.all(jnp.isfinite(rest)), rest, 0)
+    return Pulled((masked, apart), start, u, v)
 
 
-def pushforward(gradient, linear, y, theta, data, damping, theta_dot):
+def pushforward(gradient, linear, y, theta, data, damping, theta_dot, start_dot=None):
     """y_dot = -f(H) B theta_dot, a tree like y, itself flat (n,), and the flat -B theta_dot (n,).
 
-    Linear in theta_dot and transposable. Zero where y or the gradient at y is not finite.
+    With a tangent `start_dot`, a tree like y, the rest of the filter of it is added. Linear in the
+    tangents and transposable. Zero where y or the gradient at y is not finite.
     """
     point, unravel, slope, product = _slope(gradient, y, theta, data)
     good = jnp.all(jnp.isfinite(point)) & jnp.all(jnp.isfinite(slope(point, theta)))
     theta_dot = jax.tree.map(lambda leaf: jnp.where(good, leaf, 0), theta_dot)
     _, v = jax.jvp(lambda theta: -slope(point, theta), (theta,), (theta_dot,))
-    u = damped_adjoint(product, v, damping, linear, random_like(point))
+    u, _ = damped_pair(product, v, damping, linear, random_like(point))
+    if start_dot is not None:
+        moved = jnp.where(good, ravel_pytree(start_dot)[0], 0)
+        u = u + damped_pair(product, moved, damping, linear, random_like(point))[1]
     u = jnp.where(good, u, 0)
     return unravel(u), u, v
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _reverse(gradient, linear, y, theta, data, damping):
+class Rule(NamedTuple):
+    """The static settings of a rule.
+
+    Attributes:
+        gradient: (y tree, theta, data) -> (n,) dE/dy.
+        linear: method of the linear systems.
+        init_gradient: `zero`, or `prox`: y has the derivative of proximal steps from it.
+    """
+
+    gradient: Callable
+    linear: str
+    init_gradient: str = "zero"
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _reverse(rule, y, theta, data, damping):
     """y, with the pullback of the minimiser."""
-    del gradient, linear, theta, data, damping
+    del rule, theta, data, damping
     return y
 
 
-def _reverse_forward(gradient, linear, y, theta, data, damping):
+def _reverse_forward(rule, y, theta, data, damping):
     # The ruled value, so that second derivatives see y*(theta) and never the solver's loop.
-    y = _reverse(gradient, linear, y, theta, data, damping)
+    y = _reverse(rule, y, theta, data, damping)
     return y, (y, theta, data, damping)
 
 
-def _reverse_backward(gradient, linear, residuals, y_bar):
+def _reverse_backward(rule, residuals, y_bar):
     y, theta, data, damping = residuals
-    theta_bar, _, _ = pullback(gradient, linear, y, theta, data, damping, y_bar)
-    return jax.tree.map(jnp.zeros_like, y), theta_bar, None, None
+    pulled = pullback(rule.gradient, rule.linear, y, theta, data, damping, y_bar)
+    start = pulled.start if rule.init_gradient == "prox" else jnp.zeros_like(pulled.start)
+    return ravel_pytree(y)[1](start), pulled.theta, None, None
 
 
 _reverse.defvjp(_reverse_forward, _reverse_backward)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _both(gradient, linear, y, theta, data, damping):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _both(rule, y, theta, data, damping):
     """y, with the pushforward of the minimiser, whose transpose is the pullback."""
-    del gradient, linear, theta, data, damping
+    del rule, theta, data, damping
     return y
 
 
 @_both.defjvp
-def _both_jvp(gradient, linear, primals, tangents):
+def _both_jvp(rule, primals, tangents):
     y, theta, data, damping = primals
-    y = _both(gradient, linear, y, theta, data, damping)
-    return y, pushforward(gradient, linear, y, theta, data, damping, tangents[1])[0]
+    y = _both(rule, y, theta, data, damping)
+    start_dot = tangents[0] if rule.init_gradient == "prox" else None
+    y_dot, _, _ = pushforward(
+        rule.gradient, rule.linear, y, theta, data, damping, tangents[1], start_dot
+    )
+    return y, y_dot
 
 
 RULES = {"reverse": _reverse, "both": _both}

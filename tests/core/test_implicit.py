@@ -246,3 +246,43 @@ def test_float32_gradient_is_that_of_float64():
         exact = float(jax.grad(loss)(theta, y0, *data))
         single = [x.astype(jnp.float32) for x in (theta, y0, *data)]
         assert_close(jax.grad(loss)(*single), exact, 1e-5)
+
+
+@pytest.mark.parametrize("autodiff", ["reverse", "both"])
+def test_gradient_of_the_start_is_that_of_proximal_steps(autodiff):
+    with jax.enable_x64(True):
+        energy, y0, theta, data = problem("mixture")
+        y, h, _ = jacobians("mixture")
+        v = jnp.array([0.3, -1.1])
+        for lam, order in ((0.5, 1), (0.5, 3), (0.0, 1)):
+
+            def loss(y0, theta, init_gradient, lam=lam, order=order):
+                solution = argmin(
+                    energy,
+                    y0,
+                    theta,
+                    data,
+                    damping=Damping(lam, order=order),
+                    autodiff=autodiff,
+                    init_gradient=init_gradient,
+                )
+                return jnp.vdot(v, solution.value)
+
+            contraction = lam * np.linalg.inv(h + lam * np.eye(2))
+            want = np.linalg.matrix_power(contraction, order) @ v
+            start, width = jax.grad(loss, (0, 1))(y0, theta, "prox")
+            np.testing.assert_allclose(start, want, atol=1e-10)
+            still, same = jax.grad(loss, (0, 1))(y0, theta, "zero")
+            assert np.all(np.asarray(still) == 0)
+            assert_close(width, same, 1e-12)
+        assert argmin(energy, y0, theta, data, init_gradient="prox").value.tolist() == y.tolist()
+        with pytest.raises(ValueError, match=r"`damping.mode`: init_gradient='prox'"):
+            argmin(energy, y0, theta, data, damping=Damping(mode="tikhonov"), init_gradient="prox")
+
+
+def test_start_of_an_energy_that_is_flat_in_a_direction():
+    # E = (y_1 - t)^2: the flat direction keeps its start, and its whole gradient.
+    energy = lambda y, t: (y[0] - t) ** 2
+    value = lambda y0: argmin(energy, y0, 1.0, damping=Damping(1e-3), init_gradient="prox").value
+    jacobian = jax.jacrev(value)(jnp.array([3.0, 5.0]))
+    np.testing.assert_allclose(jacobian, [[1e-3 / 2.001, 0], [0, 1]], atol=1e-6)
