@@ -64,12 +64,15 @@ def test_public_names_and_signatures_are_those_of_the_inventory():
 
 
 def test_promised_names():
-    for name in ("argmin", "argmin_vjp", "attach", "Damping", "Diagnostics", "Solution"):
+    for name in (
+            "argmin", "argmin_jvp", "argmin_vjp", "attach", "unrolled_solve", "Damping", "Diagnostics",
+            "Solution",
+    ):  # fmt: skip
         assert name in jaxcv.__all__
     signature = inspect.signature(jaxcv.argmin)
     assert list(signature.parameters) == [
         "energy", "y0", "theta", "data", "solver", "damping", "linear", "autodiff",
-        "init_gradient", "retract",
+        "init_gradient", "retract", "has_aux",
     ]  # fmt: skip
     damping = jaxcv.Damping()
     assert (damping.value, damping.order, damping.mode, damping.relative) == (

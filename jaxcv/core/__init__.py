@@ -1,1 +1,66 @@
-"""Minimisers, their implicit gradients and the linear algebra under them: no images here."""
+"""Minimisers, their gradients, and the linear algebra under them; knows nothing of images.
+
+# Which solver
+
+| your problem                                  | solver                                      |
+|-----------------------------------------------|---------------------------------------------|
+| up to a few hundred unknowns                  | `newton()`, the default: exact to round-off |
+| more unknowns                                 | `newton()` (truncated CG), or `lbfgs()`     |
+| several basins                                | `multi_start(newton(), seeds)`              |
+| solved elsewhere (scipy, optimistix, by hand) | `attach(energy, y_star, theta, data)`       |
+| the steps themselves are to be learned        | `unrolled_solve(step, state0, theta, data)` |
+
+A gradient of the minimiser is worth what the minimiser is worth: if |dE/dy| = eta is left and h is
+the smallest eigenvalue of the Hessian, the gradient is wrong by about eta / h^2 times the third
+derivative. Solve to round-off in the precision at hand; a looser tolerance saves little, since the
+last steps of `newton` converge quadratically.
+
+# Which damping
+
+| what you need                                            | damping                          |
+|----------------------------------------------------------|----------------------------------|
+| the classical implicit gradient                          | `Damping(0.0)`                   |
+| training that cannot explode (default)                   | `Damping(0.1)`                   |
+| the same, whatever the units of the energy               | `Damping(0.1, relative=True)`    |
+| a small bias under the same kind of bound                | `Damping(0.1, order=4)`          |
+| gradients at saddles, or at minima that are not isolated | `Damping(1e-3, mode="tikhonov")` |
+| the numbers of Wibergian learning                        | `Damping(0.1, mode="plain")`     |
+
+lambda has the units of the Hessian. The bias along an eigenvector of eigenvalue h is
+(lambda / (h + lambda))^order: half of the gradient is gone where h = lambda at order 1, a
+sixteenth at order 4. `Diagnostics.bias_estimate` says how large it is at the smallest eigenvalue.
+
+# When a gradient is not certified
+
+Look at `solution.diagnostics` (or at those of `argmin_vjp`), in this order:
+
+1. `solution.converged` is false: raise `max_steps`, start nearer (`multi_start`), or scale y so
+   that its entries have comparable curvature. Until then mask the problem out of the loss.
+2. `negative_eigenvalues` > 0: y is a saddle. Start elsewhere, or use `mode="tikhonov"` if a
+   critical point is what you want. In mode `shift` the gradient stays bounded but is not that of
+   a minimum.
+3. `min_eigenvalue` near 0: the minimum is not isolated or nearly so. Add a prior to the energy, or
+   keep the damping and read `bias_estimate`.
+4. `newton_decrement` is large against the round-off of the energy: the solver stopped early, or the
+   energy has no digits left (a large constant added to it, float32 sums of many terms).
+5. `adjoint_residual` above 1e-3: with `linear="cg"` it ran out of steps; precondition by scaling y,
+   or use `linear="cholesky"` while the memory allows. In mode `plain` the Hessian may be
+   indefinite.
+6. With `linear="cg"` nothing is certified, since the smallest eigenvalue is not known.
+
+# Coming from another library
+
+| there                                       | here                                           |
+|---------------------------------------------|------------------------------------------------|
+| optimistix `minimise(fn, solver, y0, args)` | `argmin(energy, y0, theta, data)`              |
+| optimistix `ImplicitAdjoint(linear_solver)` | `damping=`, `linear=`                          |
+| optimistix `RecursiveCheckpointAdjoint`     | `unrolled_solve`                               |
+| optimistix `throw=False`, `result`          | `solution.converged`, per problem              |
+| jaxopt `LBFGS(fun).run(y0, theta)`          | `argmin(energy, y0, theta, solver=lbfgs())`    |
+| jaxopt `solve_cg`, `ridge`                  | `linear="cg"`, `damping=Damping(ridge)`        |
+| jaxopt `root_vjp`, `root_jvp`               | `argmin_vjp`, `argmin_jvp`, with diagnostics   |
+| Theseus cost functions and weights          | terms of `energy`; weights are part of `theta` |
+| Theseus `BackwardMode.IMPLICIT`             | `argmin`, with the exact Hessian               |
+| Theseus `BackwardMode.UNROLL`, `TRUNCATED`  | `unrolled_solve`, `truncation=k`               |
+| Theseus `BackwardMode.DLM`                  | `Damping(2 * eps**2)`                          |
+"""

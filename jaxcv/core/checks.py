@@ -19,6 +19,7 @@ __all__ = [
     "check_choice",
     "check_data",
     "check_floating",
+    "check_pair",
     "check_scalar",
     "check_shape",
     "check_structure",
@@ -76,6 +77,14 @@ def check_scalar(name: str, shape_dtype: Any, way_out: str = "") -> None:
     if not (one and leaves[0].shape == () and jnp.issubdtype(leaves[0].dtype, jnp.floating)):
         came = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", shape_dtype)
         raise argument_error(name, "must return one real scalar", came, way_out)
+
+
+def check_pair(shape: Any) -> None:
+    """Raises ValueError unless an energy with aux returned a pair."""
+    if not (isinstance(shape, tuple) and len(shape) == 2):
+        came = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", shape)
+        way_out = "Leave has_aux away if there is nothing to return besides."
+        raise argument_error("energy", "with has_aux it must return (scalar, aux)", came, way_out)
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any], way_out: str = "") -> None:

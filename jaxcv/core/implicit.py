@@ -7,6 +7,7 @@ Source: Toso, Campbell, Russell, "Wibergian learning of continuous energy functi
 NeurIPS 2019, eq. 8-9; Samuel and Tappen, CVPR 2009, for value 0.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from jaxcv.core.checks import (
     check_choice,
     check_data,
     check_floating,
+    check_pair,
     check_structure,
 )
 from jaxcv.core.damping import Damping, Diagnostics
@@ -45,6 +47,7 @@ def argmin(
     autodiff: str = "reverse",
     init_gradient: str = "zero",
     retract: None = None,
+    has_aux: bool = False,
 ) -> Solution:
     """A local minimiser y*(theta) of an energy, differentiable in theta.
 
@@ -81,6 +84,7 @@ def argmin(
             that the energy is to stay near. It tends to zero with lambda, but for directions in
             which the energy is flat.
         retract: None: y lives in a vector space.
+        has_aux: the energy returns (scalar, aux), and the solution holds aux at y*.
 
     Returns:
         A `Solution`.
@@ -108,7 +112,11 @@ def argmin(
     check_data(data)
     _check_hashable((energy, solver))
     static = (linear, autodiff, init_gradient)
-    return _argmin(energy, solver, static, y0, theta, data, damping)
+    if not has_aux:
+        return _argmin(energy, solver, static, y0, theta, data, damping)
+    check_pair(jax.eval_shape(energy, y0, theta, *data))
+    solution = _argmin(_First(energy), solver, static, y0, theta, data, damping)
+    return solution._replace(aux=_aux(energy, solution.value, theta, data))
 
 
 def attach(
@@ -193,6 +201,21 @@ def argmin_jvp(
     theta_dot = jax.tree.map(lambda d, x: jnp.asarray(d, x.dtype), theta_dot, theta)
     _check_hashable(energy)
     return _argmin_jvp(energy, linear, y, theta, theta_dot, data, damping)
+
+
+@dataclasses.dataclass(frozen=True)
+class _First:
+    """The scalar of an energy that returns (scalar, aux); equal for equal energies."""
+
+    energy: Callable
+
+    def __call__(self, y, theta, *data):
+        return self.energy(y, theta, *data)[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _aux(energy, y, theta, data):
+    return energy(y, theta, *data)[1]
 
 
 _ENTER_THROUGH_THETA = (

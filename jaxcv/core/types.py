@@ -67,7 +67,7 @@ class Solution(NamedTuple):
     """A minimiser and what is known of it; one value per problem under `jax.vmap`.
 
     Attributes:
-        value: y*, the tree of y0; differentiable in theta, every other field is not.
+        value: y*, the tree of y0; differentiable in theta, as aux is; every other field is not.
         steps: () int32, solver steps taken.
         energy: (), E(y*, theta).
         gradient_norm: (), |dE/dy| at y*, in units of E per unit of y.
@@ -76,6 +76,8 @@ class Solution(NamedTuple):
             a minimum; those of `lbfgs` and `gradient_descent` only for a small gradient, which a
             saddle, a maximum and a plateau have, too: see `diagnostics.min_eigenvalue`.
         diagnostics: `Diagnostics` of the damped system at y*, for a cotangent of norm one.
+        aux: with `has_aux` what the energy returns besides, at y*; differentiable in theta, through
+            y* too. None without.
     """
 
     value: Any
@@ -84,3 +86,4 @@ class Solution(NamedTuple):
     gradient_norm: jax.Array
     converged: jax.Array
     diagnostics: Diagnostics
+    aux: Any = None
