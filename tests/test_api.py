@@ -65,8 +65,8 @@ def test_public_names_and_signatures_are_those_of_the_inventory():
 
 def test_promised_names():
     for name in (
-            "argmin", "argmin_jvp", "argmin_vjp", "attach", "unrolled_solve", "Damping", "Diagnostics",
-            "Solution",
+        "argmin", "argmin_jvp", "argmin_vjp", "attach", "unrolled_solve", "Damping",
+        "Diagnostics", "Solution",
     ):  # fmt: skip
         assert name in jaxcv.__all__
     signature = inspect.signature(jaxcv.argmin)
