@@ -25,6 +25,7 @@ from jaxcv.core.checks import argument_error, check_structure
 from jaxcv.core.damping import Damping
 from jaxcv.core.dense import norm
 from jaxcv.core.linear import DENSE_LIMIT, damped_system
+from jaxcv.core.quasi_newton import approach
 from jaxcv.core.trust_region import minimise
 from jaxcv.core.types import Problem, Solver, SolverResult
 
@@ -39,6 +40,9 @@ __all__ = [
     "multi_start",
     "newton",
 ]
+
+
+_MEDIUM = 16  # unknowns from which a Hessian is dearer than the steps of L-BFGS that it saves
 
 
 def default_tolerance(dtype: Any) -> float:
@@ -67,11 +71,13 @@ class newton:
     Exact second derivatives, the trust-region problem solved by a safeguarded iteration on its
     multiplier (dense, up to 256 unknowns) or by truncated conjugate gradients (above). Leaves when
     the gradient meets the tolerance or when the dtype allows no more progress in energy, then takes
-    Newton steps on the gradient alone for as long as they halve it.
+    Newton steps on the gradient alone for as long as they halve it. From 16 to 256 unknowns, where
+    a Hessian is dear, L-BFGS goes first and one factor serves the last steps
+    (`jaxcv.core.quasi_newton`); the trust region takes over where that has not reached a minimum.
 
     Attributes:
         tolerance: gradient norm relative to the largest seen; None follows the dtype.
-        max_steps: trust-region steps, rejected ones included.
+        max_steps: steps of L-BFGS, and of the trust region, rejected ones included.
 
     Source: More and Sorensen 1983; Steihaug 1983; Nocedal and Wright, ch. 4.
     """
@@ -85,8 +91,13 @@ class newton:
     def __call__(self, problem: Problem, start: jax.Array) -> SolverResult:
         """Minimises `problem` from `start` (n,)."""
         tolerance = _tolerance(self, start.dtype)
-        dense = start.size <= DENSE_LIMIT
-        return SolverResult(*minimise(problem.energy, start, tolerance, self.max_steps, dense))
+        dense, before = start.size <= DENSE_LIMIT, None
+        if dense and start.size >= _MEDIUM:
+            before = approach(problem.energy, start, tolerance, self.max_steps)
+            start = before.y
+        return SolverResult(
+            *minimise(problem.energy, start, tolerance, self.max_steps, dense, before)
+        )
 
 
 @dataclasses.dataclass(frozen=True)

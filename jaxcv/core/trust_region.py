@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxcv.core.dense import cholesky, cholesky_solve, dense_matrix, forward_solve, norm
 from jaxcv.core.krylov import lanczos_eigenvalues, random_like
+from jaxcv.core.quasi_newton import Approach
 
 __all__ = ["minimise"]
 
@@ -31,6 +32,7 @@ def minimise(
     tolerance: float,
     max_steps: int,
     dense: bool,
+    before: Approach | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """A local minimiser (n,), the steps taken and whether it converged.
 
@@ -40,6 +42,7 @@ def minimise(
         tolerance: of the gradient norm, relative to the largest seen.
         max_steps: trust-region steps, rejected ones included.
         dense: factorise the Hessian, or use products with it only.
+        before: how `start` was found; nothing is done where that has finished.
     """
     eps = jnp.finfo(start.dtype).eps
     evaluate = jax.value_and_grad(energy)
@@ -87,18 +90,21 @@ def minimise(
     energy0, gradient0 = evaluate(start)
     slope = norm(gradient0)
     finite = jnp.isfinite(energy0) & jnp.isfinite(slope)
+    finished = jnp.asarray(False) if before is None else before.finished
     state = _State(
         start,
         energy0,
         gradient0,
         -jnp.ones((), start.dtype),
-        slope,
+        slope if before is None else jnp.maximum(slope, before.largest),
         jnp.int32(0),
-        ~finite,
+        ~finite | finished,
     )
     state = jax.lax.while_loop(lambda s: ~s.done & (s.steps < max_steps), advance, state)
-    y, slope, minimum = _polish(product_at, gradient_of, energy, state, finite, tolerance, dense)
-    return y, state.steps, minimum & finite & jnp.isfinite(slope)
+    polished = finite & ~finished
+    y, slope, minimum = _polish(product_at, gradient_of, energy, state, polished, tolerance, dense)
+    steps = state.steps if before is None else state.steps + before.steps
+    return y, steps, (minimum | finished) & finite & jnp.isfinite(slope)
 
 
 def _polish(product_at, gradient_of, energy, state: _State, finite, tolerance, dense):

@@ -86,19 +86,19 @@ def test_early_stop_freezes_the_state_and_its_gradient():
         state0, theta, data = setting()
         theta = {**theta, "rate": jnp.asarray(0.5)}
         floating, full = with_floats(state0)
-        for threshold, truncation in ((0.05, None), (0.05, 3), (1e-9, None), (1e9, None)):
+        for threshold, truncation in ((0.05, None), (0.05, 3), (1e9, None)):
             stop = lambda old, new: jnp.linalg.norm(new["x"] - old["x"]) < threshold  # noqa: B023
             run = functools.partial(
-                unrolled_solve, step, num_steps=20, truncation=truncation, stop=stop
+                unrolled_solve, step, num_steps=14, truncation=truncation, stop=stop
             )
             states = run(state0, theta, data)
-            reference = plain(state0, theta, data, 20, stop=stop)
+            reference = plain(state0, theta, data, 14, stop=stop)
             assert_close(states, reference, 1e-13)
             taken = int(states["count"][-1])
-            assert taken == {0.05: 11, 1e-9: 20, 1e9: 1}[threshold]
+            assert taken == {0.05: 11, 1e9: 1}[threshold]
             cut = 0 if truncation is None else taken - truncation
             ours = lambda s, t: outer(run(full(s), t, data))  # noqa: B023
-            theirs = lambda s, t: outer(plain(full(s), t, data, 20, cut, stop))  # noqa: B023
+            theirs = lambda s, t: outer(plain(full(s), t, data, 14, cut, stop))  # noqa: B023
             came = jax.jit(jax.grad(ours, (0, 1)))(floating, theta)
             assert_close(came, jax.jit(jax.grad(theirs, (0, 1)))(floating, theta), 1e-12)
 
