@@ -67,6 +67,7 @@ def test_batch_size_changes_nothing():
             assert_close(gradient(width, points[:size], starts[:size]), whole[:size], 1e-10)
 
 
+@pytest.mark.slow
 def test_dense_batch_size_changes_nothing():
     # Above the unrolled sizes the factorisations are library calls, of one matrix or of many.
     with jax.enable_x64(True):

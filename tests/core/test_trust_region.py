@@ -214,7 +214,7 @@ def test_exhausted_steps_are_no_convergence():
         assert np.all(solution.energy <= scale * first + shift)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.slow), np.float64])
 def test_three_hundred_unknowns_by_truncated_conjugate_gradients(dtype):
     with jax.enable_x64(True):
         rng = np.random.default_rng(4)
