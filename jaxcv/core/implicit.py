@@ -98,7 +98,7 @@ def argmin(
         >>> loss = lambda theta: jnp.sum(argmin(energy, jnp.zeros(2), theta).value)
         >>> gradient = jax.grad(loss)(jnp.array([1.0, 2.0]))
     """
-    _check_settings(linear, autodiff, energy, damping)
+    start, theta = _checked(energy, "y0", y0, theta, data, damping, linear, autodiff)
     check_choice("init_gradient", init_gradient, ("zero", "prox"), _ENTER_THROUGH_THETA)
     if init_gradient == "prox" and damping.mode == "tikhonov":
         way_out = "Use mode='shift'."
@@ -108,14 +108,12 @@ def argmin(
     check_choice("retract", retract, (None,), "Parametrise y by a vector space.")
     if not callable(solver) or isinstance(solver, type):
         raise argument_error("solver", "expected a solver", repr(solver), "E.g. newton().")
-    y0, theta = _arrays("y0", y0), _arrays("theta", theta)
-    check_data(data)
-    _check_hashable((energy, solver))
+    _check_hashable(solver)
     static = (linear, autodiff, init_gradient)
     if not has_aux:
-        return _argmin(energy, solver, static, y0, theta, data, damping)
-    check_pair(jax.eval_shape(energy, y0, theta, *data))
-    solution = _argmin(_First(energy), solver, static, y0, theta, data, damping)
+        return _argmin(energy, solver, static, start, theta, data, damping)
+    check_pair(jax.eval_shape(energy, start, theta, *data))
+    solution = _argmin(_First(energy), solver, static, start, theta, data, damping)
     return solution._replace(aux=_aux(energy, solution.value, theta, data))
 
 
@@ -135,10 +133,7 @@ def attach(
     gradient of `argmin`; y_star and data get none. The arguments are those of `argmin`; y_star
     must be a minimiser of energy(., theta, *data), which `argmin_vjp`'s diagnostics judge.
     """
-    _check_settings(linear, autodiff, energy, damping)
-    y, theta = _arrays("y_star", y_star), _arrays("theta", theta)
-    check_data(data)
-    _check_hashable(energy)
+    y, theta = _checked(energy, "y_star", y_star, theta, data, damping, linear, autodiff)
     return _attach(energy, linear, autodiff, y, theta, data, damping)
 
 
@@ -163,12 +158,9 @@ def argmin_vjp(
         theta_bar = -B^T u, a tree like theta (zero where anything is not finite), and the
         `Diagnostics` of the solve for u.
     """
-    _check_settings(linear, "reverse", energy, damping)
-    y, theta = _arrays("y", y), _arrays("theta", theta)
-    check_data(data)
+    y, theta = _checked(energy, "y", y, theta, data, damping, linear)
     check_structure("y_bar", y_bar, "y", y)
     check_floating("y_bar", y_bar, "It is the gradient of a real loss with respect to y.")
-    _check_hashable(energy)
     return _argmin_vjp(energy, linear, y, theta, y_bar, data, damping)
 
 
@@ -193,13 +185,10 @@ def argmin_jvp(
         y_dot = -f(H) B theta_dot, a tree like y (zero where y or dE/dy is not finite), and the
         `Diagnostics` of the solve, whose cotangent is -B theta_dot.
     """
-    _check_settings(linear, "both", energy, damping)
-    y, theta = _arrays("y", y), _arrays("theta", theta)
-    check_data(data)
+    y, theta = _checked(energy, "y", y, theta, data, damping, linear)
     check_structure("theta_dot", theta_dot, "theta", theta)
     check_floating("theta_dot", theta_dot, "It is a direction in the space of theta.")
     theta_dot = jax.tree.map(lambda d, x: jnp.asarray(d, x.dtype), theta_dot, theta)
-    _check_hashable(energy)
     return _argmin_jvp(energy, linear, y, theta, theta_dot, data, damping)
 
 
@@ -223,7 +212,17 @@ _ENTER_THROUGH_THETA = (
 )
 
 
-def _check_settings(linear: str, autodiff: str, energy: Any, damping: Any) -> None:
+def _checked(
+    energy: Any,
+    name: str,
+    y: Any,
+    theta: Any,
+    data: Any,
+    damping: Any,
+    linear: str,
+    autodiff: str = "reverse",
+) -> tuple[Any, Any]:
+    """y, known to the caller as `name`, and theta as arrays; checks what every function takes."""
     if not callable(energy):
         raise argument_error("energy", "expected a function of (y, theta, *data)", repr(energy))
     if not isinstance(damping, Damping):
@@ -235,6 +234,9 @@ def _check_settings(linear: str, autodiff: str, energy: Any, damping: Any) -> No
         raise argument_error("damping.value", "expected one number", came, way_out)
     check_choice("linear", linear, METHODS)
     check_choice("autodiff", autodiff, RULES)
+    check_data(data)
+    _check_hashable(energy)
+    return _arrays(name, y), _arrays("theta", theta)
 
 
 def _check_hashable(static: Any) -> None:

@@ -26,8 +26,7 @@ __all__ = [
     "METHODS",
     "DampedSystem",
     "adjoint_residual",
-    "damped_adjoint",
-    "damped_pair",
+    "apply_filter",
     "damped_system",
     "resolve_method",
 ]
@@ -89,40 +88,19 @@ def damped_system(product: Product, v: jax.Array, damping: Damping, method: str)
     return (_scalar_system if v.size == 1 else _dense_system)(matrix, damping)
 
 
-def damped_adjoint(
-    product: Product,
-    v: jax.Array,
-    damping: Damping,
-    method: str,
-    probe: jax.Array | None = None,
-) -> jax.Array:
-    """u = f_k(H) v (n,), the filter of order k of `Damping`; |u| is within its bound.
-
-    The arguments are those of `damped_pair`.
-    """
-    return damped_pair(product, v, damping, method, probe)[0]
-
-
-def damped_pair(
-    product: Product,
-    v: jax.Array,
-    damping: Damping,
-    method: str,
-    probe: jax.Array | None = None,
+def apply_filter(
+    system: DampedSystem, damping: Damping, v: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """u = f_k(H) v (n,) and what the filter leaves of v, v - H' u (n,).
+    """u = f_k(H) v (n,), the filter of order k of `Damping`, and what it leaves of v, v - H' u.
 
-    In the modes `shift` and `plain` the rest is lambda^k (H' + lambda I)^-k v, the derivative of k
-    proximal steps with respect to their start.
+    |u| is within the bound of its mode. In the modes `shift` and `plain` the rest (n,) is
+    lambda^k (H' + lambda I)^-k v, the derivative of k proximal steps with respect to their start.
 
     Args:
-        product: (n,) -> (n,), p -> H p.
+        system: of H, made with `damping`. The function is linear in v where v had no part in it.
+        damping: its order and mode.
         v: (n,).
-        damping, method: as for `damped_system`.
-        probe: (n,) a generic vector to build the system with, which leaves the whole function
-            linear in v; v itself by default.
     """
-    system = damped_system(product, v if probe is None else probe, damping, method)
     u = system.solve(v)
     for _ in range(damping.order - 1):
         if damping.mode == "tikhonov":

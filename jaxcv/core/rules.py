@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jaxcv.core.checks import check_scalar
 from jaxcv.core.closure import hoist
 from jaxcv.core.krylov import random_like
-from jaxcv.core.linear import damped_pair
+from jaxcv.core.linear import apply_filter, damped_system
 
 __all__ = [
     "RULES",
@@ -104,7 +104,7 @@ def pullback(gradient, linear, y, theta, data, damping, y_bar) -> Pulled:
     """
     point, _, slope, product = _slope(gradient, y, theta, data)
     v = ravel_pytree(y_bar)[0].astype(point.dtype)
-    u, rest = damped_pair(product, v, damping, linear)
+    u, rest = apply_filter(damped_system(product, v, damping, linear), damping, v)
     good = jnp.all(jnp.isfinite(v)) & jnp.all(jnp.isfinite(u))
     u = jnp.where(good, u, 0)
     _, pull = jax.vjp(lambda theta: -slope(point, theta), theta)
@@ -129,10 +129,11 @@ def pushforward(gradient, linear, y, theta, data, damping, theta_dot, start_dot=
     good = jnp.all(jnp.isfinite(point)) & jnp.all(jnp.isfinite(slope(point, theta)))
     theta_dot = jax.tree.map(lambda leaf: jnp.where(good, leaf, 0), theta_dot)
     _, v = jax.jvp(lambda theta: -slope(point, theta), (theta,), (theta_dot,))
-    u, _ = damped_pair(product, v, damping, linear, random_like(point))
+    system = damped_system(product, random_like(point), damping, linear)  # not of a tangent
+    u, _ = apply_filter(system, damping, v)
     if start_dot is not None:
         moved = jnp.where(good, ravel_pytree(start_dot)[0], 0)
-        u = u + damped_pair(product, moved, damping, linear, random_like(point))[1]
+        u = u + apply_filter(system, damping, moved)[1]
     u = jnp.where(good, u, 0)
     return unravel(u), u, v
 
