@@ -65,7 +65,8 @@ def test_public_names_and_signatures_are_those_of_the_inventory():
 
 def test_promised_names():
     for name in (
-        "argmin", "argmin_jvp", "argmin_vjp", "attach", "unrolled_solve", "Damping",
+        "argmin", "argmin_jvp", "argmin_least_squares", "argmin_vjp", "attach", "unrolled_solve",
+        "Damping",
         "Diagnostics", "Solution",
     ):  # fmt: skip
         assert name in jaxcv.__all__
@@ -81,7 +82,7 @@ def test_promised_names():
     assert jaxcv.Diagnostics._fields == (
         "gradient_norm", "newton_decrement", "min_eigenvalue", "negative_eigenvalues",
         "damping_used", "gradient_bound", "bias_estimate", "error_estimate", "adjoint_residual",
-        "certified",
+        "certified", "structure_error",
     )  # fmt: skip
 
 

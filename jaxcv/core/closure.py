@@ -1,4 +1,4 @@
-"""Functions whose closed-over arrays are made explicit arguments."""
+"""Functions whose closed-over arrays are made explicit."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-__all__ = ["Hoisted", "hoist"]
+__all__ = ["Hoisted", "hoist", "rare_while_loop"]
 
 
 class Hoisted(NamedTuple):
@@ -45,3 +45,21 @@ def hoist(function: Callable, *arguments: Any) -> Hoisted:
         return jax.tree.unflatten(treedef, leaves)
 
     return Hoisted(call, floating, fixed, shape)
+
+
+def rare_while_loop(condition: Callable, body: Callable, carry: Any) -> Any:
+    """`jax.lax.while_loop` for a loop that is seldom entered, and then pays for all its work.
+
+    XLA computes ahead of a loop what does not change in it, which for a Hessian is everything that
+    is linear in its basis, whether or not the loop is ever entered. Here the arrays that `body`
+    closes over count as changing.
+    """
+    hoisted = hoist(body, carry)
+
+    def tied(carry):
+        carry, floating, fixed = jax.lax.optimization_barrier(
+            (carry, hoisted.floating, hoisted.fixed)
+        )
+        return hoisted.call((carry,), floating, fixed)
+
+    return jax.lax.while_loop(condition, tied, carry)

@@ -10,9 +10,10 @@ from jax.flatten_util import ravel_pytree
 
 from jaxcv.core.checks import argument_error, check_data, check_floating
 from jaxcv.core.damping import Damping
-from jaxcv.core.dense import cholesky, cholesky_solve, dense_matrix
-from jaxcv.core.linear import damped_system
-from jaxcv.core.rules import flat_gradient, make_system
+from jaxcv.core.dense import cholesky, cholesky_solve, expand
+from jaxcv.core.linear import Known, damped_system
+from jaxcv.core.rules import make_system
+from jaxcv.core.structure import DenseStructure
 
 __all__ = ["Curvature", "curvature"]
 
@@ -70,10 +71,10 @@ def curvature(
 def _curvature(energy, y, theta, data, damping):
     y, theta, data = jax.lax.stop_gradient((y, theta, data))
     point = ravel_pytree(y)[0]
-    gradient = flat_gradient(make_system(energy, y, theta, data), y)
-    product = lambda p: jax.jvp(gradient, (point,), (p,))[1]
-    hessian = dense_matrix(product, point.size, point.dtype)
-    system = damped_system(lambda p: hessian @ p, point, damping, "auto")
+    flat_energy = make_system(energy, y, theta, data).flat_energy(ravel_pytree(y)[1])
+    _, _, hessian = expand(flat_energy, point)
+    dense = DenseStructure(point.size)
+    system = damped_system(lambda p: hessian @ p, point, damping, dense, Known(hessian))
     identity = jnp.eye(point.size, dtype=point.dtype)
     factor = cholesky(hessian + (system.shift + system.damping) * identity)
     columns = jax.vmap(functools.partial(cholesky_solve, factor))(identity)

@@ -99,8 +99,10 @@ class Diagnostics(NamedTuple):
         gradient_norm: |dE/dy| at y.
         newton_decrement: sqrt(g^T H'^-1 g): the square root of twice the energy that a Newton
             step still expects to gain.
-        min_eigenvalue: smallest eigenvalue of H; with `linear="cg"` the smallest Ritz value of a
-            short Lanczos run, which is never below it.
+        min_eigenvalue: smallest eigenvalue of H. From 17 unknowns on, where H is positive definite
+            and the mode is `shift`, by a short Lanczos run on H^-1; with `Arrow` and
+            `BlockDiagonal` by bisection, to 1e-3 of itself and not above it; with `linear="cg"`
+            the smallest Ritz value of a short Lanczos run, which is never below it.
         negative_eigenvalues: how many eigenvalues of H are below minus round-off; with
             `linear="cg"` how many Ritz values.
         damping_used: the lambda that was used, after `relative` and the precision's floor.
@@ -111,14 +113,19 @@ class Diagnostics(NamedTuple):
             (lambda^2 / (h^2 + lambda^2))^k at the smallest |h|): the largest relative error that
             damping causes in any direction of u.
         error_estimate: estimate of the relative error of u: bias, the move of y* that a Newton
-            step still expects (through the change of H along it), and the adjoint's residual.
+            step still expects (through the change of H along it), the adjoint's residual, and
+            `structure_error`.
         adjoint_residual: relative residual of the system that u solves; 0 where no cotangent was
             given.
         certified: y is finite, its solver has converged (`argmin_vjp`, which knows no solver:
             the Newton step is below sqrt(eps) |y|), H is positive definite there, and the
             Newton-Kantorovich test |H^-1| |H^-1 g| K <= 1/2 holds with K, the Lipschitz constant
             of H, estimated along the Newton step. An estimate, not a proof, since K is. Never true
-            with `linear="cg"`, which does not know the smallest eigenvalue.
+            with `linear="cg"`, which does not know the smallest eigenvalue, nor where
+            `structure_error` is above sqrt(eps).
+        structure_error: |H p - M p| / |H p| for a random p and the matrix M of the structure that
+            `linear` declares (`Arrow`, `BlockDiagonal`); 0 for the other methods. Far above
+            round-off the energy does not have that structure.
     """
 
     gradient_norm: jax.Array
@@ -131,3 +138,4 @@ class Diagnostics(NamedTuple):
     error_estimate: jax.Array
     adjoint_residual: jax.Array
     certified: jax.Array
+    structure_error: jax.Array

@@ -12,6 +12,7 @@ __all__ = [
     "dense_matrix",
     "eigenvalues",
     "eigh",
+    "expand",
     "forward_solve",
     "norm",
 ]
@@ -29,8 +30,22 @@ def dense_matrix(product: Product, size: int, dtype: jnp.dtype) -> jax.Array:
     return 0.5 * (matrix + matrix.T)
 
 
+def expand(
+    energy: Callable[[jax.Array], jax.Array], y: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Energy (), gradient (n,) and Hessian (n, n) at y (n,), which share most of their work."""
+    evaluate = jax.value_and_grad(energy)
+    if y.size == 1:
+        (least, gradient), (_, row) = jax.jvp(evaluate, (y,), (jnp.ones_like(y),))
+        return least, gradient, row[None]
+    (least, gradient), linear = jax.linearize(evaluate, y)
+    return least, gradient, dense_matrix(lambda p: linear(p)[1], y.size, y.dtype)
+
+
 def norm(v: jax.Array) -> jax.Array:
     """|v|_2, neither overflowing nor underflowing where v itself does not; 0 has gradient 0."""
+    if v.size == 1:
+        return jnp.abs(v.reshape(()))
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(v)))
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     square = jnp.sum((v / scale) ** 2)

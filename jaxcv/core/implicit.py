@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from jaxcv.core.charts import Retraction, chart_at, check_retraction
 from jaxcv.core.checks import (
     argument_error,
     check_choice,
@@ -27,10 +28,10 @@ from jaxcv.core.checks import (
 from jaxcv.core.damping import Damping, Diagnostics
 from jaxcv.core.dense import norm
 from jaxcv.core.diagnostics import diagnose
-from jaxcv.core.linear import METHODS
-from jaxcv.core.rules import RULES, Rule, flat_gradient, make_system, pullback, pushforward
+from jaxcv.core.linear import resolve_method
+from jaxcv.core.rules import RULES, Rule, make_system, pullback, pushforward
 from jaxcv.core.solvers import newton
-from jaxcv.core.types import Problem, Solution
+from jaxcv.core.types import Problem, Solution, SolverResult
 
 __all__ = ["argmin", "argmin_jvp", "argmin_vjp", "attach"]
 
@@ -43,10 +44,10 @@ def argmin(
     *,
     solver: Any = newton(),  # noqa: B008 (frozen and hashable)
     damping: Damping = Damping(),  # noqa: B008
-    linear: str = "auto",
+    linear: Any = "auto",
     autodiff: str = "reverse",
     init_gradient: str = "zero",
-    retract: None = None,
+    retract: Retraction | None = None,
     has_aux: bool = False,
 ) -> Solution:
     """A local minimiser y*(theta) of an energy, differentiable in theta.
@@ -75,7 +76,9 @@ def argmin(
         data: tuple of anything else that the energy reads; no gradient, may hold integers.
         solver: a `Solver`, see `jaxcv.core.solvers`.
         damping: the damping of the backward pass only.
-        linear: `auto`, `scalar`, `cholesky` or `cg`, see `jaxcv.core.linear`.
+        linear: how the Hessian is solved with: `auto`, `scalar`, `cholesky`, `cg`, or what y and
+            the energy allow, an `Arrow`, a `BlockDiagonal`, a `ConjugateGradient`; see
+            `jaxcv.core.linear`. `newton` takes its steps by it, too.
         autodiff: `reverse`, or `both`: the same numbers from a rule that has a forward mode too
             (`jax.jvp`, `jax.jacfwd`, `jax.hessian`). In reverse mode it contains failed problems
             by the finiteness of y and dE/dy alone, `reverse` also by that of the result.
@@ -83,7 +86,9 @@ def argmin(
             derivative of k proximal steps of weight lambda from y0, for meta-learning a start
             that the energy is to stay near. It tends to zero with lambda, but for directions in
             which the energy is flat.
-        retract: None: y lives in a vector space.
+        retract: None: y lives in a vector space. A `Retraction` of the manifold that it lives on
+            (`jaxcv.geometry.manifolds`): the Hessian and u are those of the tangent space at y*,
+            and the solver works in coordinates around y0; where it fails there, around its end.
         has_aux: the energy returns (scalar, aux), and the solution holds aux at y*.
 
     Returns:
@@ -105,11 +110,14 @@ def argmin(
         raise argument_error(
             "damping.mode", "init_gradient='prox' is of proximal steps", "'tikhonov'", way_out
         )
-    check_choice("retract", retract, (None,), "Parametrise y by a vector space.")
+    if init_gradient == "prox" and retract is not None:
+        way_out = "Leave it at 'zero'."
+        raise argument_error("init_gradient", "needs a vector space", "'prox'", way_out)
     if not callable(solver) or isinstance(solver, type):
         raise argument_error("solver", "expected a solver", repr(solver), "E.g. newton().")
     _check_hashable(solver)
-    static = (linear, autodiff, init_gradient)
+    check_retraction(retract, start)
+    static = (linear, autodiff, init_gradient, retract)
     if not has_aux:
         return _argmin(energy, solver, static, start, theta, data, damping)
     check_pair(jax.eval_shape(energy, start, theta, *data))
@@ -124,8 +132,9 @@ def attach(
     data: tuple = (),
     *,
     damping: Damping = Damping(),  # noqa: B008
-    linear: str = "auto",
+    linear: Any = "auto",
     autodiff: str = "reverse",
+    retract: Retraction | None = None,
 ) -> Any:
     """`y_star` unchanged, with the gradient of the minimiser y*(theta) of the energy.
 
@@ -134,7 +143,8 @@ def attach(
     must be a minimiser of energy(., theta, *data), which `argmin_vjp`'s diagnostics judge.
     """
     y, theta = _checked(energy, "y_star", y_star, theta, data, damping, linear, autodiff)
-    return _attach(energy, linear, autodiff, y, theta, data, damping)
+    check_retraction(retract, y)
+    return _attach(energy, (linear, autodiff, retract), y, theta, data, damping)
 
 
 def argmin_vjp(
@@ -145,12 +155,13 @@ def argmin_vjp(
     data: tuple = (),
     *,
     damping: Damping = Damping(),  # noqa: B008
-    linear: str = "auto",
+    linear: Any = "auto",
+    retract: Retraction | None = None,
 ) -> tuple[Any, Diagnostics]:
     """The pullback of `attach` as a function, with what is known of it.
 
     Args:
-        energy, theta, data, damping, linear: as for `argmin`.
+        energy, theta, data, damping, linear, retract: as for `argmin`.
         y: the minimiser, a tree like y0.
         y_bar: the cotangent of y, the same tree.
 
@@ -161,7 +172,8 @@ def argmin_vjp(
     y, theta = _checked(energy, "y", y, theta, data, damping, linear)
     check_structure("y_bar", y_bar, "y", y)
     check_floating("y_bar", y_bar, "It is the gradient of a real loss with respect to y.")
-    return _argmin_vjp(energy, linear, y, theta, y_bar, data, damping)
+    check_retraction(retract, y)
+    return _argmin_vjp(energy, (linear, retract), y, theta, y_bar, data, damping)
 
 
 def argmin_jvp(
@@ -172,12 +184,13 @@ def argmin_jvp(
     data: tuple = (),
     *,
     damping: Damping = Damping(),  # noqa: B008
-    linear: str = "auto",
+    linear: Any = "auto",
+    retract: Retraction | None = None,
 ) -> tuple[Any, Diagnostics]:
     """The pushforward of `attach` as a function, with what is known of it.
 
     Args:
-        energy, theta, data, damping, linear: as for `argmin`.
+        energy, theta, data, damping, linear, retract: as for `argmin`.
         y: the minimiser, a tree like y0.
         theta_dot: the direction in which theta moves, a tree like theta.
 
@@ -189,7 +202,8 @@ def argmin_jvp(
     check_structure("theta_dot", theta_dot, "theta", theta)
     check_floating("theta_dot", theta_dot, "It is a direction in the space of theta.")
     theta_dot = jax.tree.map(lambda d, x: jnp.asarray(d, x.dtype), theta_dot, theta)
-    return _argmin_jvp(energy, linear, y, theta, theta_dot, data, damping)
+    check_retraction(retract, y)
+    return _argmin_jvp(energy, (linear, retract), y, theta, theta_dot, data, damping)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +233,7 @@ def _checked(
     theta: Any,
     data: Any,
     damping: Any,
-    linear: str,
+    linear: Any,
     autodiff: str = "reverse",
 ) -> tuple[Any, Any]:
     """y, known to the caller as `name`, and theta as arrays; checks what every function takes."""
@@ -232,10 +246,9 @@ def _checked(
         came = f"an array of shape {jnp.shape(damping.value)}"
         way_out = "Sweep it with jax.vmap over Damping(values)."
         raise argument_error("damping.value", "expected one number", came, way_out)
-    check_choice("linear", linear, METHODS)
     check_choice("autodiff", autodiff, RULES)
     check_data(data)
-    _check_hashable(energy)
+    _check_hashable((energy, linear))
     return _arrays(name, y), _arrays("theta", theta)
 
 
@@ -263,59 +276,95 @@ def _arrays(name: str, tree: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _argmin(energy, solver, static, y0, theta, data, damping):
-    linear, autodiff, init_gradient = static
+    linear, autodiff, init_gradient, retract = static
     frozen = jax.lax.stop_gradient
     moving, y0 = y0, frozen(y0)
     system = make_system(energy, y0, theta, data)
-    start, unravel = ravel_pytree(y0)
+    method = resolve_method(linear, chart_at(y0, retract).tree)
     still = system._replace(theta=frozen(system.theta), data=frozen(system.data))
-    flat_energy = lambda flat: still.energy(unravel(flat), still.theta, still.data)
-    problem = Problem(
-        flat_energy, frozen(theta), frozen(data), lambda y: ravel_pytree(y)[0], unravel
-    )
-    result = jax.tree.map(frozen, solver(problem, start))
-    least, gradient = jax.value_and_grad(flat_energy)(result.value)
-    finite = jnp.isfinite(least) & jnp.all(jnp.isfinite(result.value))
-    found = unravel(result.value)
+
+    def solve(y):
+        chart = chart_at(y, retract)
+        ravel = None if retract else lambda y: ravel_pytree(y)[0]
+        flat_energy = still.flat_energy(chart.place)
+        problem = Problem(flat_energy, frozen(theta), frozen(data), ravel, chart.place, method)
+        return frozen(solver(problem, chart.origin)), chart
+
+    if retract is None:
+        result, chart = solve(y0)
+        found = chart.place(result.value)
+    else:
+        found, result = _recentred(solve, y0)
+    chart = chart_at(found, retract)
+    least, gradient = result.energy, result.gradient
+    if least is None or gradient is None:
+        least, gradient = jax.value_and_grad(still.flat_energy(chart.place))(chart.origin)
+    finite = jnp.isfinite(least) & jnp.all(jnp.isfinite(ravel_pytree(found)[0]))
     begun = found
     if init_gradient == "prox":  # found, as a function of y0 whose derivative the rule replaces
         begun = jax.tree.map(lambda x, y, fixed: x + (y - fixed), found, moving, y0)
-    rule = Rule(system.gradient, linear, init_gradient)
-    value = RULES[autodiff](rule, begun, system.theta, system.data, damping)
+    rule = Rule(system.energy, method, retract, init_gradient)
+    value = RULES[autodiff](rule, begun, system.theta, system.data, damping, result.hessian)
     # An energy that is not finite may have finite derivatives (log below zero).
     value = jax.tree.map(lambda x, fixed: jnp.where(frozen(finite), x, fixed), value, found)
-    diagnostics = diagnose(
-        flat_gradient(still, y0), result.value, frozen(damping), linear, converged=result.converged
+    diagnostics = _diagnose(
+        still,
+        chart,
+        found,
+        frozen(damping),
+        method,
+        converged=result.converged,
+        known=result.hessian,
     )
     details = (result.steps, least, norm(gradient), result.converged & finite, diagnostics)
     return Solution(value, *jax.tree.map(frozen, details))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _attach(energy, linear, autodiff, y, theta, data, damping):
-    system = make_system(energy, jax.lax.stop_gradient(y), theta, data)
-    rule = Rule(system.gradient, linear)
-    return RULES[autodiff](rule, y, system.theta, system.data, damping)
+def _recentred(solve, y0):
+    """The minimiser and its result; where the first coordinates failed, in those around its end."""
+
+    def one(carry):
+        y, steps, _, rounds = carry
+        result, chart = solve(y)
+        found = jax.tree.map(lambda new, old: new.astype(old.dtype), chart.place(result.value), y)
+        return found, steps + result.steps, result.converged, rounds + 1
+
+    carry = (y0, jnp.int32(0), jnp.asarray(False), jnp.int32(0))
+    found, steps, converged, _ = jax.lax.while_loop(lambda c: ~c[2] & (c[3] < 2), one, carry)
+    return jax.lax.stop_gradient(found), SolverResult(found, steps, converged)
+
+
+def _diagnose(system, chart, y, *args, **more):
+    gradient = jax.grad(system.flat_energy(chart.place))
+    return diagnose(gradient, chart.origin, *args, **more, scale=norm(ravel_pytree(y)[0]))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _argmin_vjp(energy, linear, y, theta, y_bar, data, damping):
-    system = make_system(energy, y, theta, data)
-    pulled = pullback(system.gradient, linear, y, system.theta, system.data, damping, y_bar)
-    diagnostics = diagnose(
-        flat_gradient(system, y), ravel_pytree(y)[0], damping, linear, pulled.v, pulled.u
-    )
+def _attach(energy, static, y, theta, data, damping):
+    linear, autodiff, retract = static
+    system = make_system(energy, jax.lax.stop_gradient(y), theta, data)
+    rule = Rule(system.energy, resolve_method(linear, chart_at(y, retract).tree), retract)
+    return RULES[autodiff](rule, y, system.theta, system.data, damping, None)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _argmin_vjp(energy, static, y, theta, y_bar, data, damping):
+    linear, retract = static
+    system, chart = make_system(energy, y, theta, data), chart_at(y, retract)
+    rule = Rule(system.energy, resolve_method(linear, chart.tree), retract)
+    pulled = pullback(rule, y, system.theta, system.data, damping, y_bar)
+    diagnostics = _diagnose(system, chart, y, damping, rule.method, pulled.v, pulled.u)
     theta_bar = jax.tree.unflatten(jax.tree.structure(theta), pulled.theta[0])
     return theta_bar, jax.lax.stop_gradient(diagnostics)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _argmin_jvp(energy, linear, y, theta, theta_dot, data, damping):
-    system = make_system(energy, y, theta, data)
+def _argmin_jvp(energy, static, y, theta, theta_dot, data, damping):
+    linear, retract = static
+    system, chart = make_system(energy, y, theta, data), chart_at(y, retract)
+    rule = Rule(system.energy, resolve_method(linear, chart.tree), retract)
     captured = jax.tree.map(jnp.zeros_like, system.theta[1])
     directions = (jax.tree.leaves(theta_dot), captured)
-    y_dot, u, v = pushforward(
-        system.gradient, linear, y, system.theta, system.data, damping, directions
-    )
-    diagnostics = diagnose(flat_gradient(system, y), ravel_pytree(y)[0], damping, linear, v, u)
+    y_dot, u, v = pushforward(rule, y, system.theta, system.data, damping, directions)
+    diagnostics = _diagnose(system, chart, y, damping, rule.method, v, u)
     return y_dot, jax.lax.stop_gradient(diagnostics)

@@ -24,8 +24,9 @@ def conjugate_gradient(
     v: jax.Array,
     *,
     start: jax.Array | None = None,
-    tolerance: float | None = None,
+    tolerance: float | jax.Array | None = None,
     max_steps: int | None = None,
+    precondition: Product | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Solves A u = v for a symmetric positive definite product; O(n) memory, no gradient rule.
 
@@ -35,6 +36,7 @@ def conjugate_gradient(
         start: (n,) where to start, 0 by default.
         tolerance: stops where |A u - v| <= tolerance |v|; by default a few round-offs.
         max_steps: by default 2 n, at most 2000.
+        precondition: (n,) -> (n,), r -> M^-1 r for a symmetric positive definite M near A.
 
     Returns:
         u (n,) and () the smallest curvature p^T A p / p^T p met. A direction of curvature <= 0
@@ -46,9 +48,12 @@ def conjugate_gradient(
     size = jnp.where(size > 0, size, 1)  # solved for v / |v|: squares of it cannot underflow
     target = tolerance**2
 
+    better = (lambda r: r) if precondition is None else precondition
+
     def go_on(state):
-        _, _, _, rho, smallest, step = state
-        return (smallest > 0) & (rho > target) & (step < limit)
+        _, r, _, rho, smallest, step = state
+        left = rho if precondition is None else jnp.vdot(r, r)
+        return (smallest > 0) & (left > target) & (step < limit)
 
     def advance(state):
         u, r, p, rho, smallest, step = state
@@ -57,13 +62,15 @@ def conjugate_gradient(
         good = curvature > 0
         alpha = jnp.where(good, rho / jnp.where(good, curvature, 1), 0)
         u, r = u + alpha * p, r - alpha * image
-        new = jnp.vdot(r, r)
+        z = better(r)
+        new = jnp.vdot(r, z)
         smallest = jnp.minimum(smallest, curvature / jnp.vdot(p, p))
-        return u, r, r + (new / rho) * p, new, smallest, step + 1
+        return u, r, z + (new / rho) * p, new, smallest, step + 1
 
     u = jnp.zeros_like(v) if start is None else start / size
     r = v / size if start is None else v / size - product(u)
-    state = (u, r, r, jnp.vdot(r, r), jnp.asarray(jnp.inf, v.dtype), jnp.int32(0))
+    z = better(r)
+    state = (u, r, z, jnp.vdot(r, z), jnp.asarray(jnp.inf, v.dtype), jnp.int32(0))
     u, _, _, _, smallest, _ = jax.lax.while_loop(go_on, advance, state)
     return size * u, smallest
 

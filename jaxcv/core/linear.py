@@ -1,34 +1,44 @@
-"""Damped symmetric systems: one interface over three methods and three modes.
+"""Damped symmetric systems: one interface over several methods and three modes.
 
 `damped_system` takes the product v -> H v and returns a `DampedSystem` that solves. Its `solve` is
 linear in v and differentiable in whatever the product closes over (`jax.lax.custom_linear_solve`,
 so it transposes), while the shift, the floor of lambda and the factor carry no gradient.
 
-| method     | for       | cost                                | indefinite H in mode `shift`     |
-|------------|-----------|-------------------------------------|----------------------------------|
-| `scalar`   | n = 1     | one product                         | h' = max(h, 0)                   |
-| `cholesky` | n <= ~256 | n products and two factorisations   | one eigendecomposition, if needed|
-| `cg`       | large n   | one product a step, O(n) memory     | shift by the smallest Ritz value |
+| `linear=`              | for              | cost, and what an indefinite H costs in mode `shift`|
+|------------------------|------------------|-----------------------------------------------------|
+| `"auto"`               | any              | `cholesky` up to 256 unknowns, `cg` above           |
+| `"scalar"`             | n = 1            | one product; h' = max(h, 0)                         |
+| `"cholesky"`           | n <= ~256        | n products, n^3; an eigendecomposition              |
+| `"cg"`                 | large n          | a product a step, O(n) memory; a short Lanczos run  |
+| `ConjugateGradient(b)` | ... badly scaled | the same, preconditioned by blocks of b             |
+| `BlockDiagonal(b)`     | many small ones  | b products, O(n b^2); a bisection                   |
+| `Arrow(local, shared)` | ... that meet    | b + G products, O(n (b + G)^2); a bisection         |
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcv.core.checks import argument_error, check_choice
 from jaxcv.core.damping import Damping
-from jaxcv.core.dense import cholesky, cholesky_solve, dense_matrix, eigenvalues, eigh, norm
+from jaxcv.core.dense import eigh, norm
 from jaxcv.core.krylov import conjugate_gradient, lanczos_eigenvalues
+from jaxcv.core.structure import BlockDiagonal, DenseStructure, Structure
 
 __all__ = [
     "METHODS",
+    "ConjugateGradient",
     "DampedSystem",
+    "Known",
     "adjoint_residual",
     "apply_filter",
     "damped_system",
     "resolve_method",
+    "while_once",
 ]
 
 METHODS = ("auto", "scalar", "cholesky", "cg")
@@ -36,6 +46,43 @@ DENSE_LIMIT = 256
 _PROBES = 8
 
 Product = Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class ConjugateGradient:
+    """Conjugate gradients on products with the Hessian; O(n) memory.
+
+    Attributes:
+        block_size: 0: no preconditioner. b >= 1: the blocks of b consecutive unknowns on the
+            diagonal of H, estimated by `probes` times b products with random signs, precondition.
+            The estimate is exact where H is block-diagonal and noisy where other entries are
+            large; it pays where the scales of the unknowns differ.
+        probes: random vectors that the estimate averages over.
+
+    Source: Bekas, Kokiopoulou, Saad 2007 (estimation of a diagonal).
+    """
+
+    block_size: int = 0
+    probes: int = 8
+
+    def __post_init__(self):
+        for name, least in (("block_size", 0), ("probes", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise argument_error(name, f"expected an integer >= {least}", repr(value))
+
+
+class Known(NamedTuple):
+    """A Hessian that a solver leaves behind.
+
+    Attributes:
+        matrix: symmetric, as the structure of the problem stores it; no gradient.
+        exact: () bool, whether it is that of the solver's result; else it is positive definite and
+            near. None: it is exact.
+    """
+
+    matrix: Any
+    exact: jax.Array | None = None
 
 
 class DampedSystem(NamedTuple):
@@ -55,37 +102,54 @@ class DampedSystem(NamedTuple):
     shift: jax.Array
 
 
-def resolve_method(method: str, size: int) -> str:
-    """The method that `auto` stands for at `size` unknowns; checks the others against it."""
-    check_choice("linear", method, METHODS)
-    if method == "auto":
-        return "scalar" if size == 1 else "cholesky" if size <= DENSE_LIMIT else "cg"
+def resolve_method(method: Any, y: Any) -> Structure | ConjugateGradient:
+    """The structure of the Hessian over the tree y, or `cg` or a `ConjugateGradient`."""
+    size = sum(int(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(y))
+    if isinstance(method, ConjugateGradient):
+        BlockDiagonal(method.block_size).structure(y)
+        return method
+    if not isinstance(method, str) and hasattr(method, "structure"):
+        return method.structure(y)
+    check_choice("linear", method, METHODS, "Or an Arrow, BlockDiagonal or ConjugateGradient.")
     if method == "scalar" and size != 1:
         raise argument_error("linear", "'scalar' is for one unknown", f"{size}", "Use 'auto'.")
-    return method
+    if method == "cg" or (method == "auto" and size > DENSE_LIMIT):
+        return ConjugateGradient()
+    return DenseStructure(size)
 
 
-def damped_system(product: Product, v: jax.Array, damping: Damping, method: str) -> DampedSystem:
+def damped_system(
+    product: Product, v: jax.Array, damping: Damping, method: Any, known: Known | None = None
+) -> DampedSystem:
     """The damped system of the symmetric operator `product`.
 
     Args:
         product: (n,) -> (n,), v -> H v, linear and symmetric.
-        v: (n,) the right-hand side to come, or any generic vector. `cg` looks for negative
-            curvature in its Krylov space and starts from its solution; the dense methods take
+        v: (n,) the right-hand side to come, or any generic vector. Conjugate gradients look for
+            negative curvature in its Krylov space and start from its solution; the others take
             only its size and dtype.
         damping: value, mode and whether relative; its order is the caller's business.
-        method: one of `METHODS`.
+        method: what `resolve_method` returned.
+        known: spares the products that form H.
 
     Raises:
-        ValueError: an unknown method, or `scalar` for more than one unknown.
+        ValueError: mode `tikhonov` with a structure that has no eigendecomposition.
     """
-    method = resolve_method(method, v.size)
-    if method == "cg":
-        return _cg_system(product, jax.lax.stop_gradient(v), damping)
-    matrix = dense_matrix(product, v.size, v.dtype)
-    if damping.mode == "tikhonov":
-        return _spectral_system(matrix, damping)
-    return (_scalar_system if v.size == 1 else _dense_system)(matrix, damping)
+    frozen = lambda p: jax.lax.stop_gradient(product(p))
+    if isinstance(method, ConjugateGradient):
+        return _cg_system(product, jax.lax.stop_gradient(v), damping, method)
+    spectral = damping.mode == "tikhonov"
+    if spectral and not isinstance(method, DenseStructure):
+        way_out = "Use linear='cg', or mode='shift'."
+        raise argument_error("damping.mode", "needs all eigenvalues", "'tikhonov'", way_out)
+    if known is None or (known.exact is not None and spectral):
+        known = Known(method.matrix(frozen, v.dtype))
+    # The matrix serves to solve; derivatives see the product.
+    if spectral:
+        return _spectral_system(product, known.matrix, damping)
+    if v.size == 1:
+        return _scalar_system(product, known.matrix, damping)
+    return _factored_system(product, known, damping, method)
 
 
 def apply_filter(
@@ -172,54 +236,84 @@ def _linear_system(matvec, solve, damping, value, shift) -> DampedSystem:
     )
 
 
-def _scalar_system(matrix: jax.Array, damping: Damping) -> DampedSystem:
+def _scalar_system(product: Product, matrix: jax.Array, damping: Damping) -> DampedSystem:
     h = matrix[0, 0]
     magnitude = jnp.abs(h)
     value = _damping_value(damping, h.dtype, magnitude, _floor(1, magnitude))
-    frozen = jax.lax.stop_gradient(h)
-    shift = jnp.zeros_like(h) if damping.mode == "plain" else -jnp.minimum(frozen, 0)
-    denominator = frozen + shift + jax.lax.stop_gradient(value)
-    matvec = lambda v: (h + shift + value) * v
+    shift = jnp.zeros_like(h) if damping.mode == "plain" else -jnp.minimum(h, 0)
+    denominator = h + shift + jax.lax.stop_gradient(value)
+    matvec = lambda v: product(v) + (shift + value) * v
     return _linear_system(matvec, lambda v: v / denominator, damping, value, shift)
 
 
-def _dense_system(matrix: jax.Array, damping: Damping) -> DampedSystem:
-    size, dtype = matrix.shape[0], matrix.dtype
-    frozen = jax.lax.stop_gradient(matrix)
-    magnitude = jnp.max(jnp.sum(jnp.abs(frozen), axis=1))  # >= the spectral norm
-    floor = _floor(size, magnitude)
-    value = _damping_value(damping, dtype, jnp.mean(jnp.abs(jnp.diagonal(frozen))), floor)
-    identity = jnp.eye(size, dtype=dtype)
+def _factored_system(
+    product: Product, known: Known, damping: Damping, structure: Structure
+) -> DampedSystem:
+    matrix = known.matrix
+    diagonal = structure.diagonal(matrix)
+    magnitude, dtype = structure.magnitude(matrix), diagonal.dtype
+    floor = _floor(structure.width, magnitude)
+    value = _damping_value(damping, dtype, jnp.mean(jnp.abs(diagonal)), floor)
     fixed = jax.lax.stop_gradient(value)
     if damping.mode == "plain":
         shift = jnp.zeros((), dtype)
-        factors = jax.scipy.linalg.lu_factor(frozen + fixed * identity)
-        solve = lambda v: jax.scipy.linalg.lu_solve(factors, v)
+        damped = structure.add(matrix, fixed)
+        solve = structure.indefinite_solver(damped)
     else:
         # Inertia test: H + (floor/2) I has a factor exactly where H is positive semi-definite
-        # up to round-off. Only otherwise is the eigendecomposition worth its price.
-        indefinite = ~jnp.all(jnp.isfinite(cholesky(frozen + 0.5 * floor * identity)))
-        indefinite &= jnp.isfinite(magnitude)
-        shift = jnp.maximum(-_while_once(indefinite, lambda: eigenvalues(frozen)[0]), 0)
-        factor = cholesky(frozen + (shift + fixed) * identity)
-        solve = lambda v: cholesky_solve(factor, v)
-    matvec = lambda v: matrix @ v + (shift + value) * v
+        # up to round-off. Only otherwise is an eigenvalue worth its price.
+        lifted = structure.factor(structure.add(matrix, 0.5 * floor))
+        indefinite = ~jnp.isfinite(structure.pivots(lifted)) & jnp.isfinite(magnitude)
+        least = while_once(indefinite, lambda: structure.smallest_eigenvalue(matrix))
+        shift = jnp.maximum(-least, 0)
+        damped = structure.add(matrix, shift + fixed)
+        factor = structure.factor(damped)
+        solve = lambda v: structure.solve(factor, v)
+    matvec = lambda v: product(v) + (shift + value) * v
+    if known.exact is not None:
+        solve = _corrected(matvec, solve, known.exact)
+    elif not isinstance(structure, DenseStructure) and damping.mode == "shift":
+        # Sums over many blocks lose digits, and H may have more entries than the structure.
+        solve = _corrected(matvec, solve, jnp.asarray(False))
+    elif not isinstance(structure, DenseStructure):
+        once = solve
+        solve = lambda v: _refined(lambda p: structure.multiply(damped, p), once, v)
     return _linear_system(matvec, solve, damping, value, shift)
 
 
-def _spectral_system(matrix: jax.Array, damping: Damping) -> DampedSystem:
+def _refined(multiply: Product, solve: Product, v: jax.Array) -> jax.Array:
+    """`solve(v)` after one step of iterative refinement, where that lowers the residual."""
+    u = solve(v)
+    left = v - multiply(u)
+    better = u + solve(left)
+    return jnp.where(norm(v - multiply(better)) < norm(left), better, u)
+
+
+def _corrected(matvec: Product, solve: Product, exact: jax.Array) -> Product:
+    """Solves with `matvec`, by conjugate gradients on what `solve`, of a system near, leaves."""
+    frozen = lambda p: jax.lax.stop_gradient(matvec(p))
+
+    def corrected(v):
+        u = solve(v)
+        left = jnp.where(exact, 0, v - frozen(u))
+        tolerance = 32 * jnp.finfo(v.dtype).eps * norm(v) / norm(left)
+        return u + conjugate_gradient(frozen, left, precondition=solve, tolerance=tolerance)[0]
+
+    return corrected
+
+
+def _spectral_system(product: Product, matrix: jax.Array, damping: Damping) -> DampedSystem:
     """Mode `tikhonov`: the real part of (H + i lambda)^-1 = (H - i lambda) (H^2 + lambda^2)^-1.
 
     As the real system (H x - lambda z, lambda x + H z) = (v, 0), whose condition is not squared.
     """
     size, dtype = matrix.shape[0], matrix.dtype
-    frozen = jax.lax.stop_gradient(matrix)
-    magnitude = jnp.max(jnp.sum(jnp.abs(frozen), axis=1))
-    mean = jnp.mean(jnp.abs(jnp.diagonal(frozen)))
+    magnitude = jnp.max(jnp.sum(jnp.abs(matrix), axis=1))
+    mean = jnp.mean(jnp.abs(jnp.diagonal(matrix)))
     value = _damping_value(damping, dtype, mean, _floor(size, magnitude))
     fixed = jax.lax.stop_gradient(value)
     finite = jnp.isfinite(magnitude)
-    h, q = eigh(jnp.where(finite, frozen, 0))
+    h, q = eigh(jnp.where(finite, matrix, 0))
     scale = jnp.hypot(h, fixed)
 
     def solve(sign, v):
@@ -233,18 +327,18 @@ def _spectral_system(matrix: jax.Array, damping: Damping) -> DampedSystem:
 
     def matvec(p):
         x, z = p[:size], p[size:]
-        return jnp.concatenate([matrix @ x - value * z, value * x + matrix @ z])
+        return jnp.concatenate([product(x) - value * z, value * x + product(z)])
 
     def apply(v):
         right = jnp.concatenate([v, jnp.zeros_like(v)])
         forward, transposed = (lambda _, v: solve(1, v)), (lambda _, v: solve(-1, v))
         return jax.lax.custom_linear_solve(matvec, right, forward, transposed)[:size]
 
-    return DampedSystem(apply, lambda v: matrix @ v, value, jnp.zeros((), dtype))
+    return DampedSystem(apply, product, value, jnp.zeros((), dtype))
 
 
-def _while_once(wanted: jax.Array, value: Callable[[], jax.Array]) -> jax.Array:
-    """`value()`, a scalar, where `wanted`, else 0; no gradient.
+def while_once(wanted: jax.Array, value: Callable[[], jax.Array]) -> jax.Array:
+    """`value()`, an array, where `wanted`, else 0; no gradient.
 
     A while_loop of at most one trip, since under `jax.vmap` a cond would evaluate both branches:
     a batch without a wanted lane pays nothing.
@@ -257,7 +351,32 @@ def _while_once(wanted: jax.Array, value: Callable[[], jax.Array]) -> jax.Array:
     )[1]
 
 
-def _cg_system(product: Product, v: jax.Array, damping: Damping) -> DampedSystem:
+def _block_jacobi(
+    product: Product, v: jax.Array, method: ConjugateGradient
+) -> Callable[[jax.Array], Product]:
+    """total -> a preconditioner of H + total I, by the blocks on the diagonal of H."""
+    structure = BlockDiagonal(method.block_size).structure(v)
+    signs = jax.random.rademacher(jax.random.key(1), (method.probes, v.size), v.dtype)
+    # With random signs s the other entries of s H s have mean zero.
+    probe = lambda s: structure.matrix(lambda p: s * product(s * p), v.dtype)
+    blocks = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), jax.vmap(probe)(signs))
+    diagonal = jnp.abs(structure.diagonal(blocks))
+    least = 1e-3 * jnp.mean(diagonal)
+
+    def preconditioner(total):
+        factor = structure.factor(structure.add(blocks, total))
+        good = jnp.all(jnp.isfinite(factor.local), axis=(1, 2), keepdims=True)
+        rough = jnp.maximum(diagonal, least).reshape(factor.local.shape[:2]) + total
+        rough = jnp.sqrt(rough)[..., None] * jnp.eye(method.block_size, dtype=v.dtype)
+        factor = factor._replace(local=jnp.where(good, factor.local, rough))
+        return lambda r: structure.solve(factor, r)
+
+    return preconditioner
+
+
+def _cg_system(
+    product: Product, v: jax.Array, damping: Damping, method: ConjugateGradient
+) -> DampedSystem:
     frozen = lambda p: jax.lax.stop_gradient(product(p))
     # Products with random signs estimate trace and Frobenius norm without forming H.
     signs = jax.random.rademacher(jax.random.key(0), (_PROBES, v.size), v.dtype)
@@ -277,19 +396,25 @@ def _cg_system(product: Product, v: jax.Array, damping: Damping) -> DampedSystem
         solve_squared = lambda v: conjugate_gradient(inner, v)[0]
         system = _linear_system(squared, solve_squared, Damping(mode="plain"), value, zero)
         return DampedSystem(lambda v: product(system.solve(v)), product, value, zero)
-    first, curvature = conjugate_gradient(lambda p: frozen(p) + fixed * p, v)
+    near = lambda total: None
+    if method.block_size:
+        near = _block_jacobi(frozen, v, method)
+    first, curvature = conjugate_gradient(
+        lambda p: frozen(p) + fixed * p, v, precondition=near(fixed)
+    )
     shift = zero
     if damping.mode == "shift":
         negative = curvature - fixed < -floor
-        ritz = _while_once(negative, lambda: lanczos_eigenvalues(frozen, v)[0])
+        ritz = while_once(negative, lambda: lanczos_eigenvalues(frozen, v)[0])
         shift = jnp.maximum(-jnp.minimum(ritz, jnp.where(negative, curvature - fixed, 0)), 0)
         first = jnp.where(negative, 0, first)
 
     def solve(v):
         operator = lambda p: frozen(p) + (shift + fixed) * p
         # For another right-hand side (order k, second derivatives) `first` may be no help at all.
-        near = norm(v - operator(first)) < norm(v)
-        return conjugate_gradient(operator, v, start=jnp.where(near, first, 0))[0]
+        helps = norm(v - operator(first)) < norm(v)
+        start = jnp.where(helps, first, 0)
+        return conjugate_gradient(operator, v, start=start, precondition=near(shift + fixed))[0]
 
     matvec = lambda p: product(p) + (shift + value) * p
     return _linear_system(matvec, solve, damping, value, shift)

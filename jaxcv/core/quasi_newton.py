@@ -12,17 +12,18 @@ Source: Liu and Nocedal 1989; Shamanskii 1967 (the method of chords).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.dense import cholesky, cholesky_solve, dense_matrix, norm
+from jaxcv.core.dense import norm
+from jaxcv.core.structure import DenseStructure, Structure
 
-__all__ = ["Approach", "approach"]
+__all__ = ["CLOSE", "Approach", "Chords", "approach", "chord_steps"]
 
 _HISTORY = 8
-_CLOSE = 1e-3  # gradient norm, relative to the largest seen, at which the Hessian takes over
+CLOSE = 1e-3  # gradient norm, relative to the largest seen, at which the Hessian takes over
 _CHORD_STEPS = 12
 
 
@@ -33,12 +34,14 @@ class Approach(NamedTuple):
         y: (n,) the point, never above the start in energy but for round-off.
         largest: () largest gradient norm seen.
         steps: () int32 steps taken.
+        matrix: (n, n) the Hessian where the chord steps began.
         finished: () bool, whether y is a minimum to round-off and nothing is left to do.
     """
 
     y: jax.Array
     largest: jax.Array
     steps: jax.Array
+    matrix: jax.Array
     finished: jax.Array
 
 
@@ -70,8 +73,10 @@ def approach(
     state = _lbfgs(evaluate, start, max_steps)
     gradient_of = jax.grad(energy)
     product = lambda p: jax.jvp(gradient_of, (state.y,), (p,))[1]
-    matrix = dense_matrix(product, start.size, start.dtype)
-    return _chords(evaluate, matrix, state, tolerance)
+    dense = DenseStructure(start.size)
+    matrix = dense.matrix(product, start.dtype)
+    end = chord_steps(evaluate, dense, matrix, state, tolerance)
+    return Approach(end.y, state.largest, end.steps, matrix, end.finished)
 
 
 def _direction(gradient, moves, turns):
@@ -142,7 +147,7 @@ def _lbfgs(evaluate, start, max_steps) -> _State:
             jnp.where(accept, full, shorter),
             largest,
             state.steps + 1,
-            (size > _CLOSE * largest) & ~blind,
+            (size > CLOSE * largest) & ~blind,
         )
 
     empty = jnp.zeros((_HISTORY, start.size), dtype)
@@ -161,42 +166,63 @@ def _lbfgs(evaluate, start, max_steps) -> _State:
     return jax.lax.while_loop(lambda s: s.alive & (s.steps < max_steps), advance, state)
 
 
-def _chords(evaluate, matrix, state: _State, tolerance) -> Approach:
-    """Steps with one factor while each at least halves the gradient."""
-    n, dtype = state.y.size, state.y.dtype
-    eps = jnp.finfo(dtype).eps
-    lift = 4 * n * eps * jnp.max(jnp.sum(jnp.abs(matrix), axis=1))
-    factor = cholesky(matrix)
-    definite = jnp.all(jnp.isfinite(factor)) & (jnp.min(jnp.diagonal(factor)) ** 2 > lift)
-    factor = jnp.where(definite, factor, jnp.eye(n, dtype=dtype))
+class Chords(NamedTuple):
+    """Where chord steps ended; the fields are those of `Approach`, with E and dE/dy at y."""
+
+    y: jax.Array
+    energy: jax.Array
+    gradient: jax.Array
+    steps: jax.Array
+    finished: jax.Array
+
+
+def chord_steps(
+    evaluate: Callable, structure: Structure, matrix: Any, state: Any, tolerance: float
+) -> Chords:
+    """Steps with one factor of `matrix` while each at least halves the gradient.
+
+    Args:
+        evaluate: (n,) -> E, dE/dy.
+        structure: of the matrix.
+        matrix: the Hessian at the start.
+        state: where to start, with y, energy, gradient, largest and steps.
+        tolerance: of the gradient norm, relative to `state.largest`.
+    """
+    eps = jnp.finfo(state.y.dtype).eps
+    factor = structure.factor(matrix)
+    pivot = structure.pivots(factor)
+    definite = pivot > 4 * structure.width * eps * structure.magnitude(matrix)  # not where NaN
     level = state.energy + 64 * eps * jnp.abs(state.energy)
 
     def advance(carry):
-        y, gradient, slope, steps, rate, _ = carry
-        trial = y - cholesky_solve(factor, gradient)
-        energy, trial_gradient = evaluate(trial)
+        (y, energy, gradient, steps, _), slope, rate, reach, _ = carry
+        p = structure.solve(factor, gradient)
+        trial = y - p
+        trial_energy, trial_gradient = evaluate(trial)
         trial_slope = norm(trial_gradient)
-        better = (energy <= level) & (trial_slope < 0.5 * slope)
+        better = (trial_energy <= level) & (trial_slope < 0.5 * slope)
         take = lambda new, old: jnp.where(better, new, old)
         # The first step shows how steady the Hessian is; later ones end in round-off.
         first = trial_slope / jnp.where(slope > 0, slope, 1)
-        rate = jnp.where(steps == 0, jnp.where(energy <= level, first, jnp.inf), rate)
-        carry = take(trial, y), take(trial_gradient, gradient), take(trial_slope, slope)
-        return *carry, steps + 1, rate, better & (trial_slope > 0)
+        rate = jnp.where(jnp.isinf(rate) & (trial_energy <= level), first, rate)
+        moved = take(trial, y), take(trial_energy, energy), take(trial_gradient, gradient)
+        at = Chords(*moved, steps + 1, definite)
+        reach = jnp.where(jnp.isinf(reach), norm(p), reach)
+        return at, take(trial_slope, slope), rate, reach, better & (trial_slope > 0)
 
     slope = norm(state.gradient)
-    go = definite & jnp.isfinite(state.energy) & jnp.isfinite(slope) & (slope > 0)
-    carry = (
-        state.y,
-        state.gradient,
-        slope,
-        jnp.int32(0),
-        jnp.asarray(jnp.inf, dtype),
-        go,
+    go = definite & jnp.isfinite(state.energy) & jnp.isfinite(slope)
+    at = Chords(state.y, state.energy, state.gradient, state.steps, definite)
+    begin, unknown = slope, jnp.asarray(jnp.inf, slope.dtype)
+    carry = (at, slope, unknown, unknown, go & (slope > 0))
+    limit = state.steps + _CHORD_STEPS
+    at, slope, rate, reach, _ = jax.lax.while_loop(
+        lambda c: c[4] & (c[0].steps < limit), advance, carry
     )
-    y, _, slope, steps, rate, _ = jax.lax.while_loop(
-        lambda c: c[5] & (c[3] < _CHORD_STEPS), advance, carry
-    )
-    # A first step that gains a digit was a correction: y is a minimum where H is what it was.
-    met = slope <= tolerance * state.largest
-    return Approach(y, state.largest, state.steps + steps, go & met & (rate <= 0.1))
+    # y is rounded, and dE/dy cannot be closer to zero than that moves it.
+    rounding = structure.multiply(jax.tree.map(jnp.abs, matrix), jnp.abs(at.y))
+    goal = jnp.maximum(tolerance * state.largest, 2 * eps * norm(rounding))
+    # A first step that gains a digit was a correction: y is a minimum where H is what it was. So
+    # it is where there was nothing to gain, and the step hardly one.
+    settled = (begin <= goal) & ((reach <= eps**0.75 * norm(at.y)) | (begin == 0))
+    return at._replace(finished=go & (slope <= goal) & ((rate <= 0.1) | settled))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from jaxcv.core.charts import chart_at
 from jaxcv.core.checks import check_scalar
 from jaxcv.core.closure import hoist
 from jaxcv.core.krylov import random_like
@@ -26,7 +27,6 @@ __all__ = [
     "Pulled",
     "Rule",
     "System",
-    "flat_gradient",
     "make_system",
     "pullback",
     "pushforward",
@@ -38,15 +38,17 @@ class System(NamedTuple):
 
     Attributes:
         energy: (y tree, theta, data) -> ().
-        gradient: the same -> (n,) dE/dy.
         theta: what is differentiated: theta's leaves, and the floating arrays closed over.
         data: the rest.
     """
 
     energy: Callable
-    gradient: Callable
     theta: tuple
     data: list
+
+    def flat_energy(self, place: Callable) -> Callable:
+        """(n,) -> (), the energy of coordinates."""
+        return lambda flat: self.energy(place(flat), self.theta, self.data)
 
 
 def make_system(energy: Callable, y: Any, theta: Any, data: tuple) -> System:
@@ -60,24 +62,31 @@ def make_system(energy: Callable, y: Any, theta: Any, data: tuple) -> System:
         arguments = (y, theta[0], data[:num_data])
         return hoisted.call(arguments, theta[1], data[num_data:])
 
-    def gradient(y, theta, data):
-        return ravel_pytree(jax.grad(evaluate)(y, theta, data))[0]
-
-    return System(evaluate, gradient, (theta_leaves, hoisted.floating), data_leaves + hoisted.fixed)
+    return System(evaluate, (theta_leaves, hoisted.floating), data_leaves + hoisted.fixed)
 
 
-def flat_gradient(system: System, y: Any) -> Callable:
-    """(n,) -> (n,), dE/dy of the raveled y."""
-    unravel = ravel_pytree(y)[1]
-    return lambda flat: system.gradient(unravel(flat), system.theta, system.data)
+class Rule(NamedTuple):
+    """The static settings of a rule.
+
+    Attributes:
+        energy: that of a `System`.
+        method: of the linear systems, from `resolve_method`.
+        retract: as for `argmin`.
+        init_gradient: `zero`, or `prox`: y has the derivative of proximal steps from it.
+    """
+
+    energy: Callable
+    method: Any
+    retract: Any = None
+    init_gradient: str = "zero"
 
 
-def _slope(gradient, y, theta, data):
-    """y raveled (n,), its unravel, (point, theta) -> (n,) and the product p -> H p at y."""
-    point, unravel = ravel_pytree(y)
-    slope = lambda flat, theta: gradient(unravel(flat), theta, data)
-    product = lambda p: jax.jvp(lambda flat: slope(flat, theta), (point,), (p,))[1]
-    return point, unravel, slope, product
+def _slope(rule, y, theta, data):
+    """The chart at y, (point, theta) -> (n,) dE/dy in it, and the product p -> H p at y."""
+    chart = chart_at(y, rule.retract)
+    slope = lambda flat, theta: jax.grad(lambda x: rule.energy(chart.place(x), theta, data))(flat)
+    product = lambda p: jax.jvp(lambda flat: slope(flat, theta), (chart.origin,), (p,))[1]
+    return chart, slope, product
 
 
 class Pulled(NamedTuple):
@@ -87,7 +96,7 @@ class Pulled(NamedTuple):
         theta: theta_bar = -B^T u, a tree like theta.
         start: y0_bar = v - H' u (n,), for a start that the solver ends near.
         u: (n,).
-        v: (n,) the flat cotangent of y.
+        v: (n,) the flat cotangent of y, in its tangent space.
     """
 
     theta: Any
@@ -96,15 +105,19 @@ class Pulled(NamedTuple):
     v: jax.Array
 
 
-def pullback(gradient, linear, y, theta, data, damping, y_bar) -> Pulled:
+def pullback(rule, y, theta, data, damping, y_bar, known=None) -> Pulled:
     """The damped pullback of the cotangent y_bar.
 
     A problem with anything non-finite is replaced, not multiplied, by zero: first u, so that what
     is pulled back is harmless, then the result, since B itself may be what is not finite.
     """
-    point, _, slope, product = _slope(gradient, y, theta, data)
-    v = ravel_pytree(y_bar)[0].astype(point.dtype)
-    u, rest = apply_filter(damped_system(product, v, damping, linear), damping, v)
+    chart, slope, product = _slope(rule, y, theta, data)
+    point = chart.origin
+    if rule.retract is None:
+        v = ravel_pytree(y_bar)[0].astype(point.dtype)
+    else:
+        (v,) = jax.vjp(chart.place, point)[1](y_bar)
+    u, rest = apply_filter(damped_system(product, v, damping, rule.method, known), damping, v)
     good = jnp.all(jnp.isfinite(v)) & jnp.all(jnp.isfinite(u))
     u = jnp.where(good, u, 0)
     _, pull = jax.vjp(lambda theta: -slope(point, theta), theta)
@@ -119,77 +132,66 @@ def pullback(gradient, linear, y, theta, data, damping, y_bar) -> Pulled:
     return Pulled((masked, apart), start, u, v)
 
 
-def pushforward(gradient, linear, y, theta, data, damping, theta_dot, start_dot=None):
+def pushforward(rule, y, theta, data, damping, theta_dot, start_dot=None, known=None):
     """y_dot = -f(H) B theta_dot, a tree like y, itself flat (n,), and the flat -B theta_dot (n,).
 
     With a tangent `start_dot`, a tree like y, the rest of the filter of it is added. Linear in the
     tangents and transposable. Zero where y or the gradient at y is not finite.
     """
-    point, unravel, slope, product = _slope(gradient, y, theta, data)
-    good = jnp.all(jnp.isfinite(point)) & jnp.all(jnp.isfinite(slope(point, theta)))
+    chart, slope, product = _slope(rule, y, theta, data)
+    point = chart.origin
+    good = jnp.all(jnp.isfinite(ravel_pytree(y)[0])) & jnp.all(jnp.isfinite(slope(point, theta)))
     theta_dot = jax.tree.map(lambda leaf: jnp.where(good, leaf, 0), theta_dot)
     _, v = jax.jvp(lambda theta: -slope(point, theta), (theta,), (theta_dot,))
-    system = damped_system(product, random_like(point), damping, linear)  # not of a tangent
+    # Made with no tangent, so that what follows is linear in them.
+    system = damped_system(product, random_like(point), damping, rule.method, known)
     u, _ = apply_filter(system, damping, v)
     if start_dot is not None:
         moved = jnp.where(good, ravel_pytree(start_dot)[0], 0)
         u = u + apply_filter(system, damping, moved)[1]
     u = jnp.where(good, u, 0)
-    return unravel(u), u, v
-
-
-class Rule(NamedTuple):
-    """The static settings of a rule.
-
-    Attributes:
-        gradient: (y tree, theta, data) -> (n,) dE/dy.
-        linear: method of the linear systems.
-        init_gradient: `zero`, or `prox`: y has the derivative of proximal steps from it.
-    """
-
-    gradient: Callable
-    linear: str
-    init_gradient: str = "zero"
+    return jax.jvp(chart.place, (point,), (u,))[1], u, v
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _reverse(rule, y, theta, data, damping):
+def _reverse(rule, y, theta, data, damping, known):
     """y, with the pullback of the minimiser."""
-    del rule, theta, data, damping
+    del rule, theta, data, damping, known
     return y
 
 
-def _reverse_forward(rule, y, theta, data, damping):
+def _reverse_forward(rule, y, theta, data, damping, known):
     # The ruled value, so that second derivatives see y*(theta) and never the solver's loop.
-    y = _reverse(rule, y, theta, data, damping)
-    return y, (y, theta, data, damping)
+    y = _reverse(rule, y, theta, data, damping, known)
+    return y, (y, theta, data, damping, known)
 
 
 def _reverse_backward(rule, residuals, y_bar):
-    y, theta, data, damping = residuals
-    pulled = pullback(rule.gradient, rule.linear, y, theta, data, damping, y_bar)
-    start = pulled.start if rule.init_gradient == "prox" else jnp.zeros_like(pulled.start)
-    return ravel_pytree(y)[1](start), pulled.theta, None, None
+    y, theta, data, damping, known = residuals
+    pulled = pullback(rule, y, theta, data, damping, y_bar, known)
+    if rule.init_gradient == "prox":
+        start = ravel_pytree(y)[1](pulled.start)
+    else:
+        start = jax.tree.map(jnp.zeros_like, y)
+    return start, pulled.theta, None, None, None
 
 
 _reverse.defvjp(_reverse_forward, _reverse_backward)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _both(rule, y, theta, data, damping):
+def _both(rule, y, theta, data, damping, known):
     """y, with the pushforward of the minimiser, whose transpose is the pullback."""
-    del rule, theta, data, damping
+    del rule, theta, data, damping, known
     return y
 
 
 @_both.defjvp
 def _both_jvp(rule, primals, tangents):
-    y, theta, data, damping = primals
-    y = _both(rule, y, theta, data, damping)
+    y, theta, data, damping, known = primals
+    y = _both(rule, y, theta, data, damping, known)
     start_dot = tangents[0] if rule.init_gradient == "prox" else None
-    y_dot, _, _ = pushforward(
-        rule.gradient, rule.linear, y, theta, data, damping, tangents[1], start_dot
-    )
+    y_dot, _, _ = pushforward(rule, y, theta, data, damping, tangents[1], start_dot, known)
     return y, y_dot
 
 

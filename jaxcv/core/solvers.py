@@ -21,11 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcv.core.arrow import ArrowStructure
 from jaxcv.core.checks import argument_error, check_structure
 from jaxcv.core.damping import Damping
 from jaxcv.core.dense import norm
-from jaxcv.core.linear import DENSE_LIMIT, damped_system
+from jaxcv.core.levenberg import levenberg
+from jaxcv.core.linear import DENSE_LIMIT, Known, damped_system, resolve_method
 from jaxcv.core.quasi_newton import approach
+from jaxcv.core.structure import DenseStructure
 from jaxcv.core.trust_region import minimise
 from jaxcv.core.types import Problem, Solver, SolverResult
 
@@ -34,11 +37,14 @@ with warnings.catch_warnings():  # it says that it is retired, which users of ja
     import jaxopt
 
 __all__ = [
+    "check_limits",
+    "default_tolerance",
     "final_newton_step",
     "gradient_descent",
     "lbfgs",
     "multi_start",
     "newton",
+    "solver_tolerance",
 ]
 
 
@@ -50,7 +56,8 @@ def default_tolerance(dtype: Any) -> float:
     return 1e-10 if jnp.finfo(dtype).bits >= 64 else 1e-5
 
 
-def _check_limits(solver: Any) -> None:
+def check_limits(solver: Any) -> None:
+    """Raises ValueError for a tolerance below 0 or a max_steps below 1."""
     tolerance, max_steps = solver.tolerance, solver.max_steps
     if tolerance is not None and not tolerance >= 0:
         raise argument_error(
@@ -60,7 +67,8 @@ def _check_limits(solver: Any) -> None:
         raise argument_error("max_steps", "expected an integer >= 1", max_steps)
 
 
-def _tolerance(solver: Any, dtype: Any) -> float:
+def solver_tolerance(solver: Any, dtype: Any) -> float:
+    """The solver's tolerance, or the one that follows the dtype."""
     return default_tolerance(dtype) if solver.tolerance is None else solver.tolerance
 
 
@@ -74,6 +82,8 @@ class newton:
     Newton steps on the gradient alone for as long as they halve it. From 16 to 256 unknowns, where
     a Hessian is dear, L-BFGS goes first and one factor serves the last steps
     (`jaxcv.core.quasi_newton`); the trust region takes over where that has not reached a minimum.
+    With a structure (`linear=Arrow(...)`, `BlockDiagonal(...)`) steps are damped in the manner of
+    Levenberg instead (`jaxcv.core.levenberg`).
 
     Attributes:
         tolerance: gradient norm relative to the largest seen; None follows the dtype.
@@ -86,18 +96,27 @@ class newton:
     max_steps: int = 50
 
     def __post_init__(self):
-        _check_limits(self)
+        check_limits(self)
 
     def __call__(self, problem: Problem, start: jax.Array) -> SolverResult:
         """Minimises `problem` from `start` (n,)."""
-        tolerance = _tolerance(self, start.dtype)
+        tolerance = solver_tolerance(self, start.dtype)
+        if isinstance(problem.method, ArrowStructure):
+            return self._structured(problem, start, tolerance)
         dense, before = start.size <= DENSE_LIMIT, None
         if dense and start.size >= _MEDIUM:
             before = approach(problem.energy, start, tolerance, self.max_steps)
             start = before.y
-        return SolverResult(
-            *minimise(problem.energy, start, tolerance, self.max_steps, dense, before)
-        )
+        end = minimise(problem.energy, start, tolerance, self.max_steps, dense, before)
+        known = None
+        if isinstance(problem.method, DenseStructure) and dense:
+            known = Known(end.matrix, None if before is None else ~before.finished)
+        return SolverResult(end.y, end.steps, end.converged, end.energy, end.gradient, known)
+
+    def _structured(self, problem, start, tolerance):
+        end = levenberg(problem.energy, None, problem.method, start, tolerance, self.max_steps)
+        known = Known(end.matrix, ~end.finished)
+        return SolverResult(end.y, end.steps, end.finished, end.energy, end.gradient, known)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +139,7 @@ class lbfgs:
     step_size: float = 0.0
 
     def __post_init__(self):
-        _check_limits(self)
+        check_limits(self)
 
     def __call__(self, problem: Problem, start: jax.Array) -> SolverResult:
         """Minimises `problem` from `start` (n,)."""
@@ -129,7 +148,7 @@ class lbfgs:
         slope = jax.grad(problem.energy)(start)
         scale = norm(slope)
         scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, 1)
-        tolerance = _tolerance(self, start.dtype)
+        tolerance = solver_tolerance(self, start.dtype)
         fixed = self.step_size > 0
         unit = jnp.maximum(jnp.sum(jnp.abs(slope)), 1) if fixed else scale
         solver = jaxopt.LBFGS(
@@ -167,14 +186,14 @@ class gradient_descent:
     step_size: float = 0.0
 
     def __post_init__(self):
-        _check_limits(self)
+        check_limits(self)
 
     def __call__(self, problem: Problem, start: jax.Array) -> SolverResult:
         """Minimises `problem` from `start` (n,)."""
         evaluate = jax.value_and_grad(problem.energy)
         energy, gradient = evaluate(start)
         first = norm(gradient)
-        goal = _tolerance(self, start.dtype) * first
+        goal = solver_tolerance(self, start.dtype) * first
         reach = 0.1 * jnp.maximum(1, norm(start)) / jnp.where(first > 0, first, 1)
         size = jnp.where(self.step_size > 0, self.step_size, reach).astype(start.dtype)
         begin, noise = energy, 4 * jnp.finfo(start.dtype).eps
@@ -264,6 +283,9 @@ class multi_start:
         check_structure(
             "seeds", one, "y0", problem.unravel(start), "Seeds have one leading axis more than y0."
         )
+        if problem.ravel is None:
+            way_out = "Choose the seed before the call and pass it as y0."
+            raise argument_error("multi_start", "needs a vector space", "a retraction", way_out)
         flat = jax.vmap(problem.ravel)(jax.tree.map(jnp.asarray, seeds)).astype(start.dtype)
         energies = jax.vmap(problem.energy)(flat)
         energies = jnp.where(jnp.isfinite(energies), energies, jnp.inf)
@@ -297,7 +319,7 @@ class final_newton_step:
         gradient = jax.grad(problem.energy)
         slope = gradient(result.value)
         product = lambda p: jax.jvp(gradient, (result.value,), (p,))[1]
-        system = damped_system(product, slope, self.damping, "auto")
+        system = damped_system(product, slope, self.damping, resolve_method("auto", start))
         value = result.value - system.solve(slope)
         least = problem.energy(value)
         good = jnp.isfinite(least) & jnp.all(jnp.isfinite(value))
@@ -305,4 +327,5 @@ class final_newton_step:
             begin = problem.energy(result.value)
             noise = 4 * jnp.finfo(value.dtype).eps * jnp.abs(begin)
             good &= ~(least > begin + noise)
-        return result._replace(value=jnp.where(good, value, result.value), steps=result.steps + 1)
+        value = jnp.where(good, value, result.value)
+        return SolverResult(value, result.steps + 1, result.converged)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.dense import cholesky, cholesky_solve, dense_matrix, forward_solve, norm
+from jaxcv.core.closure import rare_while_loop
+from jaxcv.core.dense import cholesky, cholesky_solve, dense_matrix, expand, forward_solve, norm
 from jaxcv.core.krylov import lanczos_eigenvalues, random_like
 from jaxcv.core.quasi_newton import Approach
 
@@ -20,10 +21,59 @@ class _State(NamedTuple):
     y: jax.Array
     energy: jax.Array
     gradient: jax.Array
+    matrix: jax.Array  # (n, n) the last Hessian; (0, 0) where only products are taken
     radius: jax.Array  # < 0: not chosen yet
     largest: jax.Array  # largest gradient norm seen, the scale of the tolerance
     steps: jax.Array
     done: jax.Array
+
+
+class _Local:
+    """An energy around a point.
+
+    Small problems carry the Hessian of their point along, since with the energy and the gradient
+    it comes almost free; medium ones compute it when a step needs it; large ones never do.
+    """
+
+    def __init__(self, energy, size: int, dense: bool, small: bool):
+        self.energy, self.gradient = energy, jax.grad(energy)
+        self.size, self.dense, self.small = size, dense, small
+
+    def evaluate(self, y, matrix):
+        """E, dE/dy and the Hessian to carry, which is `matrix` where none is computed."""
+        if self.small:
+            return expand(self.energy, y)
+        return *jax.value_and_grad(self.energy)(y), matrix
+
+    def product(self, y):
+        return lambda p: jax.jvp(self.gradient, (y,), (p,))[1]
+
+    def hessian(self, y, matrix):
+        """The Hessian at y; `matrix` where that is carried, or where there is none."""
+        if self.small or not self.dense:
+            return matrix
+        return dense_matrix(self.product(y), self.size, y.dtype)
+
+
+class Minimum(NamedTuple):
+    """Where the trust region ended.
+
+    Attributes:
+        y: (n,).
+        energy: () at y.
+        gradient: (n,) at y.
+        matrix: (n, n) the Hessian at y, but where nothing was left to do that of `before`; (0, 0)
+            where only products were taken.
+        steps: () int32.
+        converged: () bool.
+    """
+
+    y: jax.Array
+    energy: jax.Array
+    gradient: jax.Array
+    matrix: jax.Array
+    steps: jax.Array
+    converged: jax.Array
 
 
 def minimise(
@@ -33,8 +83,8 @@ def minimise(
     max_steps: int,
     dense: bool,
     before: Approach | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A local minimiser (n,), the steps taken and whether it converged.
+) -> Minimum:
+    """A local minimiser of `energy`.
 
     Args:
         energy: (n,) -> ().
@@ -45,23 +95,20 @@ def minimise(
         before: how `start` was found; nothing is done where that has finished.
     """
     eps = jnp.finfo(start.dtype).eps
-    evaluate = jax.value_and_grad(energy)
-    gradient_of = jax.grad(energy)
+    local = _Local(energy, start.size, dense, small=dense and before is None)
 
-    def product_at(y):
-        return lambda p: jax.jvp(gradient_of, (y,), (p,))[1]
-
-    def propose(y, gradient, radius):
+    def propose(state, matrix):
         if not dense:
-            return _steihaug(product_at(y), gradient, radius)[:3]
-        matrix = dense_matrix(product_at(y), y.size, y.dtype)
-        return (_scalar_step if y.size == 1 else _secular_step)(matrix, gradient, radius)
+            return _steihaug(local.product(state.y), state.gradient, state.radius)[:3]
+        step = _scalar_step if state.y.size == 1 else _secular_step
+        return step(matrix, state.gradient, state.radius)
 
     def advance(state: _State) -> _State:
-        p, predicted, radius = propose(state.y, state.gradient, state.radius)
+        matrix = local.hessian(state.y, state.matrix)
+        p, predicted, radius = propose(state, matrix)
         length = norm(p)
         trial = state.y + p
-        trial_energy, trial_gradient = evaluate(trial)
+        trial_energy, trial_gradient, trial_matrix = local.evaluate(trial, matrix)
         # Below this the energy cannot tell better from worse: leave to the polish.
         noise = 4 * eps * jnp.abs(state.energy)
         stalled = (predicted <= noise) | (length <= 2 * eps * norm(state.y))
@@ -81,13 +128,16 @@ def minimise(
             take(trial, state.y),
             take(trial_energy, state.energy),
             gradient,
+            take(trial_matrix, matrix),
             radius,
             largest,
             state.steps + 1,
             met | stalled,
         )
 
-    energy0, gradient0 = evaluate(start)
+    # Medium problems come with a Hessian near their start.
+    matrix = jnp.zeros((0, 0), start.dtype) if before is None else before.matrix
+    energy0, gradient0, matrix = local.evaluate(start, matrix)
     slope = norm(gradient0)
     finite = jnp.isfinite(energy0) & jnp.isfinite(slope)
     finished = jnp.asarray(False) if before is None else before.finished
@@ -95,78 +145,88 @@ def minimise(
         start,
         energy0,
         gradient0,
+        matrix,
         -jnp.ones((), start.dtype),
         slope if before is None else jnp.maximum(slope, before.largest),
         jnp.int32(0),
         ~finite | finished,
     )
-    state = jax.lax.while_loop(lambda s: ~s.done & (s.steps < max_steps), advance, state)
-    polished = finite & ~finished
-    y, slope, minimum = _polish(product_at, gradient_of, energy, state, polished, tolerance, dense)
+    while_loop = jax.lax.while_loop if before is None else rare_while_loop
+    state = while_loop(lambda s: ~s.done & (s.steps < max_steps), advance, state)
+    # Those that ran out of steps go there, too, for the Hessian at their last point.
+    state, minimum = _polish(local, state, finite & ~finished, tolerance, while_loop)
     steps = state.steps if before is None else state.steps + before.steps
-    return y, steps, (minimum | finished) & finite & jnp.isfinite(slope)
+    converged = (minimum | finished) & finite & jnp.isfinite(norm(state.gradient))
+    return Minimum(state.y, state.energy, state.gradient, state.matrix, steps, converged)
 
 
-def _polish(product_at, gradient_of, energy, state: _State, finite, tolerance, dense):
+def _polish(local: _Local, state: _State, wanted, tolerance, while_loop):
     """Newton steps on the gradient alone while each at least halves it: the energy is blind here.
 
-    Returns the point, its gradient norm and whether it is a minimum, as far as second derivatives
-    tell: H is positive semi-definite up to round-off, and the Newton step that is left stays where
-    H is what it was. Without the second a flat or a shifted energy passes for converged anywhere.
+    Returns the state and whether its point is a minimum, as far as second derivatives tell: H is
+    positive semi-definite up to round-off, and the Newton step that is left stays where H is what
+    it was. Without the second a flat or a shifted energy passes for converged anywhere.
     """
     eps = jnp.finfo(state.y.dtype).eps
+    # The step must stay a correction: not a jump to another stationary point.
+    level = state.energy + 64 * eps * jnp.abs(state.energy)
 
     def advance(carry):
-        y, gradient, slope, steps, _, _ = carry
-        product = product_at(y)
-        p, definite = _newton_step(product, gradient, dense)
-        trial = y + p
-        trial_gradient = gradient_of(trial)
+        state, steps, _, _ = carry
+        slope = norm(state.gradient)
+        matrix = local.hessian(state.y, state.matrix)
+        product = (lambda v: matrix @ v) if local.dense else local.product(state.y)
+        newton_step = _dense_step if local.dense else _krylov_step
+        p, definite = newton_step(product, matrix, state.gradient)
+        trial = state.y + p
+        trial_energy, trial_gradient, trial_matrix = local.evaluate(trial, matrix)
         trial_slope = norm(trial_gradient)
         # H p at both ends: relative change 0 for a quadratic, 0.56 for y^4, 1 - 1/e = 0.63 for an
         # exponential, which has no minimum.
-        change = norm(product_at(trial)(p) - product(p))
-        noise = 16 * eps * norm(p) * norm(product(gradient)) / jnp.where(slope > 0, slope, 1)
+        ahead = trial_matrix @ p if local.small else local.product(trial)(p)
+        change = norm(ahead - product(p))
+        size = norm(product(state.gradient)) / jnp.where(slope > 0, slope, 1)
+        noise = 16 * eps * norm(p) * size
         steady = lambda share: change <= share * slope + noise
-        # The step must stay a correction: not a jump to another stationary point.
-        level = energy(trial) <= state.energy + 64 * eps * jnp.abs(state.energy)
-        better = definite & level & steady(0.62) & (trial_slope < 0.5 * slope)
+        good = (trial_energy <= level) & state.done & (steps + 1 < _POLISH_STEPS)
+        better = definite & good & steady(0.62) & (trial_slope < 0.5 * slope)
         met = slope <= tolerance * state.largest
         minimum = definite & jnp.where(met, steady(0.62), steady(0.1))
         take = lambda new, old: jnp.where(better, new, old)
-        return (
-            take(trial, y),
-            take(trial_gradient, gradient),
-            take(trial_slope, slope),
-            steps + 1,
-            better & (trial_slope > 0),
-            minimum,
+        state = state._replace(
+            y=take(trial, state.y),
+            energy=take(trial_energy, state.energy),
+            gradient=take(trial_gradient, state.gradient),
+            matrix=take(trial_matrix, matrix),
         )
+        return state, steps + 1, better, minimum & state.done
 
-    carry = (
-        state.y,
-        state.gradient,
-        norm(state.gradient),
-        jnp.int32(0),
-        finite & state.done,
-        jnp.asarray(False),
-    )
-    y, _, slope, _, _, minimum = jax.lax.while_loop(
-        lambda c: c[4] & (c[3] < _POLISH_STEPS), advance, carry
-    )
-    return y, slope, minimum
+    carry = (state, jnp.int32(0), wanted, jnp.asarray(False))
+    state, _, _, minimum = while_loop(lambda c: c[2], advance, carry)
+    return state, minimum
 
 
-def _newton_step(product, gradient, dense):
-    """-H^-1 g, and whether H is positive semi-definite up to round-off, and not zero."""
+# Each of the following returns -H^-1 g, and whether H is positive semi-definite up to round-off,
+# and not zero.
+
+
+def _krylov_step(product, matrix, gradient):
+    del matrix
+    n, eps = gradient.size, jnp.finfo(gradient.dtype).eps
+    p, _, _, inside = _steihaug(product, gradient, jnp.asarray(jnp.inf, gradient.dtype))
+    # The gradient's own Krylov space may miss negative curvature.
+    ritz = lanczos_eigenvalues(product, random_like(gradient), 20)
+    return p, inside & (ritz[-1] > 0) & (ritz[0] >= -4 * n * eps * ritz[-1])
+
+
+def _dense_step(product, matrix, gradient):
+    del product
     n, dtype = gradient.size, gradient.dtype
     eps = jnp.finfo(dtype).eps
-    if not dense:
-        p, _, _, inside = _steihaug(product, gradient, jnp.asarray(jnp.inf, dtype))
-        # The gradient's own Krylov space may miss negative curvature.
-        ritz = lanczos_eigenvalues(product, random_like(gradient), 20)
-        return p, inside & (ritz[-1] > 0) & (ritz[0] >= -4 * n * eps * ritz[-1])
-    matrix = dense_matrix(product, n, dtype)
+    if n == 1:
+        h = matrix[0, 0]
+        good = h > 0
+        return -gradient / jnp.where(good, h, 1), good
     magnitude = jnp.max(jnp.sum(jnp.abs(matrix), axis=1))
     lift = 4 * n * eps * magnitude
     strict = cholesky(matrix)

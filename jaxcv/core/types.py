@@ -29,15 +29,18 @@ class Problem(NamedTuple):
         energy: (n,) -> (), the energy with theta and data inserted.
         theta: the caller's theta tree, gradients stopped.
         data: the caller's data tuple.
-        ravel: y tree -> (n,).
+        ravel: y tree -> (n,); None where y lives on a manifold, whose points have no coordinates
+            but those around the start.
         unravel: (n,) -> y tree.
+        method: how the Hessian is stored and solved with, from `core.linear.resolve_method`.
     """
 
     energy: Callable[[jax.Array], jax.Array]
     theta: Any
     data: tuple
-    ravel: Callable[[Any], jax.Array]
+    ravel: Callable[[Any], jax.Array] | None
     unravel: Callable[[jax.Array], Any]
+    method: Any
 
 
 class SolverResult(NamedTuple):
@@ -47,11 +50,18 @@ class SolverResult(NamedTuple):
         value: (n,), the best point found; the start where the energy is not finite there.
         steps: () int32, steps taken, rejected ones included.
         converged: () bool, whether the solver's own stopping rule was met.
+        energy: () at `value`; None: to be computed.
+        gradient: (n,) at `value`; None: to be computed.
+        hessian: what is known of the Hessian near `value`; None: nothing. It spares the backward
+            pass its own, and never changes what that computes but for round-off.
     """
 
     value: jax.Array
     steps: jax.Array
     converged: jax.Array
+    energy: jax.Array | None = None
+    gradient: jax.Array | None = None
+    hessian: Any = None
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcv import Damping, argmin_vjp, attach
-from jaxcv.core.linear import apply_filter, damped_system
+from jaxcv.core.linear import apply_filter, damped_system, resolve_method
 from jaxcv.core.quadratic import quadratic_energy
 
 COUNT = 600
@@ -19,7 +19,9 @@ KINDS = ("definite", "semi-definite", "indefinite", "zero", "rank one", "at minu
 
 def damped_adjoint(product, v, damping, method):
     """f_k(H) v."""
-    return apply_filter(damped_system(product, v, damping, method), damping, v)[0]
+    return apply_filter(damped_system(product, v, damping, resolve_method(method, v)), damping, v)[
+        0
+    ]
 
 
 def random_problems(n, dtype, seed, count=COUNT):

@@ -8,6 +8,7 @@ import pytest
 from jaxcv import Damping, argmin, argmin_vjp
 from jaxcv.core.diagnostics import diagnose
 from jaxcv.core.solvers import newton
+from jaxcv.core.structure import DenseStructure
 
 N = 6
 COUNT = 64
@@ -104,7 +105,9 @@ def test_tikhonov_reports_its_own_bound_and_bias():
 def test_adjoint_residual_sees_a_wrong_adjoint():
     a = jnp.diag(jnp.arange(1.0, 4.0))
     v = jnp.ones(3)
-    report = lambda u: diagnose(lambda y: a @ y, jnp.zeros(3), Damping(1.0), "auto", v, u)
+    report = lambda u: diagnose(
+        lambda y: a @ y, jnp.zeros(3), Damping(1.0), DenseStructure(3), v, u
+    )
     right = v / jnp.array([2.0, 3.0, 4.0])
     assert report(right).adjoint_residual < 1e-6
     np.testing.assert_allclose(report(jnp.zeros(3)).adjoint_residual, 1, rtol=1e-6)

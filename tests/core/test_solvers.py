@@ -8,6 +8,7 @@ import pytest
 from jaxcv import Damping, argmin
 from jaxcv.core.linear import damped_system
 from jaxcv.core.solvers import final_newton_step, gradient_descent, lbfgs, multi_start, newton
+from jaxcv.core.structure import DenseStructure
 from jaxcv.core.types import Solver
 from tests.helpers import UNDAMPED, assert_close, assert_grad_matches, mixture_energy, problem
 
@@ -208,5 +209,5 @@ def test_a_solver_of_ones_own():
 def test_steps_are_the_system_of_the_gradient():
     # What `final_newton_step` solves is `damped_system`, which also shifts negative curvature.
     a = jnp.diag(jnp.array([-2.0, 1.0]))
-    system = damped_system(lambda p: a @ p, jnp.ones(2), Damping(0.5), "auto")
+    system = damped_system(lambda p: a @ p, jnp.ones(2), Damping(0.5), DenseStructure(2))
     np.testing.assert_allclose(system.solve(jnp.ones(2)), [2.0, 1 / 3.5], rtol=1e-6)
