@@ -2,18 +2,25 @@
 
 # Which solver
 
-| your problem                                  | solver                                      |
-|-----------------------------------------------|---------------------------------------------|
-| up to a few hundred unknowns                  | `newton()`, the default: exact to round-off |
-| more unknowns                                 | `newton()` (truncated CG), or `lbfgs()`     |
-| several basins                                | `multi_start(newton(), seeds)`              |
-| solved elsewhere (scipy, optimistix, by hand) | `attach(energy, y_star, theta, data)`       |
-| the steps themselves are to be learned        | `unrolled_solve(step, state0, theta, data)` |
+| your problem                                  | solver                                          |
+|-----------------------------------------------|-------------------------------------------------|
+| up to a few hundred unknowns                  | `newton()`, the default: exact to round-off     |
+| more unknowns                                 | `newton()` (truncated CG), or `lbfgs()`         |
+| a sum of squares, or of robust costs          | `argmin_least_squares(residual, ...)`           |
+| ... many local unknowns, few shared ones      | ... with `structure=Arrow(local, shared)`       |
+| many small problems in one energy             | `linear=BlockDiagonal(size)`, or `jax.vmap`     |
+| unknown rotations, poses, directions          | `retract=` of `jaxcv.geometry.manifolds`        |
+| several basins                                | `multi_start(newton(), seeds)`                  |
+| solved elsewhere (scipy, optimistix, by hand) | `attach(energy, y_star, theta, data)`           |
+| the steps themselves are to be learned        | `unrolled_solve(step, state0, theta, data)`     |
 
 A gradient of the minimiser is worth what the minimiser is worth: if |dE/dy| = eta is left and h is
 the smallest eigenvalue of the Hessian, the gradient is wrong by about eta / h^2 times the third
 derivative. Solve to round-off in the precision at hand; a looser tolerance saves little, since the
-last steps of `newton` converge quadratically.
+last steps of every solver here but `lbfgs` and `gradient_descent` gain a digit or more each.
+
+What a solver learns of the Hessian on its last steps serves the gradient, too: that of a small
+problem is exact, a nearby one is corrected by a few conjugate gradient steps on exact products.
 
 # Which damping
 
@@ -46,7 +53,9 @@ Look at `solution.diagnostics` (or at those of `argmin_vjp`), in this order:
 5. `adjoint_residual` above 1e-3: with `linear="cg"` it ran out of steps; precondition by scaling y,
    or use `linear="cholesky"` while the memory allows. In mode `plain` the Hessian may be
    indefinite.
-6. With `linear="cg"` nothing is certified, since the smallest eigenvalue is not known.
+6. `structure_error` far above round-off: H has entries outside the declared `Arrow` or
+   `BlockDiagonal`. Steps are poor then, and nothing is certified.
+7. With `linear="cg"` nothing is certified, since the smallest eigenvalue is not known.
 
 # Coming from another library
 
@@ -59,7 +68,11 @@ Look at `solution.diagnostics` (or at those of `argmin_vjp`), in this order:
 | jaxopt `LBFGS(fun).run(y0, theta)`          | `argmin(energy, y0, theta, solver=lbfgs())`    |
 | jaxopt `solve_cg`, `ridge`                  | `linear="cg"`, `damping=Damping(ridge)`        |
 | jaxopt `root_vjp`, `root_jvp`               | `argmin_vjp`, `argmin_jvp`, with diagnostics   |
-| Theseus cost functions and weights          | terms of `energy`; weights are part of `theta` |
+| jaxopt `LevenbergMarquardt(residual_fun)`   | `argmin_least_squares(residual, ...)`          |
+| optimistix `least_squares(fn, solver, ...)` | `argmin_least_squares(residual, y0, theta)`    |
+| Theseus cost functions and weights          | entries of a dictionary that `residual` returns|
+| Theseus `RobustCostFunction(HuberLoss)`     | `kernel={"name": Huber(scale)}`                |
+| Theseus, jaxlie variables (SO3, SE3)        | `retract=SO3()`, `SE3()`, `Product(...)`       |
 | Theseus `BackwardMode.IMPLICIT`             | `argmin`, with the exact Hessian               |
 | Theseus `BackwardMode.UNROLL`, `TRUNCATED`  | `unrolled_solve`, `truncation=k`               |
 | Theseus `BackwardMode.DLM`                  | `Damping(2 * eps**2)`                          |

@@ -1,80 +1,95 @@
-"""Times of jaxcv's solvers beside jaxopt's and optimistix's, in one process.
+"""jaxcv beside jaxopt, optimistix, scipy and JAX's own scans, in one process.
 
 pytest -m benchmark tests/benchmarks
 
-Writes runs/benchmarks/minimisers.json and .png below the current folder. Compare ratios: absolute
+Writes runs/benchmarks/benchmarks.json and .png below the current folder. Compare ratios: absolute
 times are those of the machine. Nothing here asserts a time.
 """
 
 import json
+import os
 import pathlib
 import platform
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
+from tests.benchmarks.figure import draw
 from tests.benchmarks.measure import measure
 from tests.benchmarks.peers import rows
+from tests.benchmarks.photometric import stereo
 from tests.benchmarks.problems import PROBLEMS
+from tests.benchmarks.unrolling import unrolling
 
 FOLDER = pathlib.Path("runs/benchmarks")
+LIMIT = 60  # seconds that one solve and its compilation may take
+SUSPECT = ("Newton", "LM")  # the peers' rows that are tried apart first
+
+TRIAL = """
+import sys, jax
+from tests.benchmarks.peers import rows
+from tests.benchmarks.problems import PROBLEMS
+problem = PROBLEMS[sys.argv[1]]()
+loss = problem.loss(rows(problem)[sys.argv[2]])
+jax.block_until_ready(jax.jit(jax.value_and_grad(loss, has_aux=True))(problem.theta))
+"""
 
 
-def draw(results):
-    """Time of forward and backward against the gradient's error, one panel a problem."""
-    figure_module = pytest.importorskip("matplotlib.figure")
-    figure = figure_module.Figure(figsize=(5.5 * len(results), 5), layout="constrained")
-    axes = figure.subplots(1, len(results), squeeze=False)[0]
-    for ax, (name, table) in zip(axes, results.items(), strict=True):
-        for label, row in table.items():
-            ours = label.startswith("jaxcv")
-            ax.plot(
-                row["forward_backward_ms"],
-                row["gradient_error"],
-                "o" if ours else "x",
-                color="tab:blue" if ours else "tab:gray",
-                ms=9,
-            )
-            ax.annotate(
-                label,
-                (row["forward_backward_ms"], row["gradient_error"]),
-                textcoords="offset points",
-                xytext=(6, 4),
-                fontsize=7,
-            )
-        ax.set(
-            xscale="log",
-            yscale="log",
-            xlabel="forward and backward [ms]",
-            ylabel="relative error of the gradient",
-            title=f"problem {name}: lower left is better",
-        )
-        ax.margins(0.25)
-        ax.grid(alpha=0.3)
-    figure.savefig(FOLDER / "minimisers.png", dpi=120)
+def finishes(problem, row):
+    """Whether a row comes to its end in `LIMIT` seconds, in a process of its own."""
+    if row.startswith("jaxcv") or not any(word in row for word in SUSPECT):
+        return True
+    root = str(pathlib.Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root}
+    try:
+        command = [sys.executable, "-c", TRIAL, problem, row]
+        subprocess.run(command, timeout=LIMIT, check=True, capture_output=True, env=environment)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        return False
+    return True
+
+
+def show(name, table):
+    """Prints a table, one line a row."""
+    header = list(next(row for row in table.values() if row))
+    print(f"\n{name:32s}" + "".join(f"{column:>20s}" for column in header))
+    for label, row in table.items():
+        text = "".join(f"{value:20.3g}" for value in row.values())
+        print(f"{label:32s}" + (text or f"  not finished in {LIMIT} s, or an error"))
 
 
 @pytest.mark.benchmark
 def test_minimisers():
     pytest.importorskip("optimistix")
-    results = {}
+    problems = {}
     for name, make in PROBLEMS.items():
         problem = make()
-        results[name] = {label: measure(problem, run) for label, run in rows().items()}
-        header = list(next(iter(results[name].values())))
-        print(f"\n{name:32s}" + "".join(f"{column:>20s}" for column in header))
-        for label, row in results[name].items():
-            print(f"{label:32s}" + "".join(f"{value:20.3g}" for value in row.values()))
-        # What the times are worth nothing without.
-        assert results[name]["jaxcv newton"]["gradient_error"] < 1e-5
-        assert np.isfinite([list(row.values()) for row in results[name].values()]).all()
-    FOLDER.mkdir(parents=True, exist_ok=True)
+        table = problems[name] = {}
+        for label, run in rows(problem).items():
+            table[label] = measure(problem, run) if finishes(name, label) else {}
+        show(name, table)
     device = jax.devices()[0]
     record = {
         "machine": f"{platform.machine()}, {device.platform} {device.device_kind}",
         "jax": jax.__version__,
-        "problems": results,
+        "problems": problems,
+        "stereo": stereo(),
+        "unrolling": unrolling(),
     }
-    (FOLDER / "minimisers.json").write_text(json.dumps(record, indent=1) + "\n")
-    draw(results)
+    print("\nstereo", json.dumps(record["stereo"], indent=1))
+    show("unrolling", record["unrolling"])
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / "benchmarks.json").write_text(json.dumps(record, indent=1) + "\n")
+    draw(record).savefig(FOLDER / "benchmarks.png", dpi=120)
+    # What the times are worth nothing without.
+    for name, row in (("a", "newton"), ("b", "newton"), ("c", "levenberg_marquardt")):
+        ours = problems[name]["jaxcv " + row]
+        assert ours["gradient_error"] < 1e-5
+        assert ours["certified"] == 1
+    assert record["stereo"]["solve_difference"] < 1e-9
+    for row in record["unrolling"].values():
+        assert row["difference_45"] < 1e-4
+    assert np.isfinite(record["stereo"]["energy"])
