@@ -22,7 +22,7 @@ def seconds_per_call(call: Callable, *args: Any, repeats: int = 20, limit: float
     """Median wall time of `call(*args)` after a warm-up, in at most about `limit` seconds."""
     jax.block_until_ready(call(*args))
     times, begin = [], time.perf_counter()
-    while len(times) < repeats and (len(times) < 3 or time.perf_counter() - begin < limit):
+    while len(times) < repeats and (not times or time.perf_counter() - begin < limit):
         start = time.perf_counter()
         jax.block_until_ready(call(*args))
         times.append(time.perf_counter() - start)

@@ -7,7 +7,7 @@ import pytest
 
 from jaxcv import Damping, argmin, argmin_vjp
 from jaxcv.core.diagnostics import diagnose
-from jaxcv.core.solvers import newton
+from jaxcv.core.solvers import gradient_descent, newton
 from jaxcv.core.structure import DenseStructure
 
 N = 6
@@ -182,3 +182,44 @@ def test_bias_estimate_is_the_error_that_damping_causes():
         bar, d = argmin_vjp(energy, one, one, one, damping=damping)
         np.testing.assert_allclose(1 - bar[0], d.bias_estimate, rtol=1e-5)
         np.testing.assert_allclose(d.bias_estimate, (0.4 / 1.8) ** order, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.05])
+def test_error_estimate_covers_the_error_of_certified_problems(lam):
+    """Stopped at gradients of 0.1 to 1e-6 of the first. B = -I, so the gradient in b is u."""
+    n, count = 4, 600
+    rng = np.random.default_rng(11)
+    with jax.enable_x64(True):
+        q, _ = np.linalg.qr(rng.normal(size=(count, n, n)))
+        h = 10 ** rng.uniform(-1, 1, (count, n))
+        a = np.einsum("bij,bj,bkj->bik", q, h, q)
+        b, bar, cubic = (
+            rng.normal(size=(count, n)),
+            rng.normal(size=(count, n)),
+            rng.normal(size=count),
+        )
+
+        def energy(y, b, a, cubic):
+            return 0.5 * y @ a @ y + cubic * jnp.sum(y**3) / 6 + jnp.sum(y**4) / 12 - b @ y
+
+        def pull(a, b, bar, cubic, solver, y0, damping):
+            run = lambda b: argmin(energy, y0, b, (a, cubic), solver=solver, damping=damping)
+            (u,) = jax.vjp(lambda b: run(b).value, b)[1](bar)
+            return u, run(b)
+
+        covered, trusted = 0, 0
+        for tolerance in (0.1, 1e-3, 1e-6):
+            early = gradient_descent(tolerance=tolerance, max_steps=500)
+            damping = Damping(lam)
+            first = lambda a, b, bar, cubic: pull(a, b, bar, cubic, early, jnp.zeros(n), damping)  # noqa: B023
+            u, solution = jax.jit(jax.vmap(first))(a, b, bar, cubic)
+            exact = lambda a, b, bar, cubic, y: pull(a, b, bar, cubic, newton(), y, Damping(0.0))
+            truth, _ = jax.jit(jax.vmap(exact))(a, b, bar, cubic, solution.value)
+            error = np.linalg.norm(u - truth, axis=1) / np.linalg.norm(truth, axis=1)
+            report = solution.diagnostics
+            sure = np.asarray(report.certified)
+            assert not np.any(sure & ~np.asarray(solution.converged))
+            covered += np.sum(error[sure] <= np.asarray(report.error_estimate)[sure] + 1e-12)
+            trusted += np.sum(sure)
+        assert trusted > count
+        assert covered >= 0.99 * trusted, (covered, trusted)
