@@ -24,21 +24,36 @@ def draw(record):
     return figure
 
 
+FAMILIES = {  # the start of a row's name: marker and colour
+    "jaxcv newton": ("o", "tab:blue"),
+    "jaxcv lbfgs": ("s", "tab:blue"),
+    "jaxcv levenberg_marquardt": ("D", "tab:blue"),
+    "jaxopt LBFGS, CG": ("x", "tab:orange"),
+    "jaxopt LBFGS, default": ("+", "tab:orange"),
+    "jaxopt LM": ("1", "tab:orange"),
+    "optimistix BFGS": ("x", "tab:green"),
+    "optimistix LBFGS": ("+", "tab:green"),
+    "optimistix Newton": ("2", "tab:green"),
+    "optimistix LM": ("1", "tab:green"),
+}
+
+
 def _minimisers(ax, table):
-    done = {label: row for label, row in table.items() if row}
-    for label, row in done.items():
-        ours = label.startswith("jaxcv")
-        at = row["forward_backward_ms"], max(row["gradient_error"], 1e-9)
-        ax.plot(*at, "o" if ours else "x", color="tab:blue" if ours else "tab:gray", ms=9)
-        ax.annotate(label, at, textcoords="offset points", xytext=(6, 4), fontsize=7)
+    for family, (marker, color) in FAMILIES.items():
+        rows = [row for label, row in table.items() if row and label.startswith(family)]
+        if rows:
+            times = [row["forward_backward_ms"] for row in rows]
+            errors = [max(row["gradient_error"], 1e-9) for row in rows]
+            ax.plot(times, errors, marker, color=color, ms=9, mew=2, ls="", label=family)
     ax.set(
         xscale="log",
         yscale="log",
         xlabel="forward and backward [ms]",
         ylabel="relative error of the gradient",
     )
-    ax.margins(0.3)
+    ax.margins(0.15)
     ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
 
 
 def _bars(ax, row):
@@ -46,7 +61,7 @@ def _bars(ax, row):
         "arrow_solve_ms": "jaxcv: arrow solve",
         "normal_equations_ms": "jaxcv: residual and J^T J",
         "scipy_solve_ms": "scipy: sparse solve (COLAMD)",
-        "levenberg_marquardt_ms": f"jaxcv: {row['steps']} steps to the end",
+        "levenberg_marquardt_ms": f"jaxcv: {row['steps']} steps with their Jacobians",
     }
     colors = ["tab:gray" if "scipy" in label else "tab:blue" for label in names.values()]
     bars = ax.barh(list(names.values()), [row[key] for key in names], color=colors)
@@ -57,10 +72,15 @@ def _bars(ax, row):
 
 
 def _unrolling(ax, rows, prefix, label, factor):
-    for (name, row), style in zip(rows.items(), ("o-", "s--", "^:"), strict=True):
+    styles = {
+        "jaxcv": ("o-", "tab:blue"),
+        "checkpointed": ("s--", "k"),
+        "plain": ("^:", "tab:gray"),
+    }
+    for name, row in rows.items():
+        style, color = styles[name.split()[0]]
         steps = [int(key.removeprefix(prefix)) for key in row if key.startswith(prefix)]
         values = [factor * row[f"{prefix}{k}"] for k in steps]
-        color = "tab:blue" if name.startswith("jaxcv") else None
         ax.plot(steps, values, style, label=name, color=color)
     title = "(e) gradient through an unrolled solver"
     ax.set(xlabel="steps", ylabel=label, title=title, xscale="log", yscale="log")
