@@ -184,9 +184,9 @@ def test_bias_estimate_is_the_error_that_damping_causes():
         np.testing.assert_allclose(d.bias_estimate, (0.4 / 1.8) ** order, rtol=1e-5)
 
 
-@pytest.mark.parametrize("lam", [0.0, 0.05])
+@pytest.mark.parametrize("lam", [pytest.param(0.0, marks=pytest.mark.slow), 0.05])
 def test_error_estimate_covers_the_error_of_certified_problems(lam):
-    """Stopped at gradients of 0.1 to 1e-6 of the first. B = -I, so the gradient in b is u."""
+    """Stopped at gradients of 0.1 and 1e-3 of the first. B = -I, so the gradient in b is u."""
     n, count = 4, 600
     rng = np.random.default_rng(11)
     with jax.enable_x64(True):
@@ -208,7 +208,7 @@ def test_error_estimate_covers_the_error_of_certified_problems(lam):
             return u, run(b)
 
         covered, trusted = 0, 0
-        for tolerance in (0.1, 1e-3, 1e-6):
+        for tolerance in (0.1, 1e-3):
             early = gradient_descent(tolerance=tolerance, max_steps=500)
             damping = Damping(lam)
             first = lambda a, b, bar, cubic: pull(a, b, bar, cubic, early, jnp.zeros(n), damping)  # noqa: B023

@@ -99,6 +99,7 @@ def test_batches_and_failed_lanes():
             assert_close(derivative(1.0, bad, damping), want, 1e-12)
 
 
+@pytest.mark.slow
 def test_integer_data_keys_and_attach():
     with jax.enable_x64(True):
         energy, y0, theta, data = problem("huber")  # reads a mask, integers and a PRNG key

@@ -49,7 +49,7 @@ def arrow_problem(seed=0, outliers=0.1):
     ("kernel", "structure"),
     [
         pytest.param(None, ARROW, marks=pytest.mark.slow),
-        (Huber(0.7), "dense"),
+        pytest.param(Huber(0.7), "dense", marks=pytest.mark.slow),
         pytest.param(PseudoHuber(0.5), "dense", marks=pytest.mark.slow),
         ({"match": Welsch(2.0, block_ndim=1)}, ARROW),
         pytest.param(GemanMcClure(6.0), ARROW, marks=pytest.mark.slow),

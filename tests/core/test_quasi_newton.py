@@ -18,7 +18,7 @@ def robust(n, dtype):
     return lambda y: jnp.mean(jnp.sqrt(1 + (design @ y - targets) ** 2) - 1)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_one_hessian_is_enough_for_a_robust_regression(dtype):
     with jax.enable_x64(True):
         energy = robust(24, dtype)

@@ -150,6 +150,7 @@ def test_seeds_of_any_byte_order_and_precision():
         np.testing.assert_allclose(solution.value, 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_after_a_final_newton_step_the_gradient_is_that_of_the_step():
     # One step from a rough point y: dP/dtheta with P = y - (H + lambda)^-1 dE/dy, H and B at P.
     with jax.enable_x64(True):

@@ -187,6 +187,7 @@ def test_robust_least_squares_on_rotations():
         assert 0.01 < relative_error(damped, exact) < 1
 
 
+@pytest.mark.slow
 def test_batches_of_poses():
     """vmap over problems, each with two motions in one unknown of shape (2, 4, 4)."""
     with jax.enable_x64(True):

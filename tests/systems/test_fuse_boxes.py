@@ -72,6 +72,7 @@ def test_one_tracker_gives_its_box_and_none_gives_nan():
     assert np.all(np.isnan(fused[1]))
 
 
+@pytest.mark.slow
 def test_who_does_not_report_changes_nothing():
     boxes, _ = some_boxes(1)
     reported = np.arange(TRACKERS) != 2
@@ -116,6 +117,7 @@ def test_gradient_is_that_of_central_differences():
         assert abs(fine) < 0.05 * abs(coarse) + 1e-9
 
 
+@pytest.mark.slow
 def test_batches_of_frames_jit_and_vmap_agree():
     with jax.enable_x64(True):
         boxes = np.stack([some_boxes(seed)[0] for seed in range(6)])
