@@ -11,8 +11,6 @@ import pytest
 from jaxcv import Damping, argmin, argmin_jvp, argmin_vjp, attach
 from tests.helpers import UNDAMPED, assert_close, flat, outer_loss, problem, random_direction
 
-NAMES = ("rbf", "mixture", "tree")
-
 
 def solve(name, damping, autodiff, linear="auto"):
     energy, y0, theta, data = problem(name)
@@ -20,7 +18,7 @@ def solve(name, damping, autodiff, linear="auto"):
     return (lambda theta: run(y0, theta, data).value), theta
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["rbf", pytest.param("mixture", marks=pytest.mark.slow), "tree"])
 def test_forward_mode_equals_differences_and_reverse_mode(name):
     with jax.enable_x64(True):
         values, theta = solve(name, UNDAMPED, "both")
@@ -58,6 +56,7 @@ def test_pushforward_is_the_transpose_of_the_pullback(mode, linear):
             assert np.linalg.norm(flat(y_dot)) <= report.gradient_bound
 
 
+@pytest.mark.slow
 def test_second_derivatives_in_every_order_of_modes():
     with jax.enable_x64(True):
         values, theta = solve("mixture", UNDAMPED, "both")
