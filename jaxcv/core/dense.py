@@ -14,12 +14,18 @@ __all__ = [
     "eigh",
     "expand",
     "forward_solve",
+    "hessian_product",
     "norm",
 ]
 
 _UNROLL_LIMIT = 4  # up to this size a factorisation is a handful of fused elementwise operations
 
 Product = Callable[[jax.Array], jax.Array]
+
+
+def hessian_product(gradient: Product, y: jax.Array) -> Product:
+    """p -> H p (n,), H the derivative of `gradient` at y (n,); one directional derivative each."""
+    return lambda p: jax.jvp(gradient, (y,), (p,))[1]
 
 
 def dense_matrix(product: Product, size: int, dtype: jnp.dtype) -> jax.Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcv.core.damping import Damping, Diagnostics
-from jaxcv.core.dense import eigenvalues, norm
+from jaxcv.core.dense import eigenvalues, hessian_product, norm
 from jaxcv.core.krylov import conjugate_gradient, lanczos_eigenvalues, random_like
 from jaxcv.core.linear import ConjugateGradient, Known, adjoint_residual, damped_system, while_once
 from jaxcv.core.structure import DenseStructure, Structure
@@ -43,7 +43,7 @@ def diagnose(
     """
     g = gradient(y)
     dtype = y.dtype
-    product = lambda p: jax.jvp(gradient, (y,), (p,))[1]
+    product = hessian_product(gradient, y)
     structure_error = jnp.zeros((), dtype)
     if isinstance(method, ConjugateGradient):
         # From the gradient itself a symmetric problem may hide negative curvature.
@@ -55,7 +55,7 @@ def diagnose(
         matrix = None
     else:
         exact = known is not None and known.exact is None
-        matrix = known.matrix if known is not None and exact else method.matrix(product, dtype)
+        matrix = known.matrix if exact else method.matrix(product, dtype)
         finite = jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(matrix)))
         sound = method.add(jax.tree.map(jnp.zeros_like, matrix), jnp.ones((), dtype))
         matrix = jax.tree.map(lambda x, one: jnp.where(finite, x, one), matrix, sound)
@@ -77,15 +77,15 @@ def diagnose(
     lifted = jnp.maximum(spectrum + shift, least)  # eigenvalues of H', kept off zero
 
     # The Newton step on H', and how much the Hessian changes along it.
-    if matrix is None or isinstance(method, ConjugateGradient):
+    if isinstance(method, ConjugateGradient):
         step, _ = conjugate_gradient(lambda p: product(p) + shift * p, g)
         length = norm(step)
-        along = jax.jvp(gradient, (y - step,), (step,))[1] - product(step)
+        along = hessian_product(gradient, y - step)(step) - product(step)
         change = jnp.where(length > 0, norm(along) / jnp.where(length > 0, length, 1), 0)
     else:
         raised = jnp.where(smallest + shift > floor, 0, least)
         step = method.solve(method.factor(method.add(matrix, shift + raised)), g)
-        moved = lambda p: jax.jvp(gradient, (y - step,), (p,))[1]
+        moved = hessian_product(gradient, y - step)
         change = method.distance(method.matrix(moved, dtype), matrix)
     decrement = jnp.sqrt(jnp.maximum(jnp.vdot(g, step), 0))
     kantorovich = change / lifted[0]

@@ -285,7 +285,7 @@ def _argmin(energy, solver, static, y0, theta, data, damping):
 
     def solve(y):
         chart = chart_at(y, retract)
-        ravel = None if retract else lambda y: ravel_pytree(y)[0]
+        ravel = None if retract is not None else lambda y: ravel_pytree(y)[0]
         flat_energy = still.flat_energy(chart.place)
         problem = Problem(flat_energy, frozen(theta), frozen(data), ravel, chart.place, method)
         return frozen(solver(problem, chart.origin)), chart
@@ -339,19 +339,22 @@ def _diagnose(system, chart, y, *args, **more):
     return diagnose(gradient, chart.origin, *args, **more, scale=norm(ravel_pytree(y)[0]))
 
 
+def _at(energy, linear, retract, y, theta, data):
+    """The system of the energy, the chart at y and the rule there."""
+    system, chart = make_system(energy, y, theta, data), chart_at(y, retract)
+    return system, chart, Rule(system.energy, resolve_method(linear, chart.tree), retract)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _attach(energy, static, y, theta, data, damping):
     linear, autodiff, retract = static
-    system = make_system(energy, jax.lax.stop_gradient(y), theta, data)
-    rule = Rule(system.energy, resolve_method(linear, chart_at(y, retract).tree), retract)
+    system, _, rule = _at(energy, linear, retract, jax.lax.stop_gradient(y), theta, data)
     return RULES[autodiff](rule, y, system.theta, system.data, damping, None)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _argmin_vjp(energy, static, y, theta, y_bar, data, damping):
-    linear, retract = static
-    system, chart = make_system(energy, y, theta, data), chart_at(y, retract)
-    rule = Rule(system.energy, resolve_method(linear, chart.tree), retract)
+    system, chart, rule = _at(energy, *static, y, theta, data)
     pulled = pullback(rule, y, system.theta, system.data, damping, y_bar)
     diagnostics = _diagnose(system, chart, y, damping, rule.method, pulled.v, pulled.u)
     theta_bar = jax.tree.unflatten(jax.tree.structure(theta), pulled.theta[0])
@@ -360,9 +363,7 @@ def _argmin_vjp(energy, static, y, theta, y_bar, data, damping):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _argmin_jvp(energy, static, y, theta, theta_dot, data, damping):
-    linear, retract = static
-    system, chart = make_system(energy, y, theta, data), chart_at(y, retract)
-    rule = Rule(system.energy, resolve_method(linear, chart.tree), retract)
+    system, chart, rule = _at(energy, *static, y, theta, data)
     captured = jax.tree.map(jnp.zeros_like, system.theta[1])
     directions = (jax.tree.leaves(theta_dot), captured)
     y_dot, u, v = pushforward(rule, y, system.theta, system.data, damping, directions)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.dense import norm
+from jaxcv.core.dense import hessian_product, norm
 from jaxcv.core.quasi_newton import CLOSE, chord_steps
 from jaxcv.core.structure import Structure
 
@@ -90,7 +90,7 @@ def levenberg(
     lift = 4 * structure.width * eps
 
     def hessian(y):
-        return structure.matrix(lambda p: jax.jvp(gradient_of, (y,), (p,))[1], start.dtype)
+        return structure.matrix(hessian_product(gradient_of, y), start.dtype)
 
     def derivatives(y):
         return structure.convex(hessian(y))

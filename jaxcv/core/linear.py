@@ -16,6 +16,7 @@ so it transposes), while the shift, the floor of lambda and the factor carry no 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -272,12 +273,14 @@ def _factored_system(
     matvec = lambda v: product(v) + (shift + value) * v
     if known.exact is not None:
         solve = _corrected(matvec, solve, known.exact)
-    elif not isinstance(structure, DenseStructure) and damping.mode == "shift":
-        # Sums over many blocks lose digits, and H may have more entries than the structure.
-        solve = _corrected(matvec, solve, jnp.asarray(False))
     elif not isinstance(structure, DenseStructure):
-        once = solve
-        solve = lambda v: _refined(lambda p: structure.multiply(damped, p), once, v)
+        # Sums over many blocks lose digits, and H may have more entries than the structure.
+        if damping.mode == "plain":
+            solve = functools.partial(
+                _refined, functools.partial(structure.multiply, damped), solve
+            )
+        else:
+            solve = _corrected(matvec, solve, jnp.asarray(False))
     return _linear_system(matvec, solve, damping, value, shift)
 
 
@@ -409,12 +412,14 @@ def _cg_system(
         shift = jnp.maximum(-jnp.minimum(ritz, jnp.where(negative, curvature - fixed, 0)), 0)
         first = jnp.where(negative, 0, first)
 
+    operator = lambda p: frozen(p) + (shift + fixed) * p
+    precondition = near(shift + fixed)
+
     def solve(v):
-        operator = lambda p: frozen(p) + (shift + fixed) * p
         # For another right-hand side (order k, second derivatives) `first` may be no help at all.
         helps = norm(v - operator(first)) < norm(v)
         start = jnp.where(helps, first, 0)
-        return conjugate_gradient(operator, v, start=start, precondition=near(shift + fixed))[0]
+        return conjugate_gradient(operator, v, start=start, precondition=precondition)[0]
 
     matvec = lambda p: product(p) + (shift + value) * p
     return _linear_system(matvec, solve, damping, value, shift)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.dense import norm
+from jaxcv.core.dense import hessian_product, norm
 from jaxcv.core.structure import DenseStructure, Structure
 
 __all__ = ["CLOSE", "Approach", "Chords", "approach", "chord_steps"]
@@ -71,10 +71,8 @@ def approach(
     """
     evaluate = jax.value_and_grad(energy)
     state = _lbfgs(evaluate, start, max_steps)
-    gradient_of = jax.grad(energy)
-    product = lambda p: jax.jvp(gradient_of, (state.y,), (p,))[1]
     dense = DenseStructure(start.size)
-    matrix = dense.matrix(product, start.dtype)
+    matrix = dense.matrix(hessian_product(jax.grad(energy), state.y), start.dtype)
     end = chord_steps(evaluate, dense, matrix, state, tolerance)
     return Approach(end.y, state.largest, end.steps, matrix, end.finished)
 

@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jaxcv.core.charts import chart_at
 from jaxcv.core.checks import check_scalar
 from jaxcv.core.closure import hoist
+from jaxcv.core.dense import hessian_product
 from jaxcv.core.krylov import random_like
 from jaxcv.core.linear import apply_filter, damped_system
 
@@ -85,7 +86,7 @@ def _slope(rule, y, theta, data):
     """The chart at y, (point, theta) -> (n,) dE/dy in it, and the product p -> H p at y."""
     chart = chart_at(y, rule.retract)
     slope = lambda flat, theta: jax.grad(lambda x: rule.energy(chart.place(x), theta, data))(flat)
-    product = lambda p: jax.jvp(lambda flat: slope(flat, theta), (chart.origin,), (p,))[1]
+    product = hessian_product(lambda flat: slope(flat, theta), chart.origin)
     return chart, slope, product
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from jaxcv.core.arrow import ArrowStructure
 from jaxcv.core.checks import argument_error, check_structure
 from jaxcv.core.damping import Damping
-from jaxcv.core.dense import norm
+from jaxcv.core.dense import hessian_product, norm
 from jaxcv.core.levenberg import levenberg
 from jaxcv.core.linear import DENSE_LIMIT, Known, damped_system, resolve_method
 from jaxcv.core.quasi_newton import approach
@@ -318,7 +318,7 @@ class final_newton_step:
         result = self.solver(problem, start)
         gradient = jax.grad(problem.energy)
         slope = gradient(result.value)
-        product = lambda p: jax.jvp(gradient, (result.value,), (p,))[1]
+        product = hessian_product(gradient, result.value)
         system = damped_system(product, slope, self.damping, resolve_method("auto", start))
         value = result.value - system.solve(slope)
         least = problem.energy(value)

@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxcv.core.closure import rare_while_loop
-from jaxcv.core.dense import cholesky, cholesky_solve, dense_matrix, expand, forward_solve, norm
+from jaxcv.core.dense import (
+    cholesky,
+    cholesky_solve,
+    dense_matrix,
+    expand,
+    forward_solve,
+    hessian_product,
+    norm,
+)
 from jaxcv.core.krylov import lanczos_eigenvalues, random_like
 from jaxcv.core.quasi_newton import Approach
 
@@ -46,7 +54,7 @@ class _Local:
         return *jax.value_and_grad(self.energy)(y), matrix
 
     def product(self, y):
-        return lambda p: jax.jvp(self.gradient, (y,), (p,))[1]
+        return hessian_product(self.gradient, y)
 
     def hessian(self, y, matrix):
         """The Hessian at y; `matrix` where that is carried, or where there is none."""

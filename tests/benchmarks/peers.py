@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from jaxcv import Damping, argmin, argmin_least_squares
 from jaxcv.core.solvers import lbfgs, newton
+from tests.benchmarks.by_hand import BY_HAND
 from tests.benchmarks.problems import BenchmarkProblem
 
 __all__ = ["jaxopt_row", "optimistix_row", "rows"]
@@ -83,6 +84,8 @@ def rows(problem: BenchmarkProblem, tolerances=(1e-4, 1e-5, 1e-6)) -> dict[str, 
         out["jaxcv lbfgs"] = _jaxcv(lbfgs())
     if problem.arguments is not None:
         out["jaxcv levenberg_marquardt"] = _least_squares
+    if problem.name in BY_HAND:
+        out["by hand"] = BY_HAND[problem.name]
     for tolerance in tolerances:
         at = f" {tolerance:.0e}"
         out["jaxopt LBFGS, CG" + at] = jaxopt_row("LBFGS", tolerance, "solve_cg", maxiter=200)
@@ -90,7 +93,11 @@ def rows(problem: BenchmarkProblem, tolerances=(1e-4, 1e-5, 1e-6)) -> dict[str, 
             out["optimistix BFGS" + at] = optimistix_row("BFGS", tolerance)
             out["optimistix LBFGS" + at] = optimistix_row("LBFGS", tolerance)
     out["jaxopt LBFGS, default 1e-05"] = jaxopt_row("LBFGS", 1e-5, "solve_normal_cg", maxiter=200)
+    more = {"maxiter": 2000}  # where 200 do not reach the tolerance
+    out["jaxopt LBFGS, CG, 2000 steps 1e-05"] = jaxopt_row("LBFGS", 1e-5, "solve_cg", **more)
     if small:
+        unrolled = {"maxiter": 50, "implicit_diff": False, "unroll": True, "jit": True}
+        out["jaxopt LBFGS, unrolled 1e-05"] = jaxopt_row("LBFGS", 1e-5, "solve_cg", **unrolled)
         out["optimistix Newton 1e-05"] = optimistix_row("Newton", 1e-5)
     if problem.residual is not None:
         out["jaxopt LM, CG 1e-05"] = jaxopt_row("LevenbergMarquardt", 1e-5, "solve_cg", maxiter=100)

@@ -26,7 +26,7 @@ from tests.benchmarks.unrolling import unrolling
 
 FOLDER = pathlib.Path("runs/benchmarks")
 LIMIT = 60  # seconds that one solve and its compilation may take
-SUSPECT = ("Newton", "LM")  # the peers' rows that are tried apart first
+SUSPECT = ("Newton", "LM", "unrolled", "2000")  # the peers' rows that are tried apart first
 
 TRIAL = """
 import sys, jax

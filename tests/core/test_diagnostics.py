@@ -130,6 +130,7 @@ def test_only_a_converged_minimum_is_certified():
         assert report.certified
 
 
+@pytest.mark.slow
 def test_what_conjugate_gradients_cannot_know():
     n = 300
     square = lambda y, t, h: 0.5 * jnp.sum(h * y * y) - jnp.vdot(t, y)

@@ -36,6 +36,7 @@ def test_one_hessian_is_enough_for_a_robust_regression(dtype):
         assert np.array_equal(solution.value[:, 0], solution.value[:, 1])
 
 
+@pytest.mark.slow
 def test_the_trust_region_takes_over():
     with jax.enable_x64(True):
         # A narrow valley, of which L-BFGS leaves something to do.
@@ -55,6 +56,7 @@ def test_the_trust_region_takes_over():
             assert not np.any(solution.energy > first)
 
 
+@pytest.mark.slow
 def test_a_batch_leaves_its_lanes_alone():
     with jax.enable_x64(True):
         energy = robust(16, float)

@@ -147,6 +147,7 @@ def test_closed_over_arrays_and_tracers_are_differentiated_as_if_they_were_theta
         assert abs(jax.jacrev(scaled)(1.0)) < 1e-9
 
 
+@pytest.mark.slow
 def test_closed_over_complex_arrays_are_differentiated():
     with jax.enable_x64(True):
 

@@ -133,6 +133,7 @@ def test_degenerate_minima():
         assert np.all(norms < 1e-14)
 
 
+@pytest.mark.slow
 def test_energy_blinded_by_a_constant():
     # In float32 next to 1e9 the energy has no digits: far from a minimum that is no convergence.
     blind = [(1.0, 1e9), (1.0, 1e7)]
@@ -215,6 +216,7 @@ def test_exhausted_steps_are_no_convergence():
 
 
 @pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.slow), np.float64])
+@pytest.mark.slow
 def test_three_hundred_unknowns_by_truncated_conjugate_gradients(dtype):
     with jax.enable_x64(True):
         rng = np.random.default_rng(4)

@@ -32,6 +32,7 @@ def some_parameters(seed):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.floats(-500, 500), st.floats(0.2, 20))
+@pytest.mark.slow
 def test_moving_and_scaling_the_image_moves_and_scales_the_box(seed, shift, scale):
     with jax.enable_x64(True):
         boxes, _ = some_boxes(seed)
@@ -90,6 +91,7 @@ def test_who_does_not_report_changes_nothing():
     assert all(np.all(leaf[:, 2] == 0) for leaf in gradient)
 
 
+@pytest.mark.slow
 def test_outliers_do_not_move_it_and_the_mean_is_moved():
     boxes, truth = some_boxes(3, spread=1.0)
     boxes[4:] += 200
