@@ -54,8 +54,10 @@ def diagnose(
         system = damped_system(product, g if v is None else v, damping, method)
         matrix = None
     else:
-        exact = known is not None and known.exact is None
-        matrix = known.matrix if exact else method.matrix(product, dtype)
+        if known is not None and known.exact is None:
+            matrix = known.matrix
+        else:
+            matrix = method.matrix(product, dtype)
         finite = jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(matrix)))
         sound = method.add(jax.tree.map(jnp.zeros_like, matrix), jnp.ones((), dtype))
         matrix = jax.tree.map(lambda x, one: jnp.where(finite, x, one), matrix, sound)

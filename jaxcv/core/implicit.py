@@ -339,8 +339,9 @@ def _diagnose(system, chart, y, *args, **more):
     return diagnose(gradient, chart.origin, *args, **more, scale=norm(ravel_pytree(y)[0]))
 
 
-def _at(energy, linear, retract, y, theta, data):
-    """The system of the energy, the chart at y and the rule there."""
+def _at(energy, static, y, theta, data):
+    """The system of the energy, the chart at y and the rule there; `static`: linear, retract."""
+    linear, retract = static
     system, chart = make_system(energy, y, theta, data), chart_at(y, retract)
     return system, chart, Rule(system.energy, resolve_method(linear, chart.tree), retract)
 
@@ -348,13 +349,13 @@ def _at(energy, linear, retract, y, theta, data):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _attach(energy, static, y, theta, data, damping):
     linear, autodiff, retract = static
-    system, _, rule = _at(energy, linear, retract, jax.lax.stop_gradient(y), theta, data)
+    system, _, rule = _at(energy, (linear, retract), jax.lax.stop_gradient(y), theta, data)
     return RULES[autodiff](rule, y, system.theta, system.data, damping, None)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _argmin_vjp(energy, static, y, theta, y_bar, data, damping):
-    system, chart, rule = _at(energy, *static, y, theta, data)
+    system, chart, rule = _at(energy, static, y, theta, data)
     pulled = pullback(rule, y, system.theta, system.data, damping, y_bar)
     diagnostics = _diagnose(system, chart, y, damping, rule.method, pulled.v, pulled.u)
     theta_bar = jax.tree.unflatten(jax.tree.structure(theta), pulled.theta[0])
@@ -363,7 +364,7 @@ def _argmin_vjp(energy, static, y, theta, y_bar, data, damping):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _argmin_jvp(energy, static, y, theta, theta_dot, data, damping):
-    system, chart, rule = _at(energy, *static, y, theta, data)
+    system, chart, rule = _at(energy, static, y, theta, data)
     captured = jax.tree.map(jnp.zeros_like, system.theta[1])
     directions = (jax.tree.leaves(theta_dot), captured)
     y_dot, u, v = pushforward(rule, y, system.theta, system.data, damping, directions)

@@ -15,17 +15,18 @@ def _attached(energy, solve, y, theta, data):
     """y with the gradient -B^T H^-1 y_bar of a minimiser; solve(y, theta, data, v) = H^-1 v."""
 
     @jax.custom_vjp
-    def attached(y, theta):
+    def attached(y, theta, data):
         return y
 
     def backward(kept, y_bar):
-        y, theta = kept
+        y, theta, data = kept
         u = solve(y, theta, data, y_bar)
         mixed = jax.vjp(lambda theta: jax.grad(energy)(y, theta, *data), theta)[1]
-        return jax.tree.map(jnp.zeros_like, y), jax.tree.map(jnp.negative, mixed(u)[0])
+        none = jax.tree.map(jnp.zeros_like, (y, data))
+        return none[0], jax.tree.map(jnp.negative, mixed(u)[0]), none[1]
 
-    attached.defvjp(lambda y, theta: (y, (y, theta)), backward)
-    return attached(jax.lax.stop_gradient(y), theta)
+    attached.defvjp(lambda *arguments: (arguments[0], arguments), backward)
+    return attached(jax.lax.stop_gradient(y), theta, data)
 
 
 def _bump_slopes(y, weights, points):
@@ -97,7 +98,7 @@ def arrow_by_hand(problem, y0, theta, data):
         return jax.tree.map(jnp.subtract, y, step)
 
     y = jax.lax.fori_loop(0, 8, gauss_newton, y0)
-    y = jax.lax.fori_loop(0, 5, newton, y)
+    y = jax.lax.fori_loop(0, 8, newton, y)
     solve = lambda y, theta, data, v: _arrow_solve(_arrow_terms(y, theta, *data)[1], v)
     return _attached(arrow_energy, solve, y, theta, data)
 

@@ -71,7 +71,7 @@ def draw(record):
     for lam in LAMBDAS:
         for order in ORDERS if lam else ORDERS[:1]:
             errors = np.maximum(record["condition"][f"{lam:g}, {order}"], 1e-16)
-            label = f"$\\\\lambda$={lam:g}" + (f", order {order}" if lam else "")
+            label = f"$\\lambda$={lam:g}" + (f", order {order}" if lam else "")
             right.plot(CONDITIONS, errors, styles[order], color=colors[lam], label=label)
     for name, marker in (("jaxopt", "x"), ("optimistix", "+")):
         errors = np.maximum(record["condition"][name], 1e-16)
