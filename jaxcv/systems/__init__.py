@@ -1,5 +1,22 @@
 """One pure entry point per task, put together from the rooms of the library."""
 
+from jaxcv.systems.human_pose import Reconstruction, reconstruct_pose
+from jaxcv.systems.pose_model import (
+    fit_pose_model,
+    load_pose_model,
+    load_pose_parameters,
+    save_pose_parameters,
+)
 from jaxcv.systems.tracker_fusion import FusedBox, fuse_boxes, fuse_frame
 
-__all__ = ["FusedBox", "fuse_boxes", "fuse_frame"]
+__all__ = [
+    "FusedBox",
+    "Reconstruction",
+    "fit_pose_model",
+    "fuse_boxes",
+    "fuse_frame",
+    "load_pose_model",
+    "load_pose_parameters",
+    "reconstruct_pose",
+    "save_pose_parameters",
+]

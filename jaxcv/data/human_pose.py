@@ -1,0 +1,177 @@
+"""Human poses seen by several cameras: frames, their checks, and the arrays of a released model.
+
+Layout of a released model (HDF5, float64; K components, joints last)::
+
+    model_parameters.h5   mu_<K> (K, 3, 17), e_<K> (K, 25, 3, 17), sigma_<K> (K, 26)
+    avg_cameras.h5        cams (4, 3, 3)
+    trained_model.h5      mean_pose, base_vectors, sigma_variance, joint_weights, cameras, ...
+
+Source: the files that come with the code of Toso, Campbell, Russell, NeurIPS 2019.
+"""
+
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+
+__all__ = [
+    "PoseFrames",
+    "check_frames",
+    "check_rotations",
+    "load_arrays",
+    "save_arrays",
+]
+
+NUM_JOINTS = 17
+
+
+class PoseFrames(NamedTuple):
+    """N frames of people seen by V cameras; NumPy arrays.
+
+    Attributes:
+        points: (N, V, 17, 2) detected joints, x right, y down [px].
+        visible: (N, V, 17) bool, which were detected.
+        joints: (N, 17, 3) true joints in the world, z up [mm].
+        cameras: (S, V, 3, 3) rotations from the world to the cameras of each subject.
+        subject: (N,) int, index into `subjects` and `cameras`.
+        action: (N,) int, index into `actions`.
+        subjects: S names.
+        actions: names.
+    """
+
+    points: np.ndarray
+    visible: np.ndarray
+    joints: np.ndarray
+    cameras: np.ndarray
+    subject: np.ndarray
+    action: np.ndarray
+    subjects: tuple[str, ...]
+    actions: tuple[str, ...]
+
+    def take(self, index: Any) -> "PoseFrames":
+        """The frames of an index or mask (N,)."""
+        return self._replace(
+            points=self.points[index],
+            visible=self.visible[index],
+            joints=self.joints[index],
+            subject=self.subject[index],
+            action=self.action[index],
+        )
+
+
+def check_rotations(name: str, matrices: Any, tolerance: float = 1e-2) -> None:
+    """Raises ValueError unless every (..., 3, 3) is a rotation.
+
+    Args:
+        name: of the argument.
+        matrices: (..., 3, 3).
+        tolerance: of the entries of R^T R - I; averages of nearby rotations pass.
+    """
+    matrices = np.asarray(matrices, float)
+    if matrices.ndim < 2 or matrices.shape[-2:] != (3, 3):
+        raise argument_error(name, "expected (..., 3, 3)", matrices.shape)
+    error = np.max(np.abs(np.swapaxes(matrices, -1, -2) @ matrices - np.eye(3)), initial=0)
+    if not error <= tolerance:
+        rule = f"expected rotations, R^T R = I to {tolerance:g}"
+        way_out = "World to camera, without intrinsics; transpose if you have camera to world."
+        raise argument_error(name, rule, f"an error of {error:.2g}", way_out)
+    if np.any(np.linalg.det(matrices) < 0):
+        raise argument_error(name, "expected rotations of determinant 1", "a reflection")
+
+
+def check_frames(frames: PoseFrames) -> None:
+    """Raises ValueError where values break the rules of `PoseFrames`.
+
+    Points that are not finite are allowed where they are not visible. True joints in another
+    order than `JOINTS` are found by the feet, which are below the head in most frames.
+    """
+    num = len(frames.joints)
+    num_views = frames.cameras.shape[1] if np.ndim(frames.cameras) == 4 else 0
+    shapes = {
+        "points": (num, num_views, NUM_JOINTS, 2),
+        "visible": (num, num_views, NUM_JOINTS),
+        "joints": (num, NUM_JOINTS, 3),
+        "cameras": (len(frames.subjects), num_views, 3, 3),
+        "subject": (num,),
+        "action": (num,),
+    }
+    for name, shape in shapes.items():
+        came = np.shape(getattr(frames, name))
+        if came != shape or 0 in shape:
+            way_out = "N frames of 17 joints in V views, S subjects with V cameras each."
+            raise argument_error(f"frames.{name}", f"expected {shape}, not empty", came, way_out)
+    check_rotations("frames.cameras", frames.cameras)
+    for name in ("subject", "action"):
+        index, names = getattr(frames, name), getattr(frames, name + "s")
+        if np.any((index < 0) | (index >= len(names))):
+            raise argument_error(f"frames.{name}", f"expected 0 to {len(names) - 1}", index)
+    bad = np.argwhere(~np.all(np.isfinite(frames.joints), axis=(1, 2)))
+    if bad.size:
+        raise argument_error(f"frames.joints[{bad[0, 0]}]", "expected finite joints", "NaN or inf")
+    seen = np.isfinite(frames.points).all(-1) | ~frames.visible
+    if not seen.all():
+        where = tuple(int(i) for i in np.argwhere(~seen)[0])
+        way_out = "Say visible=False for joints that were not detected."
+        raise argument_error(f"frames.points{list(where)}", "expected a number", "NaN", way_out)
+    upright = frames.joints[:, 10, 2] > frames.joints[:, [3, 6], 2].mean(axis=1)
+    if np.mean(upright) < 0.5:
+        rule = "expected z up, joint 10 the head and joints 3 and 6 the feet"
+        came = f"the head below the feet in {np.mean(~upright):.0%} of the frames"
+        raise argument_error("frames.joints", rule, came, "See jaxcv.energies.human_pose.JOINTS.")
+
+
+def load_arrays(path: str | os.PathLike[str], shapes: dict[str, tuple]) -> dict[str, np.ndarray]:
+    """Arrays of an HDF5 file, by name, with their shapes and values checked.
+
+    Args:
+        path: of the file.
+        shapes: name -> shape, None for any size.
+
+    Raises:
+        ValueError: no HDF5 file, a missing name, another shape, values that are not finite.
+    """
+    import h5py
+
+    path = pathlib.Path(path)
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise argument_error("path", "expected an HDF5 file", str(path), str(error)) from error
+    out = {}
+    with file:
+        for name, shape in shapes.items():
+            if not isinstance(file.get(name), h5py.Dataset):
+                listed = ", ".join(sorted(file)) or "nothing"
+                raise argument_error(str(path), f"expected an array {name!r}", listed)
+            array = np.asarray(file[name])
+            fits = array.ndim == len(shape) and all(
+                want in (None, got) for want, got in zip(shape, array.shape, strict=True)
+            )
+            if not fits:
+                want = "(" + ", ".join("?" if size is None else str(size) for size in shape) + ")"
+                raise argument_error(f"{path}: {name}", f"expected {want}", array.shape)
+            if not (np.issubdtype(array.dtype, np.number) and np.all(np.isfinite(array))):
+                raise argument_error(f"{path}: {name}", "expected finite numbers", array.dtype)
+            out[name] = array
+    return out
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
+    """Writes an HDF5 file; it gets its name when it is complete.
+
+    Args:
+        path: of the file; an existing one is replaced.
+        arrays: name -> array.
+    """
+    import h5py
+
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    with h5py.File(temporary, "w") as file:
+        for name, array in arrays.items():
+            file[name] = np.asarray(array)
+    temporary.replace(path)

@@ -1,0 +1,211 @@
+"""A 3-D human pose from the 2-D joints that calibrated cameras see."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcv.core.checks import argument_error, check_choice, check_floating, check_shape
+from jaxcv.core.damping import Damping
+from jaxcv.energies.human_pose import (
+    NUM_JOINTS,
+    PoseModel,
+    PoseParameters,
+    initial_parameters,
+    normalise_points,
+    pose_terms,
+)
+from jaxcv.energies.human_pose import limb_norm as norm_of_limbs
+from jaxcv.energies.human_pose_search import search
+
+__all__ = ["Reconstruction", "reconstruct_pose"]
+
+# What one unit of sharpness is worth: scores differ in the third digit.
+_SHARPNESS = {True: 5000.0, False: 56000.0}  # with and without a free pose
+_CHUNK = 8  # frames that are searched at a time: what they need stays in the cache
+
+
+class Reconstruction(NamedTuple):
+    """A pose and how it was put together.
+
+    Attributes:
+        joints: (..., 17, 3) x, y and z up [mm], about the origin; not a number where no joint is
+            visible in any view. Differentiable in the parameters.
+        component_weights: (..., K) of the fusion, summing to one.
+        scores: (..., K) lowest score of each component.
+        angles: (..., K) the rotation about the vertical where it is [rad].
+        slopes: (..., K) norm of the energy's gradient there: how far it is from a minimum.
+    """
+
+    joints: jax.Array
+    component_weights: jax.Array
+    scores: jax.Array
+    angles: jax.Array
+    slopes: jax.Array
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=(
+        "robust", "free_pose", "gradient", "selection", "num_rotations", "passes", "compatibility",
+    ),
+)  # fmt: skip
+def reconstruct_pose(
+    points: Any,
+    model: PoseModel,
+    parameters: PoseParameters | None = None,
+    *,
+    visible: Any = None,
+    limb_norm: Any = None,
+    robust: bool = True,
+    free_pose: bool = True,
+    gradient: str = "unrolled",
+    selection: str = "soft",
+    num_rotations: int = 100,
+    passes: int = 3,
+    damping: Damping = Damping(0.0),  # noqa: B008
+    compatibility: bool = False,
+) -> Reconstruction:
+    """Minimises the pose energy for every component and rotation, and fuses the minimisers.
+
+        q_k   = sum_t softmax_t(-5000 r_k (score_kt - min_t score_kt)) R_t q_kt / |limbs of it|
+        joints = output_scale * limb_norm * q / |limbs of q|,   q = sum_k w_k q_k
+        w_k   ~ exp(-|5000 c_k (S_k - min S) + offset_k|),      S_k = min_t score_kt / 2
+
+    Use 64-bit floats: the scores are multiplied by thousands.
+
+    Args:
+        points: (..., V, 17, 2) joints in each of V views, x right, y down [px], in the order of
+            `jaxcv.energies.human_pose.JOINTS`. One that is not finite is not visible.
+        model: of V cameras.
+        parameters: what was learned; None for those of the model.
+        visible: (..., V, 17) bool; all by default. A joint that no view sees follows the model.
+        limb_norm: (...) root sum of squared limb lengths of the person [mm]; None for the model's.
+            One view, or scaled orthographic ones, cannot tell it.
+        robust: the pseudo-Huber kernel on the points, by `passes` of reweighting; else squares.
+        free_pose: whether the pose may leave the model, as with several cameras; with False it is
+            that of the model.
+        gradient: `unrolled` is that of the passes; `implicit` goes on to the minimum by two Newton
+            steps and takes the damped implicit gradient there, which is faster and smaller.
+        selection: `soft` is the formula above; `hard` takes the best rotation of the best
+            component.
+        num_rotations: about the vertical, evenly spaced.
+        passes: of reweighting.
+        damping: of the implicit gradient.
+        compatibility: the conventions of the released code where they differ from the paper's or
+            from what they are meant to be: limbs, the robust kernel's constants, normalisation by
+            the first view's mask.
+
+    Raises:
+        ValueError: points that are not (..., V, 17, 2), another number of views than the model's
+            cameras, parameters of another model, settings that are none.
+
+    Source: Toso, Campbell, Russell, NeurIPS 2019.
+    """
+    points = jnp.asarray(points)
+    check_choice("gradient", gradient, ("unrolled", "implicit"))
+    check_choice("selection", selection, ("soft", "hard"))
+    check_floating("points", points)
+    check_shape("points", points, (None, NUM_JOINTS, 2), "V views of 17 joints, x and y [px].")
+    if num_rotations < 1 or passes < 0:
+        rule = "expected one rotation or more, and no negative number of passes"
+        raise argument_error("num_rotations, passes", rule, (num_rotations, passes))
+    if gradient == "implicit" and not free_pose:
+        rule = "the implicit gradient is that of the energy with a free pose"
+        raise argument_error("gradient", rule, "'implicit'", "Use gradient='unrolled'.")
+    if damping.order != 1 or damping.relative or damping.mode == "tikhonov":
+        rule = "expected order 1, absolute, mode 'shift' or 'plain' (the energy is convex)"
+        raise argument_error("damping", rule, damping)
+    num_views = points.shape[-3]
+    if model.cameras.shape[0] != num_views:
+        way_out = "Give one camera a view: model._replace(cameras=...)."
+        rule = f"expected {num_views} cameras for {num_views} views"
+        raise argument_error("model.cameras", rule, model.cameras.shape, way_out)
+    if parameters is None:
+        parameters = initial_parameters(model, compatibility=compatibility)
+    batch = points.shape[:-3]
+    if visible is None:
+        visible = jnp.ones(points.shape[:-1], bool)
+    visible = jnp.broadcast_to(jnp.asarray(visible, bool), points.shape[:-1])
+    points, visible = normalise_points(points, visible, compatibility=compatibility)
+    points, visible = (
+        points.reshape(-1, *points.shape[-3:]),
+        visible.reshape(-1, *visible.shape[-2:]),
+    )
+    some = jnp.any(visible, axis=(1, 2))
+    # A frame of which nothing is known would be singular: it is solved with a view of the model.
+    visible = visible | ~some[:, None, None]
+    points = jnp.where(some[:, None, None, None], points, _any_view(model))
+
+    terms = pose_terms(parameters, model, compatibility=compatibility)
+    angles = 2 * jnp.pi * jnp.arange(num_rotations, dtype=points.dtype) / num_rotations
+    find = functools.partial(
+        search, angles=angles, robust=robust, passes=passes, free_pose=free_pose,
+        gradient=gradient, damping=damping.value, compatibility=compatibility,
+    )  # fmt: skip
+    found = _over_components(find, terms, points, visible)
+    fused = _fuse(parameters, found, angles, free_pose, selection, compatibility)
+    norm = model.limb_norm if limb_norm is None else jnp.asarray(limb_norm)
+    norm = jnp.broadcast_to(norm, batch).reshape(-1, 1, 1)
+    joints = parameters.output_scale * norm * fused.joints
+    joints = jnp.where(some[:, None, None], joints, jnp.nan)
+    fused = fused._replace(joints=joints)
+    return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), fused)
+
+
+def _any_view(model):
+    """(V, 17, 2) the first mean pose as the cameras see it."""
+    seen = jnp.einsum("vab,jb->vja", model.cameras[:, :2], model.mean_poses[0])
+    return jax.lax.stop_gradient(-0.003 * seen)
+
+
+def _over_components(find, terms, points, visible):
+    """`find` for every component and a few frames at a time: (F, K, R, ...)."""
+    shared = {"target": None, "cameras": None}
+    split = terms._replace(**shared)
+
+    def frames(chunk):
+        def component(own):
+            own = own._replace(target=terms.target, cameras=terms.cameras)
+            return find(own, points=chunk[0], visible=chunk[1])
+
+        found = jax.lax.map(component, split)
+        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
+
+    num = points.shape[0]
+    size = min(_CHUNK, num)
+    padding = -num % size
+
+    def cut(x):
+        x = jnp.concatenate([x, x[:padding]]) if padding else x
+        return x.reshape(-1, size, *x.shape[1:])
+
+    found = jax.lax.map(frames, (cut(points), cut(visible)))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num], found)
+
+
+def _fuse(parameters, found, angles, free_pose, selection, compatibility):
+    """Joints of unit limb norm, and the rest of a `Reconstruction`."""
+    size = lambda x: norm_of_limbs(x, compatibility=compatibility)[..., None, None]
+    poses = -found.joints / size(found.joints)  # (F, K, R, 17, 3)
+    lowest = jnp.min(found.score, axis=-1)  # (F, K)
+    best = jnp.argmin(found.score, axis=-1)
+    sharpness = _SHARPNESS[free_pose] * jnp.abs(parameters.rotation_sharpness)
+    shares = jax.nn.softmax(-sharpness[:, None] * (found.score - lowest[..., None]), axis=-1)
+    half = lowest / 2
+    rise = (
+        _SHARPNESS[free_pose]
+        * parameters.component_sharpness
+        * (half - jnp.min(half, axis=-1, keepdims=True))
+    )
+    exponents = -jnp.abs(rise + parameters.component_offset)
+    weights = jax.nn.softmax(exponents, axis=-1)
+    if selection == "hard":
+        shares = jax.nn.one_hot(best, shares.shape[-1], dtype=shares.dtype)
+        weights = jax.nn.one_hot(
+            jnp.argmax(exponents, axis=-1), weights.shape[-1], dtype=shares.dtype
+        )
+    pose = jnp.einsum("fk,fkr,fkrja->fja", weights, shares, poses)
+    slope = jnp.take_along_axis(found.slope, best[..., None], axis=-1)[..., 0]
+    return Reconstruction(pose / size(pose), weights, lowest, angles[best], slope)
