@@ -44,11 +44,12 @@ from jaxcv.systems import fit_pose_model, reconstruct_pose
 
 
 class Method(NamedTuple):
-    """What is trained: the kernel, the groups of parameters, the gradient."""
+    """What is trained: the kernel, the groups of parameters, the gradient, the fusion."""
 
     robust: bool
     groups: tuple[str, ...]
     gradient: str = "implicit"
+    selection: str = "soft"
 
 
 METHODS = {
@@ -60,6 +61,7 @@ ABLATIONS = {  # with several cameras only
     "huber_weights": Method(True, ("scaling", "fusion", "huber")),
     "huber_body_model": Method(True, ("body_models",)),
     "huber_unrolled": Method(True, tuple(GROUPS), "unrolled"),
+    "huber_selected": Method(True, tuple(GROUPS), selection="hard"),
 }
 GRID = {  # of the baseline, with either kernel
     "reprojection_scale": (1.0, 3.0, 10.0, 30.0),
@@ -327,8 +329,8 @@ def _loss(params, batch: Batch, key, member, *, config: Config, method: Method):
     fixed = jax.lax.stop_gradient(params["model"])
     found = reconstruct_pose(
         some.points, fixed, params["parameters"], visible=some.visible, limb_norm=some.limb_norm,
-        robust=method.robust, gradient=method.gradient, num_rotations=config.num_rotations,
-        damping=Damping(config.damping),
+        robust=method.robust, gradient=method.gradient, selection=method.selection,
+        num_rotations=config.num_rotations, damping=Damping(config.damping),
     )  # fmt: skip
     away = found.joints - some.joints
     known = jnp.all(jnp.isfinite(found.joints), axis=(1, 2))  # frames without a visible joint

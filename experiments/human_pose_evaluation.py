@@ -37,7 +37,7 @@ def rows(config: Any, views: int) -> dict[str, dict[str, Any]]:
     """Row -> cell of its parameters (None: the baseline) and settings of the reconstruction."""
     out: dict[str, dict[str, Any]] = {"baseline": {"cell": None}}
     for name, method in experiment.methods(config, views).items():
-        out[name] = {"cell": name, "robust": method.robust}
+        out[name] = {"cell": name, "robust": method.robust, "selection": method.selection}
         if name in ("huber", "custom"):
             more = {"cell": name, "robust": method.robust}
             out[f"{name}_hard"] = more | {"selection": "hard"}
@@ -84,6 +84,7 @@ COMPARED = (  # first, second: the error of the first over that of the second, l
     ("huber", "body_model"),
     ("l2", "body_model"),
     ("huber", "huber_hard"),
+    ("huber", "huber_selected"),
     ("huber", "huber_body_model"),
     ("huber", "huber_unrolled"),
 )

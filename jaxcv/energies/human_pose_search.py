@@ -27,7 +27,7 @@ from jaxcv.energies.human_pose import NUM_COEFFICIENTS, NUM_JOINTS, PoseTerms
 
 __all__ = ["RIDGE", "Minimisers", "search"]
 
-RIDGE = 1e-3  # l, of the normal equations, with the robust kernel
+RIDGE = 1e-3  # l, of the normal equations, with the robust kernel or a single view
 NEWTON_STEPS = 2  # after the passes, for the implicit gradient
 _PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # distinct entries of a symmetric 3 x 3
 
@@ -70,7 +70,7 @@ def search(
         points: (F, V, 17, 2), normalised.
         visible: (F, V, 17) bool.
         robust: the pseudo-Huber kernel with a ridge of `RIDGE`; else plain least squares, solved
-            once and without a ridge.
+            once, and without a ridge if there are several views (one does not see the depth).
         passes: of reweighting, after the first solve with all weights one.
         free_pose: whether q may leave the model; else q = sum_j a_j B_j.
         gradient: `unrolled` goes through the passes; `implicit` adds Newton steps to them and
@@ -83,7 +83,8 @@ def search(
     num_frames, num_angles = points.shape[0], angles.shape[0]
     angles = jnp.tile(angles, num_frames)[:, None]
     turn = jnp.sin(angles), jnp.cos(angles)
-    settings = _Settings(num_angles, robust, free_pose, compatibility)
+    ridge = RIDGE if robust or points.shape[1] == 1 else 0.0
+    settings = _Settings(num_angles, robust, free_pose, compatibility, ridge)
     if not robust:
         terms = terms._replace(prior_weight=jnp.ones_like(terms.prior_weight))
     frozen = terms if gradient == "unrolled" else jax.lax.stop_gradient(terms)
@@ -111,10 +112,7 @@ class _Settings(NamedTuple):
     robust: bool
     free_pose: bool
     compatibility: bool
-
-    @property
-    def ridge(self):
-        return RIDGE if self.robust else 0.0
+    ridge: float
 
 
 class _State(NamedTuple):
