@@ -162,7 +162,7 @@ def load(config: Config) -> Data:
         raise runner.DataError(str(error)) from error
     if max(config.views) > frames.cameras.shape[1]:
         rule = f"expected at most {frames.cameras.shape[1]}, the cameras of the data"
-        raise runner.data_error("views", rule, config.views)
+        raise runner.data_error("views", rule, config.views, "Name fewer: --views=4.")
     names = [i for i, name in enumerate(frames.subjects) if name in TEST_SUBJECTS["human36m"]]
     test = np.isin(frames.subject, names)
     return Data((frames,) * config.num_seeds, (test,) * config.num_seeds)
@@ -240,7 +240,8 @@ def _start(config: Config, train: PoseFrames, batch: Batch, seed: int) -> dict[s
         model = fit_pose_model(train.joints, cameras, num_components=k, seed=seed)
     except ValueError as error:
         if not (config.data == "synthetic" or len(train.joints)):
-            raise runner.data_error("data_dir", "expected training poses", str(error)) from error
+            rule, way_out = "expected poses to train on", "Give more subjects."
+            raise runner.data_error("data_dir", rule, str(error), way_out) from error
         model = PoseModel(
             jnp.ones((k, NUM_JOINTS, 3)), jnp.ones((k, NUM_BASES, NUM_JOINTS, 3)),
             jnp.ones((k, NUM_BASES)), jnp.ones(k), jnp.ones((views, 3, 3)), jnp.ones(()),
@@ -299,7 +300,7 @@ def poses(
 def _optimizer(config: Config, method: Method) -> optax.GradientTransformation:
     rate = optax.cosine_decay_schedule(config.learning_rate, config.steps)
     learned = trainable(method.groups)
-    names = PoseParameters(*("learned" if flag else "fixed" for flag in learned))
+    names = jax.tree.map(lambda flag: "learned" if flag else "fixed", learned)
     labels = lambda params: {
         name: names if name == "parameters" else jax.tree.map(lambda _: "fixed", leaf)
         for name, leaf in params.items()

@@ -48,7 +48,25 @@ def _tracker_fusion(m: Mapping[str, Any]) -> str:
     )
 
 
+def _human_pose(m: Mapping[str, Any]) -> str:
+    parts = []
+    for kind, title in (("multicamera", "4 cameras"), ("monocular", "1 camera")):
+        rows = ", ".join(
+            f"{name} {np.mean(m[f'{name}/{kind}_mpjpe_mm']):.1f}"
+            for name in ("baseline", "body_model", "l2", "huber")
+        )
+        parts.append(f"{title}: {rows}")
+    change = "huber_over_baseline/multicamera"
+    low, high = m.get(f"{change}_low"), m.get(f"{change}_high")
+    interval = "" if low is None else f" [{100 * low:+.0f}, {100 * high:+.0f}]"
+    return (
+        f"mean joint error on unseen subjects [mm], {'; '.join(parts)}. Huber over baseline, "
+        f"4 cameras: {100 * np.mean(m[f'{change}_change']):+.0f}{interval} %"
+    )
+
+
 NUMBERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "human_pose": _human_pose,
     "robust_mean": _robust_mean,
     "tracker_fusion": _tracker_fusion,
 }

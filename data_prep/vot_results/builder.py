@@ -1,16 +1,13 @@
 """The TFDS builder of tracker results, and a preparation that is never stale."""
 
-import contextlib
-import hashlib
-import io
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from data_prep._prepare import prepare_builder
 from data_prep.vot_results.parser import Layout, PolygonMethod, find_layout, read_sequence
 from jaxcv.core.checks import check_choice
 
@@ -93,40 +90,5 @@ def prepare(
         ValueError: a file is missing or malformed; nothing is left that looks complete.
     """
     check_choice("polygon", polygon, ("extent", "area"))
-    layout = find_layout(manual_dir)
-    cache = pathlib.Path(cache_dir) / _fingerprint(layout)
-    builder = VotResults(config=polygon, data_dir=os.fspath(cache))
-    try:
-        with _quiet():
-            builder.download_and_prepare(
-                download_dir=os.fspath(cache / "downloads"),
-                download_config=tfds.download.DownloadConfig(manual_dir=os.fspath(manual_dir)),
-            )
-    except OSError:
-        builder = VotResults(config=polygon, data_dir=os.fspath(cache))
-        if not builder.is_prepared():  # else another process was faster, with the same contents
-            raise
-    return builder
-
-
-def _fingerprint(layout: Layout) -> str:
-    """Hash of the relative paths and the contents of all files that are read."""
-    total = hashlib.sha256()
-    for path in layout.files():
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        total.update(f"{path.relative_to(layout.root).as_posix()}\0{content}\n".encode())
-    return total.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the banners and the progress bars of TFDS, which draws a bar for each shard."""
-    from tensorflow_datasets.core.utils import tqdm_utils
-
-    shown = getattr(tqdm_utils, "_active", True)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        tfds.display_progress_bar(shown)
+    make = lambda data_dir: VotResults(config=polygon, data_dir=data_dir)
+    return prepare_builder(make, manual_dir, cache_dir, find_layout(manual_dir).files())

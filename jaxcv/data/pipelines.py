@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxcv.core.checks import argument_error
+from jaxcv.data.human_pose import PoseFrames, check_frames
 from jaxcv.data.tracker_fusion import TrackerSequences, pad_sequences
 
-__all__ = ["load_tracker_sequences"]
+__all__ = ["load_pose_frames", "load_tracker_sequences"]
 
 _TRACKER_FEATURES = ("name", "trackers", "ground_truth", "boxes", "reported")
 
@@ -39,16 +40,7 @@ def load_tracker_sequences(
         ValueError: the folder holds no prepared data set, an example lacks a feature, the
             trackers differ between sequences, or the values break a rule of `check_sequences`.
     """
-    if isinstance(source, (str, os.PathLike)):
-        folder = os.fspath(source)
-        if not os.path.isfile(os.path.join(folder, "dataset_info.json")):
-            way_out = "Prepare the data set first; see data_prep/README.md."
-            rule = "expected the folder of a prepared data set, with a dataset_info.json"
-            raise argument_error("source", rule, folder, way_out)
-        source = tfds.builder_from_directory(folder)
-    if hasattr(source, "as_data_source"):
-        source = source.as_data_source(split=split)
-
+    source = _open(source, split)
     trackers, names, truths, boxes, reported = None, [], [], [], []
     for i in range(len(source)):
         example = source[i]
@@ -68,6 +60,64 @@ def load_tracker_sequences(
         boxes.append(np.asarray(example["boxes"]))
         reported.append(np.asarray(example["reported"], bool))
     return pad_sequences(names, trackers or (), truths, boxes, reported, dtype=dtype)
+
+
+def load_pose_frames(source: Any, *, stride: int = 1) -> PoseFrames:
+    """Frames of a prepared human-pose data set, all splits, in the order they are stored in.
+
+    Each example is one recording of T frames: `subject`, `action`, `points` (T, V, 17, 2) [px],
+    `visible` (T, V, 17), `joints` (T, 17, 3) [mm], `cameras` (V, 3, 3) world to camera.
+
+    Args:
+        source: a prepared TFDS builder, its folder, or a sequence of such examples.
+        stride: every how many frames of a recording are kept, from its first.
+
+    Raises:
+        ValueError: no prepared data set, an example without a feature, or values that break a rule
+            of `check_frames`.
+    """
+    if stride < 1:
+        raise argument_error("stride", "expected 1 or more", stride)
+    splits = getattr(getattr(source, "info", None), "splits", None)
+    if splits:
+        examples = [x for split in sorted(splits, reverse=True) for x in _open(source, split)]
+    else:
+        examples = source if isinstance(source, list) else list(_open(source, "train"))
+    needed = ("subject", "action", "points", "visible", "joints", "cameras")
+    parts, cameras = [], {}
+    actions = sorted({_text(x["action"]) for x in examples if "action" in x})
+    for i, example in enumerate(examples):
+        missing = [name for name in needed if name not in example]
+        if missing:
+            raise argument_error(f"source[{i}]", f"expected {missing}", list(example))
+        subject = _text(example["subject"])
+        cameras.setdefault(subject, np.asarray(example["cameras"]))
+        keep = [np.asarray(example[name])[::stride] for name in ("points", "visible", "joints")]
+        index = list(cameras).index(subject), actions.index(_text(example["action"]))
+        parts.append((*keep, *(np.full(len(keep[0]), x) for x in index)))
+    if not parts:
+        raise argument_error("source", "expected one recording or more", "none")
+    points, visible, joints, subject, action = map(np.concatenate, zip(*parts, strict=True))
+    frames = PoseFrames(
+        points, visible.astype(bool), joints, np.stack(list(cameras.values())), subject, action,
+        tuple(cameras), tuple(actions),
+    )  # fmt: skip
+    check_frames(frames)
+    return frames
+
+
+def _open(source: Any, split: str) -> Any:
+    """Examples of a builder, of the folder of a prepared data set, or of a sequence of them."""
+    if isinstance(source, (str, os.PathLike)):
+        folder = os.fspath(source)
+        if not os.path.isfile(os.path.join(folder, "dataset_info.json")):
+            way_out = "Prepare the data set first; see data_prep/README.md."
+            rule = "expected the folder of a prepared data set, with a dataset_info.json"
+            raise argument_error("source", rule, folder, way_out)
+        source = tfds.builder_from_directory(folder)
+    if hasattr(source, "as_data_source"):
+        source = source.as_data_source(split=split)
+    return source
 
 
 def _text(x: Any) -> str:

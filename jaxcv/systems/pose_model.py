@@ -5,7 +5,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.cluster.vq
 
 from jaxcv.core.checks import argument_error
 from jaxcv.data.human_pose import check_rotations, load_arrays, save_arrays
@@ -57,6 +56,8 @@ def fit_pose_model(
     turned = np.stack([cos * x + sin * y, cos * y - sin * x, centred[..., 2]], axis=-1)
     norms = np.asarray(limb_norm(jnp.asarray(turned)))
     poses = (turned * (norms.mean() / norms)[:, None, None]).reshape(len(turned), -1)
+    import scipy.cluster.vq
+
     _, label = scipy.cluster.vq.kmeans2(poses, num_components, minit="++", rng=seed)
     means, bases, precisions, noise = [], [], [], []
     for k in range(num_components):

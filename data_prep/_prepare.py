@@ -1,0 +1,69 @@
+"""A preparation that is never stale, shared by the builders."""
+
+import contextlib
+import hashlib
+import io
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+__all__ = ["prepare_builder"]
+
+
+def prepare_builder(
+    make: Callable[[str], Any],
+    manual_dir: str | os.PathLike[str],
+    cache_dir: str | os.PathLike[str],
+    files: Iterable[pathlib.Path],
+) -> Any:
+    """A builder whose data are those of some files as they are now.
+
+    The prepared files lie in `cache_dir/<fingerprint>/`, where the fingerprint is a hash of the
+    names and contents of the files. A preparation is reused only for the same contents; it gets
+    its final name when it is complete, so that a killed one is done again.
+
+    Args:
+        make: `make(data_dir)` -> a TFDS builder.
+        manual_dir: the folder that the files lie in.
+        cache_dir: where to prepare; made if it does not exist.
+        files: all files that are read.
+    """
+    cache = pathlib.Path(cache_dir) / _fingerprint(pathlib.Path(manual_dir), files)
+    builder = make(os.fspath(cache))
+    try:
+        with _quiet():
+            builder.download_and_prepare(
+                download_dir=os.fspath(cache / "downloads"),
+                download_config=tfds.download.DownloadConfig(manual_dir=os.fspath(manual_dir)),
+            )
+    except OSError:
+        builder = make(os.fspath(cache))
+        if not builder.is_prepared():  # else another process was faster, with the same contents
+            raise
+    return builder
+
+
+def _fingerprint(root: pathlib.Path, files: Iterable[pathlib.Path]) -> str:
+    """Hash of the relative paths and the contents of files."""
+    total = hashlib.sha256()
+    for path in files:
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        total.update(f"{path.relative_to(root).as_posix()}\0{content}\n".encode())
+    return total.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the banners and the progress bars of TFDS, which draws a bar for each shard."""
+    from tensorflow_datasets.core.utils import tqdm_utils
+
+    shown = getattr(tqdm_utils, "_active", True)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.display_progress_bar(shown)
