@@ -57,8 +57,8 @@ def _human_pose(m: Mapping[str, Any]) -> str:
         )
         parts.append(f"{title}: {rows}")
     change = "huber_over_baseline/multicamera"
-    low, high = m.get(f"{change}_low"), m.get(f"{change}_high")
-    interval = "" if low is None else f" [{100 * low:+.0f}, {100 * high:+.0f}]"
+    ends = [m[f"{change}_{end}"] for end in ("low", "high") if f"{change}_{end}" in m]
+    interval = f" [{', '.join(f'{100 * end:+.0f}' for end in ends)}]" if ends else ""
     return (
         f"mean joint error on unseen subjects [mm], {'; '.join(parts)}. Huber over baseline, "
         f"4 cameras: {100 * np.mean(m[f'{change}_change']):+.0f}{interval} %"

@@ -5,6 +5,7 @@ from jaxcv.systems.pose_model import (
     fit_pose_model,
     load_pose_model,
     load_pose_parameters,
+    load_pose_readout,
     save_pose_parameters,
 )
 from jaxcv.systems.tracker_fusion import FusedBox, fuse_boxes, fuse_frame
@@ -17,6 +18,7 @@ __all__ = [
     "fuse_frame",
     "load_pose_model",
     "load_pose_parameters",
+    "load_pose_readout",
     "reconstruct_pose",
     "save_pose_parameters",
 ]

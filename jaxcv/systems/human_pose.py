@@ -15,8 +15,10 @@ from jaxcv.energies.human_pose import (
     initial_parameters,
     normalise_points,
     pose_terms,
+    rotations_about_vertical,
 )
 from jaxcv.energies.human_pose import limb_norm as norm_of_limbs
+from jaxcv.energies.human_pose_readout import PoseReadout, pose_readout
 from jaxcv.energies.human_pose_search import search
 
 __all__ = ["Reconstruction", "reconstruct_pose"]
@@ -56,6 +58,7 @@ def reconstruct_pose(
     model: PoseModel,
     parameters: PoseParameters | None = None,
     *,
+    readout: PoseReadout | None = None,
     visible: Any = None,
     limb_norm: Any = None,
     robust: bool = True,
@@ -80,12 +83,15 @@ def reconstruct_pose(
             `jaxcv.energies.human_pose.JOINTS`. One that is not finite is not visible.
         model: of V cameras.
         parameters: what was learned; None for those of the model.
+        readout: of the monocular variant: with one view and no free pose, coefficients become a
+            pose by arrays of their own, and are drawn to the detections.
         visible: (..., V, 17) bool; all by default. A joint that no view sees follows the model.
         limb_norm: (...) root sum of squared limb lengths of the person [mm]; None for the model's.
             One view, or scaled orthographic ones, cannot tell it.
         robust: the pseudo-Huber kernel on the points, by `passes` of reweighting; else squares.
         free_pose: whether the pose may leave the model, as with several cameras; with False it is
-            that of the model.
+            that of the model, as in the monocular variant (whose prior has regularisation_scale
+            5.2 and whose kernel is that of least squares).
         gradient: `unrolled` is that of the passes; `implicit` goes on to the minimum by two Newton
             steps and takes the damped implicit gradient there, which is faster and smaller.
         selection: `soft` is the formula above; `hard` takes the best rotation of the best
@@ -108,16 +114,19 @@ def reconstruct_pose(
     check_choice("selection", selection, ("soft", "hard"))
     check_floating("points", points)
     check_shape("points", points, (None, NUM_JOINTS, 2), "V views of 17 joints, x and y [px].")
+    num_views = points.shape[-3]
     if num_rotations < 1 or passes < 0:
         rule = "expected one rotation or more, and no negative number of passes"
         raise argument_error("num_rotations, passes", rule, (num_rotations, passes))
     if gradient == "implicit" and not free_pose:
         rule = "the implicit gradient is that of the energy with a free pose"
         raise argument_error("gradient", rule, "'implicit'", "Use gradient='unrolled'.")
+    if readout is not None and (free_pose or num_views != 1):
+        rule = "a readout is for one view and free_pose=False"
+        raise argument_error("readout", rule, f"{num_views} views, free_pose={free_pose}")
     if damping.order != 1 or damping.relative or damping.mode == "tikhonov":
         rule = "expected order 1, absolute, mode 'shift' or 'plain' (the energy is convex)"
         raise argument_error("damping", rule, damping)
-    num_views = points.shape[-3]
     if model.cameras.shape[0] != num_views:
         way_out = "Give one camera a view: model._replace(cameras=...)."
         rule = f"expected {num_views} cameras for {num_views} views"
@@ -145,6 +154,13 @@ def reconstruct_pose(
         gradient=gradient, damping=damping.value, compatibility=compatibility,
     )  # fmt: skip
     found = _over_components(find, terms, points, visible)
+    if readout is not None:
+        rotations = rotations_about_vertical(angles)
+        read = pose_readout(
+            readout, model, model.cameras[0], found.coefficients, rotations, points[:, 0],
+            visible[:, 0],
+        )  # fmt: skip
+        found = found._replace(joints=read)
     fused = _fuse(parameters, found, angles, free_pose, selection, compatibility)
     norm = model.limb_norm if limb_norm is None else jnp.asarray(limb_norm)
     norm = jnp.broadcast_to(norm, batch).reshape(-1, 1, 1)

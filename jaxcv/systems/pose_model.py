@@ -8,12 +8,20 @@ import numpy as np
 
 from jaxcv.core.checks import argument_error
 from jaxcv.data.human_pose import check_rotations, load_arrays, save_arrays
-from jaxcv.energies.human_pose import NUM_BASES, NUM_JOINTS, PoseModel, PoseParameters, limb_norm
+from jaxcv.energies.human_pose import (
+    NUM_BASES,
+    NUM_JOINTS,
+    PoseModel,
+    PoseParameters,
+    limb_norm,
+)
+from jaxcv.energies.human_pose_readout import PoseReadout
 
 __all__ = [
     "fit_pose_model",
     "load_pose_model",
     "load_pose_parameters",
+    "load_pose_readout",
     "mean_rotation",
     "save_pose_parameters",
 ]
@@ -179,12 +187,36 @@ def load_pose_parameters(path: str | os.PathLike[str]) -> PoseParameters:
     return PoseParameters(**out)
 
 
-def save_pose_parameters(path: str | os.PathLike[str], parameters: PoseParameters) -> None:
+def load_pose_readout(path: str | os.PathLike[str]) -> PoseReadout:
+    """The readout of the monocular variant from a file in the layout of trained_model.h5.
+
+    Raises:
+        ValueError: as `load_pose_parameters`.
+    """
+    shapes = {
+        "mean_pose_rec": (None, 3, NUM_JOINTS),
+        "base_vectors_rec": (None, NUM_BASES, 3, NUM_JOINTS),
+        "warping_weights": (2, NUM_JOINTS),
+    }
+    arrays = load_arrays(path, shapes)
+    return PoseReadout(*(jnp.asarray(np.swapaxes(arrays[name], -1, -2)) for name in shapes))
+
+
+def save_pose_parameters(
+    path: str | os.PathLike[str], parameters: PoseParameters, readout: PoseReadout | None = None
+) -> None:
     """Writes parameters in the layout of the release's trained_model.h5, in float64.
 
-    The names that the multi-camera model does not use are left out.
+    Args:
+        path: of the file; an existing one is replaced when the new one is complete.
+        parameters: of the energy.
+        readout: of the monocular variant; left out if there is none.
     """
     arrays = {}
+    if readout is not None:
+        names = ("mean_pose_rec", "base_vectors_rec", "warping_weights")
+        for name, array in zip(names, readout, strict=True):
+            arrays[name] = np.swapaxes(np.asarray(array, np.float64), -1, -2)
     for field, (name, shape) in _FIELDS.items():
         array = np.asarray(getattr(parameters, field), np.float64)
         if field in ("mean_poses", "bases"):

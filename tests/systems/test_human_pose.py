@@ -13,11 +13,13 @@ import pytest
 from jaxcv import Damping
 from jaxcv.data.synthetic.human_pose import generate
 from jaxcv.energies import human_pose as energy
+from jaxcv.energies.human_pose_readout import initial_readout
 from jaxcv.metrics.pose import mpjpe
 from jaxcv.systems import (
     fit_pose_model,
     load_pose_model,
     load_pose_parameters,
+    load_pose_readout,
     reconstruct_pose,
     save_pose_parameters,
 )
@@ -152,6 +154,29 @@ def test_hard_selection_is_the_limit_of_the_fusion():
     np.testing.assert_allclose(soft.joints, hard.joints, atol=1e-6)
 
 
+def test_the_monocular_readout():
+    """Undrawn it is the model's pose; drawn hard, it is seen where the detections are."""
+    frames, model = people()
+    model = model._replace(cameras=model.cameras[:1])
+    points, visible = frames.points[:3, :1], frames.visible[:3, :1]
+    find = functools.partial(
+        reconstruct_pose, points, model, visible=visible, free_pose=False, robust=False,
+        selection="hard", **QUICK,
+    )  # fmt: skip
+    plain = initial_readout(model)._replace(warp=jnp.zeros((17, 2)))
+    np.testing.assert_allclose(find(readout=plain).joints, find().joints, atol=1e-6)
+    hard = find(readout=plain._replace(warp=jnp.full((17, 2), 1e9))).joints
+    seen = jnp.einsum("ab,fjb->fja", model.cameras[0], hard)[..., :2]
+    normal, _ = energy.normalise_points(jnp.asarray(points), jnp.asarray(visible))
+    for f in range(3):
+        a, b = np.asarray(seen[f])[visible[f, 0]], np.asarray(normal[f, 0])[visible[f, 0]]
+        scale = np.sum(a * b) / np.sum(b * b)  # images are upside down: x left, y up
+        np.testing.assert_allclose(a, scale * b, atol=1e-3 * np.abs(a).max())
+        assert scale < 0
+    with pytest.raises(ValueError, match="`readout`: a readout is for one view"):
+        reconstruct_pose(points, model, readout=plain)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["implicit", "unrolled"])
 def test_every_group_is_learned_through_the_reconstruction(gradient):
@@ -225,6 +250,10 @@ def test_parameters_travel_in_the_layout_of_the_release(tmp_path):
     for a, b in zip(load_pose_parameters(path), parameters, strict=True):
         np.testing.assert_array_equal(a, b)
     assert [p.name for p in path.parent.iterdir()] == ["trained.h5"]
+    readout = initial_readout(model)
+    save_pose_parameters(path, parameters, readout)
+    for a, b in zip(load_pose_readout(path), readout, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def broken(tmp_path, **changes):

@@ -1,0 +1,76 @@
+"""The monocular variant of the human pose: how coefficients become a pose.
+
+Source: Tome, Russell, Agapito, CVPR 2017, and Toso et al., NeurIPS 2019.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcv.energies.human_pose import NUM_JOINTS, PoseModel, initial_parameters
+
+__all__ = ["PoseReadout", "initial_readout", "pose_readout"]
+
+
+class PoseReadout(NamedTuple):
+    """How the monocular variant turns coefficients into a pose; learned apart from the energy.
+
+    Attributes:
+        mean_poses: (K, 17, 3) over the mean absolute entry of the model's.
+        bases: (K, 25, 17, 3), likewise.
+        warp: (17, 2) how far the pose is drawn to the detections in the image, per row x and y.
+    """
+
+    mean_poses: jax.Array
+    bases: jax.Array
+    warp: jax.Array
+
+
+def initial_readout(model: PoseModel) -> PoseReadout:
+    """The readout that gives the pose of the model, drawn to the detections by a weight of one."""
+    start = initial_parameters(model)
+    warp = jnp.ones((NUM_JOINTS, 2), model.mean_poses.dtype)
+    return PoseReadout(start.mean_poses, start.bases, warp)
+
+
+def pose_readout(
+    readout: PoseReadout,
+    model: PoseModel,
+    camera: jax.Array,
+    coefficients: jax.Array,
+    rotations: jax.Array,
+    points: jax.Array,
+    visible: jax.Array,
+) -> jax.Array:
+    """Poses of the monocular variant, (F, K, R, 17, 3), turned, in units of the image.
+
+        p = a_0 R (mu + sum_j (a_j / a_0) B_j),   (x, y) of C p  <-  ((x, y) + W w) / (1 + W)
+
+    with W = 1.55^2 warp where a joint is visible. The inverse rotation of the camera follows.
+
+    Args:
+        readout: of K components.
+        model: the same K.
+        camera: (3, 3) C, a rotation.
+        coefficients: (F, K, R, 29).
+        rotations: (R, 3, 3).
+        points: (F, 17, 2) w, normalised, of one view.
+        visible: (F, 17) bool.
+
+    Source: Tome et al., CVPR 2017, and its later variant.
+    """
+    num, size = len(readout.bases), lambda x: jnp.mean(jnp.abs(x))
+    translations = jnp.eye(3, dtype=points.dtype)[:, None]
+    basis = [
+        (size(model.mean_poses) * readout.mean_poses)[:, None],
+        jnp.broadcast_to(translations, (num, 3, NUM_JOINTS, 3)),
+        size(model.bases) * readout.bases,
+    ]
+    basis = jnp.concatenate(basis, axis=1)
+    poses = jnp.einsum("fkri,kija->fkrja", coefficients, basis)
+    seen = jnp.einsum("ab,rbc,fkrjc->fkrja", camera, rotations, poses)
+    weight = 1.55**2 * readout.warp * visible[..., None]  # (F, 17, 2)
+    weight, points = weight[:, None, None], points[:, None, None]
+    drawn = (seen[..., :2] + weight * points) / (1 + weight)
+    return jnp.concatenate([drawn, seen[..., 2:]], axis=-1) @ camera
