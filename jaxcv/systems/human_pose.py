@@ -134,9 +134,16 @@ def reconstruct_pose(
     if parameters is None:
         parameters = initial_parameters(model, compatibility=compatibility)
     batch = points.shape[:-3]
-    if visible is None:
-        visible = jnp.ones(points.shape[:-1], bool)
-    visible = jnp.broadcast_to(jnp.asarray(visible, bool), points.shape[:-1])
+    if 0 in batch:
+        raise argument_error("points", "expected one frame or more", points.shape)
+    given = {"visible": (visible, points.shape[:-1]), "limb_norm": (limb_norm, batch)}
+    for name, (value, shape) in given.items():
+        came = () if value is None else jnp.shape(value)
+        if len(came) > len(shape) or any(
+            a not in (1, b) for a, b in zip(reversed(came), reversed(shape), strict=False)
+        ):
+            raise argument_error(name, f"expected {shape}, or what broadcasts to it", came)
+    visible = jnp.broadcast_to(True if visible is None else visible, points.shape[:-1]).astype(bool)
     points, visible = normalise_points(points, visible, compatibility=compatibility)
     points, visible = (
         points.reshape(-1, *points.shape[-3:]),
