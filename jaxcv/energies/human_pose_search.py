@@ -12,6 +12,7 @@ with N_j = I - M_j^-1.
 P_j and g_j are formed in the frame that turns with the pose, where the cameras do not depend on the
 angle; every step is then a product of all lanes (frames and angles) with one matrix. The sum over j
 is such a product, too, of the 102 distinct entries of the N_j with a fixed (102, 29 * 29) table.
+What is done joint by joint has the lanes in its last axes, (..., 17, F, R), where it vectorises.
 
 The same elimination with h - (h^3 / delta^2) r r^T for h is the exact Hessian of the energy, for
 Newton steps and for the implicit gradient: with u = (H + lambda I)^-1 y_bar, the cotangent of the
@@ -80,122 +81,122 @@ def search(
 
     Source: Toso et al. 2019, released code; Holland and Welsch 1977 for the reweighting.
     """
-    num_frames, num_angles = points.shape[0], angles.shape[0]
-    angles = jnp.tile(angles, num_frames)[:, None]
-    turn = jnp.sin(angles), jnp.cos(angles)
     ridge = RIDGE if robust or points.shape[1] == 1 else 0.0
-    settings = _Settings(num_angles, robust, free_pose, compatibility, ridge)
+    settings = _Settings(robust, free_pose, compatibility, ridge)
     if not robust:
         terms = terms._replace(prior_weight=jnp.ones_like(terms.prior_weight))
-    frozen = terms if gradient == "unrolled" else jax.lax.stop_gradient(terms)
-    lanes = _Lanes.make(frozen, points, visible, turn, settings)
+    layout = lambda x: jnp.moveaxis(x, 0, -1)[..., None]  # (F, ...) -> (..., F, 1)
+    seen = _Seen(
+        layout(jnp.moveaxis(points, -1, 2)), layout(visible)[:, None],
+        jnp.sin(angles), jnp.cos(angles),
+    )  # fmt: skip
+    lanes = _Lanes(
+        terms if gradient == "unrolled" else jax.lax.stop_gradient(terms), seen, settings
+    )
     state = _reweighted(lanes, passes)
     if gradient == "implicit":
         if robust:
             newton = lambda state, _: (_newton_step(lanes, state), None)
             state, _ = jax.lax.scan(newton, state, length=NEWTON_STEPS)
-        state = _attach(settings, terms, state, points, visible, turn, jnp.asarray(damping))
-        lanes = _Lanes.make(terms, points, visible, turn, settings)
-    score = lanes.score(state)
-    slope = jax.lax.stop_gradient(_slope_norm(lanes, state))
-    shape = num_frames, num_angles
+        state = _attach(settings, terms, state, seen, jnp.asarray(damping))
+        lanes = _Lanes(terms, seen, settings)
     return Minimisers(
-        state.coefficients.reshape(*shape, NUM_COEFFICIENTS),
-        state.turned.reshape(*shape, NUM_JOINTS, 3),
-        score.reshape(shape),
-        slope.reshape(shape),
+        state.coefficients.reshape(points.shape[0], angles.shape[0], NUM_COEFFICIENTS),
+        jnp.transpose(state.turned, (2, 3, 1, 0)),
+        lanes.score(state),
+        jax.lax.stop_gradient(_slope_norm(lanes, state)),
     )
 
 
 class _Settings(NamedTuple):
-    num_angles: int
     robust: bool
     free_pose: bool
     compatibility: bool
     ridge: float
 
 
+class _Seen(NamedTuple):
+    """What is seen from where."""
+
+    points: jax.Array  # (V, 2, 17, F, 1)
+    visible: jax.Array  # (V, 1, 17, F, 1)
+    sin: jax.Array  # (R,)
+    cos: jax.Array
+
+
 class _State(NamedTuple):
-    coefficients: jax.Array  # (L, 29)
-    turned: jax.Array  # (L, 17, 3) R q
+    coefficients: jax.Array  # (L, 29), L = F R, a frame's angles side by side
+    turned: jax.Array  # (3, 17, F, R) R q
 
 
 class _Lanes(NamedTuple):
-    """L problems that share their terms, a frame's angles side by side."""
+    """F R problems that share their terms."""
 
     terms: PoseTerms
-    points: jax.Array  # (F, 1, 17, V, 2)
-    weights: jax.Array  # (F, 1, 17, V, 2) w, zero where not visible
-    turn: tuple[jax.Array, jax.Array]  # sine and cosine, (L, 1)
+    seen: _Seen
     settings: _Settings
 
-    @classmethod
-    def make(cls, terms, points, visible, turn, settings):
-        layout = lambda x: jnp.swapaxes(x, 1, 2)[:, None]  # (F, 1, 17, V, ...)
-        weights = terms.weights[:, None] * layout(visible)[..., None]
-        return cls(terms, layout(points), weights, turn, settings)
+    @property
+    def shape(self):
+        """F, R."""
+        return self.seen.points.shape[3], self.seen.sin.shape[0]
+
+    @property
+    def weights(self):
+        """(V, 2, 17, F, 1) w, zero where not visible."""
+        return self.terms.weights.T[:, :, None, None] * self.seen.visible
 
     @property
     def rays(self):
-        """(2 V, 3) the two rows of each camera."""
-        return self.terms.cameras[:, :2].reshape(-1, 3)
+        """(V, 2, 3) the two rows of each camera."""
+        return self.terms.cameras[:, :2]
 
     @property
     def basis(self):
-        """(29, 51)."""
-        return self.terms.basis.reshape(NUM_COEFFICIENTS, -1)
-
-    def of_frames(self, x):
-        """(L, ...) -> (F, R, ...)."""
-        return x.reshape(self.points.shape[0], self.settings.num_angles, *x.shape[1:])
-
-    def weighted(self, x):
-        """w x of x (L, 17, V, 2)."""
-        return (self.weights * self.of_frames(x)).reshape(x.shape)
-
-    def project(self, turned):
-        """(L, 17, V, 2) points of R q (L, 17, 3)."""
-        return (turned @ self.rays.T).reshape(*turned.shape[:2], -1, 2)
+        """(29, 3, 17)."""
+        return self.terms.basis.swapaxes(1, 2)
 
     def rows(self, turned):
-        """(L, 17, V, 2) weighted reprojection residuals."""
-        away = self.of_frames(self.project(turned)) - self.points
-        return (self.weights * away).reshape(turned.shape[0], *self.weights.shape[2:])
+        """(V, 2, 17, F, R) weighted reprojection residuals."""
+        seen = jnp.einsum("vic,cjfr->vijfr", self.rays, turned)
+        return self.weights * (seen - self.seen.points)
 
     def squares(self, rows):
-        """(L, 17, V) squared norms over the kernel's width."""
+        """(V, 17, F, R) squared norms over the kernel's width."""
         if self.settings.compatibility:
-            return (jnp.sum((rows + 1e-7) ** 2, axis=-1) + 1e-6) / self.terms.width**2
-        return jnp.sum(rows**2, axis=-1) / self.terms.width**2
+            return (jnp.sum((rows + 1e-7) ** 2, axis=1) + 1e-6) / self.terms.width**2
+        return jnp.sum(rows**2, axis=1) / self.terms.width**2
 
     def modelled(self, coefficients):
-        """(L, 17, 3) R B a."""
-        return _turn((coefficients @ self.basis).reshape(-1, NUM_JOINTS, 3), *self.turn)
+        """(3, 17, F, R) R B a."""
+        flat = self.basis.reshape(NUM_COEFFICIENTS, -1)
+        poses = jax.lax.dot_general(flat, coefficients, (((0,), (1,)), ((), ())))
+        return _turn(poses.reshape(3, NUM_JOINTS, *self.shape), self.seen.sin, self.seen.cos)
 
     def score(self, state):
-        """(L,) see `Minimisers`."""
+        """(F, R) see `Minimisers`."""
         rows = self.rows(state.turned)
-        model = jnp.sum((self.modelled(state.coefficients) - state.turned) ** 2, axis=(1, 2))
+        model = jnp.sum((self.modelled(state.coefficients) - state.turned) ** 2, axis=(0, 1))
         prior = state.coefficients @ self.terms.prior.T
-        prior = jnp.sum(prior.at[:, 0].add(-self.terms.target) ** 2, axis=1)
+        prior = jnp.sum(prior.at[:, 0].add(-self.terms.target) ** 2, axis=1).reshape(self.shape)
         if not self.settings.robust:
-            return model + jnp.sum(rows**2, axis=(1, 2, 3)) + prior
+            return model + jnp.sum(rows**2, axis=(0, 1, 2)) + prior
         square = self.squares(rows)
-        kernel = self.terms.width**2 * jnp.sum(square / (jnp.sqrt(1 + square) + 1), axis=(1, 2))
+        kernel = self.terms.width**2 * jnp.sum(square / (jnp.sqrt(1 + square) + 1), axis=(0, 1))
         return 0.5 * model + kernel + 0.5 * self.terms.prior_weight * prior
 
     def energy(self, state):
-        """(L,) what is minimised, ridge included."""
-        squares = jnp.sum(state.coefficients**2, axis=1)
+        """(F, R) what is minimised, ridge included."""
+        squares = jnp.sum(state.coefficients**2, axis=1).reshape(self.shape)
         if self.settings.free_pose:
-            squares = squares + jnp.sum(state.turned**2, axis=(1, 2))
+            squares = squares + jnp.sum(state.turned**2, axis=(0, 1))
         score = self.score(state)
         return (score if self.settings.robust else score / 2) + self.settings.ridge / 2 * squares
 
 
 def _reweighted(lanes, passes):
     terms = lanes.terms
-    one = jnp.ones((lanes.turn[0].shape[0], 1, 1), terms.basis.dtype)
+    one = jnp.ones((1, 1, *lanes.shape), terms.basis.dtype)
     state = _pass(lanes, one, jnp.ones_like(terms.prior_weight))
 
     def reweighted(state, _):
@@ -206,54 +207,60 @@ def _reweighted(lanes, passes):
     return jax.lax.scan(reweighted, state, length=length)[0] if length else state
 
 
+def _outer(first, second):
+    """(..., 6) distinct entries of the symmetric part of the outer products of (..., 3)."""
+    rows = [
+        (first[..., i] * second[..., j] + first[..., j] * second[..., i]) / 2 for i, j in _PAIRS
+    ]
+    return jnp.stack(rows, axis=-1)
+
+
 def _pass(lanes, h, prior_weight):
-    """The minimiser under the weights h (L, 17, V) of the points."""
-    heavy = lanes.weighted(jnp.broadcast_to(h[..., None], (h.shape[0], *lanes.weights.shape[2:])))
-    pulled = lanes.weighted(heavy)
-    flat = lambda x: x.reshape(*x.shape[:-2], -1)
-    points = (lanes.of_frames(pulled) * lanes.points).reshape(pulled.shape)
-    g = flat(points) @ lanes.rays  # (L, 17, 3)
-    rays = lanes.rays
-    outer = jnp.stack([rays[:, i] * rays[:, j] for i, j in _PAIRS], axis=-1)  # (2 V, 6)
-    system = _factor(lanes, flat(pulled) @ outer, prior_weight)
+    """The minimiser under the weights h (V, 17, F, R) of the points."""
+    heavy = lanes.weights**2 * h[:, None]  # (V, 2, 17, F, R)
+    blocks = jnp.einsum("vic,vijfr->cjfr", _outer(lanes.rays, lanes.rays), heavy)
+    g = jnp.einsum("vic,vijfr->cjfr", lanes.rays, heavy * lanes.seen.points)
     pull = prior_weight * lanes.terms.target * lanes.terms.prior[0]
-    return system(g, jnp.broadcast_to(pull, (g.shape[0], NUM_COEFFICIENTS)))
+    right = jnp.broadcast_to(pull, (lanes.shape[0] * lanes.shape[1], NUM_COEFFICIENTS))
+    return _factor(lanes, blocks, prior_weight)(g, right)
 
 
 def _factor(lanes, blocks, prior_weight, damping=0.0):
     """Eliminates the free pose.
 
     Args:
-        lanes: L problems.
-        blocks: (L, 17, 6) P_j in the turned frame.
+        lanes: F R problems.
+        blocks: (6, 17, F, R) P_j in the turned frame.
         prior_weight: () c.
         damping: () what is added to the diagonal of the Hessian besides the ridge.
 
     Returns:
-        (g (L, 17, 3), right (L, 29)) -> `_State` that solves the system; g in the turned frame.
+        (g (3, 17, F, R), right (L, 29)) -> `_State` that solves the system; g in the turned frame.
         Without a free pose, R^T g is added to the right-hand side through the model.
     """
     lift = lanes.settings.ridge + damping
-    dtype, basis = blocks.dtype, lanes.basis
-    blocks = tuple(jnp.moveaxis(blocks, -1, 0))
-    inverse = None
+    turn = lanes.seen.sin, lanes.seen.cos
+    flat = lanes.basis.reshape(NUM_COEFFICIENTS, -1)
+    blocks, inverse = tuple(blocks), None
     if lanes.settings.free_pose:
         inverse = _inverse(tuple(p + 1 + lift if i < 3 else p for i, p in enumerate(blocks)))
         bent = tuple(p + lift if i < 3 else p for i, p in enumerate(blocks))
         blocks = _product(inverse, bent)  # I - M^-1, without cancellation
-    entries = jnp.concatenate(_turn_block_back(blocks, *lanes.turn), axis=1)  # (L, 102)
-    square = (entries @ _table(lanes.terms.basis)).reshape(-1, NUM_COEFFICIENTS, NUM_COEFFICIENTS)
+    entries = jnp.stack(_turn_block_back(blocks, *turn)).reshape(len(_PAIRS) * NUM_JOINTS, -1)
+    table = _table(lanes.basis)
+    square = jax.lax.dot_general(entries, table, (((0,), (0,)), ((), ())))
+    square = square.reshape(-1, NUM_COEFFICIENTS, NUM_COEFFICIENTS)
     prior = lanes.terms.prior.T @ lanes.terms.prior
-    matrix = square + prior_weight * prior + lift * jnp.eye(NUM_COEFFICIENTS, dtype=dtype)
+    matrix = square + prior_weight * prior + lift * jnp.eye(NUM_COEFFICIENTS, dtype=flat.dtype)
     # Only the lower half is read; the gradient of a solve reuses the factor.
     factor = jnp.linalg.cholesky(jax.lax.stop_gradient(matrix), symmetrize_input=False)
     multiply = lambda x: jnp.einsum("lij,lj->li", matrix, x)
     back = lambda _, v: jax.scipy.linalg.cho_solve((factor, True), v[..., None])[..., 0]
 
     def system(g, right):
-        moved = g if inverse is None else _apply(inverse, g)
-        moved = _turn_back(moved, *lanes.turn).reshape(right.shape[0], -1)
-        right = right + moved @ basis.T
+        moved = _turn_back(g if inverse is None else _apply(inverse, g), *turn)
+        moved = moved.reshape(flat.shape[1], -1)
+        right = right + jax.lax.dot_general(moved, flat, (((0,), (1,)), ((), ())))
         coefficients = jax.lax.custom_linear_solve(multiply, right, back, symmetric=True)
         turned = lanes.modelled(coefficients)
         if inverse is not None:
@@ -264,35 +271,33 @@ def _factor(lanes, blocks, prior_weight, damping=0.0):
 
 
 def _table(basis):
-    """(102, 29 * 29): entry of N_j -> its share of sum_j B_j^T N_j B_j; basis (29, 17, 3)."""
-    axes = basis.transpose(2, 1, 0)  # (3, 17, 29)
+    """(102, 29 * 29): entry of N_j -> its share of sum_j B_j^T N_j B_j; basis (29, 3, 17)."""
     blocks = []
     for i, j in _PAIRS:
-        block = jnp.einsum("jp,jq->jpq", axes[i], axes[j])
+        block = jnp.einsum("pj,qj->jpq", basis[:, i], basis[:, j])
         blocks.append(block if i == j else block + block.swapaxes(1, 2))
     return jnp.stack(blocks).reshape(len(_PAIRS) * NUM_JOINTS, NUM_COEFFICIENTS**2)
 
 
 def _hessian(lanes, state, damping=0.0):
     """The solver of the exact Hessian at a state."""
-    rows, rays, prior_weight = lanes.rows(state.turned), lanes.rays, lanes.terms.prior_weight
-    pairs = rays.reshape(-1, 2, 3)
-    outer = jnp.stack([rays[:, i] * rays[:, j] for i, j in _PAIRS], axis=-1)
-    x, y = pairs[:, 0], pairs[:, 1]
-    across = jnp.stack([x[:, i] * y[:, j] + y[:, i] * x[:, j] for i, j in _PAIRS], axis=-1)
-    ones = jnp.ones_like(rows)
+    rays, weights = lanes.rays, lanes.weights
     if not lanes.settings.robust:
-        heavy, cross = lanes.weighted(lanes.weighted(ones)), None
-    else:
-        h = jax.lax.rsqrt(1 + lanes.squares(rows))[..., None]
-        bend = h**3 / lanes.terms.width**2
-        pulled = lanes.weighted(rows)
-        heavy = h * lanes.weighted(lanes.weighted(ones)) - bend * pulled**2
-        cross = -bend[..., 0] * pulled[..., 0] * pulled[..., 1]  # (L, 17, V)
-    blocks = heavy.reshape(*heavy.shape[:2], -1) @ outer
-    if cross is not None:
-        blocks = blocks + cross @ across
-    return _factor(lanes, blocks, prior_weight, damping)
+        heavy = jnp.broadcast_to(weights**2, (*weights.shape[:3], *lanes.shape))
+        blocks = jnp.einsum("vic,vijfr->cjfr", _outer(rays, rays), heavy)
+        return _factor(lanes, blocks, lanes.terms.prior_weight, damping)
+    rows = lanes.rows(state.turned)
+    h = jax.lax.rsqrt(1 + lanes.squares(rows))[:, None]
+    bend = h**3 / lanes.terms.width**2
+    pulled = weights * rows
+    blocks = jnp.einsum(
+        "vic,vijfr->cjfr", _outer(rays, rays), h * weights**2 - bend * pulled**2
+    ) - jnp.einsum(
+        "vc,vjfr->cjfr",
+        2 * _outer(rays[:, 0], rays[:, 1]),
+        bend[:, 0] * pulled[:, 0] * pulled[:, 1],
+    )
+    return _factor(lanes, blocks, lanes.terms.prior_weight, damping)
 
 
 def _slope(lanes, state):
@@ -303,9 +308,10 @@ def _slope(lanes, state):
 def _slope_norm(lanes, state):
     if not lanes.settings.free_pose:
         slope = jax.grad(lambda a: jnp.sum(lanes.energy(_State(a, lanes.modelled(a)))))
-        return jnp.linalg.norm(slope(state.coefficients), axis=1)
+        return jnp.linalg.norm(slope(state.coefficients), axis=1).reshape(lanes.shape)
     slope = _slope(lanes, state)
-    return jnp.sqrt(jnp.sum(slope.coefficients**2, 1) + jnp.sum(slope.turned**2, (1, 2)))
+    squares = jnp.sum(slope.coefficients**2, axis=1).reshape(lanes.shape)
+    return jnp.sqrt(squares + jnp.sum(slope.turned**2, axis=(0, 1)))
 
 
 def _newton_step(lanes, state):
@@ -314,7 +320,7 @@ def _newton_step(lanes, state):
     return jax.tree.map(jnp.subtract, state, step)
 
 
-def _attach(settings, terms, state, points, visible, turn, damping):
+def _attach(settings, terms, state, seen, damping):
     """The state, with the damped implicit gradient in the terms."""
 
     @jax.custom_vjp
@@ -322,36 +328,32 @@ def _attach(settings, terms, state, points, visible, turn, damping):
         return state
 
     def backward(kept, bar):
-        terms, state, (points, visible, turn, damping) = kept
-        lanes = _Lanes.make(terms, points, visible, turn, settings)
+        terms, state, (seen, damping) = kept
+        lanes = _Lanes(terms, seen, settings)
         u = _hessian(lanes, state, damping)(bar.turned, bar.coefficients)
-
-        def along(terms):
-            lanes = _Lanes.make(terms, points, visible, turn, settings)
-            return jnp.sum(jax.jvp(lanes.energy, (state,), (u,))[1])
-
+        energy = lambda terms: _Lanes(terms, seen, settings).energy
+        along = lambda terms: jnp.sum(jax.jvp(energy(terms), (state,), (u,))[1])
         terms_bar = jax.tree.map(jnp.negative, jax.grad(along)(terms))
         return terms_bar, jax.tree.map(jnp.zeros_like, state), None
 
     attached.defvjp(lambda *arguments: (arguments[1], arguments), backward)
-    state = jax.lax.stop_gradient(state)
-    return attached(terms, state, (points, visible, turn, damping))
+    return attached(terms, jax.lax.stop_gradient(state), (seen, damping))
 
 
 def _turn(x, sin, cos):
-    """R x of x (L, 17, 3)."""
-    a, b, c = x[..., 0], x[..., 1], x[..., 2]
-    return jnp.stack([sin * a + cos * b, sin * b - cos * a, c], axis=-1)
+    """R x of x (3, 17, F, R)."""
+    a, b, c = x
+    return jnp.stack([sin * a + cos * b, sin * b - cos * a, c])
 
 
 def _turn_back(x, sin, cos):
-    """R^T x of x (L, 17, 3)."""
-    a, b, c = x[..., 0], x[..., 1], x[..., 2]
-    return jnp.stack([sin * a - cos * b, cos * a + sin * b, c], axis=-1)
+    """R^T x of x (3, 17, F, R)."""
+    a, b, c = x
+    return jnp.stack([sin * a - cos * b, cos * a + sin * b, c])
 
 
 def _turn_block_back(block, sin, cos):
-    """R^T S R of symmetric S, six entries (L, 17) in the order of `_PAIRS`."""
+    """R^T S R of symmetric S, six entries (17, F, R) in the order of `_PAIRS`."""
     xx, yy, zz, xy, xz, yz = block
     cross = 2 * sin * cos * xy
     return (
@@ -387,8 +389,5 @@ def _rows(block):
 
 
 def _apply(block, x):
-    """S x of x (L, 17, 3)."""
-    return jnp.stack(
-        [sum(row[k] * x[..., k] for k in range(3)) for row in _rows(block)],
-        axis=-1,
-    )
+    """S x of x (3, 17, F, R)."""
+    return jnp.stack([sum(row[k] * x[k] for k in range(3)) for row in _rows(block)])
