@@ -43,6 +43,7 @@ def with_terms(y, theta, points):
     return mixture_energy(y, theta, points), {"responsibility": terms, "count": points.shape[0]}
 
 
+@pytest.mark.slow
 def test_aux_is_taken_at_the_minimum_and_differentiated_through_it():
     with jax.enable_x64(True):
         _, y0, theta, data = problem("mixture")

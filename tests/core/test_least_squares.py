@@ -265,6 +265,7 @@ def test_more_parameters_than_residuals():
         assert abs(gradient) <= 2 * np.linalg.norm(2 * solution.value) * 3**0.5 / 0.1
 
 
+@pytest.mark.slow
 def test_a_lane_that_fails_leaves_the_others_alone():
     y0, theta, data, _ = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), arrow_problem())
     bad = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), theta)
@@ -309,6 +310,7 @@ def test_a_structure_that_does_not_match_is_reported():
         assert report.adjoint_residual < 1e-9
 
 
+@pytest.mark.slow
 def test_arrow_energies_are_minimised_by_newton():
     """`argmin` with a structure: an energy that is not a sum of squares, with concave parts."""
     with jax.enable_x64(True):

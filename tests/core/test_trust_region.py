@@ -117,6 +117,7 @@ def test_float32_says_converged_at_its_own_round_off(name):
     assert np.all(gradient_norm <= 100 * np.finfo(np.float32).eps * magnitude * 10)
 
 
+@pytest.mark.slow
 def test_degenerate_minima():
     # At the minimum of Powell's function H has rank two: Newton is linear, not quadratic there.
     with jax.enable_x64(True):

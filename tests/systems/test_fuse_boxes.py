@@ -56,10 +56,12 @@ def test_the_order_of_the_trackers_does_not_matter(seed):
 
 
 def test_sizes_for_corners_are_no_boxes():
-    sizes = jnp.array([[50.0, 50, 10, 10], [51, 50, 10, 11]])  # x, y, width, height
-    assert np.all(np.isnan(fuse_boxes(sizes)))
-    one = jnp.array([[50.0, 50, 60, 60], [0, 0, 0, 0], [55, 20, 50, 30]])
-    np.testing.assert_allclose(fuse_boxes(one), one[0], rtol=1e-6)
+    sizes = np.tile(np.array([[50, 50, 10, 10], [51, 50, 10, 11]], np.float32), (3, 1))
+    one = np.tile(np.array([[0, 0, 0, 0], [55, 20, 50, 30]], np.float32), (3, 1))
+    one[0] = [50, 50, 60, 60]
+    fused = fuse_boxes(np.stack([sizes, one]))  # x, y, width, height are no corners
+    assert np.all(np.isnan(fused[0]))
+    np.testing.assert_allclose(fused[1], one[0], rtol=1e-6)
     with pytest.raises(ValueError, match="`boxes`: expected at least one tracker"):
         fuse_boxes(jnp.zeros((0, 4)))
 
@@ -68,7 +70,7 @@ def test_one_tracker_gives_its_box_and_none_gives_nan():
     boxes, _ = some_boxes(0)
     reported = np.zeros((2, TRACKERS), bool)
     reported[0, 3] = True
-    fused = fuse_boxes(np.stack([boxes, boxes]), reported=reported)
+    fused = fuse_boxes(np.stack([boxes, boxes]).astype(np.float32), reported=reported)
     np.testing.assert_allclose(fused[0], boxes[3], rtol=1e-5)
     assert np.all(np.isnan(fused[1]))
 

@@ -128,17 +128,27 @@ def test_what_is_not_seen_changes_nothing_and_has_no_gradient():
     point = reconstruct_pose(np.full((4, 17, 2), 500.0), model, **QUICK)
     assert np.all(np.isnan(point.joints))
 
-    def loss(parameters, gradient):
-        mixed = np.concatenate([np.full((1, 4, 17, 2), np.nan), points])
-        found = reconstruct_pose(mixed, model, parameters, gradient=gradient, **QUICK)
+
+@pytest.mark.parametrize("gradient", ["implicit", pytest.param("unrolled", marks=pytest.mark.slow)])
+def test_frames_without_joints_have_no_gradient(gradient):
+    frames, model = people()
+    points, visible = frames.points[:1], frames.visible[:1]
+    points = np.where(visible[..., None], points, np.nan)
+
+    def loss(parameters, points):
+        found = reconstruct_pose(points, model, parameters, gradient=gradient, **QUICK)
         return jnp.sum(jnp.where(jnp.isnan(found.joints), 0, found.joints) ** 2)
 
     start = energy.initial_parameters(model)
-    for gradient in ("implicit", "unrolled"):
-        leaves = jax.tree.leaves(jax.grad(loss)(start, gradient))
-        assert all(np.all(np.isfinite(leaf)) for leaf in leaves)
+    mixed = np.concatenate([np.full((1, 4, 17, 2), np.nan), points])
+    twice = np.concatenate([points, points])
+    both, one = (jax.jit(jax.grad(loss))(start, p) for p in (mixed, twice))
+    for a, b in zip(both, one, strict=True):
+        assert np.all(np.isfinite(a))
+        np.testing.assert_allclose(2 * a, b, rtol=1e-6, atol=1e-9 * np.abs(b).max())
 
 
+@pytest.mark.slow
 def test_hard_selection_is_the_limit_of_the_fusion():
     frames, model = people()
     sharp = energy.initial_parameters(model)
