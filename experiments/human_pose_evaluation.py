@@ -76,6 +76,9 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
                 out.setdefault(f"{key}_lost", []).append(int(lost.sum()))
                 for action, value in table.items():
                     out.setdefault(f"{key}_mpjpe_mm/{action}", []).append(value)
+                if name == row["cell"]:
+                    cell = trained[experiment.cell_name(name, views, s)]
+                    out.setdefault(f"{key}_training_seconds", []).append(cell.seconds)
     return out | _comparisons(config, out)
 
 

@@ -136,7 +136,9 @@ def _learned(config: Any, trained: Any, metrics: Any) -> Figure:
         cell = trained[experiment.cell_name(name, views, 0)]
         color = STYLES.get(name, {"color": f"C{i + 4}"})["color"]
         if "loss" in cell.history:
-            left.plot(cell.history["step"], cell.history["loss"][:, 0], label=name, color=color)
+            share = cell.history["step"] / max(cell.history["step"][-1], 1)
+            minutes = cell.seconds / 60 * share
+            left.plot(minutes, cell.history["loss"][:, 0], label=name, color=color)
         count = _count(cell.params["parameters"], method.groups)
         right.plot(
             count, np.mean(metrics[name + kind]), marks[i % 7], ms=9, color=color, label=name
@@ -145,7 +147,10 @@ def _learned(config: Any, trained: Any, metrics: Any) -> Figure:
             right.plot(count, PAPER[name], marks[i % 7], ms=9, mfc="none", color=color)
     right.plot(2, PAPER["baseline"], "*", ms=14, mfc="none", color="tab:gray")
     right.plot([], [], "o", mfc="none", color="black", label="source, on Human3.6M")
-    left.set(xlabel="step", ylabel="training error [mm]", title=f"{views} cameras, first seed")
+    left.set(
+        xlabel="training time [min]", ylabel="training error [mm]",
+        title=f"{views} cameras, first seed, {config.steps} steps",
+    )  # fmt: skip
     left.set_ylim(bottom=0)
     right.set(
         xscale="log", ylim=(0, None), xlabel="parameters learned",

@@ -114,12 +114,14 @@ class Trained(NamedTuple):
             number was not finite. Empty but for `step` if there is no such file.
         members: name -> (M,), with `seed`.
         facts: what `Experiment.facts` said at the training.
+        seconds: that the training took, compilation included, over all its runs.
     """
 
     params: Any
     history: dict[str, np.ndarray]
     members: Mapping[str, np.ndarray]
     facts: Mapping[str, Any]
+    seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +200,7 @@ def train(
             params, spent = _loop.train_cell(run, metrics_file)
             seconds += spent
             history = metrics_file.history(name, _count(members))
-            trained[name] = Trained(params, history, members, facts)
+            trained[name] = Trained(params, history, members, facts, spent)
         return _finish(experiment, config, data, trained, folder, command, seconds)
 
 
@@ -349,7 +351,7 @@ def _restore(
             _logger.warning("%s is at step %d of %d", name, restored.step, cell.steps)
         params = jax.device_put(restored.state.params)
         history = metrics_file.history(name, _count(members))
-        trained[name] = Trained(params, history, members, facts)
+        trained[name] = Trained(params, history, members, facts, restored.seconds)
     return data, trained
 
 
