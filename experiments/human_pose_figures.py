@@ -21,6 +21,12 @@ STYLES = {
     "huber": {"color": "tab:blue"},
     "custom": {"color": "tab:purple"},
 }
+MORE = {
+    "huber_weights": "tab:cyan",
+    "huber_body_model": "tab:olive",
+    "huber_unrolled": "tab:red",
+    "huber_selected": "tab:pink",
+}
 PAPER = {"baseline": 91.8, "body_model": 57.8, "l2": 47.7, "huber": 46.1}
 
 
@@ -134,7 +140,7 @@ def _learned(config: Any, trained: Any, metrics: Any) -> Figure:
     )
     for i, (name, method) in enumerate(experiment.methods(config, views).items()):
         cell = trained[experiment.cell_name(name, views, 0)]
-        color = STYLES.get(name, {"color": f"C{i + 4}"})["color"]
+        color = STYLES[name]["color"] if name in STYLES else MORE[name]
         if "loss" in cell.history:
             share = cell.history["step"] / max(cell.history["step"][-1], 1)
             minutes = cell.seconds / 60 * share
