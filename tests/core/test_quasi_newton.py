@@ -19,6 +19,7 @@ def robust(n, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_one_hessian_is_enough_for_a_robust_regression(dtype):
     with jax.enable_x64(True):
         energy = robust(24, dtype)

@@ -84,6 +84,7 @@ def test_dense_batch_size_changes_nothing():
         assert_close(part, jax.tree.map(lambda leaf: leaf[:7], whole), 1e-10)
 
 
+@pytest.mark.slow
 def test_sweep_over_damping_is_one_vmap_without_retracing():
     traces = []
 

@@ -183,6 +183,7 @@ def test_random_robust_regressions_all_converge(dtype):
         assert np.max(solution.gradient_norm) <= 2e3 * np.finfo(dtype).eps
 
 
+@pytest.mark.slow
 def test_saddles_and_maxima_are_never_called_converged():
     saddle = lambda y: y[0] ** 2 - y[1] ** 2 + 0.25 * y[1] ** 4
     hill = lambda y: jnp.sum(jnp.exp(-(y**2)) + 0.01 * y**2)

@@ -46,6 +46,7 @@ def write_vot(root, data, *, rename=None, drop=()):
     return root
 
 
+@pytest.mark.slow
 def test_the_results_have_every_row(trained):
     folder, results = trained
     metrics = json.loads((folder / "results.json").read_text())["metrics"]
@@ -110,6 +111,7 @@ def test_the_choice_for_a_fold_never_saw_it():
         assert models(own, following)[f] == 2.0
 
 
+@pytest.mark.slow
 def test_another_folder_is_scored_by_the_model_of_all_sequences(trained, tmp_path):
     folder, results = trained
     data = tracker_fusion.load(CONFIG)
@@ -134,6 +136,7 @@ def test_another_folder_is_scored_by_the_model_of_all_sequences(trained, tmp_pat
     assert "learned/iou_frames" not in scored["other"]
 
 
+@pytest.mark.slow
 def test_predictions_are_results_in_the_same_layout(trained, tmp_path):
     from data_prep.vot_results import read_regions
 
@@ -153,6 +156,7 @@ def test_predictions_are_results_in_the_same_layout(trained, tmp_path):
     assert found == pytest.approx(results["metrics"]["learned/iou"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_trackers_is_refused(trained, tmp_path):
     folder, _ = trained
     root = write_vot(tmp_path / "vot", tracker_fusion.load(CONFIG), drop=("accurate_1",))

@@ -135,6 +135,7 @@ def test_batches_of_frames_jit_and_vmap_agree():
             np.testing.assert_allclose(other, together, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_box_that_is_not_finite_is_not_reported():
     boxes = np.stack([some_boxes(seed)[0] for seed in range(4)]).astype(np.float32)
     bad = boxes.copy()

@@ -129,7 +129,8 @@ def test_what_is_not_seen_changes_nothing_and_has_no_gradient():
     assert np.all(np.isnan(point.joints))
 
 
-@pytest.mark.parametrize("gradient", ["implicit", pytest.param("unrolled", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", ["implicit", "unrolled"])
 def test_frames_without_joints_have_no_gradient(gradient):
     frames, model = people()
     points, visible = frames.points[:1], frames.visible[:1]
