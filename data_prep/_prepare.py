@@ -10,7 +10,13 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-__all__ = ["prepare_builder"]
+__all__ = ["cache_folder", "prepare_builder"]
+
+
+def cache_folder(cache_dir: str | os.PathLike[str] | None, name: str) -> pathlib.Path:
+    """Where a data set is prepared: `cache_dir`, or jaxcv/<name> in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(cache_dir or pathlib.Path(home) / "jaxcv" / name)
 
 
 def prepare_builder(

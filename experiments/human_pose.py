@@ -68,7 +68,6 @@ GRID = {  # of the baseline, with either kernel
     "regularisation_scale": (3.0, 10.0, 30.0, 100.0, 300.0),
 }
 GRID_FRAMES, EVALUATED_AT_ONCE = 48, 96
-TEST_SUBJECTS = {"human36m": ("S9", "S11")}  # generated data: the last quarter
 SOURCE = {  # Human3.6M, real detections; monocular is one camera
     "baseline/multicamera_mpjpe_mm": 91.8,
     "body_model/multicamera_mpjpe_mm": 57.8,
@@ -150,7 +149,7 @@ def load(config: Config) -> Data:
         )
         quarter = config.num_subjects - max(1, config.num_subjects // 4)
         return Data(sets, tuple(frames.subject >= quarter for frames in sets))
-    from data_prep.human36m import prepare_frames
+    from data_prep.human36m import TEST_SUBJECTS, prepare_frames
 
     if config.data_dir is None:
         raise runner.data_error(
@@ -163,7 +162,7 @@ def load(config: Config) -> Data:
     if max(config.views) > frames.cameras.shape[1]:
         rule = f"expected at most {frames.cameras.shape[1]}, the cameras of the data"
         raise runner.data_error("views", rule, config.views, "Name fewer: --views=4.")
-    names = [i for i, name in enumerate(frames.subjects) if name in TEST_SUBJECTS["human36m"]]
+    names = [i for i, name in enumerate(frames.subjects) if name in TEST_SUBJECTS]
     test = np.isin(frames.subject, names)
     return Data((frames,) * config.num_seeds, (test,) * config.num_seeds)
 
@@ -221,8 +220,8 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
                     data=batch,
                     project=_project,
                     summaries={"gradient_norm": "max"},
-                    log_every=max(1, min(25, config.steps)),
-                    checkpoint_every=max(1, min(100, config.steps)),
+                    log_every=min(25, config.steps),
+                    checkpoint_every=min(100, config.steps),
                 )
     return out
 
@@ -239,9 +238,9 @@ def _start(config: Config, train: PoseFrames, batch: Batch, seed: int) -> dict[s
         cameras = train.cameras[np.unique(train.subject), :views]
         model = fit_pose_model(train.joints, cameras, num_components=k, seed=seed)
     except ValueError as error:
-        if not (config.data == "synthetic" or len(train.joints)):
-            rule, way_out = "expected poses to train on", "Give more subjects."
-            raise runner.data_error("data_dir", rule, str(error), way_out) from error
+        if len(train.joints):  # none: other people's frames, to be evaluated
+            rule, way_out = "expected more poses to train on", "Give more frames or subjects."
+            raise runner.data_error("data", rule, str(error), way_out) from error
         model = PoseModel(
             jnp.ones((k, NUM_JOINTS, 3)), jnp.ones((k, NUM_BASES, NUM_JOINTS, 3)),
             jnp.ones((k, NUM_BASES)), jnp.ones(k), jnp.ones((views, 3, 3)), jnp.ones(()),

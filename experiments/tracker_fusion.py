@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import os
 import pathlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -126,6 +125,7 @@ def load(config: Config) -> Data:
             num_trackers=config.num_trackers,
         )
         return _data(sequences)
+    from data_prep._prepare import cache_folder
     from data_prep.vot_results import prepare
     from jaxcv.data.pipelines import load_tracker_sequences
 
@@ -133,8 +133,7 @@ def load(config: Config) -> Data:
         raise runner.data_error(
             "data_dir", "--data=vot needs a folder", "none", "Name it: --data_dir=DIR."
         )
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    cache = pathlib.Path(config.cache_dir or pathlib.Path(home) / "jaxcv" / "vot_results")
+    cache = cache_folder(config.cache_dir, "vot_results")
     try:
         sequences = load_tracker_sequences(
             prepare(config.data_dir, cache, polygon=config.polygon)  # pyright: ignore

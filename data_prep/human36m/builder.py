@@ -1,19 +1,18 @@
 """The TFDS builder of Human3.6M's joints."""
 
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_prep._prepare import prepare_builder
+from data_prep._prepare import cache_folder, prepare_builder
 from data_prep.human36m.parser import Layout, find_layout, read_sequence
 from jaxcv.data.human_pose import PoseFrames
 from jaxcv.data.pipelines import load_pose_frames
 
-__all__ = ["Human36m", "prepare", "prepare_frames"]
+__all__ = ["TEST_SUBJECTS", "Human36m", "prepare", "prepare_frames"]
 
 TEST_SUBJECTS = ("S9", "S11")
 
@@ -95,7 +94,5 @@ def prepare_frames(
         cache_dir: where to prepare; None: jaxcv/human36m in the user's cache folder.
         stride: of the frames of each recording, from its first.
     """
-    if cache_dir is None:
-        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        cache_dir = pathlib.Path(home) / "jaxcv" / "human36m"
-    return load_pose_frames(prepare(manual_dir, cache_dir), stride=stride)
+    cache = cache_folder(cache_dir, "human36m")
+    return load_pose_frames(prepare(manual_dir, cache), stride=stride)

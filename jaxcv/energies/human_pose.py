@@ -39,6 +39,7 @@ __all__ = [
     "initial_parameters",
     "limb_norm",
     "normalise_points",
+    "pose_basis",
     "pose_residual",
     "pose_terms",
     "rotations_about_vertical",
@@ -206,6 +207,23 @@ def _check_model(model: PoseModel) -> None:
     check_shape("model.cameras", model.cameras, (None, 3, 3))
 
 
+def pose_basis(mean_poses: jax.Array, bases: jax.Array, model: PoseModel) -> jax.Array:
+    """(K, 29, 17, 3) mean poses, translations and bases, from factors on those of a model [mm].
+
+    Args:
+        mean_poses: (K, 17, 3) over the mean absolute entry of the model's.
+        bases: (K, 25, 17, 3), likewise.
+        model: of K components.
+    """
+    translations = jnp.eye(3, dtype=mean_poses.dtype)[:, None]
+    parts = [
+        _size(model.mean_poses) * mean_poses[:, None],
+        jnp.broadcast_to(translations, (len(mean_poses), 3, NUM_JOINTS, 3)),
+        _size(model.bases) * bases,
+    ]
+    return jnp.concatenate(parts, axis=1)
+
+
 def pose_terms(
     parameters: PoseParameters, model: PoseModel, *, compatibility: bool = False
 ) -> PoseTerms:
@@ -225,20 +243,13 @@ def pose_terms(
         if came != want:
             way_out = "Give the model that they were learned for."
             raise argument_error(f"parameters.{name}", f"expected {want}", came, way_out)
-    num, dtype = model.mean_poses.shape[0], parameters.mean_poses.dtype
-    translations = jnp.broadcast_to(jnp.eye(3, dtype=dtype)[:, None], (3, NUM_JOINTS, 3))
-    basis = [
-        _size(model.mean_poses) * parameters.mean_poses[:, None],
-        jnp.broadcast_to(translations, (num, *translations.shape)),
-        _size(model.bases) * parameters.bases,
-    ]
     size = _size(_initial_prior(model))
     width, weight = parameters.huber_width, parameters.prior_weight
     if compatibility:
         width, weight = weight, width
     scale = model.noise_precision * parameters.reprojection_scale
     return PoseTerms(
-        basis=jnp.concatenate(basis, axis=1),
+        basis=pose_basis(parameters.mean_poses, parameters.bases, model),
         prior=size * parameters.regularisation_scale[:, None, None] * parameters.regularisation,
         target=-0.003 * parameters.scale_target,
         weights=scale[:, None, None] * parameters.joint_weights,

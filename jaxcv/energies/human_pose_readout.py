@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.energies.human_pose import NUM_JOINTS, PoseModel, initial_parameters
+from jaxcv.energies.human_pose import NUM_JOINTS, PoseModel, initial_parameters, pose_basis
 
 __all__ = ["PoseReadout", "initial_readout", "pose_readout"]
 
@@ -60,14 +60,7 @@ def pose_readout(
 
     Source: Tome et al., CVPR 2017, and its later variant.
     """
-    num, size = len(readout.bases), lambda x: jnp.mean(jnp.abs(x))
-    translations = jnp.eye(3, dtype=points.dtype)[:, None]
-    basis = [
-        (size(model.mean_poses) * readout.mean_poses)[:, None],
-        jnp.broadcast_to(translations, (num, 3, NUM_JOINTS, 3)),
-        size(model.bases) * readout.bases,
-    ]
-    basis = jnp.concatenate(basis, axis=1)
+    basis = pose_basis(readout.mean_poses, readout.bases, model)
     poses = jnp.einsum("fkri,kija->fkrja", coefficients, basis)
     seen = jnp.einsum("ab,rbc,fkrjc->fkrja", camera, rotations, poses)
     weight = 1.55**2 * readout.warp * visible[..., None]  # (F, 17, 2)
