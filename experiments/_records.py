@@ -22,7 +22,15 @@ import numpy as np
 from experiments import _flags
 from jaxcv.core.checks import argument_error
 
-__all__ = ["FolderError", "MetricsFile", "config_hash", "environment", "json_ready", "write_json"]
+__all__ = [
+    "FolderError",
+    "MetricsFile",
+    "config_hash",
+    "environment",
+    "json_ready",
+    "write_arrays",
+    "write_json",
+]
 
 CHECKPOINTS = "checkpoints"
 
@@ -195,6 +203,14 @@ def write_text(path: pathlib.Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+    """Writes `arrays` to the compressed `path` at once."""
+    temporary = path.with_name(f"{path.name}.part")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    temporary.replace(path)
 
 
 def json_ready(name: str, value: Any) -> Any:

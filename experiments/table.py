@@ -65,7 +65,23 @@ def _human_pose(m: Mapping[str, Any]) -> str:
     )
 
 
+def _curve_fitting(m: Mapping[str, Any]) -> str:
+    parts = []
+    for family in ("exponential", "sine", "sinc", "gaussian"):
+        rows = []
+        for k in (1, 3, 15):
+            pair = (m[f"{name}/{family}/energy_median_{k}"] for name in ("learned", "lm"))
+            rows.append(" / ".join(f"{value:.2f}" for value in pair))
+        parts.append(f"{family} {', '.join(rows)}")
+    solved = [f"{m[f'{name}/sine/solved_15']:.3f}" for name in ("learned", "lm")]
+    return (
+        f"median energy, learned / Levenberg-Marquardt, at iterations 1, 3, 15: "
+        f"{'; '.join(parts)}. Sines solved: {' / '.join(solved)}"
+    )
+
+
 NUMBERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "curve_fitting": _curve_fitting,
     "human_pose": _human_pose,
     "robust_mean": _robust_mean,
     "tracker_fusion": _tracker_fusion,

@@ -185,7 +185,8 @@ def test_bias_estimate_is_the_error_that_damping_causes():
         np.testing.assert_allclose(d.bias_estimate, (0.4 / 1.8) ** order, rtol=1e-5)
 
 
-@pytest.mark.parametrize("lam", [pytest.param(0.0, marks=pytest.mark.slow), 0.05])
+@pytest.mark.slow
+@pytest.mark.parametrize("lam", [0.0, 0.05])
 def test_error_estimate_covers_the_error_of_certified_problems(lam):
     """Stopped at gradients of 0.1 and 1e-3 of the first. B = -I, so the gradient in b is u."""
     n, count = 4, 600

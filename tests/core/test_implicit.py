@@ -249,7 +249,8 @@ def test_float32_gradient_is_that_of_float64():
         assert_close(jax.grad(loss)(*single), exact, 1e-5)
 
 
-@pytest.mark.parametrize("autodiff", ["reverse", pytest.param("both", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("autodiff", ["reverse", "both"])
 def test_gradient_of_the_start_is_that_of_proximal_steps(autodiff):
     with jax.enable_x64(True):
         energy, y0, theta, data = problem("mixture")

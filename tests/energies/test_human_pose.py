@@ -93,7 +93,8 @@ def vector(found, frame, angle, angles):
     return jnp.concatenate([found.coefficients[frame, angle], joints.ravel()])
 
 
-@pytest.mark.parametrize("robust", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("robust", [False, True])
 def test_the_search_finds_the_minimum_of_the_energy_as_it_is_written_down(robust):
     *made, angles, points, visible = some_problem()
     terms = terms_of(*made)

@@ -108,6 +108,7 @@ def solve(theta, points, autodiff="reverse"):
     )
 
 
+@pytest.mark.slow
 def test_gradients_on_a_product_of_manifolds():
     with jax.enable_x64(True):
         points, theta = scene()

@@ -1,0 +1,73 @@
+"""One Levenberg-Marquardt trial at a time, for trajectories that are compared step by step.
+
+    p = -(H + lambda diag(H))^-1 g;   y <- y + p and lambda / f where the energy falls, else
+    lambda * r
+
+`argmin_least_squares` minimises; this is its textbook core as a step function, e.g. for
+`jax.lax.scan` or `unrolled_solve`, where a learned solver is measured against it iteration by
+iteration.
+
+Source: Marquardt 1963.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["MarquardtRule", "MarquardtState", "marquardt_step"]
+
+
+class MarquardtRule(NamedTuple):
+    """How lambda follows success and failure.
+
+    Attributes:
+        initial: the first lambda.
+        decrease: f, after a step that was taken.
+        increase: r, after one that was not.
+        least: lambda is never below.
+        most: nor above.
+    """
+
+    initial: Any = 1e-2
+    decrease: Any = 10.0
+    increase: Any = 10.0
+    least: float = 1e-7
+    most: float = 1e7
+
+
+class MarquardtState(NamedTuple):
+    """Between two trials.
+
+    Attributes:
+        y: the unknowns, any tree.
+        damping: (), lambda of the next trial.
+        accepted: () bool, whether the last trial was taken.
+    """
+
+    y: Any
+    damping: jax.Array
+    accepted: jax.Array
+
+
+def marquardt_step(
+    state: MarquardtState,
+    propose: Callable[[Any, jax.Array], Any],
+    change: Callable[[Any, Any], jax.Array],
+    rule: MarquardtRule,
+) -> MarquardtState:
+    """One trial.
+
+    Args:
+        state: before.
+        propose: (y, lambda) -> the trial, which need not be finite.
+        change: (y, trial) -> (), the energy of the trial less that of y; nan refuses it.
+        rule: of lambda.
+    """
+    trial = propose(state.y, state.damping)
+    accept = change(state.y, trial) < 0
+    y = jax.tree.map(lambda new, old: jnp.where(accept, new, old), trial, state.y)
+    damping = jnp.where(accept, state.damping / rule.decrease, state.damping * rule.increase)
+    damping = jnp.clip(damping, rule.least, rule.most).astype(state.damping.dtype)
+    return MarquardtState(y, damping, accept)

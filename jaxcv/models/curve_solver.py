@@ -1,0 +1,123 @@
+"""LS-Net for small problems: a recurrent network moves each unknown by what it sees of J and r.
+
+Weights are shared by the unknowns of a problem and by all problems; each unknown has a state of its
+own. Source: Clark et al., "LS-Net", ECCV 2018, sections 5 and 7.1; Andrychowicz et al., "Learning
+to learn by gradient descent by gradient descent", NeurIPS 2016, for the coordinates.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcv.core.checks import argument_error, check_choice
+
+__all__ = ["ENCODINGS", "CurveSolver", "encode_curve"]
+
+ENCODINGS = ("paper", "gradient", "gauss_newton")
+_DAMPINGS = (1e-2, 1.0)  # of the two Gauss-Newton steps that the network is shown
+_BINS = 10
+
+
+def _damped_steps(hessian: jax.Array, gradient: jax.Array) -> jax.Array:
+    """-(H + lambda diag H)^-1 g for two lambdas, (2 lambdas, 2 unknowns), each within [-3, 3]."""
+    g, h = gradient
+    steps = []
+    for damping in _DAMPINGS:
+        a, c = (hessian[k, k] * (1 + damping) + 1e-6 for k in range(2))
+        b = hessian[0, 1]
+        steps.append(-jnp.stack([c * g - b * h, a * h - b * g]) / (a * c - b * b))
+    return jnp.clip(jnp.stack(steps), -3, 3)
+
+
+def encode_curve(
+    x: jax.Array, terms: Any, last: jax.Array, move: jax.Array, encoding: str
+) -> tuple[jax.Array, jax.Array]:
+    """What the network is shown of one problem, (2, C): a row for each unknown.
+
+    Everything of many decades goes through asinh. J^T J, the residual's mean in ten bins, x, the
+    energy and its last change are always there; `gradient` adds J^T r and the means of J in the
+    bins, without which the sign of J is unknown; `gauss_newton` adds two damped steps.
+
+    Args:
+        x: (2,).
+        terms: `jaxcv.energies.curves.CurveTerms` at x.
+        last: () the energy of the step before, over N.
+        move: (2,) the last move.
+        encoding: one of ENCODINGS.
+
+    Returns:
+        The features (2, C), and the damped steps (2 lambdas, 2 unknowns).
+
+    Raises:
+        ValueError: no such encoding, or points that ten bins cannot share.
+    """
+    check_choice("encoding", encoding, ENCODINGS)
+    n = terms.residual.shape[0]
+    if n % _BINS:
+        raise argument_error("t", f"expected a multiple of {_BINS} points", n, "Leave some out.")
+    h, g, energy = terms.hessian / n, terms.gradient / n, terms.energy / n
+    squash = lambda value, scale: jnp.arcsinh(value / scale)
+    means = squash(terms.residual.reshape(_BINS, -1).mean(1), 0.1)
+    rows = squash(terms.jacobian.reshape(2, _BINS, -1).mean(2), 0.1)
+    steps = _damped_steps(h, g)
+    log = jnp.log(1e-3 + energy)
+    features = []
+    for k, other in ((0, 1), (1, 0)):
+        squares = jnp.stack([h[k, k], h[k, other], h[other, other]])
+        change = log - jnp.log(1e-3 + last)
+        alone = [x[k], x[other], log, change, move[k], jnp.sqrt(2 * energy)]
+        parts = [squash(squares, 0.1), jnp.stack(alone), means]
+        if encoding != "paper":
+            both = jnp.stack([g[k], g[other]])
+            parts += [squash(both, 1e-2), squash(both, 1.0), rows[k], rows[other]]
+        if encoding == "gauss_newton":
+            parts += [steps[:, k], squash(steps[:, k], 1e-2)]
+        features.append(jnp.concatenate(parts))
+    return jnp.stack(features), steps
+
+
+class CurveSolver(nn.Module):
+    """Two LSTM layers and a linear one: the move of each unknown.
+
+    With the encoding `gauss_newton` the move is a free part and a mixture of the two damped steps,
+    whose weights the network gives; else the free part alone.
+
+    Attributes:
+        hidden: width of the LSTM layers.
+        encoding: one of ENCODINGS.
+    """
+
+    hidden: int = 20
+    encoding: str = "gauss_newton"
+
+    def setup(self):  # noqa: D102
+        self.cells = [nn.OptimizedLSTMCell(self.hidden) for _ in range(2)]
+        self.head = nn.Dense(3, kernel_init=nn.initializers.normal(1e-2))
+
+    def __call__(self, carry: Any, features: jax.Array, steps: jax.Array) -> Any:
+        """One step.
+
+        Args:
+            carry: from `start` or the step before.
+            features: (..., 2, C).
+            steps: (..., 2 lambdas, 2 unknowns).
+
+        Returns:
+            The new carry, and the moves (..., 2).
+        """
+        out, states = features, []
+        for cell, state in zip(self.cells, carry, strict=True):
+            state, out = cell(state, out)
+            states.append(state)
+        free, first, second = jnp.moveaxis(self.head(out), -1, 0)
+        if self.encoding == "gauss_newton":
+            free = free + nn.sigmoid(first + 1) * steps[..., 0, :] + second * steps[..., 1, :]
+        return tuple(states), free
+
+    @nn.nowrap
+    def start(self, shape: tuple[int, ...]) -> Any:
+        """The carry before the first step, for problems of `shape`, e.g. (F, P)."""
+        zeros = jnp.zeros((*shape, 2, self.hidden))
+        return ((zeros, zeros),) * 2

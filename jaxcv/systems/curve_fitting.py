@@ -1,0 +1,173 @@
+"""Curves fitted by a learned least-squares solver, and by Levenberg-Marquardt.
+
+Both start at the same point, stay in the family's domain, and show every step that they take.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcv.core.checks import argument_error
+from jaxcv.core.marquardt import MarquardtRule, MarquardtState, marquardt_step
+from jaxcv.core.unroll import unrolled_solve
+from jaxcv.energies.curves import curve_energy, curve_family, curve_terms
+from jaxcv.models.curve_solver import CurveSolver, encode_curve
+
+__all__ = ["curve_energies", "fit_curves", "fit_curves_by_marquardt", "init_curve_solver"]
+
+
+class _State(NamedTuple):
+    x: jax.Array  # (F, P, 2)
+    carry: Any
+    energy: jax.Array  # (F, P), over N, before the last move
+    move: jax.Array  # (F, P, 2)
+
+
+def init_curve_solver(key: jax.Array, network: CurveSolver) -> Any:
+    """Weights of a solver.
+
+    Args:
+        key: PRNG key.
+        network: its sizes.
+    """
+    terms = curve_terms("sine", jnp.ones(2), jnp.arange(10.0), jnp.zeros(10))
+    seen = encode_curve(jnp.ones(2), terms, jnp.ones(()), jnp.zeros(2), network.encoding)
+    return network.init(key, network.start(()), *seen)
+
+
+def _families(families: Sequence[str], t: Any, y: Any, start: Any) -> None:
+    for family in families:
+        curve_family(family)
+    shapes = jnp.shape(t), jnp.shape(y), jnp.shape(start)
+    f, n, p = len(families), shapes[0][-1], shapes[1][1] if len(shapes[1]) == 3 else -1
+    if shapes != ((f, n), (f, p, n), (f, p, 2)):
+        rule = f"expected ({f}, N), y ({f}, P, N) and start ({f}, P, 2)"
+        raise argument_error("t", rule, shapes, "Stack the families; [None] for a single one.")
+
+
+def _domain(families: Sequence[str]) -> tuple[jax.Array, jax.Array]:
+    ends = [(curve_family(f).domain_lower, curve_family(f).domain_upper) for f in families]
+    lower, upper = zip(*ends, strict=True)
+    return jnp.asarray(lower, float)[:, None], jnp.asarray(upper, float)[:, None]
+
+
+def fit_curves(
+    params: Any,
+    families: Sequence[str],
+    t: jax.Array,
+    y: jax.Array,
+    start: jax.Array,
+    *,
+    network: CurveSolver = CurveSolver(),  # noqa: B008, an immutable value
+    num_steps: int = 15,
+    through_encoding: bool = False,
+) -> jax.Array:
+    """The unknowns after each step of a learned solver, (num_steps, F, P, 2).
+
+    Differentiable in params and start, with the memory of the states alone.
+
+    Args:
+        params: of `network`.
+        families: F names of `jaxcv.energies.curves.FAMILIES`.
+        t: (F, N); N a multiple of ten.
+        y: (F, P, N).
+        start: (F, P, 2).
+        network: what moves the unknowns.
+        num_steps: how many.
+        through_encoding: whether the gradient passes through what the network is shown; else that
+            is a constant, and the loss reaches the weights through the moves alone.
+
+    Raises:
+        ValueError: unknown families, or shapes that do not fit.
+
+    Source: Clark et al., ECCV 2018, Algorithm 1.
+    """
+    _families(families, t, y, start)
+    lower, upper = _domain(families)
+
+    shown = (lambda tree: tree) if through_encoding else jax.lax.stop_gradient
+
+    def look(family, x, t, y, last, move):
+        terms = curve_terms(family, x, t, y)
+        seen = encode_curve(x, terms, last, move, network.encoding)
+        return shown((*seen, terms.energy / t.shape[0]))
+
+    def step(state, params, t, y):
+        each = [
+            jax.vmap(functools.partial(look, family), (0, None, 0, 0, 0))(
+                state.x[i], t[i], y[i], state.energy[i], state.move[i]
+            )
+            for i, family in enumerate(families)
+        ]
+        features, steps, energy = (jnp.stack(leaves) for leaves in zip(*each, strict=True))
+        carry, move = network.apply(params, state.carry, features, steps)
+        x = jnp.clip(state.x + move, lower, upper)
+        return _State(x, carry, energy, shown(x - state.x))
+
+    shape = start.shape[:2]
+    state = _State(start, network.start(shape), jnp.ones(shape), jnp.zeros_like(start))
+    return unrolled_solve(step, state, params, (t, y), num_steps=num_steps).x
+
+
+def fit_curves_by_marquardt(
+    families: Sequence[str],
+    t: jax.Array,
+    y: jax.Array,
+    start: jax.Array,
+    *,
+    rules: Sequence[MarquardtRule] | None = None,
+    num_steps: int = 15,
+) -> jax.Array:
+    """The same by Levenberg-Marquardt, (num_steps, F, P, 2); a refused trial is a step, too.
+
+    Args:
+        families: F names.
+        t: (F, N).
+        y: (F, P, N).
+        start: (F, P, 2).
+        rules: of the damping, one for each family; None: the default of `MarquardtRule`.
+        num_steps: how many.
+    """
+    _families(families, t, y, start)
+    lower, upper = _domain(families)
+
+    def solve(i, start, y):
+        family, rule = str(families[i]), (rules or [MarquardtRule()] * len(families))[i]
+        energy = lambda x: curve_energy(family, x, t[i], y)
+
+        def propose(x, damping):
+            terms = curve_terms(family, x, t[i], y)
+            h = terms.hessian + damping * jnp.diag(jnp.diag(terms.hessian))
+            step = jnp.stack([
+                h[0, 1] * terms.gradient[1] - h[1, 1] * terms.gradient[0],
+                h[0, 1] * terms.gradient[0] - h[0, 0] * terms.gradient[1],
+            ]) / (h[0, 0] * h[1, 1] - h[0, 1] ** 2)  # fmt: skip
+            return jnp.clip(x + step, lower[i, 0], upper[i, 0])
+
+        def step(state, _):
+            state = marquardt_step(state, propose, lambda a, b: energy(b) - energy(a), rule)
+            return state, state.y
+
+        first = MarquardtState(start, jnp.asarray(rule.initial, start.dtype), jnp.asarray(True))
+        return jax.lax.scan(step, first, length=num_steps)[1]
+
+    found = [
+        jax.vmap(functools.partial(solve, i), out_axes=1)(start[i], y[i])
+        for i in range(len(families))
+    ]
+    return jnp.stack(found, axis=1)
+
+
+def curve_energies(families: Sequence[str], t: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
+    """E (..., F, P) of unknowns x (..., F, P, 2), for t (F, N) and y (F, P, N)."""
+
+    def one(i, x):
+        energy = functools.partial(curve_energy, str(families[i]))
+        return jax.vmap(energy, (0, None, 0))(x, t[i], y[i])
+
+    flat = x.reshape(-1, *x.shape[-3:])
+    each = [jax.vmap(functools.partial(one, i))(flat[:, i]) for i in range(len(families))]
+    return jnp.stack(each, axis=1).reshape(x.shape[:-1])
