@@ -38,6 +38,7 @@ class CellRun:
     cell: Any
     members: Mapping[str, np.ndarray]
     checkpoints: training.Checkpoints
+    before: Any = None
 
     def __post_init__(self):
         cell = self.cell
@@ -78,7 +79,7 @@ def train_cell(run: CellRun, metrics_file: _records.MetricsFile) -> tuple[Any, f
         The params with their axis of members, and the seconds that all runs together spent.
     """
     cell, members, sweep = run.cell, run.members, run.sweep
-    restored = run.checkpoints.restore(sweep.shapes(members), repair=True)
+    restored = run.checkpoints.restore(sweep.shapes(members, run.before), repair=True)
     begin, before = (restored.step, restored.seconds) if restored else (0, 0.0)
     written = [end for _, end in log_points(cell) if end <= begin]
     metrics_file.cut(run.name, begin, written)
@@ -88,7 +89,7 @@ def train_cell(run: CellRun, metrics_file: _records.MetricsFile) -> tuple[Any, f
     if restored:
         _logger.info("%s: goes on from step %d", run.name, begin)
     start = time.perf_counter()
-    state = jax.device_put(restored.state) if restored else sweep.init(members)
+    state = jax.device_put(restored.state) if restored else sweep.init(members, run.before)
     data = jax.device_put(cell.data)
     checkpoint_every = -(-cell.checkpoint_every // cell.log_every) * cell.log_every
 

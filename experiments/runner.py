@@ -23,18 +23,17 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 from absl import app, flags
 from absl import logging as absl_logging
 
 from experiments import _flags, _loop, _records
+from experiments._cells import Cell, Trained, checked_cells, count_of, members_of
 from experiments._flags import flag
 from experiments._records import DataError, data_error
 from jaxcv import training
@@ -56,72 +55,6 @@ __all__ = [
 
 USER_ERRORS = (_flags.ConfigError, DataError, _records.FolderError, training.CheckpointError)
 _logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One training: a static problem with a vmapped axis of members.
-
-    What differs in shapes or code makes another cell; what differs in numbers makes a member.
-    The functions are pure and see one member: `member` is {name: scalar} of `members`, and it
-    always has `seed` (that of the config, unless `members` has the entry).
-
-    Attributes:
-        init: `init(key, member) -> params`.
-        loss: `loss(params, batch, key, member) -> (scalar, {name: scalar})`.
-        optimizer: `optimizer(**hyperparameters) -> optax.GradientTransformation`, called with
-            traced scalars; it must not branch on their values.
-        members: name -> (M,) numbers. An empty mapping is one member.
-        hyperparameters: which members go to `optimizer`, by keyword.
-        steps: optimiser steps.
-        data: a tree that lives on the device, shared by the members; the loss's `batch` if
-            `batches` is None.
-        batches: `batches(step) -> tree of host arrays`, a pure function of the step, so that a
-            resumed training needs no iterator state.
-        project: `params -> params` after each update.
-        validate: `validate(params, data, member) -> {name: scalar}`, run at every log point.
-        summaries: metric of the loss -> 'mean', 'last', 'min', 'max' or 'sum' over the steps
-            since the last log point; the mean unless named ('skipped' is summed).
-        log_every: steps per log point.
-        checkpoint_every: steps per checkpoint, rounded up to a multiple of `log_every`.
-        fused: steps per device call (`lax.scan`), at most `log_every`; None: as many as keep
-            the stacked batches small. Give 1 for convolutional networks on the CPU, where XLA
-            compiles a convolution inside a loop to slow code.
-    """
-
-    init: Callable[..., Any]
-    loss: Callable[..., Any]
-    optimizer: Callable[..., Any]
-    members: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    hyperparameters: tuple[str, ...] = ("learning_rate",)
-    steps: int
-    data: Any = None
-    batches: Callable[[int], Any] | None = None
-    project: Callable[[Any], Any] | None = None
-    validate: Callable[..., Any] | None = None
-    summaries: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    log_every: int = 100
-    checkpoint_every: int = 1000
-    fused: int | None = None
-
-
-class Trained(NamedTuple):
-    """A cell after its training.
-
-    Attributes:
-        params: the learned tree; every leaf has a leading axis of members, (M, ...).
-        history: `step` -> (L,), every metric -> (L, M), read from metrics.jsonl; nan where a
-            number was not finite. Empty but for `step` if there is no such file.
-        members: name -> (M,), with `seed`.
-        facts: what `Experiment.facts` said at the training.
-        seconds: that the training took, compilation included, over all its runs.
-    """
-
-    params: Any
-    history: dict[str, np.ndarray]
-    members: Mapping[str, np.ndarray]
-    facts: Mapping[str, Any]
-    seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,12 +127,14 @@ def train(
         facts = dict(experiment.facts(config, data)) if experiment.facts else {}
         _records.keep_facts(folder, facts)
         trained, seconds = {}, 0.0
-        for name, cell in _checked_cells(experiment, config, data).items():
-            members = _members(cell, config)
-            run = _loop.CellRun(name, cell, members, _checkpoints(experiment, config, folder, name))
+        for name, cell in checked_cells(experiment, config, data).items():
+            members = members_of(cell, config)
+            checkpoints = _checkpoints(experiment, config, folder, name)
+            before = trained[cell.after].params if cell.after else None
+            run = _loop.CellRun(name, cell, members, checkpoints, before)
             params, spent = _loop.train_cell(run, metrics_file)
             seconds += spent
-            history = metrics_file.history(name, _count(members))
+            history = metrics_file.history(name, count_of(members))
             trained[name] = Trained(params, history, members, facts, spent)
         return _finish(experiment, config, data, trained, folder, command, seconds)
 
@@ -338,10 +273,12 @@ def _restore(
             raise data_error(name, rule, now.get(name), way_out)
     metrics_file = _records.MetricsFile(folder / "metrics.jsonl", read_only=True)
     trained = {}
-    for name, cell in _checked_cells(experiment, config, data).items():
-        members = _members(cell, config)
-        run = _loop.CellRun(name, cell, members, _checkpoints(experiment, saved, folder, name))
-        restored = run.checkpoints.restore(run.sweep.shapes(members))
+    for name, cell in checked_cells(experiment, config, data).items():
+        members = members_of(cell, config)
+        checkpoints = _checkpoints(experiment, saved, folder, name)
+        before = trained[cell.after].params if cell.after else None
+        run = _loop.CellRun(name, cell, members, checkpoints, before)
+        restored = run.checkpoints.restore(run.sweep.shapes(members, before))
         if restored is None:
             rule = f"expected a checkpoint of the cell {name!r} that can be read"
             came = f"none in {run.checkpoints.folder}"
@@ -350,7 +287,7 @@ def _restore(
         if restored.step < cell.steps:
             _logger.warning("%s is at step %d of %d", name, restored.step, cell.steps)
         params = jax.device_put(restored.state.params)
-        history = metrics_file.history(name, _count(members))
+        history = metrics_file.history(name, count_of(members))
         trained[name] = Trained(params, history, members, facts, restored.seconds)
     return data, trained
 
@@ -390,27 +327,6 @@ def _finish(
 
 def _precision(experiment: Experiment) -> contextlib.AbstractContextManager:
     return jax.enable_x64(True) if experiment.x64 else contextlib.nullcontext()
-
-
-def _checked_cells(experiment: Experiment, config: Any, data: Any) -> Mapping[str, Cell]:
-    cells = experiment.cells(config, data)
-    for name in cells:
-        if not re.fullmatch(r"[A-Za-z0-9_.+=-]+", name) or name.startswith("."):
-            rule = "expected names of cells that can be file names"
-            raise argument_error("cells", rule, repr(name), "Use letters, digits and _.+=- only.")
-    return cells
-
-
-def _members(cell: Cell, config: Any) -> dict[str, np.ndarray]:
-    members = {name: np.asarray(values) for name, values in cell.members.items()}
-    if "seed" not in members:
-        count = max((values.size for values in members.values()), default=1)
-        members["seed"] = np.full(count, config.seed)
-    return training.check_members(members)
-
-
-def _count(members: Mapping[str, np.ndarray]) -> int:
-    return members["seed"].size
 
 
 def _checkpoints(

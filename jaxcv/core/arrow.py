@@ -21,15 +21,23 @@ import jax.numpy as jnp
 
 from jaxcv.core.dense import cholesky, cholesky_solve, eigenvalues, norm
 
-__all__ = ["ArrowStructure", "raised"]
+__all__ = ["ArrowMatrix", "ArrowStructure", "raised"]
 
 _BISECTIONS = 16
 
 
-class _ArrowMatrix(NamedTuple):
-    local: jax.Array  # (N, b, b)
-    border: jax.Array  # (N, b, G)
-    shared: jax.Array  # (G, G)
+class ArrowMatrix(NamedTuple):
+    """The blocks of an arrow.
+
+    Attributes:
+        local: (N, b, b), D_i.
+        border: (N, b, G), B_i.
+        shared: (G, G), C.
+    """
+
+    local: jax.Array
+    border: jax.Array
+    shared: jax.Array
 
 
 class _ArrowFactor(NamedTuple):
@@ -101,7 +109,7 @@ class ArrowStructure:
         locals_, shared = jax.vmap(self.split)(images)  # (b + G, N, b), (b + G, G)
         diagonal = jnp.transpose(locals_[:b], (1, 2, 0))
         square = shared[b:]
-        return _ArrowMatrix(
+        return ArrowMatrix(
             0.5 * (diagonal + diagonal.swapaxes(1, 2)),
             jnp.transpose(locals_[b:], (1, 2, 0)),
             0.5 * (square + square.T),

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from jaxcv.core.checks import check_shape
 from jaxcv.geometry import so3
 
-__all__ = ["exp", "log"]
+__all__ = ["exp", "left_jacobian", "log"]
+
+_TERMS = 30  # of the Jacobian's series: the rest is below 1e-16 for angles up to pi
 
 
 def exp(xi: jax.Array) -> jax.Array:
@@ -39,3 +41,19 @@ def log(motion: jax.Array) -> jax.Array:
     factor = jnp.where(near, series, (1 - a / (2 * b)) / safe)
     inverse = jnp.eye(3, dtype=motion.dtype) - 0.5 * cross + factor * (cross @ cross)
     return jnp.concatenate([inverse @ motion[:3, 3], w])
+
+
+def left_jacobian(xi: jax.Array) -> jax.Array:
+    """J (6, 6) with exp(xi + d) = exp(J d) exp(xi) to first order.
+
+    J = sum_n ad(xi)^n / (n + 1)!,   ad = [ hat(w)  hat(v) ]
+                                          [   0     hat(w) ]
+    """
+    check_shape("xi", xi, (6,))
+    v, w = so3.hat(xi[:3]), so3.hat(xi[3:])
+    ad = jnp.block([[w, v], [jnp.zeros_like(w), w]])
+    term = total = jnp.eye(6, dtype=xi.dtype)
+    for n in range(1, _TERMS):
+        term = term @ ad / (n + 1)
+        total = total + term
+    return total

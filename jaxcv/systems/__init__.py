@@ -8,17 +8,28 @@ from jaxcv.systems.pose_model import (
     load_pose_readout,
     save_pose_parameters,
 )
+from jaxcv.systems.stereo import (
+    StereoEstimate,
+    StereoNetwork,
+    estimate_depth_and_motion,
+)
+from jaxcv.systems.stereo_files import load_stereo_network, save_stereo_network
 from jaxcv.systems.tracker_fusion import FusedBox, fuse_boxes, fuse_frame
 
 __all__ = [
     "FusedBox",
     "Reconstruction",
+    "StereoEstimate",
+    "StereoNetwork",
+    "estimate_depth_and_motion",
     "fit_pose_model",
     "fuse_boxes",
     "fuse_frame",
     "load_pose_model",
     "load_pose_parameters",
     "load_pose_readout",
+    "load_stereo_network",
     "reconstruct_pose",
     "save_pose_parameters",
+    "save_stereo_network",
 ]

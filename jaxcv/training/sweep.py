@@ -52,7 +52,8 @@ class Sweep:
     does not depend on its neighbours, nor on how often the training was interrupted.
 
     Args:
-        init: `init(key, member) -> params` for one member.
+        init: `init(key, member) -> params` for one member; `init(key, member, before)` where the
+            training goes on from another one.
         loss: `loss(params, batch, key, member) -> (scalar, {name: scalar})` for one member.
         optimizer: `optimizer(**hyperparameters) -> optax.GradientTransformation`; it is called
             with traced scalars, so it must not branch on their values.
@@ -74,9 +75,10 @@ class Sweep:
         def optimizer_of(member):
             return optimizer(**{name: member[name] for name in hyperparameters})
 
-        def init_one(member):
+        def init_one(before, member):
             key = jax.random.fold_in(jax.random.key(member["seed"]), 0)
-            state = create_state(init(key, member), optimizer_of(member))
+            params = init(key, member) if before is None else init(key, member, before)
+            state = create_state(params, optimizer_of(member))
             return state.params, state.optimizer_state
 
         def update_one(state, batch, member):
@@ -88,8 +90,9 @@ class Sweep:
             )
             return update(state, batch, jax.random.fold_in(key, state.step))
 
-        def init_all(members):
-            return TrainState(jnp.zeros((), jnp.int32), *_map(init_one, 0, 0, members))
+        def init_all(members, before):
+            state = _map(init_one, (None if before is None else 0, 0), 0, before, members)
+            return TrainState(jnp.zeros((), jnp.int32), *state)
 
         def advance(state, members, batch, length, stacked):
             def one(state, batch):
@@ -114,13 +117,18 @@ class Sweep:
         self._advance = jax.jit(advance, static_argnums=(3, 4), donate_argnums=0)
         self._validate = jax.jit(validate_all)
 
-    def init(self, members: Mapping[str, Any]) -> TrainState:
-        """The state before the first step; every leaf but `step` has a leading axis of members."""
-        return self._init(self._members(members))
+    def init(self, members: Mapping[str, Any], before: Any = None) -> TrainState:
+        """The state before the first step; every leaf but `step` has a leading axis of members.
 
-    def shapes(self, members: Mapping[str, Any]) -> TrainState:
-        """Shapes and dtypes of `init(members)`, without computing it."""
-        return jax.eval_shape(self._init, self._members(members))
+        Args:
+            members: name -> (M,).
+            before: params of an earlier training of as many members, handed to `init`.
+        """
+        return self._init(self._members(members), before)
+
+    def shapes(self, members: Mapping[str, Any], before: Any = None) -> TrainState:
+        """Shapes and dtypes of `init(members, before)`, without computing it."""
+        return jax.eval_shape(self._init, self._members(members), before)
 
     def run(
         self,

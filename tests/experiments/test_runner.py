@@ -288,3 +288,41 @@ def test_notebook_with_a_running_event_loop(toy, tmp_path):
         return runner.train(small_experiment(toy), toy.Config(steps=2), tmp_path)
 
     assert "params" in asyncio.run(cell())["metrics"]
+
+
+def test_a_cell_goes_on_from_an_earlier_one(toy, tmp_path):
+    """Trained in stages, evaluated from its checkpoints, and refused in a wrong order."""
+
+    def staged(config, data):
+        first = toy.cells(config, data)["resident"]
+        start = lambda key, member, before: {"w": before["w"], "b": before["b"] + 1}
+        return {
+            "first": first,
+            "second": dataclasses.replace(first, init=start, after="first", steps=0),
+        }
+
+    def evaluate(config, data, trained):
+        return {name: cell.params["b"] for name, cell in trained.items()}
+
+    staging = dataclasses.replace(
+        toy.EXPERIMENT, cells=staged, evaluate=evaluate, figures=lambda *_: (), source={}
+    )
+    config = toy.Config(steps=4)
+    metrics = runner.train(staging, config, tmp_path / "a")["metrics"]
+    np.testing.assert_allclose(metrics["second"], np.asarray(metrics["first"]) + 1, rtol=1e-6)
+    again = runner.evaluate(staging, None, tmp_path / "b", tmp_path / "a")["metrics"]
+    assert again == metrics
+
+    turned = lambda config, data: dict(reversed(staged(config, data).items()))
+    wrong = dataclasses.replace(staging, cells=turned)
+    with pytest.raises(ValueError, match=r"`second\.after`: expected one of the cells before it"):
+        runner.train(wrong, config, tmp_path / "c")
+    fewer = lambda config, data: {
+        name: dataclasses.replace(cell, members={"learning_rate": np.ones(1), "weak": np.zeros(1)})
+        if name == "second"
+        else cell
+        for name, cell in staged(config, data).items()
+    }
+    wrong = dataclasses.replace(staging, cells=fewer)
+    with pytest.raises(ValueError, match=r"`second\.members`: expected as many members.*2, got 1"):
+        runner.train(wrong, config, tmp_path / "d")

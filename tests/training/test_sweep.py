@@ -184,3 +184,18 @@ def test_missing_hyperparameter_is_named():
         make().init({"seed": np.asarray([0]), "weight": np.ones(1)})
     with pytest.raises(ValueError, match="expected the entry 'seed'"):
         make().init({"learning_rate": np.ones(1)})
+
+
+def test_a_training_goes_on_from_another():
+    members = {"seed": np.arange(2), "learning_rate": np.array([0.1, 0.2])}
+    before = {"w": jnp.arange(6.0).reshape(2, 3)}
+    sweep = Sweep(
+        lambda key, member, before: {"w": before["w"] + member["learning_rate"], "new": 0.0},
+        lambda params, batch, key, member: (jnp.sum(params["w"] ** 2) + params["new"], {}),
+        optax.sgd,
+    )
+    state = sweep.init(members, before)
+    want = before["w"] + members["learning_rate"][:, None]
+    np.testing.assert_allclose(state.params["w"], want, rtol=1e-6)
+    shapes = sweep.shapes(members, before)
+    assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, shapes)

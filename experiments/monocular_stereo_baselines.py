@@ -1,0 +1,222 @@
+"""What the learned solver is measured against: a constant, known motion, features, flow, tracks.
+
+Every method takes pairs and gives depths (N, H, W) and motions (N, 4, 4) with |t| = 1. Where one
+finds no motion it says identity and the constant depth. OpenCV's random samples are seeded.
+"""
+
+import importlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.interpolate import griddata
+
+from jaxcv import argmin_least_squares
+from jaxcv.core.kernels import Huber
+from jaxcv.core.least_squares import Arrow, levenberg_marquardt
+from jaxcv.data.stereo import StereoPairs
+from jaxcv.geometry import se3
+from jaxcv.geometry.camera import pixel_rays
+from jaxcv.geometry.warp import bilinear, warp_pixels
+
+__all__ = ["all_baselines"]
+
+cv2: Any = importlib.import_module("cv2")  # its stubs lack half of it
+
+_logger = logging.getLogger(__name__)
+
+HYPOTHESES, WINDOW = 96, 3  # of the plane sweep: inverse depths, and radius of the sum of costs
+POINTS = 256  # of the bundle adjustment, at most
+
+
+def all_baselines(data: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Row -> depths and motions of the test pairs."""
+    inverse = 1 / data.train.depth[np.isfinite(data.train.depth)]
+    constant = float(1 / np.median(inverse))
+    limits = np.quantile(inverse, [0.001, 0.999])
+    out = {"constant": _constant(data.test, constant), "oracle": _oracle(data.test, limits)}
+    matchers: dict[str, Callable] = {"sift": _sift, "flow": _flow, "klt": _klt}
+    for name, match in matchers.items():
+        found = [
+            _two_views(data.test.take(i), match, constant) for i in range(len(data.test.depth))
+        ]
+        failed = sum(one is None for one in found)
+        if failed:
+            _logger.info("%s: no motion for %d of %d pairs", name, failed, len(found))
+        shape = data.test.depth.shape[1:]
+        nothing = np.full(shape, constant), np.diag([1.0, 1.0, 1.0, 1.0])
+        depths, motions = zip(*(one or nothing for one in found), strict=True)
+        out[name] = np.stack(depths), np.stack(motions)
+    return out
+
+
+def _constant(pairs: StereoPairs, depth: float) -> tuple[np.ndarray, np.ndarray]:
+    n = len(pairs.depth)
+    return np.full(pairs.depth.shape, depth), np.tile(np.eye(4), (n, 1, 1))
+
+
+def _oracle(pairs: StereoPairs, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The true motion, and the best of many inverse depths by summed differences in a window."""
+    height, width = pairs.depth.shape[1:]
+    levels = jnp.geomspace(limits[0], limits[1], HYPOTHESES)
+
+    @jax.jit
+    def sweep(target, source, k, motion):
+        mean, spread = lambda x: jnp.mean(x, (0, 1)), lambda x: jnp.std(x, (0, 1))
+        source = (source - mean(source)) * spread(target) / spread(source) + mean(target)
+        rays = pixel_rays(k, height, width)
+
+        def cost(z):
+            warp = warp_pixels(jnp.full((height, width), z), motion, rays, k, (height, width))
+            away = jnp.sum(jnp.abs(bilinear(source, warp.u, warp.v)[0] - target), axis=-1)
+            away = jnp.where(warp.visible, jnp.minimum(away, 0.5), 0.5)
+            side = (2 * WINDOW + 1,) * 2
+            return jax.lax.reduce_window(away, 0.0, jax.lax.add, side, (1, 1), "SAME")
+
+        return levels[jnp.argmin(jax.lax.map(cost, levels), axis=0)]
+
+    fields = (pairs.target, pairs.source, pairs.intrinsics, pairs.motion)
+    z = [
+        np.asarray(sweep(*(jnp.asarray(x, jnp.float32) for x in one)))
+        for one in zip(*fields, strict=True)
+    ]
+    return 1 / np.stack(z), pairs.motion
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor((255 * np.clip(image, 0, 1)).astype(np.uint8), cv2.COLOR_RGB2GRAY)
+
+
+def _sift(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    detector = cv2.SIFT_create(contrastThreshold=0.01)
+    (a, da), (b, db) = (detector.detectAndCompute(image, None) for image in (first, second))
+    if da is None or db is None or len(a) < 2 or len(b) < 2:
+        return np.zeros((0, 2)), np.zeros((0, 2))
+    pairs = [m for m in cv2.BFMatcher().knnMatch(da, db, k=2) if len(m) == 2]
+    kept = [m for m, other in pairs if m.distance < 0.8 * other.distance]
+    points = [[a[m.queryIdx].pt for m in kept], [b[m.trainIdx].pt for m in kept]]
+    return tuple(np.asarray(p, float).reshape(-1, 2) for p in points)  # type: ignore[return-value]
+
+
+def _flow(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, None)
+    v, u = np.mgrid[: first.shape[0], : first.shape[1]]
+    start = np.stack([u, v], axis=-1).reshape(-1, 2).astype(float)
+    return start, start + flow.reshape(-1, 2)
+
+
+def _klt(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    start = cv2.goodFeaturesToTrack(first, POINTS, 0.001, 3)
+    if start is None:
+        return np.zeros((0, 2)), np.zeros((0, 2))
+    end, status, _ = cv2.calcOpticalFlowPyrLK(first, second, start, None)
+    back, again, _ = cv2.calcOpticalFlowPyrLK(second, first, end, None)
+    same = np.linalg.norm(back - start, axis=-1)[:, 0] < 0.5
+    good = (status[:, 0] > 0) & (again[:, 0] > 0) & same
+    return start[good, 0].astype(float), end[good, 0].astype(float)
+
+
+def _two_views(pair: StereoPairs, match: Callable, constant: float) -> Any:
+    """Depth and motion of one pair from its matches; None where they give no motion."""
+    cv2.setRNGSeed(0)
+    k = np.asarray(pair.intrinsics, float)
+    first, second = match(_grey(pair.target), _grey(pair.source))
+    if len(first) < 8:
+        return None
+    if match is _flow:  # eight points, normalised, over all pixels
+        fundamental, inliers = cv2.findFundamentalMat(first, second, cv2.FM_RANSAC, 0.5, 0.999)
+        if fundamental is None or fundamental.shape != (3, 3):
+            return None
+        kept = inliers[:, 0] > 0
+        fundamental, _ = cv2.findFundamentalMat(first[kept], second[kept], cv2.FM_8POINT)
+        if fundamental is None:
+            return None
+        essential = k.T @ fundamental @ k
+        mask = inliers.copy()
+    else:
+        essential, mask = cv2.findEssentialMat(first, second, k, cv2.RANSAC, 0.999, 0.5)
+        if essential is None or essential.shape != (3, 3):
+            return None
+    count, rotation, t, mask = cv2.recoverPose(essential, first, second, k, mask=mask)
+    if count < 8:
+        return None
+    motion = np.eye(4)
+    motion[:3, :3], motion[:3, 3] = rotation, t[:, 0]
+    kept = mask[:, 0] > 0
+    if match is _klt:
+        motion = _adjust(first[kept], second[kept], k, motion)
+    z = triangulate(first[kept], second[kept], k, motion)
+    good = np.isfinite(z) & (z > 1e-3) & (z < 10)
+    if good.sum() < 4:
+        return np.full(pair.depth.shape, constant), motion
+    return 1 / _interpolate(first[kept][good], z[good], pair.depth.shape), motion
+
+
+def triangulate(first: Any, second: Any, k: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """Inverse depths (P,) in the first view: least squares of x2 x (R x1 + z t) = 0."""
+    lift = lambda points: np.c_[points, np.ones(len(points))] @ np.linalg.inv(k).T
+    a, b = lift(first) @ motion[:3, :3].T, lift(second)
+    top, bottom = np.cross(b, a), np.cross(b, motion[:3, 3])
+    return -np.sum(top * bottom, axis=1) / np.maximum(np.sum(bottom**2, axis=1), 1e-12)
+
+
+def _interpolate(points: np.ndarray, z: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Inverse depths of all pixels: linear between the points, the nearest one outside."""
+    v, u = np.mgrid[: shape[0], : shape[1]]
+    if len(points) == v.size:
+        return np.clip(z.reshape(shape), 1e-3, 10)
+    near = griddata(points, z, (u, v), method="nearest")
+    try:
+        linear = griddata(points, z, (u, v), method="linear")
+    except Exception:  # qhull: all points on a line
+        return near
+    return np.where(np.isfinite(linear), linear, near)
+
+
+def _reprojection(y, theta, first, second):
+    """Where the points are seen in the second view, less where they were found, in pixels."""
+    motion = se3.exp(y["motion"])
+    x = first @ motion[:3, :3].T + y["inverse_depth"][:, None] * motion[:3, 3]
+    depth = jnp.where(x[:, 2:] > 1e-3, x[:, 2:], 1e-3)
+    away = theta["focal"] * (x[:, :2] / depth - second)
+    length = jnp.sum(y["motion"][:3] ** 2) - 1
+    return {"points": theta["weight"][:, None] * away, "length": 100 * length[None]}
+
+
+@jax.jit
+def _adjusted(start, theta, first, second):
+    solution = argmin_least_squares(
+        _reprojection, start, theta, (first, second),
+        solver=levenberg_marquardt(max_steps=30), kernel={"points": Huber(1.0, block_ndim=1)},
+        structure=Arrow(local="inverse_depth", shared="motion"),
+    )  # fmt: skip
+    return solution.value["motion"]
+
+
+def _adjust(first: Any, second: Any, k: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """Two-view bundle adjustment: motion and inverse depths of least robust reprojection error."""
+    z = np.clip(np.nan_to_num(triangulate(first, second, k, motion), nan=0.05), 1e-3, 10)
+    inverse = np.linalg.inv(k)
+    fill = lambda x: np.concatenate([x, np.zeros((POINTS - len(x), *x.shape[1:]))])
+    lift = lambda points: np.c_[points, np.ones(len(points))] @ inverse.T
+    with jax.enable_x64(True):
+        start = {
+            "inverse_depth": jnp.asarray(fill(z)),
+            "motion": se3.log(jnp.asarray(motion)),
+        }
+        theta = {
+            "focal": jnp.asarray([k[0, 0], k[1, 1]]),
+            "weight": jnp.asarray(fill(np.ones(len(z)))),
+        }
+        one = fill(lift(first))
+        one[len(z) :, 2] = 1
+        xi = _adjusted(start, theta, jnp.asarray(one), jnp.asarray(fill(lift(second))[:, :2]))
+        found = np.array(se3.exp(xi))
+    length = np.linalg.norm(found[:3, 3])
+    if not np.isfinite(found).all() or length < 1e-6:
+        return motion
+    found[:3, 3] /= length
+    return found

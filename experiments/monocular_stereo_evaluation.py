@@ -1,0 +1,235 @@
+"""How the monocular stereo is scored: its rows, Levenberg-Marquardt, classical baselines."""
+
+import functools
+import itertools
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import monocular_stereo as experiment
+from experiments import monocular_stereo_baselines as baselines
+from experiments._records import write_arrays
+from jaxcv.core.marquardt import MarquardtRule
+from jaxcv.data.stereo import StereoPairs
+from jaxcv.metrics.depth import depth_errors, mask_by_second_view
+from jaxcv.metrics.motion import rotation_error, translation_error
+from jaxcv.systems.stereo import (
+    StereoEstimate,
+    StereoNetwork,
+    in_baselines,
+    quarter_views,
+    upscale,
+)
+from jaxcv.systems.stereo_files import save_stereo_network
+from jaxcv.systems.stereo_marquardt import StereoMarquardt, solve_stereo_by_marquardt
+
+__all__ = [
+    "ITERATIONS", "METRICS", "errors", "estimates", "metrics", "params_of", "tuned_marquardt",
+    "write_depths",
+]  # fmt: skip
+
+ITERATIONS = (1, 3, 5, 10, 15)
+METRICS = ("l1_inv", "sc_inv", "l1_rel", "rotation_deg", "translation_deg")
+AT_ONCE, TUNING_PAIRS = 32, 64
+DAMPINGS, PRIORS = (1e-3, 1e-1), (1.0, 10.0, 100.0, 1000.0)
+
+
+class Found(NamedTuple):
+    """Estimates of all test pairs: depths (N, H, W) and motions (N, 4, 4), in baselines."""
+
+    depth: Any
+    motion: Any
+
+
+def errors(found: Found, pairs: StereoPairs) -> dict[str, np.ndarray]:
+    """The metrics of every pair, over the pixels that the second view has."""
+    depth = mask_by_second_view(pairs.depth, pairs.intrinsics, pairs.motion)
+    out = depth_errors(found.depth, depth)
+    out["rotation_deg"] = rotation_error(found.motion[:, :3, :3], pairs.motion[:, :3, :3])
+    out["translation_deg"] = translation_error(found.motion[:, :3, 3], pairs.motion[:, :3, 3])
+    return {name: out[name] for name in METRICS}
+
+
+def nearest(inverse_depth: Any) -> np.ndarray:
+    """Depths (N, H, W) of inverse depths (N, H / 4, W / 4), the same in each 4 x 4 block."""
+    return 1 / np.repeat(np.repeat(np.asarray(inverse_depth), 4, axis=-2), 4, axis=-1)
+
+
+def params_of(trained: Any, row: str, seed: int) -> Any:
+    """What a row has learned in the last of its stages."""
+    names = [experiment.cell_name(row, stage, seed) for stage in experiment.STAGES]
+    last = next(name for name in reversed(names) if name in trained)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], trained[last].params)
+
+
+_steps = jax.jit(experiment.estimate_steps, static_argnames="network")
+_upscale = jax.jit(upscale, static_argnames="network")
+
+
+def _chunks(pairs: StereoPairs) -> Iterator[StereoPairs]:
+    for i in range(0, len(pairs.depth), AT_ONCE):
+        yield jax.tree.map(jnp.asarray, pairs.take(slice(i, i + AT_ONCE)))
+
+
+def estimates(
+    params: Any, pairs: StereoPairs, network: StereoNetwork
+) -> tuple[StereoEstimate, np.ndarray]:
+    """The first guess and each step, (T + 1, N, ...), and the upscaled inverse depths (N, H, W)."""
+    steps, full = [], []
+    for some in _chunks(pairs):
+        guess, found = _steps(params, some.target, some.source, some.intrinsics, network)
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), guess, found)
+        steps.append(jax.device_get(both))
+        full.append(np.asarray(_upscale(params, found.inverse_depth[-1], some.target, network)))
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *steps)
+    return joined, np.concatenate(full)
+
+
+def marquardt(
+    guess: StereoEstimate, pairs: StereoPairs, settings: dict[str, Any], num_steps: int
+) -> StereoEstimate:
+    """Trials from the first guess, (num_steps, N, ...), brought to the unit of the baseline."""
+    settings = dict(settings)
+    residual = settings.pop("residual")
+    out = []
+    for i, some in enumerate(_chunks(pairs)):
+        rows = slice(i * AT_ONCE, (i + 1) * AT_ONCE)
+        start = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), guess)  # noqa: B023
+        views = quarter_views(some.target, some.source[:, None], some.intrinsics, residual, True)
+        found = solve_stereo_by_marquardt(
+            views, start, StereoMarquardt(**settings), num_steps=num_steps
+        )
+        out.append(jax.device_get(jax.vmap(in_baselines)(found.inverse_depth, found.motion)))
+    parts = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *out)
+    return StereoEstimate(*parts)
+
+
+def tuned_marquardt(config: Any, data: Any, params: Any) -> dict[str, tuple[dict[str, Any], int]]:
+    """Row -> (settings, iteration to stop at) of the lowest training loss on training pairs."""
+    some = data.train.take(slice(0, TUNING_PAIRS))
+    guess, _ = estimates(params, some, experiment.network_of(config)._replace(num_steps=1))
+    start = jax.tree.map(lambda leaf: leaf[0], guess)
+    grids = {
+        "lm": list(itertools.product(("grey", "rgb"), DAMPINGS, (0.0,))),
+        "lm_prior": list(itertools.product(("grey", "rgb"), DAMPINGS, PRIORS)),
+    }
+    best = {}
+    for name, grid in grids.items():
+        tried = []
+        for residual, damping, prior in grid:
+            rule = MarquardtRule(damping, 3.0, 2.0)
+            settings = {"residual": residual, "rule": rule, "prior_weight": prior}
+            found = marquardt(start, some, settings, max(ITERATIONS))
+            scores = _scores(config, found, some)
+            k = int(np.argmin(scores))
+            tried.append((float(scores[k]), k + 1, settings))
+        least = min(tried, key=lambda one: one[0])
+        best[name] = least[2], least[1]
+    return best
+
+
+def _scores(config: Any, found: StereoEstimate, pairs: StereoPairs) -> np.ndarray:
+    """The training loss (T,) of estimates (T, N, ...)."""
+    true = experiment.quarter_depth(pairs.depth)
+    depth = np.stack([experiment.depth_loss(z, true) for z in found.inverse_depth])
+    rotation, translation = experiment.motion_loss(found.motion[:, :, 0], pairs.motion)
+    total = config.depth_weight * depth + config.rotation_weight * rotation + translation
+    return np.asarray(total).mean(axis=1)
+
+
+def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
+    """`<row>/<metric>`, means over the test pairs, a list over seeds; `<row>/ms_an_iteration`."""
+    out: dict[str, Any] = {}
+    pairs = data.test
+
+    def put(row, found):
+        for name, values in errors(found, pairs).items():
+            out.setdefault(f"{row}/{name}", []).append(float(np.nanmean(values)))
+
+    for name, found in baselines.all_baselines(data).items():
+        put(name, Found(*found))
+    for seed in range(config.seed, config.seed + config.num_seeds):
+        for name, row in experiment.rows(config).items():
+            params = params_of(trained, name, seed)
+            steps, full = estimates(params, pairs, row.network)
+            at = lambda k: Found(nearest(steps.inverse_depth[k]), steps.motion[k, :, 0])  # noqa: B023
+            if name != "lsnet":
+                put(name, at(-1))
+            for k in (0, *(k for k in ITERATIONS if k <= row.network.num_steps)):
+                label = {"lsnet": "init" if k == 0 else f"lsnet_{k}"}.get(name, f"{name}_{k}")
+                put(label, at(k))
+            if name == "lsnet":
+                put("lsnet_upscaled", Found(1 / full, steps.motion[-1, :, 0]))
+                start = jax.tree.map(lambda leaf: leaf[0], steps)
+                _put_marquardt(config, data, params, start, put, out)
+    for name, cell in trained.items():
+        out[f"{name}/training_seconds"] = cell.seconds
+    return out | _times(config, data, trained)
+
+
+def _put_marquardt(config: Any, data: Any, params: Any, start: Any, put: Any, out: Any) -> None:
+    """`lm` and `lm_prior` at their tuned iteration, and along all."""
+    for name, (settings, stop) in tuned_marquardt(config, data, params).items():
+        found = marquardt(start, data.test, settings, max(ITERATIONS))
+        at = lambda k: Found(nearest(found.inverse_depth[k - 1]), found.motion[k - 1, :, 0])  # noqa: B023
+        put(name, at(stop))
+        for k in ITERATIONS:
+            put(f"{name}_{k}", at(k))
+        numbers = {
+            "stop": stop, "prior_weight": settings["prior_weight"],
+            "damping": settings["rule"].initial, "rgb": float(settings["residual"] == "rgb"),
+        }  # fmt: skip
+        for key, value in numbers.items():
+            out.setdefault(f"{name}/tuned_{key}", []).append(float(value))
+
+
+def _times(config: Any, data: Any, trained: Any) -> dict[str, float]:
+    """Milliseconds that an iteration takes, for one pair and all threads."""
+    one = jax.tree.map(jnp.asarray, data.test.take(slice(0, 1)))
+    out = {}
+    for name, row in experiment.rows(config).items():
+        params = params_of(trained, name, config.seed)
+        out[name] = [
+            _seconds(
+                functools.partial(
+                    _steps, params, one.target, one.source, one.intrinsics,
+                    row.network._replace(num_steps=k),
+                )
+            )
+            for k in (1, row.network.num_steps)
+        ]  # fmt: skip
+        count = row.network.num_steps - 1
+        out[name] = (out[name][1] - out[name][0]) / max(count, 1)
+    guess, _ = _steps(
+        params_of(trained, "lsnet", config.seed), one.target, one.source, one.intrinsics,
+        experiment.network_of(config),
+    )  # fmt: skip
+    views = quarter_views(one.target, one.source[:, None], one.intrinsics, "rgb", True)
+    run = lambda k: _seconds(lambda: solve_stereo_by_marquardt(views, guess, num_steps=k))
+    out["lm"] = (run(16) - run(1)) / 15
+    return {f"{name}/ms_an_iteration": 1e3 * value for name, value in out.items()}
+
+
+def _seconds(run: Any) -> float:
+    jax.block_until_ready(run())
+    seconds = []
+    for _ in range(9):
+        begin = time.perf_counter()
+        jax.block_until_ready(run())
+        seconds.append(time.perf_counter() - begin)
+    return float(np.median(seconds))
+
+
+def write_depths(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
+    """depths.npz: `depth` (N, H, W) and `motion` (N, 4, 4), in baselines; and network.npz."""
+    params = params_of(trained, "lsnet", config.seed)
+    network = experiment.network_of(config)
+    steps, full = estimates(params, data.test, network)
+    arrays = {"depth": 1 / full, "motion": steps.motion[-1, :, 0]}
+    write_arrays(folder / "depths.npz", arrays | {"guess": 1 / steps.inverse_depth[0]})
+    save_stereo_network(folder / "network.npz", params, network)

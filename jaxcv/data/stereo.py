@@ -1,0 +1,181 @@
+"""Two views of a scene, with depth and motion.
+
+    x_source = R x_target + t,   z = 1 / depth
+
+Depths and translations of a pair share a unit: that of its baseline, |t| = 1, as the depths of
+DeMoN's benchmark (`unit_baseline`), or metres.
+"""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+from jaxcv.geometry.camera import check_intrinsics, resize_intrinsics
+
+__all__ = ["StereoPairs", "check_pairs", "read_pair", "resize_pair", "unit_baseline"]
+
+
+class StereoPairs(NamedTuple):
+    """N pairs of images.
+
+    Attributes:
+        target: (N, H, W, 3) float32 in [0, 1], the image that has the depths.
+        source: (N, H, W, 3), the other one.
+        intrinsics: (N, 3, 3) of both [px].
+        motion: (N, 4, 4), target to source.
+        depth: (N, H, W), along z in the unit of the translation; nan where unknown.
+    """
+
+    target: Any
+    source: Any
+    intrinsics: Any
+    motion: Any
+    depth: Any
+
+    def take(self, index: Any) -> "StereoPairs":
+        """The pairs of an index or a mask."""
+        return StereoPairs(*(leaf[index] for leaf in self))
+
+
+def check_pairs(pairs: StereoPairs, name: str = "pairs") -> None:
+    """Raises ValueError unless the values can be learned from.
+
+    Shapes fit; images are finite; K is upper triangular; motions are rigid and move; depths are nan
+    or positive, and every pair has some.
+    """
+    shape = np.shape(pairs.target)
+    n = shape[0] if len(shape) == 4 else 0
+    want = {
+        "target": (n, *shape[1:3], 3), "source": (n, *shape[1:3], 3), "intrinsics": (n, 3, 3),
+        "motion": (n, 4, 4), "depth": (n, *shape[1:3]),
+    }  # fmt: skip
+    for field, expected in want.items():
+        came = np.shape(getattr(pairs, field))
+        if came != expected:
+            way_out = "Both images of a pair have one size; resize them and their K alike."
+            raise argument_error(f"{name}.{field}", f"expected {expected}", came, way_out)
+    for field in ("target", "source"):
+        if not np.isfinite(getattr(pairs, field)).all():
+            raise argument_error(f"{name}.{field}", "expected finite brightness", "nan or inf")
+    check_intrinsics(f"{name}.intrinsics", pairs.intrinsics)
+    r, t = pairs.motion[:, :3, :3], pairs.motion[:, :3, 3]
+    away = np.abs(r @ r.swapaxes(1, 2) - np.eye(3)).max(initial=0, axis=(1, 2))
+    bad = np.flatnonzero((away > 1e-3) | ~(np.linalg.det(r) > 0) | ~np.isfinite(t).all(1))
+    if bad.size:
+        rule = "expected rotations of determinant 1 and finite translations"
+        raise argument_error(f"{name}.motion[{bad[0]}]", rule, pairs.motion[bad[0]].tolist())
+    still = np.flatnonzero(np.linalg.norm(t, axis=1) < 1e-6)
+    if still.size:
+        way_out = "Leave out pairs that only turn."
+        rule = "expected cameras that move: without a baseline depth cannot be observed"
+        raise argument_error(f"{name}.motion[{still[0]}]", rule, "a translation of zero", way_out)
+    known = np.isfinite(pairs.depth)
+    wrong = known & ~(np.where(known, pairs.depth, 1) > 0)
+    if wrong.any() or np.isinf(pairs.depth).any():
+        way_out = "Say nan where the depth is not known."
+        raise argument_error(f"{name}.depth", "expected nan or positive depths", "others", way_out)
+    empty = np.flatnonzero(~known.any(axis=(1, 2)))
+    if empty.size:
+        raise argument_error(f"{name}.depth[{empty[0]}]", "expected a pixel with a depth", "none")
+
+
+def unit_baseline(pairs: StereoPairs) -> StereoPairs:
+    """The same pairs with |t| = 1, and depths in baselines."""
+    length = np.linalg.norm(pairs.motion[:, :3, 3], axis=1)
+    motion = pairs.motion.copy()
+    motion[:, :3, 3] /= length[:, None]
+    return pairs._replace(motion=motion, depth=pairs.depth / length[:, None, None])
+
+
+def read_pair(
+    target: Any, source: Any, intrinsics: Any, motion: Any, depth: Any, *, depth_unit: float
+) -> StereoPairs:
+    """One pair from image files.
+
+    Args:
+        target: path of an 8-bit image.
+        source: path of an 8-bit image of the same size.
+        intrinsics: (3, 3) [px] of both.
+        motion: (4, 4), target to source, in metres.
+        depth: path of a 16-bit PNG of the target's size, 0 where unknown; None: no depth known.
+        depth_unit: metres that one step of it means, e.g. 0.001.
+
+    Raises:
+        ValueError: a file that cannot be read, sizes that differ, or values against `check_pairs`.
+    """
+    images = [_image(path) for path in (target, source)]
+    if images[0].shape != images[1].shape:
+        rule = f"expected an image of {images[0].shape[1]} x {images[0].shape[0]}"
+        came = f"{images[1].shape[1]} x {images[1].shape[0]}"
+        raise argument_error(str(source), rule, came, "Resize it, and its K alike.")
+    height, width = images[0].shape[:2]
+    values = np.full((height, width), np.nan)
+    if depth is not None:
+        raw = _open(depth)
+        if raw.dtype != np.uint16 and raw.dtype != np.int32:
+            rule = "expected a 16-bit depth image of one channel"
+            raise argument_error(str(depth), rule, f"{raw.dtype} {raw.shape}")
+        if raw.shape != (height, width):
+            rule = f"expected a depth image of {width} x {height}"
+            raise argument_error(str(depth), rule, f"{raw.shape[1]} x {raw.shape[0]}")
+        values = np.where(raw > 0, raw * float(depth_unit), np.nan)
+    pair = StereoPairs(
+        images[0][None], images[1][None], np.asarray(intrinsics, float)[None],
+        np.asarray(motion, float)[None], values[None],
+    )  # fmt: skip
+    check_intrinsics(f"intrinsics of {target}", pair.intrinsics)
+    if depth is not None:
+        check_pairs(pair, str(target))
+    return pair
+
+
+def resize_pair(pairs: StereoPairs, shape: tuple[int, int]) -> StereoPairs:
+    """The same pairs at another size, with their K: images by areas, depths by nearest pixels.
+
+    Args:
+        pairs: N pairs.
+        shape: (H, W).
+    """
+    from PIL import Image
+
+    height, width = pairs.depth.shape[1:]
+    if (height, width) == tuple(shape):
+        return pairs
+    size = (shape[1], shape[0])
+
+    def area(image):
+        planes = [
+            Image.fromarray(np.ascontiguousarray(image[..., c], np.float32)).resize(
+                size, Image.Resampling.BOX
+            )
+            for c in range(3)
+        ]
+        return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+    nearest = lambda d: np.asarray(
+        Image.fromarray(d.astype(np.float32)).resize(size, Image.Resampling.NEAREST)
+    )
+    k = np.asarray(resize_intrinsics(pairs.intrinsics, shape[1] / width, shape[0] / height))
+    images = [np.stack([area(x) for x in stack]) for stack in (pairs.target, pairs.source)]
+    depth = np.stack([nearest(d) for d in pairs.depth])
+    return StereoPairs(images[0], images[1], k, pairs.motion, depth)
+
+
+def _open(path: Any) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(pathlib.Path(path)) as image:
+            return np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise argument_error(str(path), "expected an image file", str(error)) from error
+
+
+def _image(path: Any) -> np.ndarray:
+    raw = _open(path)
+    if raw.dtype != np.uint8 or raw.ndim not in (2, 3):
+        raise argument_error(str(path), "expected an 8-bit image", f"{raw.dtype} {raw.shape}")
+    raw = np.repeat(raw[..., None], 3, axis=-1) if raw.ndim == 2 else raw[..., :3]
+    return raw.astype(np.float32) / 255

@@ -1,0 +1,81 @@
+"""Pairs of images in a plain folder.
+
+    DIR/cameras.json   {"intrinsics": 3 x 3 [px], "depth_unit": metres per step of a depth image,
+                        "pairs": [{"target": "a.png", "source": "b.png", "depth": "a_depth.png",
+                                   "target_camera_to_world": 4 x 4 [m],
+                                   "source_camera_to_world": 4 x 4 [m]}, ...]}
+
+A pair may have `intrinsics` of its own. Depth images are 16-bit PNGs along z, 0 where unknown.
+`depth` and the poses may be left out together, for pairs to be predicted only.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+from jaxcv.data.stereo import StereoPairs, check_pairs, read_pair, resize_pair
+
+__all__ = ["read_folder"]
+
+
+def read_folder(folder: str | os.PathLike[str], shape: tuple[int, int]) -> StereoPairs:
+    """All pairs of a folder at one size, K with them; depths and translations in metres.
+
+    Where a pair has no depth and poses, its depth is nan and its motion the identity.
+
+    Args:
+        folder: as above.
+        shape: (H, W) that the images are brought to.
+
+    Raises:
+        ValueError: naming the file and the rule.
+    """
+    path = pathlib.Path(folder) / "cameras.json"
+    rule = "expected JSON with `intrinsics`, `pairs` and, with depths, `depth_unit`"
+    try:
+        content = json.loads(path.read_text())
+        entries, k = content["pairs"], content.get("intrinsics")
+        assert isinstance(entries, list)
+        assert entries
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        way_out = "The docstring of jaxcv.data.stereo_folder shows the layout."
+        raise argument_error(str(path), rule, repr(error), way_out) from error
+    pairs = [_read(path, i, entry, k, content.get("depth_unit")) for i, entry in enumerate(entries)]
+    parts = [resize_pair(pair, shape) for pair in pairs]
+    return StereoPairs(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
+
+
+def _read(path: pathlib.Path, i: int, entry: Any, k: Any, unit: Any) -> StereoPairs:
+    name = f"{path}, pairs[{i}]"
+    missing = [key for key in ("target", "source") if key not in entry]
+    k = entry.get("intrinsics", k)
+    if missing or k is None:
+        raise argument_error(name, "expected `target`, `source` and intrinsics", list(entry))
+    known = [key in entry for key in ("depth", "target_camera_to_world", "source_camera_to_world")]
+    if any(known) and not (all(known) and unit is not None):
+        rule = "expected depth, depth_unit and both poses, or none of them"
+        raise argument_error(name, rule, list(entry))
+    motion, depth = np.eye(4), None
+    if all(known):
+        poses = [
+            _pose(name, key, entry[key])
+            for key in ("source_camera_to_world", "target_camera_to_world")
+        ]
+        motion = np.linalg.inv(poses[0]) @ poses[1]
+        depth = path.parent / entry["depth"]
+    files = path.parent / entry["target"], path.parent / entry["source"]
+    pair = read_pair(*files, k, motion, depth, depth_unit=unit or 1.0)
+    if depth is not None:
+        check_pairs(pair, name)
+    return pair
+
+
+def _pose(name: str, key: str, value: Any) -> np.ndarray:
+    pose = np.asarray(value, float)
+    if pose.shape != (4, 4) or not np.isfinite(pose).all() or abs(np.linalg.det(pose)) < 1e-9:
+        raise argument_error(f"{name}.{key}", "expected a 4 x 4 rigid motion", value)
+    return pose

@@ -1,0 +1,84 @@
+"""Pinhole cameras.
+
+    (u, v, 1) ~ K x,   K = [ fx  s  cx ]
+                           [  0 fy  cy ]
+                           [  0  0   1 ]
+
+x right, y down, z forward; pixel centres at integer coordinates, u along a row. fy may be negative
+(a renderer's y up). Source: Hartley and Zisserman 2004, ch. 6.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcv.core.checks import argument_error, check_shape
+
+__all__ = [
+    "check_intrinsics",
+    "denormalise_intrinsics",
+    "pixel_rays",
+    "project",
+    "resize_intrinsics",
+]
+
+
+def check_intrinsics(name: str, intrinsics: Any) -> np.ndarray:
+    """K (..., 3, 3) as a NumPy array.
+
+    Raises:
+        ValueError: not (..., 3, 3), not finite, not upper triangular with 1 in the corner, or a
+            focal length of zero.
+    """
+    k = np.asarray(intrinsics)
+    if k.shape[-2:] != (3, 3):
+        raise argument_error(name, "expected (..., 3, 3)", k.shape)
+    rule = "expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]]"
+    below = np.abs(k[..., [1, 2, 2], [0, 0, 1]]).max(initial=0)
+    good = np.isfinite(k).all() and below == 0 and (k[..., 2, 2] == 1).all()
+    if not good:
+        way_out = "Divide by K[2, 2]; a transposed matrix has its zeros above the diagonal."
+        raise argument_error(name, rule, k.tolist(), way_out)
+    if not (k[..., 0, 0] * k[..., 1, 1]).all():
+        raise argument_error(name, "expected focal lengths other than zero", k.tolist())
+    return k
+
+
+def denormalise_intrinsics(normalised: Any, height: int, width: int) -> np.ndarray:
+    """K (3, 3) [px] of (fx / W, fy / H, cx / W, cy / H), whose pixel centres are at x + 1/2."""
+    fx, fy, cx, cy = np.asarray(normalised, float)
+    return np.array([
+        [fx * width, 0, cx * width - 0.5], [0, fy * height, cy * height - 0.5], [0, 0, 1]
+    ])  # fmt: skip
+
+
+def resize_intrinsics(intrinsics: Any, scale_x: float, scale_y: float | None = None) -> Any:
+    """K (..., 3, 3) of the image resized by a factor, where pixel areas keep their place.
+
+    Args:
+        intrinsics: of the image as it is.
+        scale_x: new width over old width.
+        scale_y: new height over old height; None: the same.
+    """
+    sx, sy = scale_x, scale_x if scale_y is None else scale_y
+    move = np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
+    return jnp.asarray(move, jnp.result_type(intrinsics)) @ intrinsics
+
+
+def pixel_rays(intrinsics: jax.Array, height: int, width: int) -> jax.Array:
+    """K^-1 (u, v, 1) of every pixel, (height, width, 3); the third coordinate is 1."""
+    check_shape("intrinsics", intrinsics, (3, 3))
+    dtype = jnp.result_type(intrinsics, jnp.float32)
+    u, v = jnp.arange(width, dtype=dtype), jnp.arange(height, dtype=dtype)[:, None]
+    y = (v - intrinsics[1, 2]) / intrinsics[1, 1]
+    x = (u - intrinsics[0, 2] - intrinsics[0, 1] * y) / intrinsics[0, 0]
+    return jnp.stack([x, jnp.broadcast_to(y, x.shape), jnp.ones_like(x)], axis=-1)
+
+
+def project(points: jax.Array, intrinsics: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Pixels u, v (...) of points (..., 3) with z other than zero."""
+    a, b = points[..., 0] / points[..., 2], points[..., 1] / points[..., 2]
+    u = intrinsics[0, 0] * a + intrinsics[0, 1] * b + intrinsics[0, 2]
+    return u, intrinsics[1, 1] * b + intrinsics[1, 2]

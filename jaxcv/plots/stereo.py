@@ -1,0 +1,61 @@
+"""Plots of depth maps and of how their errors fall."""
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["plot_inverse_depth", "plot_metric", "plot_residual"]
+
+
+def plot_inverse_depth(ax: Any, inverse_depth: Any, limits: tuple[float, float]) -> Any:
+    """An inverse depth map, near is bright.
+
+    Args:
+        ax: axes to draw on.
+        inverse_depth: (H, W).
+        limits: of the colours.
+
+    Returns:
+        The image, for a colour bar.
+    """
+    ax.set(xticks=[], yticks=[])
+    return ax.imshow(inverse_depth, cmap="magma", vmin=limits[0], vmax=limits[1])
+
+
+def plot_residual(ax: Any, residual: Any, visible: Any, largest: float) -> Any:
+    """A residual image; grey where the pixel is not seen.
+
+    Args:
+        ax: axes to draw on.
+        residual: (H, W).
+        visible: (H, W) bool.
+        largest: end of the colours.
+
+    Returns:
+        The image, for a colour bar.
+    """
+    ax.set(xticks=[], yticks=[], facecolor="0.8")
+    shown = np.ma.masked_where(~np.asarray(visible, bool), residual)
+    return ax.imshow(shown, cmap="RdBu", vmin=-largest, vmax=largest)
+
+
+def plot_metric(ax: Any, curves: Any, *, xlabel: str, ylabel: str, styles: Any) -> Any:
+    """One line a method, with the spread over seeds.
+
+    Args:
+        ax: axes to draw on.
+        curves: method -> (x (K,), values (seeds, K)).
+        xlabel: of the axis.
+        ylabel: of the axis.
+        styles: method -> keyword arguments of its line.
+    """
+    for name, (x, values) in curves.items():
+        values = np.atleast_2d(values)
+        style = {"marker": "o", "markersize": 3} | styles.get(name, {})
+        ax.plot(x, values.mean(axis=0), label=name, **style)
+        if len(values) > 1:
+            color = style.get("color")
+            ax.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(alpha=0.3)
+    return ax

@@ -1,0 +1,380 @@
+"""Depth and motion from two or more views by a learned least-squares solver (LS-Net).
+
+Unknown are the inverse depths z of the target's pixels, at a quarter of its size, and for each
+source the motion T from target to source. A first network guesses; the optimiser moves z and T
+fifteen times by what it is shown of the photometric residual and its Jacobian; a last network
+brings z to the size of the image. Translations and depths are in baselines: |t| = 1 in training.
+
+Source: Clark et al., "LS-Net", ECCV 2018, Algorithm 1.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcv.core.checks import argument_error, check_choice, check_shape
+from jaxcv.core.unroll import unrolled_solve
+from jaxcv.energies.photometric import (
+    PhotometricTerms,
+    add_sources,
+    arrow_terms,
+    common_depth_step,
+    damped_step,
+    photometric_terms,
+)
+from jaxcv.geometry import se3
+from jaxcv.geometry.camera import pixel_rays, resize_intrinsics
+from jaxcv.models import ls_net
+
+__all__ = [
+    "RANGE",
+    "StereoEstimate",
+    "StereoNetwork",
+    "Views",
+    "estimate_depth_and_motion",
+    "first_guess",
+    "in_baselines",
+    "init_stereo_network",
+    "quarter_views",
+    "solve_stereo",
+    "upscale",
+]
+
+RANGE = (1e-3, 10.0)  # of the inverse depth, in 1 / baseline
+_PRIORS = (1.0, 30.0)  # weights that hold the depths in the two damped steps that are proposed
+_WIDTH = 0.1  # of the Cauchy weights in the proposals, in brightness
+_RADII = (2, 5)  # of the two steps of depths in common
+_LUMA = (0.299, 0.587, 0.114)
+
+
+class StereoNetwork(NamedTuple):
+    """What the networks are and how they are used; hashable.
+
+    Attributes:
+        size: widths.
+        encoding: what the optimiser is shown, of `ls_net.ENCODINGS`.
+        residual: `grey` or `rgb`.
+        through_encoding: whether the gradient passes through what the optimiser is shown, the
+            proposals apart.
+        match_exposure: whether a source's brightness is brought to the target's mean and spread.
+        update: of the motion, `left`: T <- exp(d) T, or `additive`: xi <- xi + d.
+        unit: whether each step ends in the unit of the baseline. Images cannot tell (z, t) from
+            (c z, t / c), so what a move of |t| learns of the scale goes to the depths. With left
+            updates only.
+        solver: `recurrent`, or `refinement`: the feed-forward network of the comparison.
+        num_steps: of the optimiser.
+        epsilon: the optimiser stops before a move whose norm, over all unknowns of the problem, is
+            below it; 0: never.
+    """
+
+    size: ls_net.Size = ls_net.CPU_SIZE
+    encoding: str = "gauss_newton"
+    residual: str = "rgb"
+    through_encoding: bool = False
+    update: str = "left"
+    match_exposure: bool = True
+    unit: bool = True
+    solver: str = "recurrent"
+    num_steps: int = 15
+    epsilon: float = 0.0
+
+
+class Views(NamedTuple):
+    """B problems of S sources at the size of the unknowns.
+
+    Attributes:
+        target: (B, h, w, C).
+        sources: (B, S, h, w, C).
+        intrinsics: (B, 3, 3) [px], of all images of a problem.
+    """
+
+    target: jax.Array
+    sources: jax.Array
+    intrinsics: jax.Array
+
+
+class StereoEstimate(NamedTuple):
+    """Depth and motion, in baselines.
+
+    Attributes:
+        inverse_depth: (..., h, w), at a quarter of the size.
+        motion: (..., S, 4, 4), target to source.
+        full: (..., H, W) inverse depth at full size; None before `upscale`.
+    """
+
+    inverse_depth: jax.Array
+    motion: jax.Array
+    full: Any = None
+
+
+def in_baselines(z: jax.Array, motion: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The same images in baselines of the first source: (c z, t / c) with c = |t_1|.
+
+    Args:
+        z: (B, h, w) inverse depths.
+        motion: (B, S, 4, 4).
+
+    Returns:
+        Both in the new unit, z within RANGE, for c from 0.1 to 10.
+    """
+    square = jnp.sum(motion[:, 0, :3, 3] ** 2, axis=-1)
+    c = jnp.sqrt(jnp.clip(square, 0.1**2, 10.0**2))
+    scaled = motion.at[:, :, :3, 3].divide(c[:, None, None])
+    return jnp.clip(z * c[:, None, None], *RANGE), scaled
+
+
+def _propose(terms: PhotometricTerms) -> ls_net.Proposals:
+    """What Gauss-Newton would do with one source alone, within what one step may move; constant."""
+    own = arrow_terms(jax.lax.stop_gradient(terms), _WIDTH)
+    system = add_sources(jax.tree.map(lambda leaf: leaf[None], own))
+    depth, motion = zip(*(damped_step(system, 1e-2, prior) for prior in _PRIORS), strict=True)
+    common = [common_depth_step(own, radius, 1.0) for radius in _RADII]
+    limit = jnp.array([0.5] * 3 + [0.1] * 3, own.motion.dtype)
+    depths = jnp.clip(jnp.stack([*depth, *common], axis=-1), -0.1, 0.1)
+    return ls_net.Proposals(depths, jnp.clip(jnp.concatenate(motion), -limit, limit))
+
+
+class _State(NamedTuple):
+    inverse_depth: jax.Array  # (B, h, w)
+    motion: jax.Array  # (B, S, 4, 4), or (B, S, 6) with additive updates
+    carry: Any
+    moving: jax.Array  # (B,) bool
+
+
+def quarter_views(
+    target: jax.Array,
+    sources: jax.Array,
+    intrinsics: jax.Array,
+    residual: str = "grey",
+    match_exposure: bool = False,
+) -> Views:
+    """The images at a quarter of their size, means of 4 x 4 pixels, with their K.
+
+    Args:
+        target: (B, H, W, 3) in [0, 1], H and W multiples of four.
+        sources: (B, S, H, W, 3).
+        intrinsics: (B, 3, 3) [px] of the images as given.
+        residual: `grey` or `rgb`.
+        match_exposure: whether each channel of a source gets the mean and the standard deviation
+            of the target's, which takes out most of a gain and a bias.
+    """
+    check_choice("residual", residual, ("grey", "rgb"))
+    target, sources, intrinsics = map(jnp.asarray, (target, sources, intrinsics))
+
+    def small(image):
+        *batch, height, width, channels = image.shape
+        blocks = image.reshape(*batch, height // 4, 4, width // 4, 4, channels)
+        mean = jnp.mean(blocks, axis=(-4, -2))
+        return mean if residual == "rgb" else (mean @ jnp.asarray(_LUMA, image.dtype))[..., None]
+
+    first, others = small(target), small(sources)
+    if match_exposure:
+        mean = lambda x: jnp.mean(x, axis=(-3, -2), keepdims=True)
+        spread = lambda x: jnp.sqrt(mean((x - mean(x)) ** 2) + 1e-6)
+        gain = spread(first)[:, None] / spread(others)
+        others = gain * (others - mean(others)) + mean(first)[:, None]
+    return Views(first, others, resize_intrinsics(intrinsics, 0.25))
+
+
+def _optimiser(network: StereoNetwork) -> ls_net.Optimiser:
+    return ls_net.Optimiser(network.size, network.encoding == "gauss_newton")
+
+
+def init_stereo_network(key: jax.Array, network: StereoNetwork) -> dict[str, Any]:
+    """Weights {initial, solver, upscaler}.
+
+    Args:
+        key: PRNG key.
+        network: sizes and kinds.
+    """
+    keys = jax.random.split(key, 3)
+    image, small, one = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 4, 4)), jnp.ones((1, 4, 4))
+    if network.solver == "recurrent":
+        solver: nn.Module = _optimiser(network)
+        seen = jnp.zeros((1, 4, 4, ls_net.encoding_channels(network.encoding)))
+        steps = ls_net.Proposals(jnp.zeros((1, 4, 4, 4)), jnp.zeros((1, 2, 6)))
+        inputs: tuple = (_optimiser(network).start((1, 4, 4)), seen, one, steps)
+    else:
+        solver = ls_net.RefinementNetwork(network.size)
+        channels = 3 * (3 if network.residual == "rgb" else 1) + 2
+        inputs = (jnp.zeros((1, 4, 4, channels)), one)
+    return {
+        "initial": ls_net.InitialNetwork(network.size).init(keys[0], image, image, image[..., :2]),
+        "solver": solver.init(keys[1], *inputs),
+        "upscaler": ls_net.Upscaler(network.size).init(keys[2], small, image),
+    }
+
+
+def first_guess(
+    params: Any,
+    target: jax.Array,
+    sources: jax.Array,
+    intrinsics: jax.Array,
+    network: StereoNetwork,
+) -> StereoEstimate:
+    """Inverse depth (B, H / 4, W / 4), the mean over the sources, and motions (B, S, 4, 4).
+
+    Args:
+        params: with the entry `initial`.
+        target: (B, H, W, 3), H and W multiples of eight.
+        sources: (B, S, H, W, 3).
+        intrinsics: (B, 3, 3) [px].
+        network: sizes.
+    """
+    model = ls_net.InitialNetwork(network.size)
+    height, width = target.shape[1:3]
+    rays = jax.vmap(lambda k: pixel_rays(k, height, width)[..., :2])(intrinsics)
+    each = lambda source: model.apply(params["initial"], target, source, rays)
+    guess: Any = jax.vmap(each, in_axes=1, out_axes=1)(sources)
+    z = jnp.clip(jnp.mean(guess.inverse_depth, axis=1), *RANGE)
+    return StereoEstimate(z, jax.vmap(jax.vmap(se3.exp))(guess.xi))
+
+
+def solve_stereo(
+    params: Any, views: Views, start: StereoEstimate, network: StereoNetwork
+) -> StereoEstimate:
+    """The estimates after each step, with a leading axis of num_steps.
+
+    Differentiable in params and start with the memory of the states alone
+    (`jaxcv.core.unroll.unrolled_solve`). Sources count alike: they share the weights, depth moves
+    by the mean of what they propose, and their order does not matter.
+
+    Args:
+        params: with the entry `solver`.
+        views: the images.
+        start: inverse depth and motions.
+        network: what moves them, and how often.
+
+    Raises:
+        ValueError: a setting that is none, or shapes that do not fit.
+    """
+    check_choice("solver", network.solver, ("recurrent", "refinement"))
+    check_choice("update", network.update, ("left", "additive"))
+    if network.unit and network.update != "left":
+        rule = "expected 'left' with unit=True"
+        raise argument_error("update", rule, repr(network.update), "Say unit=False.")
+    check_shape("start.inverse_depth", start.inverse_depth, views.target.shape[:3])
+    if start.motion.shape != (*views.sources.shape[:2], 4, 4):
+        rule = f"expected {(*views.sources.shape[:2], 4, 4)}"
+        raise argument_error("start.motion", rule, start.motion.shape)
+    left = network.update == "left"
+    exp, log = jax.vmap(jax.vmap(se3.exp)), jax.vmap(jax.vmap(se3.log))
+    matrix = (lambda motion: motion) if left else exp
+    constant = (lambda tree: tree) if network.through_encoding else jax.lax.stop_gradient
+    recurrent = network.solver == "recurrent"
+    model: Any = _optimiser(network) if recurrent else ls_net.RefinementNetwork(network.size)
+
+    def look(z, motion, target, source, intrinsics):
+        terms = photometric_terms(z, motion, target, source, intrinsics)
+        steps = None
+        if recurrent:
+            arrow = arrow_terms(terms)
+            steps = _propose(terms) if network.encoding == "gauss_newton" else None
+            seen = ls_net.encode(terms.residual, arrow, terms.visible, z, network.encoding, steps)
+        else:
+            warped = target - terms.residual
+            mask = terms.visible[..., None].astype(z.dtype)
+            parts = [target, warped, 5 * terms.residual, mask, 10 * z[..., None]]
+            seen = jnp.concatenate(parts, axis=-1)
+        return seen, terms.visible, steps
+
+    look = jax.vmap(jax.vmap(look, (None, 0, None, 0, None)))
+
+    def step(state, params, views):
+        z, motion = constant((state.inverse_depth, matrix(state.motion)))
+        encoded, visible, steps = look(z, motion, *views)
+        if recurrent:
+            carry, depth, motion = model.apply(params, state.carry, encoded, visible, steps)
+        else:
+            carry, (depth, motion) = state.carry, model.apply(params, encoded, visible)
+        depth = jnp.mean(depth, axis=1)
+        moving = state.moving
+        if network.epsilon:
+            square = jnp.sum(depth**2, axis=(1, 2)) + jnp.sum(motion**2, axis=(1, 2))
+            moving = moving & (square >= network.epsilon**2)
+        depth = jnp.where(moving[:, None, None], depth, 0)
+        motion = jnp.where(moving[:, None, None], motion, 0)
+        z = jnp.clip(state.inverse_depth + depth, *RANGE)
+        moved = exp(motion) @ state.motion if left else state.motion + motion
+        if network.unit:
+            z, moved = in_baselines(z, moved)
+        return _State(z, moved, carry, moving)
+
+    shape = (*views.sources.shape[:2], *views.target.shape[1:3])
+    carry = model.start(shape) if recurrent else ()
+    motion = start.motion if left else log(start.motion)
+    state = _State(start.inverse_depth, motion, carry, jnp.ones(shape[:1], bool))
+    states = unrolled_solve(step, state, params["solver"], (views,), num_steps=network.num_steps)
+    motions = states.motion if left else jax.vmap(exp)(states.motion)
+    return StereoEstimate(states.inverse_depth, motions)
+
+
+def upscale(
+    params: Any, inverse_depth: jax.Array, target: jax.Array, network: StereoNetwork
+) -> jax.Array:
+    """Inverse depth (B, H, W) at the size of the target, from that at a quarter.
+
+    Args:
+        params: with the entry `upscaler`.
+        inverse_depth: (B, h, w).
+        target: (B, 4 h, 4 w, 3) in [0, 1].
+        network: sizes.
+    """
+    model: nn.Module = ls_net.Upscaler(network.size)
+    full: Any = model.apply(params["upscaler"], inverse_depth, target)
+    return jnp.clip(full, *RANGE)
+
+
+def estimate_depth_and_motion(
+    target: jax.Array,
+    sources: jax.Array,
+    intrinsics: jax.Array,
+    params: Any,
+    *,
+    network: StereoNetwork = StereoNetwork(),  # noqa: B008, an immutable value
+) -> StereoEstimate:
+    """Depth of an image, and the motion to one or more others, by a trained LS-Net.
+
+    Args:
+        target: (..., H, W, 3) in [0, 1], H and W multiples of eight.
+        sources: (..., H, W, 3) of one other view, or (..., S, H, W, 3).
+        intrinsics: (..., 3, 3) [px] of all images.
+        params: {initial, solver, upscaler}, e.g. of `load_stereo_network`.
+        network: that the params belong to.
+
+    Returns:
+        Inverse depths in 1 / baseline at a quarter of the size and at full size, and motions
+        (..., S, 4, 4) with x_source = R x_target + t; the S is there also where it is 1.
+
+    Raises:
+        ValueError: images of different sizes, or sizes that are not multiples of eight.
+
+    Source: Clark et al., "LS-Net", ECCV 2018.
+    """
+    target, sources, intrinsics = map(jnp.asarray, (target, sources, intrinsics))
+    check_shape("target", target, (None, None, 3))
+    check_shape("intrinsics", intrinsics, (3, 3))
+    height, width = target.shape[-3:-1]
+    if height % 8 or width % 8:
+        way_out = "Resize the images, and K by `jaxcv.geometry.camera.resize_intrinsics`."
+        raise argument_error("target", "expected multiples of eight", (height, width), way_out)
+    batch = target.shape[:-3]
+    if sources.ndim == target.ndim:
+        sources = sources[..., None, :, :, :]
+    if sources.shape[-3:] != target.shape[-3:] or sources.shape[: len(batch)] != batch:
+        way_out = "Resize one of them, and its K alike."
+        rule = f"expected the shape of `target`, {target.shape}, or (..., S, H, W, 3)"
+        raise argument_error("sources", rule, sources.shape, way_out)
+    if intrinsics.shape[:-2] != batch:
+        intrinsics = jnp.broadcast_to(intrinsics, (*batch, 3, 3))
+    flat = lambda x, n: x.reshape(-1, *x.shape[n:])
+    n = len(batch)
+    target, sources, intrinsics = flat(target, n), flat(sources, n), flat(intrinsics, n)
+    views = quarter_views(target, sources, intrinsics, network.residual, network.match_exposure)
+    start = first_guess(params, target, sources, intrinsics, network)
+    found = solve_stereo(params, views, start, network)
+    z, motion = found.inverse_depth[-1], found.motion[-1]
+    full = upscale(params, z, target, network)
+    return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), StereoEstimate(z, motion, full))

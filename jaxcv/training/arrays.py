@@ -1,0 +1,66 @@
+"""A tree of arrays in one .npz file: what is handed on to others, without any code in it."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+
+__all__ = ["load_arrays", "save_arrays"]
+
+_ABOUT = "about"
+
+
+def save_arrays(path: str | os.PathLike[str], tree: Mapping[str, Any], about: Any = None) -> None:
+    """Writes nested dictionaries of arrays, at once: a reader sees the old file or the new one.
+
+    Args:
+        path: ends in .npz.
+        tree: dictionaries down to arrays; names without a slash.
+        about: what JSON can hold, kept beside.
+    """
+    flat: dict[str, np.ndarray] = {}
+
+    def put(prefix, node):
+        for name, child in node.items():
+            if "/" in name or (not prefix and name == _ABOUT):
+                rule = f"expected names without a slash, other than {_ABOUT!r}"
+                raise argument_error("tree", rule, repr(name))
+            if isinstance(child, Mapping):
+                put(f"{prefix}{name}/", child)
+            else:
+                flat[f"{prefix}{name}"] = np.asarray(child)
+
+    put("", tree)
+    path = pathlib.Path(path)
+    temporary = path.with_name(f"{path.name}.part")
+    with temporary.open("wb") as file:
+        np.savez(file, **flat, **{_ABOUT: np.asarray(json.dumps(about))})  # type: ignore[arg-type]
+    temporary.replace(path)
+
+
+def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
+    """What `save_arrays` wrote: the nested dictionaries and `about`. Nothing is unpickled.
+
+    Raises:
+        ValueError: no such file, or not one of these.
+    """
+    rule, way_out = "expected a file that save_arrays wrote", "Write it again."
+    try:
+        with np.load(os.fspath(path), allow_pickle=False) as file:
+            flat = {name: file[name] for name in file.files}
+        about = json.loads(str(flat.pop(_ABOUT)))
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise argument_error(str(path), rule, repr(error), way_out) from error
+    tree: dict[str, Any] = {}
+    for name, array in flat.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = array
+    return tree, about
