@@ -20,7 +20,7 @@ from jaxcv.energies.photometric import (
 from jaxcv.geometry import se3
 
 SHAPE = 12, 16
-K = jnp.array([[14.2, 0.3, 7.5], [0, -14.0, 5.5], [0, 0, 1.0]])
+K = np.array([[14.2, 0.3, 7.5], [0, -14.0, 5.5], [0, 0, 1.0]])
 
 
 def problem(seed, channels=3):
