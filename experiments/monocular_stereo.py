@@ -42,6 +42,10 @@ SIZES = {
     "cpu": ls_net.CPU_SIZE,
     "paper": ls_net.PAPER_SIZE,
 }
+# The same rooms for all seeds; those to test on have a key of their own.
+TRAIN_ROOMS, TEST_ROOMS = 20181, 20182
+TUNING_PAIRS = 64  # on which the baselines choose their settings
+DEMON = ("sun3d", "rgbd", "mvs", "scenes11", "nyu2")
 STAGES = ("initial", "few", "all", "joint", "upscale")
 SOURCE = {  # RGB-D of DeMoN's benchmark, Tables 1 and 3; other data
     "lsnet_15/l1_inv": 0.019, "lsnet_15/sc_inv": 0.09, "lsnet_15/l1_rel": 0.301,
@@ -62,10 +66,17 @@ class Config:
     """Settings of the monocular stereo; every field is a flag."""
 
     data: str = runner.flag(
-        "synthetic", "Generated rooms, or a folder of pairs.", choices=("synthetic", "folder")
+        "synthetic",
+        "Generated rooms, a folder of pairs, or one of DeMoN's sets.",
+        choices=("synthetic", "folder", *DEMON),
     )
     data_dir: str | None = runner.flag(
-        None, "For --data=folder: images, depths and cameras.json.", of_data=True
+        None, "For --data=folder: images and cameras.json; for DeMoN's: .h5 files.", of_data=True
+    )
+    cache_dir: str | None = runner.flag(
+        None,
+        "Where DeMoN's sets are prepared; none: jaxcv in the user's cache folder.",
+        of_data=True,
     )
     steps: int = runner.flag(1500, "Optimiser steps of the longest stage, the first.", lower=1)
     seed: int = runner.flag(0, "Seeds weights and the order of pairs.", lower=0, upper=2**31 - 1)
@@ -89,6 +100,7 @@ class Config:
     learning_rate: float = runner.flag(3e-3, "Of Adam, falling to zero in each stage.", lower=0.0)
     clip: float = runner.flag(1.0, "Largest norm of a gradient.", lower=0.0)
     depth_weight: float = runner.flag(10.0, "Of the inverse depths in the loss.", lower=0.0)
+    log_weight: float = runner.flag(0.5, "Of their logarithms; the paper has none.", lower=0.0)
     rotation_weight: float = runner.flag(10.0, "Of the rotation vector [rad].", lower=0.0)
     stages: tuple[float, ...] = runner.flag(
         (1.0, 0.25, 0.25, 0.1, 0.1), "Steps of the five stages, as parts of --steps.", lower=0.0
@@ -100,7 +112,8 @@ PRESETS = {
     "study": Config(steps=3200, num_seeds=3, ablations=True),
     "paper": Config(
         steps=200_000, size="paper", height=192, width=256, encoding="gradient", residual="grey",
-        match_exposure=False, unit=False, batch_size=16, learning_rate=1e-4, rotation_weight=1.0,
+        match_exposure=False, unit=False, batch_size=16, learning_rate=1e-4,
+        rotation_weight=1.0, log_weight=0.0,
         num_train=20_000, stages=(1.0, 0.5, 0.5, 0.5, 0.25),
     ),
 }  # fmt: skip
@@ -131,15 +144,16 @@ def load(config: Config) -> Data:
         raise runner.data_error("stages", rule, config.stages, way_out)
     shape = config.height, config.width
     if config.data == "synthetic":
-        # The same rooms for all seeds; the test rooms have a key of their own.
-        keys = jax.random.split(jax.random.key(20181), 2)
-        train = generate_pairs(keys[0], config.num_train, shape)
-        return Data(train, generate_pairs(keys[1], config.num_test, shape))
+        train = generate_pairs(jax.random.key(TRAIN_ROOMS), config.num_train, shape)
+        test = generate_pairs(jax.random.key(TEST_ROOMS), config.num_test, shape)
+        return Data(train, test)
     if config.data_dir is None:
         raise runner.data_error(
-            "data_dir", "--data=folder needs a folder", "none", "Name it: --data_dir=DIR."
+            "data_dir", f"--data={config.data} needs a folder", "none", "Name it: --data_dir=DIR."
         )
     try:
+        if config.data in DEMON:
+            return _load_demon(config, shape)
         pairs = read_folder(config.data_dir, shape)
     except ValueError as error:
         raise runner.DataError(str(error)) from error
@@ -148,6 +162,30 @@ def load(config: Config) -> Data:
         pairs = unit_baseline(pairs)
     single = lambda leaf: np.asarray(leaf, np.float32)
     return Data(pairs.take(slice(0, 0)), StereoPairs(*map(single, pairs)))
+
+
+def tuning_pairs(config: Config, data: Data) -> StereoPairs:
+    """Training pairs for the settings of the baselines; rooms, where the data have none."""
+    if len(data.train.depth):
+        return data.train.take(slice(0, TUNING_PAIRS))
+    key = jax.random.key(TRAIN_ROOMS)
+    return generate_pairs(key, TUNING_PAIRS, (config.height, config.width))
+
+
+def _load_demon(config: Config, shape: tuple[int, int]) -> Data:
+    """The pairs of one of DeMoN's sets; those to train on may be missing."""
+    from data_prep._prepare import cache_folder
+    from data_prep.demon import prepare
+    from jaxcv.data.pipelines import load_stereo_pairs
+
+    cache = cache_folder(config.cache_dir, "demon")
+    builder = prepare(str(config.data_dir), cache, name=config.data)
+    read = {
+        split: load_stereo_pairs(builder, split=split, shape=shape) for split in builder.info.splits
+    }
+    some = next(iter(read.values()))
+    none = some.take(slice(0, 0))
+    return Data(read.get("train", none), read.get("test", none))
 
 
 def network_of(config: Config) -> StereoNetwork:
@@ -279,7 +317,10 @@ def quarter_depth(depth: Any) -> Any:
 
 
 def _loss(params, batch: StereoPairs, key, member, *, config: Config, network, stage: str):
-    """w_z mean |z - z*| + w_r |alpha - alpha*|_1 + |t - t*|_1, the mean over pairs and steps."""
+    """The mean over pairs and steps of the errors of depth and motion.
+
+    w_z mean |z - z*| + w_l mean |log z - log z*| + w_r |alpha - alpha*|_1 + |t - t*|_1
+    """
     del key, member
     fixed = {name: jax.lax.stop_gradient(params[name]) for name in params}
     params = {name: (params if name in LEARNED[stage] else fixed)[name] for name in params}
@@ -287,26 +328,29 @@ def _loss(params, batch: StereoPairs, key, member, *, config: Config, network, s
     if stage == "upscale":
         _, found = estimate_steps(params, target, batch.source, k, network)
         full = upscale(params, found.inverse_depth[-1], target, network)
-        error = depth_loss(full, batch.depth)
-        return jnp.mean(error), {}
+        error, logs = depth_loss(full, batch.depth)
+        return jnp.mean(config.depth_weight * error + config.log_weight * logs), {}
     if stage == "initial":
         found = first_guess(params, target, batch.source[:, None], k, network)
         found = jax.tree.map(lambda leaf: leaf[None], found)
     else:
         _, found = estimate_steps(params, target, batch.source, k, network)
-    depth = jax.vmap(lambda z: depth_loss(z, quarter_depth(batch.depth)))(found.inverse_depth)
+    true = quarter_depth(batch.depth)
+    depth, logs = jax.vmap(lambda z: depth_loss(z, true))(found.inverse_depth)
     rotation, translation = motion_loss(found.motion[:, :, 0], batch.motion)
-    total = config.depth_weight * depth + config.rotation_weight * rotation + translation
+    total = config.depth_weight * depth + config.log_weight * logs
+    total = total + config.rotation_weight * rotation + translation
     last = {"depth": depth[-1], "rotation": rotation[-1], "translation": translation[-1]}
     return jnp.mean(total), jax.tree.map(jnp.mean, last)
 
 
-def depth_loss(z: jax.Array, depth: jax.Array) -> jax.Array:
-    """Mean |z - 1 / d| (B,) over the pixels whose depth is known."""
+def depth_loss(z: jax.Array, depth: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Means (B,) of |z - 1 / d| and |log z + log d| over the pixels whose depth is known."""
     known = jnp.isfinite(depth)
     true = 1 / jnp.where(known, depth, 1)
-    total = jnp.sum(jnp.where(known, jnp.abs(z - true), 0), axis=(1, 2))
-    return total / jnp.maximum(jnp.sum(known, axis=(1, 2)), 1)
+    count = jnp.maximum(jnp.sum(known, axis=(1, 2)), 1)
+    mean = lambda x: jnp.sum(jnp.where(known, jnp.abs(x), 0), axis=(1, 2)) / count
+    return mean(z - true), mean(jnp.log(z / true))
 
 
 def motion_loss(motion: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -32,21 +32,21 @@ HYPOTHESES, WINDOW = 96, 3  # of the plane sweep: inverse depths, and radius of 
 POINTS = 256  # of the bundle adjustment, at most
 
 
-def all_baselines(data: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Row -> depths and motions of the test pairs."""
-    inverse = 1 / data.train.depth[np.isfinite(data.train.depth)]
+def all_baselines(
+    pairs: StereoPairs, tuning: StereoPairs
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Row -> depths and motions; the constant and the range of depths are those of `tuning`."""
+    inverse = 1 / tuning.depth[np.isfinite(tuning.depth)]
     constant = float(1 / np.median(inverse))
     limits = np.quantile(inverse, [0.001, 0.999])
-    out = {"constant": _constant(data.test, constant), "oracle": _oracle(data.test, limits)}
+    out = {"constant": _constant(pairs, constant), "oracle": _oracle(pairs, limits)}
     matchers: dict[str, Callable] = {"sift": _sift, "flow": _flow, "klt": _klt}
     for name, match in matchers.items():
-        found = [
-            _two_views(data.test.take(i), match, constant) for i in range(len(data.test.depth))
-        ]
+        found = [_two_views(pairs.take(i), match, constant) for i in range(len(pairs.depth))]
         failed = sum(one is None for one in found)
         if failed:
             _logger.info("%s: no motion for %d of %d pairs", name, failed, len(found))
-        shape = data.test.depth.shape[1:]
+        shape = pairs.depth.shape[1:]
         nothing = np.full(shape, constant), np.diag([1.0, 1.0, 1.0, 1.0])
         depths, motions = zip(*(one or nothing for one in found), strict=True)
         out[name] = np.stack(depths), np.stack(motions)

@@ -35,7 +35,7 @@ __all__ = [
 
 ITERATIONS = (1, 3, 5, 10, 15)
 METRICS = ("l1_inv", "sc_inv", "l1_rel", "rotation_deg", "translation_deg")
-AT_ONCE, TUNING_PAIRS = 32, 64
+AT_ONCE = 32
 DAMPINGS, PRIORS = (1e-3, 1e-1), (1.0, 10.0, 100.0, 1000.0)
 
 
@@ -111,7 +111,7 @@ def marquardt(
 
 def tuned_marquardt(config: Any, data: Any, params: Any) -> dict[str, tuple[dict[str, Any], int]]:
     """Row -> (settings, iteration to stop at) of the lowest training loss on training pairs."""
-    some = data.train.take(slice(0, TUNING_PAIRS))
+    some = experiment.tuning_pairs(config, data)
     guess, _ = estimates(params, some, experiment.network_of(config)._replace(num_steps=1))
     start = jax.tree.map(lambda leaf: leaf[0], guess)
     grids = {
@@ -136,9 +136,10 @@ def tuned_marquardt(config: Any, data: Any, params: Any) -> dict[str, tuple[dict
 def _scores(config: Any, found: StereoEstimate, pairs: StereoPairs) -> np.ndarray:
     """The training loss (T,) of estimates (T, N, ...)."""
     true = experiment.quarter_depth(pairs.depth)
-    depth = np.stack([experiment.depth_loss(z, true) for z in found.inverse_depth])
+    depth, logs = zip(*(experiment.depth_loss(z, true) for z in found.inverse_depth), strict=True)
     rotation, translation = experiment.motion_loss(found.motion[:, :, 0], pairs.motion)
-    total = config.depth_weight * depth + config.rotation_weight * rotation + translation
+    total = config.depth_weight * np.stack(depth) + config.log_weight * np.stack(logs)
+    total = total + config.rotation_weight * np.asarray(rotation) + np.asarray(translation)
     return np.asarray(total).mean(axis=1)
 
 
@@ -151,7 +152,9 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
         for name, values in errors(found, pairs).items():
             out.setdefault(f"{row}/{name}", []).append(float(np.nanmean(values)))
 
-    for name, found in baselines.all_baselines(data).items():
+    for name, found in baselines.all_baselines(
+        pairs, experiment.tuning_pairs(config, data)
+    ).items():
         put(name, Found(*found))
     for seed in range(config.seed, config.seed + config.num_seeds):
         for name, row in experiment.rows(config).items():

@@ -12,9 +12,16 @@ import tensorflow_datasets as tfds
 
 from jaxcv.core.checks import argument_error
 from jaxcv.data.human_pose import PoseFrames, check_frames
+from jaxcv.data.stereo import (
+    StereoPairs,
+    check_pairs,
+    decode_image,
+    resize_pair,
+    unit_baseline,
+)
 from jaxcv.data.tracker_fusion import TrackerSequences, pad_sequences
 
-__all__ = ["load_pose_frames", "load_tracker_sequences"]
+__all__ = ["load_pose_frames", "load_stereo_pairs", "load_tracker_sequences"]
 
 _TRACKER_FEATURES = ("name", "trackers", "ground_truth", "boxes", "reported")
 
@@ -104,6 +111,47 @@ def load_pose_frames(source: Any, *, stride: int = 1) -> PoseFrames:
     )  # fmt: skip
     check_frames(frames)
     return frames
+
+
+def load_stereo_pairs(
+    source: Any, *, split: str = "test", shape: tuple[int, int] = (192, 256)
+) -> StereoPairs:
+    """All pairs of a prepared two-view data set, at one size and in the unit of the baseline.
+
+    Each example has `target` and `source` (encoded images), `depth` (H, W), `intrinsics`
+    (2, 3, 3) [px] of both and `motion` (4, 4), target to source.
+
+    Args:
+        source: a prepared TFDS builder, its folder, or a sequence of such examples.
+        split: the split to read, where `source` is a builder or a folder.
+        shape: (H, W) that images, depths and K are brought to.
+
+    Raises:
+        ValueError: no prepared data set, an example without a feature, two cameras of one pair that
+            differ by more than a hundredth of a pixel, or values against `check_pairs`.
+    """
+    source, parts = _open(source, split), []
+    for i in range(len(source)):
+        example = source[i]
+        missing = [
+            n for n in ("target", "source", "depth", "intrinsics", "motion") if n not in example
+        ]
+        if missing:
+            raise argument_error(f"source[{i}]", f"expected {missing}", list(example))
+        name = f"source[{i}] ({_text(example.get('name', ''))})"
+        k = np.asarray(example["intrinsics"])
+        if np.abs(k[0] - k[1]).max() > 0.01:
+            rule = "expected one K for both views"
+            raise argument_error(name, rule, k.tolist(), "Bring both images to one camera.")
+        images = [decode_image(name, example[key])[None] for key in ("target", "source")]
+        depth = np.asarray(example["depth"], float)[None]
+        pair = StereoPairs(images[0], images[1], k[:1], np.asarray(example["motion"])[None], depth)
+        check_pairs(pair, name)
+        parts.append(resize_pair(pair, shape))
+    if not parts:
+        raise argument_error("source", "expected one pair or more", "none")
+    joined = StereoPairs(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
+    return unit_baseline(joined)
 
 
 def _open(source: Any, split: str) -> Any:

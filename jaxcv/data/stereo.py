@@ -6,7 +6,7 @@ Depths and translations of a pair share a unit: that of its baseline, |t| = 1, a
 DeMoN's benchmark (`unit_baseline`), or metres.
 """
 
-import pathlib
+import io
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,14 @@ import numpy as np
 from jaxcv.core.checks import argument_error
 from jaxcv.geometry.camera import check_intrinsics, resize_intrinsics
 
-__all__ = ["StereoPairs", "check_pairs", "read_pair", "resize_pair", "unit_baseline"]
+__all__ = [
+    "StereoPairs",
+    "check_pairs",
+    "decode_image",
+    "read_pair",
+    "resize_pair",
+    "unit_baseline",
+]
 
 
 class StereoPairs(NamedTuple):
@@ -163,19 +170,31 @@ def resize_pair(pairs: StereoPairs, shape: tuple[int, int]) -> StereoPairs:
     return StereoPairs(images[0], images[1], k, pairs.motion, depth)
 
 
-def _open(path: Any) -> np.ndarray:
+def _open(file: Any, name: str | None = None) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(pathlib.Path(path)) as image:
+        with Image.open(file) as image:
             return np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
-        raise argument_error(str(path), "expected an image file", str(error)) from error
+        raise argument_error(name or str(file), "expected an image file", str(error)) from error
+
+
+def decode_image(name: str, encoded: bytes) -> np.ndarray:
+    """(H, W, 3) float32 in [0, 1] of the bytes of an 8-bit image file.
+
+    Raises:
+        ValueError: bytes that are no such image; `name` says whose.
+    """
+    return _as_colour(name, _open(io.BytesIO(encoded), name))
 
 
 def _image(path: Any) -> np.ndarray:
-    raw = _open(path)
+    return _as_colour(str(path), _open(path))
+
+
+def _as_colour(name: str, raw: np.ndarray) -> np.ndarray:
     if raw.dtype != np.uint8 or raw.ndim not in (2, 3):
-        raise argument_error(str(path), "expected an 8-bit image", f"{raw.dtype} {raw.shape}")
+        raise argument_error(name, "expected an 8-bit image", f"{raw.dtype} {raw.shape}")
     raw = np.repeat(raw[..., None], 3, axis=-1) if raw.ndim == 2 else raw[..., :3]
     return raw.astype(np.float32) / 255

@@ -45,7 +45,7 @@ def test_predictions_are_those_of_the_metrics(trained, tmp_path):
 def test_networks_of_one_family_are_put_together(tmp_path):
     config = dataclasses.replace(CONFIG, each_family=True, ablations=True)
     metrics = curve_fitting.train(config, tmp_path / "w")["metrics"]
-    for row in ("own", "shown_paper", "shown_gradient", "through_encoding"):
+    for row in ("own", "shown_paper", "shown_gradient", "constant_encoding"):
         assert metrics[f"{row}/gaussian/energy_median_15"] > 0
     assert not any(key.startswith("own.sine/sine") for key in metrics)
 

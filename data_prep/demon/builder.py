@@ -1,0 +1,116 @@
+"""The TFDS builder of DeMoN's two-view data sets."""
+
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_prep._prepare import prepare_builder
+from data_prep.demon.parser import files_of, list_pairs, read_view
+from jaxcv.core.checks import argument_error
+
+__all__ = ["SETS", "Demon", "prepare"]
+
+SETS = ("sun3d", "rgbd", "mvs", "scenes11", "nyu2")
+_SHORTEST = 1e-6  # of a baseline; the benchmark leaves pairs out that do not move
+
+
+class Demon(tfds.core.GeneratorBasedBuilder):
+    """Pairs of views with depth and motion; a configuration for each of DeMoN's sets.
+
+    Splits `train` (files `<set>*train*.h5`, and those of mvs that are no test file) and `test`
+    (`<set>_test.h5`). Of nyu2 only the scale-invariant error means anything: its motions are
+    estimates.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in SETS]  # noqa: RUF012
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Put the .h5 files of DeMoN into manual_dir; see data_prep/README.md."
+    )
+
+    def __init__(self, **kwargs: Any):
+        kwargs.setdefault("file_format", "array_record")  # read and written without TensorFlow
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        f = tfds.features
+        tensor = lambda shape, dtype: f.Tensor(shape=shape, dtype=dtype, encoding="zlib")
+        features = {
+            "name": f.Text(),
+            "target": f.Text(),  # the bytes of a WebP file
+            "source": f.Text(),
+            "depth": tensor((None, None), np.float32),  # of the target, along z; nan: unknown
+            "intrinsics": tensor((2, 3, 3), np.float64),  # target, source [px]
+            "motion": tensor((4, 4), np.float64),  # target to source
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=f.FeaturesDict(features),
+            homepage="https://lmb.informatik.uni-freiburg.de/people/ummenhof/demon",
+            disable_shuffling=True,  # by file, group and pair
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        config: Any = self.builder_config
+        splits = _files(pathlib.Path(dl_manager.manual_dir), config.name)
+        return {name: self._generate_examples(paths) for name, paths in splits.items()}
+
+    def _generate_examples(self, paths: list[pathlib.Path]) -> Iterator[tuple[int, dict[str, Any]]]:
+        key = 0
+        for path in paths:
+            for group, first, second in list_pairs(path):
+                a, b = (read_view(path, group, view) for view in (first, second))
+                motion = np.eye(4)
+                motion[:3, :3] = b.rotation @ a.rotation.T
+                motion[:3, 3] = b.translation - motion[:3, :3] @ a.translation
+                if np.linalg.norm(motion[:3, 3]) < _SHORTEST:
+                    continue
+                yield (
+                    key,
+                    {
+                        "name": f"{path.stem}/{group}/{first}-{second}",
+                        "target": a.image,
+                        "source": b.image,
+                        "depth": a.depth,
+                        "intrinsics": np.stack([a.intrinsics, b.intrinsics]),
+                        "motion": motion,
+                    },
+                )
+                key += 1
+
+
+def _files(folder: pathlib.Path, name: str) -> dict[str, list[pathlib.Path]]:
+    mine = [path for path in files_of(folder) if path.stem.startswith(f"{name}_")]
+    test = [path for path in mine if path.stem == f"{name}_test"]
+    splits = {"train": [path for path in mine if path not in test], "test": test}
+    splits = {split: paths for split, paths in splits.items() if paths}
+    if not splits:
+        rule = f"expected {name}_test.h5 or training files {name}_*.h5"
+        came = [path.name for path in files_of(folder)]
+        way_out = "data_prep/README.md says where they come from."
+        raise argument_error(str(folder), rule, came, way_out)
+    return splits
+
+
+def prepare(
+    manual_dir: str | os.PathLike[str], cache_dir: str | os.PathLike[str], *, name: str
+) -> Demon:
+    """A builder of one set whose data are those of `manual_dir` as it is now.
+
+    Args:
+        manual_dir: the folder of the .h5 files.
+        cache_dir: where to prepare.
+        name: of sun3d, rgbd, mvs, scenes11 and nyu2.
+
+    Raises:
+        ValueError: a file is missing or malformed; nothing is left that looks complete.
+    """
+    splits = _files(pathlib.Path(manual_dir), name)
+    files = [path for paths in splits.values() for path in paths]
+    make = lambda data_dir: Demon(config=name, data_dir=data_dir)
+    return prepare_builder(make, manual_dir, cache_dir, files)

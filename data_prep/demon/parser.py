@@ -1,0 +1,182 @@
+"""The HDF5 files of DeMoN.
+
+::
+
+    /<group>/frames/t0                attribute viewpoint_pairs: int32, flat pairs, e.g. [0 1 1 0]
+    /<group>/frames/t0/v<i>/image     int8, a WebP file; attribute format b"webp"
+    /<group>/frames/t0/v<i>/depth     int8, one LZ4 block without size of float16, row by row;
+                                      attributes format b"lz4half", extents [H, W] and
+                                      depth_metric b"camera_z" or b"ray_length"; 0: unknown
+    /<group>/frames/t0/v<i>/camera    17 float64: fx fy skew cx cy, R by columns, t, world to
+                                      camera; attribute format b"pinhole"
+
+Groups whose name begins with a dot are not scenes. Pixel centres are at x + 1/2; the depths of this
+library, and its principal points, are those of centres at integers.
+
+Source: Ummenhofer et al., "DeMoN", CVPR 2017, and its data reader.
+"""
+
+import io
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+from jaxcv.geometry.camera import check_intrinsics
+
+__all__ = ["DemonPair", "DemonView", "list_pairs", "read_view"]
+
+_WAY_OUT = "Fetch the file again; data_prep/README.md describes the layout."
+_METRICS = ("camera_z", "ray_length")
+
+
+class DemonView(NamedTuple):
+    """One view.
+
+    Attributes:
+        image: the WebP file as it is stored.
+        depth: (H, W) float32 along z; nan where unknown.
+        intrinsics: (3, 3) [px], pixel centres at integers.
+        rotation: (3, 3) world to camera.
+        translation: (3,).
+    """
+
+    image: bytes
+    depth: np.ndarray
+    intrinsics: np.ndarray
+    rotation: np.ndarray
+    translation: np.ndarray
+
+
+class DemonPair(NamedTuple):
+    """Where a pair is: group, first and second view."""
+
+    group: str
+    first: int
+    second: int
+
+
+def list_pairs(path: str | os.PathLike[str]) -> list[DemonPair]:
+    """All pairs of a file, in the order of its groups.
+
+    Raises:
+        ValueError: not an HDF5 file, a group without frames or pairs, or a pair of one view.
+    """
+    out = []
+    with _open(path) as file:
+        for group in sorted(file):
+            if group.startswith("."):
+                continue
+            frames = file.get(f"{group}/frames/t0")
+            pairs = None if frames is None else frames.attrs.get("viewpoint_pairs")
+            name = f"{path}, {group}"
+            if frames is None or pairs is None:
+                rule = "expected frames/t0 with the attribute viewpoint_pairs"
+                raise argument_error(name, rule, list(file[group]), _WAY_OUT)
+            pairs = np.asarray(pairs).ravel()
+            views = pairs.reshape(-1, 2) if pairs.size % 2 == 0 else np.zeros((1, 2), int)
+            missing = [int(v) for v in views.ravel() if f"v{int(v)}" not in frames]
+            if not views.size or missing or (views[:, 0] == views[:, 1]).any():
+                rule = "expected viewpoint_pairs of two different views that are there"
+                raise argument_error(name, rule, pairs.tolist(), _WAY_OUT)
+            out += [DemonPair(group, int(a), int(b)) for a, b in views]
+    if not out:
+        raise argument_error(str(path), "expected one group or more", "none", _WAY_OUT)
+    return out
+
+
+def read_view(path: str | os.PathLike[str], group: str, view: int) -> DemonView:
+    """One view of a group.
+
+    Raises:
+        ValueError: naming file, group and view: a missing entry, another format or depth metric,
+            an image or a depth that cannot be decoded or is of another size, a camera that is none.
+    """
+    name = f"{path}, {group}/frames/t0/v{view}"
+    with _open(path) as file:
+        node: Any = file.get(f"{group}/frames/t0/v{view}", {})
+        missing = [key for key in ("image", "depth", "camera") if key not in node]
+        if missing:
+            raise argument_error(name, f"expected {missing}", "none", _WAY_OUT)
+        image, depth, camera = (np.asarray(node[key]) for key in ("image", "depth", "camera"))
+        about = {key: dict(node[key].attrs) for key in ("image", "depth", "camera")}
+    for key, kind in (("image", "webp"), ("depth", "lz4half"), ("camera", "pinhole")):
+        came = _text(about[key].get("format"))
+        if came != kind:
+            raise argument_error(f"{name}/{key}", f"expected the format {kind!r}", repr(came))
+    encoded = image.astype(np.int8).tobytes()
+    height, width = _image_size(f"{name}/image", encoded)
+    values = _depth(f"{name}/depth", depth, about["depth"], (height, width))
+    k, rotation, translation = _camera(f"{name}/camera", camera)
+    if _text(about["depth"]["depth_metric"]) == "ray_length":
+        v, u = np.mgrid[:height, :width].astype(float)
+        rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(k).T
+        values = values / np.linalg.norm(rays, axis=-1)
+    known = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+    return DemonView(encoded, known.astype(np.float32), k, rotation, translation)
+
+
+def _text(value: Any) -> str:
+    value = value.item() if isinstance(value, np.ndarray) else value
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _open(path: str | os.PathLike[str]) -> Any:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        rule = "expected an HDF5 file of DeMoN"
+        raise argument_error(str(path), rule, str(error), _WAY_OUT) from error
+
+
+def _image_size(name: str, encoded: bytes) -> tuple[int, int]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            image.load()
+            return image.height, image.width
+    except (OSError, SyntaxError, ValueError) as error:
+        raise argument_error(name, "expected a WebP image", str(error), _WAY_OUT) from error
+
+
+def _depth(name: str, stored: np.ndarray, about: Any, size: tuple[int, int]) -> np.ndarray:
+    import lz4.block
+
+    metric = _text(about.get("depth_metric"))
+    if metric not in _METRICS:
+        rule = f"expected the depth metric {' or '.join(map(repr, _METRICS))}"
+        raise argument_error(name, rule, repr(metric), _WAY_OUT)
+    extents = tuple(int(x) for x in np.ravel(about.get("extents", ())))
+    if extents != size:
+        raise argument_error(name, f"expected extents {size}, those of the image", extents)
+    count = 2 * size[0] * size[1]
+    try:
+        raw = lz4.block.decompress(stored.astype(np.int8).tobytes(), uncompressed_size=count)
+    except (lz4.block.LZ4BlockError, ValueError, OverflowError) as error:
+        raise argument_error(name, "expected an LZ4 block", str(error), _WAY_OUT) from error
+    if len(raw) != count:
+        rule = f"expected {count} bytes, {size[0]} x {size[1]} float16"
+        raise argument_error(name, rule, len(raw), _WAY_OUT)
+    return np.frombuffer(raw, np.float16).reshape(size).astype(float)
+
+
+def _camera(name: str, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if values.shape != (17,) or not np.isfinite(values).all():
+        raise argument_error(name, "expected 17 finite numbers", values.shape, _WAY_OUT)
+    fx, fy, skew, cx, cy = values[:5]
+    k = np.array([[fx, skew, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
+    check_intrinsics(name, k)
+    rotation = values[5:14].reshape(3, 3).T
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+        raise argument_error(name, "expected a rotation of determinant 1", rotation.tolist())
+    return k, rotation, values[14:]
+
+
+def files_of(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """The HDF5 files of a folder."""
+    yield from sorted(pathlib.Path(folder).glob("*.h5"))
