@@ -21,6 +21,7 @@ __all__ = [
     "read_pair",
     "resize_pair",
     "unit_baseline",
+    "y_down",
 ]
 
 
@@ -94,6 +95,20 @@ def unit_baseline(pairs: StereoPairs) -> StereoPairs:
     motion = pairs.motion.copy()
     motion[:, :3, 3] /= length[:, None]
     return pairs._replace(motion=motion, depth=pairs.depth / length[:, None, None])
+
+
+def y_down(pairs: StereoPairs) -> StereoPairs:
+    """The same pairs in frames whose y goes down, as do the rows: fy > 0.
+
+    Renderers have y go up and a negative fy. With F = diag(1, -1, 1): K F and F R F, F t.
+    """
+    up = np.asarray(pairs.intrinsics)[:, 1, 1] < 0
+    flip = np.where(up, -1.0, 1.0).astype(np.asarray(pairs.motion).dtype)
+    k, motion = np.array(pairs.intrinsics), np.array(pairs.motion)
+    k[:, :, 1] *= flip[:, None]
+    motion[:, 1, :] *= flip[:, None]
+    motion[:, :, 1] *= flip[:, None]
+    return pairs._replace(intrinsics=k, motion=motion)
 
 
 def read_pair(

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from jaxcv.core.checks import argument_error
-from jaxcv.data.stereo import StereoPairs, check_pairs, read_pair, resize_pair
+from jaxcv.data.stereo import StereoPairs, check_pairs, read_pair, resize_pair, y_down
 
 __all__ = ["read_folder"]
 
 
 def read_folder(folder: str | os.PathLike[str], shape: tuple[int, int]) -> StereoPairs:
-    """All pairs of a folder at one size, K with them; depths and translations in metres.
+    """All pairs of a folder at one size, K with them; depths and translations in metres, y down.
 
     Where a pair has no depth and poses, its depth is nan and its motion the identity.
 
@@ -46,7 +46,8 @@ def read_folder(folder: str | os.PathLike[str], shape: tuple[int, int]) -> Stere
         raise argument_error(str(path), rule, repr(error), way_out) from error
     pairs = [_read(path, i, entry, k, content.get("depth_unit")) for i, entry in enumerate(entries)]
     parts = [resize_pair(pair, shape) for pair in pairs]
-    return StereoPairs(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
+    joined = StereoPairs(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
+    return y_down(joined)
 
 
 def _read(path: pathlib.Path, i: int, entry: Any, k: Any, unit: Any) -> StereoPairs:

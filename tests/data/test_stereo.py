@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcv.data.stereo import StereoPairs, check_pairs, resize_pair, unit_baseline
+from jaxcv.data.stereo import StereoPairs, check_pairs, resize_pair, unit_baseline, y_down
 from jaxcv.data.stereo_folder import read_folder
 from jaxcv.data.synthetic.stereo import draw_scene, generate_pairs, render
 from jaxcv.energies.photometric import photometric_terms
@@ -71,6 +71,23 @@ def test_unit_of_the_baseline(pairs):
     np.testing.assert_allclose(again.depth, pairs.depth, rtol=1e-6)
     np.testing.assert_allclose(again.motion, pairs.motion, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(metres.motion[0, :3, 3], 3 * pairs.motion[0, :3, 3], rtol=1e-6)
+
+
+def test_frames_with_y_up_are_turned(pairs):
+    """Nothing that is seen changes: neither the warp nor the depth."""
+    flip = np.diag([1.0, -1, 1, 1]).astype(np.float32)
+    up = pairs._replace(
+        intrinsics=pairs.intrinsics @ flip[:3, :3], motion=flip @ pairs.motion @ flip
+    )
+    assert np.all(up.intrinsics[:, 1, 1] < 0)
+    np.testing.assert_allclose(
+        mean_residuals(up, up.motion), mean_residuals(pairs, pairs.motion), rtol=1e-3
+    )
+    down = y_down(up)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), tuple(down), tuple(pairs)
+    )
+    jax.tree.map(np.testing.assert_array_equal, tuple(y_down(pairs)), tuple(pairs))
 
 
 def write_folder(folder, count=2, size=(24, 32)):
