@@ -28,7 +28,6 @@ __all__ = [
     "config_hash",
     "environment",
     "json_ready",
-    "write_arrays",
     "write_json",
 ]
 
@@ -203,14 +202,6 @@ def write_text(path: pathlib.Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
-
-
-def write_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
-    """Writes `arrays` to the compressed `path` at once."""
-    temporary = path.with_name(f"{path.name}.part")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    temporary.replace(path)
 
 
 def json_ready(name: str, value: Any) -> Any:

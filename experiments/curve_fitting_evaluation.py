@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import curve_fitting as experiment
-from experiments._records import write_arrays
 from jaxcv.core.marquardt import MarquardtRule
 from jaxcv.systems.curve_fitting import curve_energies, fit_curves, fit_curves_by_marquardt
+from jaxcv.training.arrays import write_npz
 
 __all__ = ["fits", "metrics", "test_energies", "write_fits"]
 
@@ -119,4 +119,4 @@ def _times(config: Any, data: Any, trained: Any) -> dict[str, float]:
 def write_fits(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
     """fits.npz with the problems and <row> -> (15, 4, P, 2)."""
     arrays = {name: np.asarray(leaf) for name, leaf in data.test._asdict().items()}
-    write_arrays(folder / "fits.npz", arrays | fits(config, data, trained))
+    write_npz(folder / "fits.npz", arrays | fits(config, data, trained))

@@ -9,9 +9,9 @@ import numpy as np
 
 from experiments import human_pose as experiment
 from experiments import runner
-from experiments._records import write_arrays
 from jaxcv.metrics.pose import by_action, mpjpe, procrustes_mpjpe
 from jaxcv.systems import save_pose_parameters
+from jaxcv.training.arrays import write_npz
 
 __all__ = ["batch_and_frames", "metrics", "row_poses", "rows", "write_poses"]
 
@@ -130,4 +130,4 @@ def write_poses(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> N
     for name, cell in trained.items():
         params = jax.tree.map(lambda leaf: np.asarray(leaf)[0], cell.params["parameters"])
         save_pose_parameters(folder / f"{name}.h5", params)
-    write_arrays(folder / "poses.npz", arrays)
+    write_npz(folder / "poses.npz", arrays)

@@ -43,7 +43,7 @@ SIZES = {
     "paper": ls_net.PAPER_SIZE,
 }
 # The same rooms for all seeds; those to test on have a key of their own.
-TRAIN_ROOMS, TEST_ROOMS = 20181, 20182
+TRAIN_ROOMS, TEST_ROOMS, TUNING_ROOMS = 20181, 20182, 20183
 TUNING_PAIRS = 64  # on which the baselines choose their settings
 DEMON = ("sun3d", "rgbd", "mvs", "scenes11", "nyu2")
 STAGES = ("initial", "few", "all", "joint", "upscale")
@@ -157,18 +157,19 @@ def load(config: Config) -> Data:
         pairs = read_folder(config.data_dir, shape)
     except ValueError as error:
         raise runner.DataError(str(error)) from error
-    known = np.linalg.norm(pairs.motion[:, :3, 3], axis=1) > 0
+    known = np.isfinite(pairs.depth).any(axis=(1, 2))
+    if known.any() and not known.all():
+        rule = "expected the truth of all pairs or of none"
+        raise runner.data_error(config.data_dir, rule, known.tolist(), "Make two folders of it.")
     if known.all():
         pairs = unit_baseline(pairs)
     single = lambda leaf: np.asarray(leaf, np.float32)
     return Data(pairs.take(slice(0, 0)), StereoPairs(*map(single, pairs)))
 
 
-def tuning_pairs(config: Config, data: Data) -> StereoPairs:
-    """Training pairs for the settings of the baselines; rooms, where the data have none."""
-    if len(data.train.depth):
-        return data.train.take(slice(0, TUNING_PAIRS))
-    key = jax.random.key(TRAIN_ROOMS)
+def tuning_pairs(config: Config) -> StereoPairs:
+    """Rooms on which the baselines choose their settings; nothing is trained or tested there."""
+    key = jax.random.key(TUNING_ROOMS)
     return generate_pairs(key, TUNING_PAIRS, (config.height, config.width))
 
 
@@ -205,9 +206,11 @@ def rows(config: Config) -> dict[str, Row]:
         for encoding in ls_net.ENCODINGS:
             if encoding != config.encoding:
                 out[f"shown_{encoding}"] = Row(usual._replace(encoding=encoding), False)
-        other = not config.through_encoding
-        out["through_encoding"] = Row(usual._replace(through_encoding=other), False)
-        out["any_unit"] = Row(usual._replace(unit=False), False)
+        name = "constant_encoding" if config.through_encoding else "through_encoding"
+        other = usual._replace(through_encoding=not config.through_encoding)
+        out[name] = Row(other, False)
+        if config.unit:
+            out["any_unit"] = Row(usual._replace(unit=False), False)
         out["refinement"] = Row(usual._replace(solver="refinement"), False)
     return out
 
@@ -263,6 +266,9 @@ def _cell(config, data, network, stage, seed, before) -> runner.Cell:
 
 def _batch(pairs: StereoPairs, size: int, seed: int, stage: int, step: int) -> StereoPairs:
     """Pairs drawn for a step, half of them mirrored."""
+    if not len(pairs.depth):
+        way_out = "Train on rooms, or on a set with training files; these are for --mode=evaluate."
+        raise runner.data_error("data", "expected pairs to train on", "none", way_out)
     rng = np.random.default_rng([seed, stage, step])
     some = pairs.take(rng.integers(0, len(pairs.depth), size))
     return mirrored(some, rng.random(size) < 0.5)
@@ -334,7 +340,9 @@ def _loss(params, batch: StereoPairs, key, member, *, config: Config, network, s
         found = first_guess(params, target, batch.source[:, None], k, network)
         found = jax.tree.map(lambda leaf: leaf[None], found)
     else:
-        _, found = estimate_steps(params, target, batch.source, k, network)
+        guess, found = estimate_steps(params, target, batch.source, k, network)
+        if stage == "joint":  # the guess stays one
+            found = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), guess, found)
     true = quarter_depth(batch.depth)
     depth, logs = jax.vmap(lambda z: depth_loss(z, true))(found.inverse_depth)
     rotation, translation = motion_loss(found.motion[:, :, 0], batch.motion)

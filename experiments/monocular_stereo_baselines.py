@@ -126,7 +126,7 @@ def _two_views(pair: StereoPairs, match: Callable, constant: float) -> Any:
     first, second = match(_grey(pair.target), _grey(pair.source))
     if len(first) < 8:
         return None
-    if match is _flow:  # eight points, normalised, over all pixels
+    if match is _flow:  # eight points, normalised, over the inliers of all pixels
         fundamental, inliers = cv2.findFundamentalMat(first, second, cv2.FM_RANSAC, 0.5, 0.999)
         if fundamental is None or fundamental.shape != (3, 3):
             return None
@@ -140,7 +140,10 @@ def _two_views(pair: StereoPairs, match: Callable, constant: float) -> Any:
         essential, mask = cv2.findEssentialMat(first, second, k, cv2.RANSAC, 0.999, 0.5)
         if essential is None or essential.shape != (3, 3):
             return None
-    count, rotation, t, mask = cv2.recoverPose(essential, first, second, k, mask=mask)
+    # Its default leaves out points beyond 50 baselines.
+    count, rotation, t, mask, _ = cv2.recoverPose(
+        essential, first, second, k, distanceThresh=1e3, mask=mask
+    )
     if count < 8:
         return None
     motion = np.eye(4)

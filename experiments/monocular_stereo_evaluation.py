@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import monocular_stereo as experiment
 from experiments import monocular_stereo_baselines as baselines
-from experiments._records import write_arrays
+from experiments import runner
 from jaxcv.core.marquardt import MarquardtRule
 from jaxcv.data.stereo import StereoPairs
 from jaxcv.metrics.depth import depth_errors, mask_by_second_view
@@ -27,6 +27,7 @@ from jaxcv.systems.stereo import (
 )
 from jaxcv.systems.stereo_files import save_stereo_network
 from jaxcv.systems.stereo_marquardt import StereoMarquardt, solve_stereo_by_marquardt
+from jaxcv.training.arrays import write_npz
 
 __all__ = [
     "ITERATIONS", "METRICS", "errors", "estimates", "metrics", "params_of", "tuned_marquardt",
@@ -46,9 +47,11 @@ class Found(NamedTuple):
     motion: Any
 
 
-def errors(found: Found, pairs: StereoPairs) -> dict[str, np.ndarray]:
-    """The metrics of every pair, over the pixels that the second view has."""
-    depth = mask_by_second_view(pairs.depth, pairs.intrinsics, pairs.motion)
+def errors(found: Found, pairs: StereoPairs, masked: bool = True) -> dict[str, np.ndarray]:
+    """The metrics of every pair; `masked`: over the pixels that the second view has."""
+    depth = pairs.depth
+    if masked:
+        depth = mask_by_second_view(depth, pairs.intrinsics, pairs.motion)
     out = depth_errors(found.depth, depth)
     out["rotation_deg"] = rotation_error(found.motion[:, :3, :3], pairs.motion[:, :3, :3])
     out["translation_deg"] = translation_error(found.motion[:, :3, 3], pairs.motion[:, :3, 3])
@@ -60,9 +63,9 @@ def nearest(inverse_depth: Any) -> np.ndarray:
     return 1 / np.repeat(np.repeat(np.asarray(inverse_depth), 4, axis=-2), 4, axis=-1)
 
 
-def params_of(trained: Any, row: str, seed: int) -> Any:
-    """What a row has learned in the last of its stages."""
-    names = [experiment.cell_name(row, stage, seed) for stage in experiment.STAGES]
+def params_of(trained: Any, row: str, seed: int, stages: Any = experiment.STAGES) -> Any:
+    """What a row has learned in the last of its stages, or of some of them."""
+    names = [experiment.cell_name(row, stage, seed) for stage in stages]
     last = next(name for name in reversed(names) if name in trained)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], trained[last].params)
 
@@ -93,7 +96,10 @@ def estimates(
 def marquardt(
     guess: StereoEstimate, pairs: StereoPairs, settings: dict[str, Any], num_steps: int
 ) -> StereoEstimate:
-    """Trials from the first guess, (num_steps, N, ...), brought to the unit of the baseline."""
+    """Trials from the first guess, (num_steps, N, ...), brought to the unit of the baseline.
+
+    The brightness of the views is matched, whatever the learned solver is given.
+    """
     settings = dict(settings)
     residual = settings.pop("residual")
     out = []
@@ -109,9 +115,9 @@ def marquardt(
     return StereoEstimate(*parts)
 
 
-def tuned_marquardt(config: Any, data: Any, params: Any) -> dict[str, tuple[dict[str, Any], int]]:
-    """Row -> (settings, iteration to stop at) of the lowest training loss on training pairs."""
-    some = experiment.tuning_pairs(config, data)
+def tuned_marquardt(config: Any, params: Any) -> dict[str, tuple[dict[str, Any], int]]:
+    """Row -> (settings, iteration to stop at) of the lowest training loss on pairs of their own."""
+    some = experiment.tuning_pairs(config)
     guess, _ = estimates(params, some, experiment.network_of(config)._replace(num_steps=1))
     start = jax.tree.map(lambda leaf: leaf[0], guess)
     grids = {
@@ -147,14 +153,16 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
     """`<row>/<metric>`, means over the test pairs, a list over seeds; `<row>/ms_an_iteration`."""
     out: dict[str, Any] = {}
     pairs = data.test
+    if not len(pairs.depth) or not np.isfinite(pairs.depth).any():
+        way_out = "Use --mode=predict for pairs without a truth."
+        raise runner.data_error("data", "expected pairs with depth and motion", "none", way_out)
 
     def put(row, found):
-        for name, values in errors(found, pairs).items():
+        # The benchmark takes all pixels of nyu2, whose motions are estimates.
+        for name, values in errors(found, pairs, config.data != "nyu2").items():
             out.setdefault(f"{row}/{name}", []).append(float(np.nanmean(values)))
 
-    for name, found in baselines.all_baselines(
-        pairs, experiment.tuning_pairs(config, data)
-    ).items():
+    for name, found in baselines.all_baselines(pairs, experiment.tuning_pairs(config)).items():
         put(name, Found(*found))
     for seed in range(config.seed, config.seed + config.num_seeds):
         for name, row in experiment.rows(config).items():
@@ -167,9 +175,15 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
                 label = {"lsnet": "init" if k == 0 else f"lsnet_{k}"}.get(name, f"{name}_{k}")
                 put(label, at(k))
             if name == "lsnet":
+                # What the other rows are compared with: they end before the joint training.
+                before = params_of(trained, name, seed, experiment.STAGES[:3])
+                early, _ = estimates(before, pairs, row.network)
+                for k in (0, *(k for k in ITERATIONS if k <= row.network.num_steps)):
+                    found = Found(nearest(early.inverse_depth[k]), early.motion[k, :, 0])
+                    put(f"lsnet_before_joint_{k}", found)
                 put("lsnet_upscaled", Found(1 / full, steps.motion[-1, :, 0]))
-                start = jax.tree.map(lambda leaf: leaf[0], steps)
-                _put_marquardt(config, data, params, start, put, out)
+                start = jax.tree.map(lambda leaf: leaf[0], early)
+                _put_marquardt(config, data, before, start, put, out)
     for name, cell in trained.items():
         out[f"{name}/training_seconds"] = cell.seconds
     return out | _times(config, data, trained)
@@ -177,7 +191,7 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
 
 def _put_marquardt(config: Any, data: Any, params: Any, start: Any, put: Any, out: Any) -> None:
     """`lm` and `lm_prior` at their tuned iteration, and along all."""
-    for name, (settings, stop) in tuned_marquardt(config, data, params).items():
+    for name, (settings, stop) in tuned_marquardt(config, params).items():
         found = marquardt(start, data.test, settings, max(ITERATIONS))
         at = lambda k: Found(nearest(found.inverse_depth[k - 1]), found.motion[k - 1, :, 0])  # noqa: B023
         put(name, at(stop))
@@ -234,5 +248,5 @@ def write_depths(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> 
     network = experiment.network_of(config)
     steps, full = estimates(params, data.test, network)
     arrays = {"depth": 1 / full, "motion": steps.motion[-1, :, 0]}
-    write_arrays(folder / "depths.npz", arrays | {"guess": 1 / steps.inverse_depth[0]})
+    write_npz(folder / "depths.npz", arrays | {"guess": 1 / steps.inverse_depth[0]})
     save_stereo_network(folder / "network.npz", params, network)

@@ -70,12 +70,13 @@ def _curve_fitting(m: Mapping[str, Any]) -> str:
     for family in ("exponential", "sine", "sinc", "gaussian"):
         rows = []
         for k in (1, 3, 15):
-            pair = (m[f"{name}/{family}/energy_median_{k}"] for name in ("learned", "lm"))
+            names = ("learned", "lm", "lm_tuned")
+            pair = (m[f"{name}/{family}/energy_median_{k}"] for name in names)
             rows.append(" / ".join(f"{value:.2f}" for value in pair))
         parts.append(f"{family} {', '.join(rows)}")
-    solved = [f"{m[f'{name}/sine/solved_15']:.3f}" for name in ("learned", "lm")]
+    solved = [f"{m[f'{name}/sine/solved_15']:.3f}" for name in ("learned", "lm", "lm_tuned")]
     return (
-        f"median energy, learned / Levenberg-Marquardt, at iterations 1, 3, 15: "
+        f"median energy, learned / Levenberg-Marquardt / the same tuned, at iterations 1, 3, 15: "
         f"{'; '.join(parts)}. Sines solved: {' / '.join(solved)}"
     )
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,14 +16,24 @@ from jaxcv.core.checks import argument_error
 __all__ = ["SETS", "Demon", "prepare"]
 
 SETS = ("sun3d", "rgbd", "mvs", "scenes11", "nyu2")
+_TRAINING = {
+    "sun3d": re.compile(r"sun3d_train_.+"),
+    "rgbd": re.compile(r"rgbd_.+_train"),
+    "mvs": re.compile(r"mvs_(achteck_turm|breisach|citywall)"),
+    "scenes11": re.compile(r"scenes11_train"),
+    "nyu2": re.compile(r"(?!)"),
+}
+_LEAKING = re.compile(r"rgbd_(?!bugfix).+_(handheld|3d)_train")
 _SHORTEST = 1e-6  # of a baseline; the benchmark leaves pairs out that do not move
 
 
 class Demon(tfds.core.GeneratorBasedBuilder):
     """Pairs of views with depth and motion; a configuration for each of DeMoN's sets.
 
-    Splits `train` (files `<set>*train*.h5`, and those of mvs that are no test file) and `test`
-    (`<set>_test.h5`). Of nyu2 only the scale-invariant error means anything: its motions are
+    Splits `train` (the training files by their official names; uncorrected ones of rgbd, which hold
+    test images, are refused) and `test` (`<set>_test.h5`).
+
+    Of nyu2 only the scale-invariant error means anything: its motions are
     estimates.
     """
 
@@ -85,9 +96,14 @@ class Demon(tfds.core.GeneratorBasedBuilder):
 
 
 def _files(folder: pathlib.Path, name: str) -> dict[str, list[pathlib.Path]]:
-    mine = [path for path in files_of(folder) if path.stem.startswith(f"{name}_")]
-    test = [path for path in mine if path.stem == f"{name}_test"]
-    splits = {"train": [path for path in mine if path not in test], "test": test}
+    paths = list(files_of(folder))
+    leaking = [path.name for path in paths if name == "rgbd" and _LEAKING.fullmatch(path.stem)]
+    if leaking:
+        rule = "expected the corrected files rgbd_bugfix_*: the first ones hold images of the test"
+        raise argument_error(str(folder), rule, leaking, "Take them out of the folder.")
+    train = [path for path in paths if _TRAINING[name].fullmatch(path.stem)]
+    test = [path for path in paths if path.stem == f"{name}_test"]
+    splits = {"train": train, "test": test}
     splits = {split: paths for split, paths in splits.items() if paths}
     if not splits:
         rule = f"expected {name}_test.h5 or training files {name}_*.h5"

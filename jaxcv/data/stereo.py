@@ -24,6 +24,8 @@ __all__ = [
     "y_down",
 ]
 
+_COLOURS = ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr")
+
 
 class StereoPairs(NamedTuple):
     """N pairs of images.
@@ -127,7 +129,7 @@ def read_pair(
     Raises:
         ValueError: a file that cannot be read, sizes that differ, or values against `check_pairs`.
     """
-    images = [_image(path) for path in (target, source)]
+    images = [_image(path, str(path)) for path in (target, source)]
     if images[0].shape != images[1].shape:
         rule = f"expected an image of {images[0].shape[1]} x {images[0].shape[0]}"
         came = f"{images[1].shape[1]} x {images[1].shape[0]}"
@@ -135,7 +137,7 @@ def read_pair(
     height, width = images[0].shape[:2]
     values = np.full((height, width), np.nan)
     if depth is not None:
-        raw = _open(depth)
+        raw = _open(depth, str(depth))
         if raw.dtype != np.uint16 and raw.dtype != np.int32:
             rule = "expected a 16-bit depth image of one channel"
             raise argument_error(str(depth), rule, f"{raw.dtype} {raw.shape}")
@@ -185,14 +187,18 @@ def resize_pair(pairs: StereoPairs, shape: tuple[int, int]) -> StereoPairs:
     return StereoPairs(images[0], images[1], k, pairs.motion, depth)
 
 
-def _open(file: Any, name: str | None = None) -> np.ndarray:
+def _open(file: Any, name: str, mode: str | None = None) -> np.ndarray:
+    """The values of an image file; as 8-bit RGB where `mode` says so."""
     from PIL import Image
 
     try:
         with Image.open(file) as image:
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise argument_error(name or str(file), "expected an image file", str(error)) from error
+            if mode is not None and image.mode not in _COLOURS:
+                rule = f"expected an 8-bit image, of a mode among {', '.join(_COLOURS)}"
+                raise argument_error(name, rule, image.mode)
+            return np.asarray(image if mode is None else image.convert(mode))
+    except (OSError, SyntaxError) as error:
+        raise argument_error(name, "expected an image file", str(error)) from error
 
 
 def decode_image(name: str, encoded: bytes) -> np.ndarray:
@@ -201,15 +207,8 @@ def decode_image(name: str, encoded: bytes) -> np.ndarray:
     Raises:
         ValueError: bytes that are no such image; `name` says whose.
     """
-    return _as_colour(name, _open(io.BytesIO(encoded), name))
+    return _image(io.BytesIO(encoded), name)
 
 
-def _image(path: Any) -> np.ndarray:
-    return _as_colour(str(path), _open(path))
-
-
-def _as_colour(name: str, raw: np.ndarray) -> np.ndarray:
-    if raw.dtype != np.uint8 or raw.ndim not in (2, 3):
-        raise argument_error(name, "expected an 8-bit image", f"{raw.dtype} {raw.shape}")
-    raw = np.repeat(raw[..., None], 3, axis=-1) if raw.ndim == 2 else raw[..., :3]
-    return raw.astype(np.float32) / 255
+def _image(file: Any, name: str) -> np.ndarray:
+    return _open(file, name, "RGB").astype(np.float32) / 255

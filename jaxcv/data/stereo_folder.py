@@ -52,6 +52,8 @@ def read_folder(folder: str | os.PathLike[str], shape: tuple[int, int]) -> Stere
 
 def _read(path: pathlib.Path, i: int, entry: Any, k: Any, unit: Any) -> StereoPairs:
     name = f"{path}, pairs[{i}]"
+    if not isinstance(entry, dict):
+        raise argument_error(name, "expected an object with `target` and `source`", repr(entry))
     missing = [key for key in ("target", "source") if key not in entry]
     k = entry.get("intrinsics", k)
     if missing or k is None:
@@ -60,6 +62,7 @@ def _read(path: pathlib.Path, i: int, entry: Any, k: Any, unit: Any) -> StereoPa
     if any(known) and not (all(known) and unit is not None):
         rule = "expected depth, depth_unit and both poses, or none of them"
         raise argument_error(name, rule, list(entry))
+    k = _numbers(f"{name}.intrinsics", k, (3, 3))
     motion, depth = np.eye(4), None
     if all(known):
         poses = [
@@ -68,6 +71,9 @@ def _read(path: pathlib.Path, i: int, entry: Any, k: Any, unit: Any) -> StereoPa
         ]
         motion = np.linalg.inv(poses[0]) @ poses[1]
         depth = path.parent / entry["depth"]
+        unit = float(_numbers(f"{path}, depth_unit", unit, ()))
+        if not unit > 0:
+            raise argument_error(f"{path}, depth_unit", "expected a positive number", unit)
     files = path.parent / entry["target"], path.parent / entry["source"]
     pair = read_pair(*files, k, motion, depth, depth_unit=unit or 1.0)
     if depth is not None:
@@ -75,8 +81,18 @@ def _read(path: pathlib.Path, i: int, entry: Any, k: Any, unit: Any) -> StereoPa
     return pair
 
 
+def _numbers(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        array = np.asarray(value, float)
+    except (TypeError, ValueError) as error:
+        raise argument_error(name, f"expected numbers of shape {shape}", repr(value)) from error
+    if array.shape != shape:
+        raise argument_error(name, f"expected numbers of shape {shape}", array.shape)
+    return array
+
+
 def _pose(name: str, key: str, value: Any) -> np.ndarray:
-    pose = np.asarray(value, float)
-    if pose.shape != (4, 4) or not np.isfinite(pose).all() or abs(np.linalg.det(pose)) < 1e-9:
-        raise argument_error(f"{name}.{key}", "expected a 4 x 4 rigid motion", value)
+    pose = _numbers(f"{name}.{key}", value, (4, 4))
+    if not np.isfinite(pose).all() or abs(np.linalg.det(pose)) < 1e-9:
+        raise argument_error(f"{name}.{key}", "expected a rigid motion", value)
     return pose

@@ -64,7 +64,7 @@ def resize_intrinsics(intrinsics: Any, scale_x: float, scale_y: float | None = N
     """
     sx, sy = scale_x, scale_x if scale_y is None else scale_y
     move = np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
-    return jnp.asarray(move, jnp.result_type(intrinsics)) @ intrinsics
+    return jnp.asarray(move, jnp.result_type(intrinsics, jnp.float32)) @ intrinsics
 
 
 def pixel_rays(intrinsics: jax.Array, height: int, width: int) -> jax.Array:

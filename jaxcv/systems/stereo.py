@@ -8,17 +8,19 @@ brings z to the size of the image. Translations and depths are in baselines: |t|
 Source: Clark et al., "LS-Net", ECCV 2018, Algorithm 1.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import argument_error, check_choice, check_shape
+from jaxcv.core.checks import argument_error, check_choice, check_floating, check_shape
 from jaxcv.core.unroll import unrolled_solve
 from jaxcv.energies.photometric import (
     PhotometricTerms,
     add_sources,
+    additive,
     arrow_terms,
     common_depth_step,
     damped_step,
@@ -182,6 +184,7 @@ def _optimiser(network: StereoNetwork) -> ls_net.Optimiser:
     return ls_net.Optimiser(network.size, network.encoding == "gauss_newton")
 
 
+@functools.partial(jax.jit, static_argnames="network")
 def init_stereo_network(key: jax.Array, network: StereoNetwork) -> dict[str, Any]:
     """Weights {initial, solver, upscaler}.
 
@@ -232,6 +235,7 @@ def first_guess(
     return StereoEstimate(z, jax.vmap(jax.vmap(se3.exp))(guess.xi))
 
 
+@functools.partial(jax.jit, static_argnames="network")
 def solve_stereo(
     params: Any, views: Views, start: StereoEstimate, network: StereoNetwork
 ) -> StereoEstimate:
@@ -268,6 +272,8 @@ def solve_stereo(
 
     def look(z, motion, target, source, intrinsics):
         terms = photometric_terms(z, motion, target, source, intrinsics)
+        if not left:
+            terms = additive(terms, se3.log(motion))
         steps = None
         if recurrent:
             arrow = arrow_terms(terms)
@@ -340,7 +346,7 @@ def estimate_depth_and_motion(
     Args:
         target: (..., H, W, 3) in [0, 1], H and W multiples of eight.
         sources: (..., H, W, 3) of one other view, or (..., S, H, W, 3).
-        intrinsics: (..., 3, 3) [px] of all images.
+        intrinsics: (..., 3, 3) [px] of all images, fy > 0 (`jaxcv.data.stereo.y_down`).
         params: {initial, solver, upscaler}, e.g. of `load_stereo_network`.
         network: that the params belong to.
 
@@ -354,6 +360,8 @@ def estimate_depth_and_motion(
     Source: Clark et al., "LS-Net", ECCV 2018.
     """
     target, sources, intrinsics = map(jnp.asarray, (target, sources, intrinsics))
+    for name, value in (("target", target), ("sources", sources), ("intrinsics", intrinsics)):
+        check_floating(name, value, "Images are floats in [0, 1]: divide 8-bit ones by 255.")
     check_shape("target", target, (None, None, 3))
     check_shape("intrinsics", intrinsics, (3, 3))
     height, width = target.shape[-3:-1]
@@ -372,9 +380,14 @@ def estimate_depth_and_motion(
     flat = lambda x, n: x.reshape(-1, *x.shape[n:])
     n = len(batch)
     target, sources, intrinsics = flat(target, n), flat(sources, n), flat(intrinsics, n)
+    found = _estimate(params, target, sources, intrinsics, network)
+    return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), found)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _estimate(params, target, sources, intrinsics, network):
     views = quarter_views(target, sources, intrinsics, network.residual, network.match_exposure)
     start = first_guess(params, target, sources, intrinsics, network)
     found = solve_stereo(params, views, start, network)
     z, motion = found.inverse_depth[-1], found.motion[-1]
-    full = upscale(params, z, target, network)
-    return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), StereoEstimate(z, motion, full))
+    return StereoEstimate(z, motion, upscale(params, z, target, network))

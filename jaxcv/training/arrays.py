@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +12,10 @@ import numpy as np
 
 from jaxcv.core.checks import argument_error
 
-__all__ = ["load_arrays", "save_arrays"]
+__all__ = ["load_arrays", "save_arrays", "write_npz"]
 
 _ABOUT = "about"
+_BROKEN = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 def save_arrays(path: str | os.PathLike[str], tree: Mapping[str, Any], about: Any = None) -> None:
@@ -36,10 +39,15 @@ def save_arrays(path: str | os.PathLike[str], tree: Mapping[str, Any], about: An
                 flat[f"{prefix}{name}"] = np.asarray(child)
 
     put("", tree)
+    write_npz(path, flat | {_ABOUT: np.asarray(json.dumps(about))})
+
+
+def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """Writes `arrays` to a compressed .npz file, at once."""
     path = pathlib.Path(path)
     temporary = path.with_name(f"{path.name}.part")
     with temporary.open("wb") as file:
-        np.savez(file, **flat, **{_ABOUT: np.asarray(json.dumps(about))})  # type: ignore[arg-type]
+        np.savez_compressed(file, **arrays)
     temporary.replace(path)
 
 
@@ -54,7 +62,7 @@ def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
         with np.load(os.fspath(path), allow_pickle=False) as file:
             flat = {name: file[name] for name in file.files}
         about = json.loads(str(flat.pop(_ABOUT)))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except _BROKEN as error:
         raise argument_error(str(path), rule, repr(error), way_out) from error
     tree: dict[str, Any] = {}
     for name, array in flat.items():

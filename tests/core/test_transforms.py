@@ -181,6 +181,7 @@ def count_traces(call):
     return len(traces)
 
 
+@pytest.mark.slow
 def test_energy_is_traced_at_most_three_times():
     one = jnp.ones(5)
 

@@ -94,6 +94,9 @@ def test_builder_and_reader(tmp_path):
     want = np.where(depths["b", 1] > 0, depths["b", 1], np.nan).astype(float) / length
     np.testing.assert_allclose(test.depth[3], want, rtol=1e-6)
     np.testing.assert_array_equal(test.target[0], test.source[1])
+    write_file(tmp_path / "rgbd_10_to_20_3d_train.h5", groups=("c",))
+    with pytest.raises(ValueError, match=r"corrected files rgbd_bugfix_.*10_to_20_3d_train.h5"):
+        prepare(tmp_path, tmp_path / "cache", name="rgbd")
     with pytest.raises(ValueError, match=r"`source`: expected one pair or more, got none"):
         load_stereo_pairs([], shape=SIZE)
     with pytest.raises(ValueError, match=r"expected mvs_test.h5 or training files mvs_\*.h5"):

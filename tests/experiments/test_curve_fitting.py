@@ -17,6 +17,7 @@ def trained(tmp_path_factory):
     return folder, curve_fitting.train(CONFIG, folder)
 
 
+@pytest.mark.slow
 def test_rows_files_and_figures(trained):
     folder, _ = trained
     metrics = json.loads((folder / "results.json").read_text())["metrics"]
@@ -30,6 +31,7 @@ def test_rows_files_and_figures(trained):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_metrics(trained, tmp_path):
     folder, results = trained
     out = runner.predict(curve_fitting.EXPERIMENT, None, tmp_path / "fits", folder)

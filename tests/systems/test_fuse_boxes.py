@@ -44,6 +44,7 @@ def test_moving_and_scaling_the_image_moves_and_scales_the_box(seed, shift, scal
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6))
+@pytest.mark.slow
 def test_the_order_of_the_trackers_does_not_matter(seed):
     with jax.enable_x64(True):
         boxes, _ = some_boxes(seed)

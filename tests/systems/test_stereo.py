@@ -25,6 +25,7 @@ from jaxcv.systems.stereo_marquardt import StereoMarquardt, solve_stereo_by_marq
 
 TINY = Size((4, 4, 4, 4, 4), (3, 3, 3), 4, (4, 4), 4, 4, 4, 4)
 NETWORK = StereoNetwork(size=TINY, num_steps=3)
+PLAIN = NETWORK._replace(encoding="paper", num_steps=2)  # quicker to compile
 
 
 @functools.cache
@@ -94,19 +95,19 @@ def test_unit_of_the_baseline_changes_no_image():
         start.inverse_depth[..., None] * motion[:, 0, None, None, :3, 3],
         rtol=1e-5,
     )
-    params = moving(init_stereo_network(jax.random.key(1), NETWORK))
-    found = solve_stereo(params, views, start, NETWORK)
+    params = moving(init_stereo_network(jax.random.key(1), PLAIN))
+    found = solve_stereo(params, views, start, PLAIN)
     np.testing.assert_allclose(jnp.linalg.norm(found.motion[..., 0, :3, 3], axis=-1), 1, rtol=1e-5)
 
 
 def test_early_stop_freezes_a_problem_before_its_small_move():
     views, start = problem()
-    params = moving(init_stereo_network(jax.random.key(1), NETWORK))
-    free = solve_stereo(params, views, start, NETWORK)
+    params = moving(init_stereo_network(jax.random.key(1), PLAIN))
+    free = solve_stereo(params, views, start, PLAIN)
     norms = jnp.linalg.norm((free.inverse_depth[0] - start.inverse_depth).reshape(3, -1), axis=1)
-    stopped = solve_stereo(params, views, start, NETWORK._replace(epsilon=1e6))
+    stopped = solve_stereo(params, views, start, PLAIN._replace(epsilon=1e6))
     np.testing.assert_array_equal(stopped.inverse_depth[-1], start.inverse_depth)
-    tiny = solve_stereo(params, views, start, NETWORK._replace(epsilon=1e-9))
+    tiny = solve_stereo(params, views, start, PLAIN._replace(epsilon=1e-9))
     np.testing.assert_allclose(tiny.inverse_depth, free.inverse_depth, atol=1e-6)
     assert norms.min() > 0
 
@@ -171,13 +172,19 @@ def test_entry_point_shapes_files_and_bad_input(tmp_path):
         run(p.target, p.source[:, :24], p.intrinsics)
     with pytest.raises(ValueError, match=r"`target`: expected \(..., \?, \?, 3\)"):
         run(p.target[..., :1], p.source, p.intrinsics)
+    with pytest.raises(ValueError, match=r"`target`: expected a real floating-point.*255"):
+        run((255 * p.target).astype(np.uint8), p.source, p.intrinsics)
+    with pytest.raises(ValueError, match=r"`intrinsics`: expected a real floating-point"):
+        run(p.target, p.source, p.intrinsics.astype(int))
     with pytest.raises(ValueError, match=r"`residual`: expected one of 'grey', 'rgb'"):
         run(p.target, p.source, p.intrinsics, network=NETWORK._replace(residual="hue"))
     with pytest.raises(ValueError, match=r"`update`: expected 'left' with unit=True"):
         run(p.target, p.source, p.intrinsics, network=NETWORK._replace(update="additive"))
-    (tmp_path / "other.npz").write_bytes(b"PK not a file")
-    with pytest.raises(ValueError, match=r"other.npz`: expected a file that save_arrays wrote"):
-        load_stereo_network(tmp_path / "other.npz")
+    whole = (tmp_path / "network.npz").read_bytes()
+    for broken in (b"PK not a file", whole[: len(whole) // 2], b""):
+        (tmp_path / "other.npz").write_bytes(broken)
+        with pytest.raises(ValueError, match=r"other.npz`: expected a file that save_arrays wrote"):
+            load_stereo_network(tmp_path / "other.npz")
 
 
 def test_additive_updates_of_the_paper():

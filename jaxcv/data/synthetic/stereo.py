@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcv.core.checks import argument_error
 from jaxcv.data.stereo import StereoPairs
@@ -233,10 +234,10 @@ def generate_pairs(
     if any(side < 8 or side % 4 for side in shape):
         raise argument_error("shape", "expected multiples of four from 8 on", shape)
     one = jax.jit(lambda i: draw_pair(jax.random.fold_in(key, i), shape, noise=noise))
-    return jax.tree.map(jax.device_get, _stack([one(i) for i in range(num_pairs)]))
-
-
-def _stack(pairs):
-    import numpy as np
-
-    return jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *pairs)
+    out = jax.tree.map(
+        lambda leaf: np.empty((num_pairs, *leaf.shape), leaf.dtype), jax.eval_shape(one, 0)
+    )
+    for i in range(num_pairs):
+        for stack, leaf in zip(out, one(i), strict=True):
+            stack[i] = leaf
+    return out
