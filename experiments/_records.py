@@ -22,14 +22,7 @@ import numpy as np
 from experiments import _flags
 from jaxcv.core.checks import argument_error
 
-__all__ = [
-    "FolderError",
-    "MetricsFile",
-    "config_hash",
-    "environment",
-    "json_ready",
-    "write_json",
-]
+__all__ = ["FolderError", "MetricsFile", "config_hash", "environment", "json_ready", "write_json"]
 
 CHECKPOINTS = "checkpoints"
 

@@ -33,8 +33,7 @@ class Demon(tfds.core.GeneratorBasedBuilder):
     Splits `train` (the training files by their official names; uncorrected ones of rgbd, which hold
     test images, are refused) and `test` (`<set>_test.h5`).
 
-    Of nyu2 only the scale-invariant error means anything: its motions are
-    estimates.
+    Of nyu2 only the scale-invariant error means anything: its motions are estimates.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -96,18 +95,18 @@ class Demon(tfds.core.GeneratorBasedBuilder):
 
 
 def _files(folder: pathlib.Path, name: str) -> dict[str, list[pathlib.Path]]:
-    paths = list(files_of(folder))
-    leaking = [path.name for path in paths if name == "rgbd" and _LEAKING.fullmatch(path.stem)]
+    found = list(files_of(folder))
+    leaking = [path.name for path in found if name == "rgbd" and _LEAKING.fullmatch(path.stem)]
     if leaking:
         rule = "expected the corrected files rgbd_bugfix_*: the first ones hold images of the test"
         raise argument_error(str(folder), rule, leaking, "Take them out of the folder.")
-    train = [path for path in paths if _TRAINING[name].fullmatch(path.stem)]
-    test = [path for path in paths if path.stem == f"{name}_test"]
+    train = [path for path in found if _TRAINING[name].fullmatch(path.stem)]
+    test = [path for path in found if path.stem == f"{name}_test"]
     splits = {"train": train, "test": test}
     splits = {split: paths for split, paths in splits.items() if paths}
     if not splits:
         rule = f"expected {name}_test.h5 or training files {name}_*.h5"
-        came = [path.name for path in files_of(folder)]
+        came = [path.name for path in found]
         way_out = "data_prep/README.md says where they come from."
         raise argument_error(str(folder), rule, came, way_out)
     return splits

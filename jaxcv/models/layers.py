@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxcv.core.checks import check_shape
 
-__all__ = ["Convolution3x3", "ConvolutionalLSTM", "convolve3x3", "double"]
+__all__ = ["Convolution3x3", "ConvolutionalLSTM", "convolve3x3", "double", "quarter"]
 
 
 def _shifted(x: jax.Array) -> jax.Array:
@@ -133,3 +133,10 @@ def double(x: jax.Array) -> jax.Array:
     """Twice the height and width of (..., H, W, C), bilinear."""
     *batch, height, width, channels = x.shape
     return jax.image.resize(x, (*batch, 2 * height, 2 * width, channels), "bilinear")
+
+
+def quarter(x: jax.Array) -> jax.Array:
+    """The means of 4 x 4 pixels, (..., H / 4, W / 4, C) of (..., H, W, C)."""
+    *batch, height, width, channels = x.shape
+    blocks = x.reshape(*batch, height // 4, 4, width // 4, 4, channels)
+    return jnp.mean(blocks, axis=(-4, -2))

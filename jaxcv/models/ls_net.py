@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcv.core.checks import check_choice
-from jaxcv.models.layers import Convolution3x3, ConvolutionalLSTM, double
+from jaxcv.models.layers import Convolution3x3, ConvolutionalLSTM, double, quarter
 
 __all__ = [
     "CPU_SIZE",
@@ -286,9 +286,7 @@ class Upscaler(nn.Module):
     @nn.compact
     def __call__(self, inverse_depth: jax.Array, image: jax.Array) -> jax.Array:
         """(..., h, w) and (..., 4 h, 4 w, 3) in [0, 1] -> (..., 4 h, 4 w)."""
-        *batch, h, w = inverse_depth.shape
-        small = jnp.mean(image.reshape(*batch, h, 4, w, 4, 3), axis=(-4, -2))
-        x = jnp.concatenate([10 * inverse_depth[..., None], small - 0.5], axis=-1)
+        x = jnp.concatenate([10 * inverse_depth[..., None], quarter(image) - 0.5], axis=-1)
         width = self.size.upscaler
         convolution = functools.partial(Convolution3x3, method="convolution")
         x = nn.relu(convolution(width)(x))

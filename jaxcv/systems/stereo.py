@@ -29,6 +29,7 @@ from jaxcv.energies.photometric import (
 from jaxcv.geometry import se3
 from jaxcv.geometry.camera import pixel_rays, resize_intrinsics
 from jaxcv.models import ls_net
+from jaxcv.models.layers import quarter
 
 __all__ = [
     "RANGE",
@@ -166,9 +167,7 @@ def quarter_views(
     target, sources, intrinsics = map(jnp.asarray, (target, sources, intrinsics))
 
     def small(image):
-        *batch, height, width, channels = image.shape
-        blocks = image.reshape(*batch, height // 4, 4, width // 4, 4, channels)
-        mean = jnp.mean(blocks, axis=(-4, -2))
+        mean = quarter(image)
         return mean if residual == "rgb" else (mean @ jnp.asarray(_LUMA, image.dtype))[..., None]
 
     first, others = small(target), small(sources)
