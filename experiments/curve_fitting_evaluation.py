@@ -3,7 +3,6 @@
 import functools
 import itertools
 import pathlib
-import time
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import curve_fitting as experiment
+from experiments._timing import seconds_per_call
 from jaxcv.core.marquardt import MarquardtRule
 from jaxcv.systems.curve_fitting import curve_energies, fit_curves, fit_curves_by_marquardt
 from jaxcv.training.arrays import write_npz
@@ -104,16 +104,11 @@ def _times(config: Any, data: Any, trained: Any) -> dict[str, float]:
         ),
         "lm": lambda: _fit_by_marquardt(names, p.t, p.y, p.start, num_steps=STEPS),
     }
-    out = {}
-    for name, run in runs.items():
-        seconds = []
-        for _ in range(6):  # the first compiles
-            begin = time.perf_counter()
-            jax.block_until_ready(run())
-            seconds.append(time.perf_counter() - begin)
-        count = STEPS * len(names) * config.num_test
-        out[f"{name}/us_an_iteration"] = 1e6 * float(np.median(seconds[1:])) / count
-    return out
+    count = STEPS * len(names) * config.num_test
+    return {
+        f"{name}/us_an_iteration": 1e6 * seconds_per_call(run, repeats=5) / count
+        for name, run in runs.items()
+    }
 
 
 def write_fits(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:

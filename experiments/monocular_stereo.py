@@ -13,7 +13,7 @@ Training and test scenes are different rooms. Everything is in the unit of the b
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -81,7 +81,9 @@ class Config:
     steps: int = runner.flag(1500, "Optimiser steps of the longest stage, the first.", lower=1)
     seed: int = runner.flag(0, "Seeds weights and the order of pairs.", lower=0, upper=2**31 - 1)
     num_seeds: int = runner.flag(1, "How many seeds, from --seed on.", lower=1, upper=100)
-    ablations: bool = runner.flag(False, "More rows: encodings, gradient, refinement network.")
+    ablations: bool = runner.flag(
+        False, "More rows: a refinement network; with the first seed encodings, gradient, unit."
+    )
     num_train: int = runner.flag(2400, "Generated training pairs.", lower=1, of_data=True)
     num_test: int = runner.flag(128, "Generated test pairs.", lower=1, of_data=True)
     height: int = runner.flag(96, "Of the images [px], a multiple of eight.", lower=16)
@@ -103,7 +105,7 @@ class Config:
     log_weight: float = runner.flag(0.5, "Of their logarithms; the paper has none.", lower=0.0)
     rotation_weight: float = runner.flag(10.0, "Of the rotation vector [rad].", lower=0.0)
     stages: tuple[float, ...] = runner.flag(
-        (1.0, 0.25, 0.25, 0.1, 0.1), "Steps of the five stages, as parts of --steps.", lower=0.0
+        (1.0, 0.125, 0.15, 0.08, 0.08), "Steps of the five stages, as parts of --steps.", lower=0.0
     )
 
 
@@ -123,13 +125,14 @@ class Row(NamedTuple):
     """A solver that is trained, from the first guess of its seed."""
 
     network: StereoNetwork
-    joint: bool  # whether it has the last two stages
+    stages: tuple[str, ...] = ("few",)  # after the first
+    every_seed: bool = False  # or the first only
 
 
 class Data(NamedTuple):
-    """Pairs in the unit of the baseline."""
+    """Pairs in the unit of the baseline; those to train on are made when they are asked for."""
 
-    train: StereoPairs
+    train: Callable[[], StereoPairs]
     test: StereoPairs
 
 
@@ -144,9 +147,8 @@ def load(config: Config) -> Data:
         raise runner.data_error("stages", rule, config.stages, way_out)
     shape = config.height, config.width
     if config.data == "synthetic":
-        train = generate_pairs(jax.random.key(TRAIN_ROOMS), config.num_train, shape)
         test = generate_pairs(jax.random.key(TEST_ROOMS), config.num_test, shape)
-        return Data(train, test)
+        return Data(functools.partial(_training_rooms, config.num_train, shape), test)
     if config.data_dir is None:
         raise runner.data_error(
             "data_dir", f"--data={config.data} needs a folder", "none", "Name it: --data_dir=DIR."
@@ -164,7 +166,12 @@ def load(config: Config) -> Data:
     if known.all():
         pairs = unit_baseline(pairs)
     single = lambda leaf: np.asarray(leaf, np.float32)
-    return Data(pairs.take(slice(0, 0)), StereoPairs(*map(single, pairs)))
+    return Data(lambda: no_pairs(shape), StereoPairs(*map(single, pairs)))
+
+
+@functools.lru_cache(maxsize=1)
+def _training_rooms(count: int, shape: tuple[int, int]) -> StereoPairs:
+    return generate_pairs(jax.random.key(TRAIN_ROOMS), count, shape)
 
 
 def tuning_pairs(config: Config) -> StereoPairs:
@@ -181,12 +188,20 @@ def _load_demon(config: Config, shape: tuple[int, int]) -> Data:
 
     cache = cache_folder(config.cache_dir, "demon")
     builder = prepare(str(config.data_dir), cache, name=config.data)
-    read = {
-        split: load_stereo_pairs(builder, split=split, shape=shape) for split in builder.info.splits
-    }
-    some = next(iter(read.values()))
-    none = some.take(slice(0, 0))
-    return Data(read.get("train", none), read.get("test", none))
+
+    @functools.cache
+    def read(split: str) -> StereoPairs:
+        if split not in builder.info.splits:
+            return no_pairs(shape)
+        return load_stereo_pairs(builder, split=split, shape=shape)
+
+    return Data(functools.partial(read, "train"), read("test"))
+
+
+def no_pairs(shape: tuple[int, int]) -> StereoPairs:
+    """Of images of that size."""
+    sizes = (*shape, 3), (*shape, 3), (3, 3), (4, 4), shape
+    return StereoPairs(*(np.zeros((0, *size), np.float32) for size in sizes))
 
 
 def network_of(config: Config) -> StereoNetwork:
@@ -199,20 +214,26 @@ def network_of(config: Config) -> StereoNetwork:
 
 
 def rows(config: Config) -> dict[str, Row]:
-    """Name -> what is trained; `lsnet` goes through all stages."""
+    """Name -> what is trained: `lsnet` in all stages, the ablations with few iterations only."""
     usual = network_of(config)
-    out = {"lsnet": Row(usual, True)}
-    if config.ablations:
-        for encoding in ls_net.ENCODINGS:
-            if encoding != config.encoding:
-                out[f"shown_{encoding}"] = Row(usual._replace(encoding=encoding), False)
-        name = "constant_encoding" if config.through_encoding else "through_encoding"
-        other = usual._replace(through_encoding=not config.through_encoding)
-        out[name] = Row(other, False)
-        if config.unit:
-            out["any_unit"] = Row(usual._replace(unit=False), False)
-        out["refinement"] = Row(usual._replace(solver="refinement"), False)
+    out = {"lsnet": Row(usual, STAGES[1:], every_seed=True)}
+    if not config.ablations:
+        return out
+    out["refinement"] = Row(usual._replace(solver="refinement"), STAGES[1:3], every_seed=True)
+    for encoding in ls_net.ENCODINGS:
+        if encoding != config.encoding:
+            out[f"shown_{encoding}"] = Row(usual._replace(encoding=encoding))
+    name = "constant_encoding" if config.through_encoding else "through_encoding"
+    out[name] = Row(usual._replace(through_encoding=not config.through_encoding))
+    if config.unit:
+        out["any_unit"] = Row(usual._replace(unit=False))
     return out
+
+
+def rows_of(config: Config, seed: int) -> dict[str, Row]:
+    """Those that are trained with a seed: the ablations only with the first."""
+    first = seed == config.seed
+    return {name: row for name, row in rows(config).items() if row.every_seed or first}
 
 
 def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
@@ -222,9 +243,9 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
         first = cell_name("lsnet", "initial", seed)
         usual = network_of(config)
         out[first] = _cell(config, data, usual, "initial", seed, None)
-        for name, row in rows(config).items():
+        for name, row in rows_of(config, seed).items():
             before = first
-            for stage in STAGES[1:] if row.joint else STAGES[1:3]:
+            for stage in row.stages:
                 cell = cell_name(name, stage, seed)
                 out[cell] = _cell(config, data, row.network, stage, seed, before)
                 before = cell
@@ -246,11 +267,10 @@ def _cell(config, data, network, stage, seed, before) -> runner.Cell:
     index = STAGES.index(stage)
     steps = max(1, round(config.steps * config.stages[index]))
     size = 2 * config.batch_size if stage in ("initial", "upscale") else config.batch_size
-    few = network._replace(num_steps=min(config.few, network.num_steps))
     return runner.Cell(
         init=functools.partial(_init, network=network, stage=stage),
         loss=functools.partial(
-            _loss, config=config, network=few if stage == "few" else network, stage=stage
+            _loss, config=config, network=in_stage(config, network, stage), stage=stage
         ),
         optimizer=functools.partial(_optimizer, config, stage, steps),
         after=before,
@@ -264,8 +284,17 @@ def _cell(config, data, network, stage, seed, before) -> runner.Cell:
     )
 
 
-def _batch(pairs: StereoPairs, size: int, seed: int, stage: int, step: int) -> StereoPairs:
+def in_stage(config: Config, network: StereoNetwork, stage: str) -> StereoNetwork:
+    """The network with as many steps as it takes in a stage."""
+    few = min(config.few, network.num_steps)
+    return network._replace(num_steps=few) if stage == "few" else network
+
+
+def _batch(
+    train: Callable[[], StereoPairs], size: int, seed: int, stage: int, step: int
+) -> StereoPairs:
     """Pairs drawn for a step, half of them mirrored."""
+    pairs = train()
     if not len(pairs.depth):
         way_out = "Train on rooms, or on a set with training files; these are for --mode=evaluate."
         raise runner.data_error("data", "expected pairs to train on", "none", way_out)

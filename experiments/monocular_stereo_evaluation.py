@@ -3,8 +3,7 @@
 import functools
 import itertools
 import pathlib
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from experiments import monocular_stereo as experiment
 from experiments import monocular_stereo_baselines as baselines
 from experiments import runner
+from experiments._timing import seconds_per_call
 from jaxcv.core.marquardt import MarquardtRule
 from jaxcv.data.stereo import StereoPairs
 from jaxcv.metrics.depth import depth_errors, mask_by_second_view
@@ -98,10 +98,14 @@ def marquardt(
 ) -> StereoEstimate:
     """Trials from the first guess, (num_steps, N, ...), brought to the unit of the baseline.
 
-    The brightness of the views is matched, whatever the learned solver is given.
+    The brightness of the views is matched, whatever the learned solver is given. With the setting
+    `unit` they start from |t| = 1, as the learned solver does.
     """
     settings = dict(settings)
-    residual = settings.pop("residual")
+    residual, unit = settings.pop("residual"), settings.pop("unit")
+    if unit:
+        _, motion = in_baselines(jnp.asarray(guess.inverse_depth), jnp.asarray(guess.motion))
+        guess = guess._replace(motion=motion)
     out = []
     for i, some in enumerate(_chunks(pairs)):
         rows = slice(i * AT_ONCE, (i + 1) * AT_ONCE)
@@ -121,15 +125,15 @@ def tuned_marquardt(config: Any, params: Any) -> dict[str, tuple[dict[str, Any],
     guess, _ = estimates(params, some, experiment.network_of(config)._replace(num_steps=1))
     start = jax.tree.map(lambda leaf: leaf[0], guess)
     grids = {
-        "lm": list(itertools.product(("grey", "rgb"), DAMPINGS, (0.0,))),
-        "lm_prior": list(itertools.product(("grey", "rgb"), DAMPINGS, PRIORS)),
+        "lm": list(itertools.product(("grey", "rgb"), (False, True), DAMPINGS, (0.0,))),
+        "lm_prior": list(itertools.product(("grey", "rgb"), (False, True), DAMPINGS, PRIORS)),
     }
     best = {}
     for name, grid in grids.items():
         tried = []
-        for residual, damping, prior in grid:
+        for residual, unit, damping, prior in grid:
             rule = MarquardtRule(damping, 3.0, 2.0)
-            settings = {"residual": residual, "rule": rule, "prior_weight": prior}
+            settings = {"residual": residual, "unit": unit, "rule": rule, "prior_weight": prior}
             found = marquardt(start, some, settings, max(ITERATIONS))
             scores = _scores(config, found, some)
             k = int(np.argmin(scores))
@@ -164,33 +168,40 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
 
     for name, found in baselines.all_baselines(pairs, experiment.tuning_pairs(config)).items():
         put(name, Found(*found))
+
+    def put_steps(label, network, params):
+        steps, full = estimates(params, pairs, network)
+        kept = [k for k in (0, *ITERATIONS) if k <= network.num_steps]
+        for k in kept:
+            found = Found(nearest(steps.inverse_depth[k]), steps.motion[k, :, 0])
+            put("init" if label == "lsnet" and k == 0 else f"{label}_{k}", found)
+        return steps, full
+
     for seed in range(config.seed, config.seed + config.num_seeds):
-        for name, row in experiment.rows(config).items():
-            params = params_of(trained, name, seed)
-            steps, full = estimates(params, pairs, row.network)
-            at = lambda k: Found(nearest(steps.inverse_depth[k]), steps.motion[k, :, 0])  # noqa: B023
+        for name, row in experiment.rows_of(config, seed).items():
+            last = experiment.in_stage(config, row.network, row.stages[-1])
+            steps, full = put_steps(name, last, params_of(trained, name, seed))
             if name != "lsnet":
-                put(name, at(-1))
-            for k in (0, *(k for k in ITERATIONS if k <= row.network.num_steps)):
-                label = {"lsnet": "init" if k == 0 else f"lsnet_{k}"}.get(name, f"{name}_{k}")
-                put(label, at(k))
-            if name == "lsnet":
-                # What the other rows are compared with: they end before the joint training.
-                before = params_of(trained, name, seed, experiment.STAGES[:3])
-                early, _ = estimates(before, pairs, row.network)
-                for k in (0, *(k for k in ITERATIONS if k <= row.network.num_steps)):
-                    found = Found(nearest(early.inverse_depth[k]), early.motion[k, :, 0])
-                    put(f"lsnet_before_joint_{k}", found)
-                put("lsnet_upscaled", Found(1 / full, steps.motion[-1, :, 0]))
-                start = jax.tree.map(lambda leaf: leaf[0], early)
-                _put_marquardt(config, data, before, start, put, out)
+                found = Found(nearest(steps.inverse_depth[-1]), steps.motion[-1, :, 0])
+                put(name, found)
+                continue
+            put("lsnet_upscaled", Found(1 / full, steps.motion[-1, :, 0]))
+            # What the other rows are compared with: they end earlier.
+            if config.ablations and seed == config.seed:
+                few = experiment.in_stage(config, row.network, "few")
+                put_steps("lsnet_few", few, params_of(trained, name, seed, experiment.STAGES[:2]))
+            before = params_of(trained, name, seed, experiment.STAGES[:3])
+            early, _ = put_steps("lsnet_before_joint", row.network, before)
+            start = jax.tree.map(lambda leaf: leaf[0], early)
+            _put_marquardt(config, data, before, start, put, out)
     for name, cell in trained.items():
         out[f"{name}/training_seconds"] = cell.seconds
     return out | _times(config, data, trained)
 
 
 def _put_marquardt(config: Any, data: Any, params: Any, start: Any, put: Any, out: Any) -> None:
-    """`lm` and `lm_prior` at their tuned iteration, and along all."""
+    """`lm` and `lm_prior` at their tuned iteration, and along all, and how long one takes."""
+    one, first = data.test.take(slice(0, 1)), jax.tree.map(lambda leaf: leaf[:1], start)
     for name, (settings, stop) in tuned_marquardt(config, params).items():
         found = marquardt(start, data.test, settings, max(ITERATIONS))
         at = lambda k: Found(nearest(found.inverse_depth[k - 1]), found.motion[k - 1, :, 0])  # noqa: B023
@@ -200,46 +211,33 @@ def _put_marquardt(config: Any, data: Any, params: Any, start: Any, put: Any, ou
         numbers = {
             "stop": stop, "prior_weight": settings["prior_weight"],
             "damping": settings["rule"].initial, "rgb": float(settings["residual"] == "rgb"),
+            "unit": float(settings["unit"]),
         }  # fmt: skip
         for key, value in numbers.items():
             out.setdefault(f"{name}/tuned_{key}", []).append(float(value))
+        if f"{name}/ms_an_iteration" not in out:
+            run = functools.partial(marquardt, first, one, settings)
+            out[f"{name}/ms_an_iteration"] = _ms_an_iteration(run)
+
+
+def _ms_an_iteration(run: Callable[[int], Any]) -> float:
+    """Of `run(num_steps)`, by the difference of 16 steps and one."""
+    return 1e3 * (seconds_per_call(run, 16) - seconds_per_call(run, 1)) / 15
 
 
 def _times(config: Any, data: Any, trained: Any) -> dict[str, float]:
-    """Milliseconds that an iteration takes, for one pair and all threads."""
+    """`<row>/ms_an_iteration` for one pair and all threads."""
     one = jax.tree.map(jnp.asarray, data.test.take(slice(0, 1)))
     out = {}
     for name, row in experiment.rows(config).items():
         params = params_of(trained, name, config.seed)
-        out[name] = [
-            _seconds(
-                functools.partial(
-                    _steps, params, one.target, one.source, one.intrinsics,
-                    row.network._replace(num_steps=k),
-                )
-            )
-            for k in (1, row.network.num_steps)
-        ]  # fmt: skip
-        count = row.network.num_steps - 1
-        out[name] = (out[name][1] - out[name][0]) / max(count, 1)
-    guess, _ = _steps(
-        params_of(trained, "lsnet", config.seed), one.target, one.source, one.intrinsics,
-        experiment.network_of(config),
-    )  # fmt: skip
-    views = quarter_views(one.target, one.source[:, None], one.intrinsics, "rgb", True)
-    run = lambda k: _seconds(lambda: solve_stereo_by_marquardt(views, guess, num_steps=k))
-    out["lm"] = (run(16) - run(1)) / 15
-    return {f"{name}/ms_an_iteration": 1e3 * value for name, value in out.items()}
 
+        def run(count, params=params, network=row.network):
+            views = one.target, one.source, one.intrinsics
+            return _steps(params, *views, network._replace(num_steps=count))
 
-def _seconds(run: Any) -> float:
-    jax.block_until_ready(run())
-    seconds = []
-    for _ in range(9):
-        begin = time.perf_counter()
-        jax.block_until_ready(run())
-        seconds.append(time.perf_counter() - begin)
-    return float(np.median(seconds))
+        out[f"{name}/ms_an_iteration"] = _ms_an_iteration(run)
+    return out
 
 
 def write_depths(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:

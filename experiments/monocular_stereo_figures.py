@@ -140,8 +140,7 @@ def _curves(config: Any, metrics: Any, along: str) -> Figure:
                 continue
             values = np.stack([np.asarray(metrics[f"{key}/{metric}"], float) for key in keys], 1)
             x = np.array([0, *evaluation.ITERATIONS], float)[: len(keys)]
-            timed = "lm" if name == "lm_prior" else name
-            scale = metrics[f"{timed}/ms_an_iteration"] if along == "time" else 1.0
+            scale = metrics[f"{name}/ms_an_iteration"] if along == "time" else 1.0
             curves[name] = (scale * x, values)
         unit = "iteration" if along == "iteration" else "time after the first guess [ms]"
         plot_metric(ax, curves, xlabel=unit, ylabel=LABELS[metric], styles=STYLES)
@@ -177,6 +176,7 @@ def _table(metrics: Any) -> Figure:
         ax.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
-    axes[0].legend(fontsize=8)
+    if axes[0].get_legend_handles_labels()[1]:
+        axes[0].legend(fontsize=8)
     figure.suptitle("Errors on unseen rooms; diamonds: the source's numbers on other data (RGB-D)")
     return figure

@@ -81,9 +81,28 @@ def _curve_fitting(m: Mapping[str, Any]) -> str:
     )
 
 
+def _monocular_stereo(m: Mapping[str, Any]) -> str:
+    named = ("constant", "sift", "flow", "init", "lm_prior", "refinement", "lsnet_15")
+    names = [name for name in (*named, "lsnet_upscaled") if f"{name}/l1_inv" in m]
+    columns = ("l1_inv", "sc_inv", "l1_rel", "rotation_deg", "translation_deg")
+    forms = (".4f", ".3f", ".3f", ".2f", ".1f")
+    rows = [
+        f"{name} "
+        + " / ".join(
+            format(np.mean(m[f"{name}/{c}"]), f) for c, f in zip(columns, forms, strict=True)
+        )
+        for name in names
+    ]
+    return (
+        "L1-inv / sc-inv / L1-rel / rotation [°] / direction of translation [°] on unseen rooms: "
+        + "; ".join(rows)
+    )
+
+
 NUMBERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "curve_fitting": _curve_fitting,
     "human_pose": _human_pose,
+    "monocular_stereo": _monocular_stereo,
     "robust_mean": _robust_mean,
     "tracker_fusion": _tracker_fusion,
 }

@@ -4,6 +4,8 @@ The data sets are prepared by the builders in `data_prep` as array_record files 
 here with random access, without TensorFlow.
 """
 
+import collections
+import logging
 import os
 from typing import Any
 
@@ -22,6 +24,8 @@ from jaxcv.data.stereo import (
 from jaxcv.data.tracker_fusion import TrackerSequences, pad_sequences
 
 __all__ = ["load_pose_frames", "load_stereo_pairs", "load_tracker_sequences"]
+
+_logger = logging.getLogger(__name__)
 
 _TRACKER_FEATURES = ("name", "trackers", "ground_truth", "boxes", "reported")
 
@@ -118,6 +122,9 @@ def load_stereo_pairs(
 ) -> StereoPairs:
     """All pairs of a prepared two-view data set, at one size and in the unit of the baseline.
 
+    Pairs whose views have two cameras (K that differ by more than a hundredth of a pixel) and those
+    without any depth are left out; a warning says how many.
+
     Each example has `target` and `source` (encoded images), `depth` (H, W), `intrinsics`
     (2, 3, 3) [px] of both and `motion` (4, 4), target to source.
 
@@ -127,10 +134,10 @@ def load_stereo_pairs(
         shape: (H, W) that images, depths and K are brought to.
 
     Raises:
-        ValueError: no prepared data set, an example without a feature, two cameras of one pair that
-            differ by more than a hundredth of a pixel, or values against `check_pairs`.
+        ValueError: no prepared data set, an example without a feature, no pair that can be used, or
+            values against `check_pairs`.
     """
-    source, parts = _open(source, split), []
+    source, parts, left_out = _open(source, split), [], collections.Counter()
     for i in range(len(source)):
         example = source[i]
         missing = [
@@ -140,16 +147,20 @@ def load_stereo_pairs(
             raise argument_error(f"source[{i}]", f"expected {missing}", list(example))
         name = f"source[{i}] ({_text(example.get('name', ''))})"
         k = np.asarray(example["intrinsics"])
-        if np.abs(k[0] - k[1]).max() > 0.01:
-            rule = "expected one K for both views"
-            raise argument_error(name, rule, k.tolist(), "Bring both images to one camera.")
-        images = [decode_image(name, example[key])[None] for key in ("target", "source")]
         depth = np.asarray(example["depth"], float)[None]
+        two_cameras, unknown = np.abs(k[0] - k[1]).max() > 0.01, np.isnan(depth).all()
+        if two_cameras or unknown:
+            left_out["two cameras" if two_cameras else "no depth"] += 1
+            continue
+        images = [decode_image(name, example[key])[None] for key in ("target", "source")]
         pair = StereoPairs(images[0], images[1], k[:1], np.asarray(example["motion"])[None], depth)
         check_pairs(pair, name)
         parts.append(resize_pair(pair, shape))
+    if left_out:
+        _logger.warning("left out of %d pairs: %s", len(source), dict(left_out))
     if not parts:
-        raise argument_error("source", "expected one pair or more", "none")
+        rule = "expected a pair or more of one camera and with a depth"
+        raise argument_error("source", rule, dict(left_out) or "none")
     joined = StereoPairs(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
     return unit_baseline(joined)
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcv.core.checks import argument_error, check_choice
+from jaxcv.energies.curves import damped_curve_step
 
 __all__ = ["ENCODINGS", "CurveSolver", "encode_curve"]
 
@@ -21,13 +22,8 @@ _BINS = 10
 
 
 def _damped_steps(hessian: jax.Array, gradient: jax.Array) -> jax.Array:
-    """-(H + lambda diag H)^-1 g for two lambdas, (2 lambdas, 2 unknowns), each within [-3, 3]."""
-    g, h = gradient
-    steps = []
-    for damping in _DAMPINGS:
-        a, c = (hessian[k, k] * (1 + damping) + 1e-6 for k in range(2))
-        b = hessian[0, 1]
-        steps.append(-jnp.stack([c * g - b * h, a * h - b * g]) / (a * c - b * b))
+    """For each damping a step (2,) within [-3, 3]."""
+    steps = [damped_curve_step(hessian, gradient, damping, 1e-6) for damping in _DAMPINGS]
     return jnp.clip(jnp.stack(steps), -3, 3)
 
 
@@ -117,7 +113,7 @@ class CurveSolver(nn.Module):
         return tuple(states), free
 
     @nn.nowrap
-    def start(self, shape: tuple[int, ...]) -> Any:
+    def start(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
         """The carry before the first step, for problems of `shape`, e.g. (F, P)."""
-        zeros = jnp.zeros((*shape, 2, self.hidden))
+        zeros = jnp.zeros((*shape, 2, self.hidden), dtype)
         return ((zeros, zeros),) * 2

@@ -243,9 +243,9 @@ class Optimiser(nn.Module):
         return (h, c), *_Heads(self.size, self.weighted)(h, visible, proposals)
 
     @nn.nowrap
-    def start(self, shape: tuple[int, ...]) -> Any:
+    def start(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
         """The carry before the first step, for images of `shape` (..., H, W)."""
-        zeros = jnp.zeros((*shape, self.size.hidden))
+        zeros = jnp.zeros((*shape, self.size.hidden), dtype)
         return zeros, zeros
 
 

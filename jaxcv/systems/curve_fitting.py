@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxcv.core.checks import argument_error
 from jaxcv.core.marquardt import MarquardtRule, MarquardtState, marquardt_step
 from jaxcv.core.unroll import unrolled_solve
-from jaxcv.energies.curves import curve_energy, curve_family, curve_terms
+from jaxcv.energies.curves import curve_energy, curve_family, curve_terms, damped_curve_step
 from jaxcv.models.curve_solver import CurveSolver, encode_curve
 
 __all__ = ["curve_energies", "fit_curves", "fit_curves_by_marquardt", "init_curve_solver"]
@@ -48,10 +48,10 @@ def _families(families: Sequence[str], t: Any, y: Any, start: Any) -> None:
         raise argument_error("t", rule, shapes, "Stack the families; [None] for a single one.")
 
 
-def _domain(families: Sequence[str]) -> tuple[jax.Array, jax.Array]:
+def _domain(families: Sequence[str], dtype: Any) -> tuple[jax.Array, jax.Array]:
     ends = [(curve_family(f).domain_lower, curve_family(f).domain_upper) for f in families]
     lower, upper = zip(*ends, strict=True)
-    return jnp.asarray(lower, float)[:, None], jnp.asarray(upper, float)[:, None]
+    return jnp.asarray(lower, dtype)[:, None], jnp.asarray(upper, dtype)[:, None]
 
 
 def fit_curves(
@@ -86,7 +86,7 @@ def fit_curves(
     Source: Clark et al., ECCV 2018, Algorithm 1.
     """
     _families(families, t, y, start)
-    lower, upper = _domain(families)
+    lower, upper = _domain(families, start.dtype)
 
     shown = (lambda tree: tree) if through_encoding else jax.lax.stop_gradient
 
@@ -108,7 +108,8 @@ def fit_curves(
         return _State(x, carry, energy, shown(x - state.x))
 
     shape = start.shape[:2]
-    state = _State(start, network.start(shape), jnp.ones(shape), jnp.zeros_like(start))
+    carry = network.start(shape, start.dtype)
+    state = _State(start, carry, jnp.ones(shape, start.dtype), jnp.zeros_like(start))
     return unrolled_solve(step, state, params, (t, y), num_steps=num_steps).x
 
 
@@ -132,7 +133,7 @@ def fit_curves_by_marquardt(
         num_steps: how many.
     """
     _families(families, t, y, start)
-    lower, upper = _domain(families)
+    lower, upper = _domain(families, start.dtype)
 
     def solve(i, start, y):
         family, rule = str(families[i]), (rules or [MarquardtRule()] * len(families))[i]
@@ -140,11 +141,7 @@ def fit_curves_by_marquardt(
 
         def propose(x, damping):
             terms = curve_terms(family, x, t[i], y)
-            h = terms.hessian + damping * jnp.diag(jnp.diag(terms.hessian))
-            step = jnp.stack([
-                h[0, 1] * terms.gradient[1] - h[1, 1] * terms.gradient[0],
-                h[0, 1] * terms.gradient[0] - h[0, 0] * terms.gradient[1],
-            ]) / (h[0, 0] * h[1, 1] - h[0, 1] ** 2)  # fmt: skip
+            step = damped_curve_step(terms.hessian, terms.gradient, damping)
             return jnp.clip(x + step, lower[i, 0], upper[i, 0])
 
         def step(state, _):

@@ -63,9 +63,9 @@ class StereoNetwork(NamedTuple):
             proposals apart.
         match_exposure: whether a source's brightness is brought to the target's mean and spread.
         update: of the motion, `left`: T <- exp(d) T, or `additive`: xi <- xi + d.
-        unit: whether each step ends in the unit of the baseline. Images cannot tell (z, t) from
-            (c z, t / c), so what a move of |t| learns of the scale goes to the depths. With left
-            updates only.
+        unit: whether the solver starts from |t| = 1, with the guessed depths as they are, and each
+            step ends there. Images cannot tell (z, t) from (c z, t / c), so what a move of |t|
+            learns of the scale goes to the depths. With left updates only.
         solver: `recurrent`, or `refinement`: the feed-forward network of the comparison.
         num_steps: of the optimiser.
         epsilon: the optimiser stops before a move whose norm, over all unknowns of the problem, is
@@ -308,8 +308,10 @@ def solve_stereo(
         return _State(z, moved, carry, moving)
 
     shape = (*views.sources.shape[:2], *views.target.shape[1:3])
-    carry = model.start(shape) if recurrent else ()
+    carry = model.start(shape, start.inverse_depth.dtype) if recurrent else ()
     motion = start.motion if left else log(start.motion)
+    if network.unit:  # a guess of |t| that falls short of 1 says nothing of the guessed depths
+        motion = in_baselines(start.inverse_depth, motion)[1]
     state = _State(start.inverse_depth, motion, carry, jnp.ones(shape[:1], bool))
     states = unrolled_solve(step, state, params["solver"], (views,), num_steps=network.num_steps)
     motions = states.motion if left else jax.vmap(exp)(states.motion)
@@ -346,7 +348,8 @@ def estimate_depth_and_motion(
         target: (..., H, W, 3) in [0, 1], H and W multiples of eight.
         sources: (..., H, W, 3) of one other view, or (..., S, H, W, 3).
         intrinsics: (..., 3, 3) [px] of all images, fy > 0 (`jaxcv.data.stereo.y_down`).
-        params: {initial, solver, upscaler}, e.g. of `load_stereo_network`.
+        params: {initial, solver, upscaler}, e.g. of `load_stereo_network`; they take the type of
+            the images, float32 at least.
         network: that the params belong to.
 
     Returns:
@@ -376,6 +379,9 @@ def estimate_depth_and_motion(
         raise argument_error("sources", rule, sources.shape, way_out)
     if intrinsics.shape[:-2] != batch:
         intrinsics = jnp.broadcast_to(intrinsics, (*batch, 3, 3))
+    dtype = jnp.result_type(target, sources, intrinsics, jnp.float32)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+    target, sources, intrinsics = (x.astype(dtype) for x in (target, sources, intrinsics))
     flat = lambda x, n: x.reshape(-1, *x.shape[n:])
     n = len(batch)
     target, sources, intrinsics = flat(target, n), flat(sources, n), flat(intrinsics, n)

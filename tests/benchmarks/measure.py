@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments._timing import seconds_per_call
 from jaxcv import argmin, argmin_least_squares, argmin_vjp
 from tests.benchmarks.problems import BenchmarkProblem
 from tests.helpers import UNDAMPED, flat, random_direction
@@ -16,17 +17,6 @@ __all__ = ["measure", "seconds_per_call"]
 
 _STEP = 1e-4
 _DIRECTIONS = 16
-
-
-def seconds_per_call(call: Callable, *args: Any, repeats: int = 20, limit: float = 20.0) -> float:
-    """Median wall time of `call(*args)` after a warm-up, in at most about `limit` seconds."""
-    jax.block_until_ready(call(*args))
-    times, begin = [], time.perf_counter()
-    while len(times) < repeats and (not times or time.perf_counter() - begin < limit):
-        start = time.perf_counter()
-        jax.block_until_ready(call(*args))
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
 
 
 def measure(problem: BenchmarkProblem, minimise: Callable) -> dict[str, Any]:

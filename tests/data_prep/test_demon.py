@@ -97,10 +97,25 @@ def test_builder_and_reader(tmp_path):
     write_file(tmp_path / "rgbd_10_to_20_3d_train.h5", groups=("c",))
     with pytest.raises(ValueError, match=r"corrected files rgbd_bugfix_.*10_to_20_3d_train.h5"):
         prepare(tmp_path, tmp_path / "cache", name="rgbd")
-    with pytest.raises(ValueError, match=r"`source`: expected one pair or more, got none"):
+    with pytest.raises(ValueError, match=r"`source`: expected a pair or more .*, got none"):
         load_stereo_pairs([], shape=SIZE)
     with pytest.raises(ValueError, match=r"expected mvs_test.h5 or training files mvs_\*.h5"):
         prepare(tmp_path, tmp_path / "cache", name="mvs")
+
+
+def test_pairs_that_cannot_be_used_are_left_out_and_counted(tmp_path, caplog):
+    write_file(tmp_path / "mvs_test.h5", groups=("a", "b"))
+    builder = prepare(tmp_path, tmp_path / "cache", name="mvs")
+    source = builder.as_data_source(split="test")
+    examples = [dict(source[i]) for i in range(4)]
+    examples[0]["depth"] = np.full_like(examples[0]["depth"], np.nan)
+    examples[2]["intrinsics"] = examples[2]["intrinsics"] + np.diag([1.0, 0, 0])[None] * [
+        [[0]], [[1]]
+    ]  # fmt: skip
+    assert len(load_stereo_pairs(examples, shape=SIZE).depth) == 2
+    assert "left out of 4 pairs: {'no depth': 1, 'two cameras': 1}" in caplog.text
+    with pytest.raises(ValueError, match=r"expected a pair or more .*'two cameras': 1"):
+        load_stereo_pairs(examples[2:3], shape=SIZE)
 
 
 def spoil(path, kind):

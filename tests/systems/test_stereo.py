@@ -98,6 +98,9 @@ def test_unit_of_the_baseline_changes_no_image():
     params = moving(init_stereo_network(jax.random.key(1), PLAIN))
     found = solve_stereo(params, views, start, PLAIN)
     np.testing.assert_allclose(jnp.linalg.norm(found.motion[..., 0, :3, 3], axis=-1), 1, rtol=1e-5)
+    again = solve_stereo(params, views, start._replace(motion=motion), PLAIN)
+    np.testing.assert_allclose(again.inverse_depth, found.inverse_depth, rtol=1e-4)
+    np.testing.assert_allclose(again.motion, found.motion, atol=1e-4)
 
 
 def test_early_stop_freezes_a_problem_before_its_small_move():
@@ -185,6 +188,27 @@ def test_entry_point_shapes_files_and_bad_input(tmp_path):
         (tmp_path / "other.npz").write_bytes(broken)
         with pytest.raises(ValueError, match=r"other.npz`: expected a file that save_arrays wrote"):
             load_stereo_network(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize("solver", ["recurrent", "refinement"])
+def test_single_precision_images_and_weights_in_double_precision_mode(solver):
+    with jax.enable_x64(True):
+        network = NETWORK._replace(solver=solver)
+        some = generate_pairs(jax.random.key(4), 1, (16, 24))
+        single = [
+            jnp.asarray(x[0], jnp.float32) for x in (some.target, some.source, some.intrinsics)
+        ]
+        params = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float32), init_stereo_network(jax.random.key(5), network)
+        )
+        found = estimate_depth_and_motion(*single, params, network=network)
+        assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+        double = estimate_depth_and_motion(
+            *(x.astype(float) for x in single), params, network=network
+        )
+        assert double.inverse_depth.dtype == float
+        np.testing.assert_allclose(found.inverse_depth, double.inverse_depth, rtol=1e-3)
+        np.testing.assert_allclose(found.motion, double.motion, atol=1e-3)
 
 
 def test_additive_updates_of_the_paper():
