@@ -10,7 +10,20 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-__all__ = ["cache_folder", "prepare_builder"]
+__all__ = ["ArrayRecordBuilder", "cache_folder", "prepare_builder", "tensor"]
+
+
+class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A builder whose files are read and written without TensorFlow."""
+
+    def __init__(self, **kwargs: Any):
+        kwargs.setdefault("file_format", "array_record")
+        super().__init__(**kwargs)
+
+
+def tensor(shape: tuple[int | None, ...], dtype: Any) -> tfds.features.Tensor:
+    """The feature of an array, compressed."""
+    return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib")
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None, name: str) -> pathlib.Path:

@@ -11,9 +11,7 @@ damping is the textbook's, and tuned for each family.
 
 import dataclasses
 import functools
-import pathlib
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -159,42 +157,17 @@ def _loss(params, batch, key, member, *, config: Config, row: Row):
     return jnp.mean(energies if plain else jnp.log(1e-3 + energies)), last
 
 
-def evaluate(config: Config, data: Data, trained: Any) -> dict[str, Any]:
-    """Energies and fractions solved of every row and of Levenberg-Marquardt."""
-    from experiments import curve_fitting_evaluation
-
-    return curve_fitting_evaluation.metrics(config, data, trained)
-
-
-def figures(config: Config, data: Data, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
-    """Fitted curves, energy against iteration, learned against Levenberg-Marquardt errors."""
-    from experiments import curve_fitting_figures
-
-    yield from curve_fitting_figures.draw_all(config, data, trained, metrics)
-
-
-def predict(config: Config, data: Data, trained: Any, folder: pathlib.Path) -> None:
-    """Writes fits.npz: the test problems, and what every row makes of them."""
-    from experiments import curve_fitting_evaluation
-
-    curve_fitting_evaluation.write_fits(config, data, trained, folder)
-
-
-def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
-    """Trains, evaluates and writes the work folder; returns what results.json holds."""
-    return runner.train(EXPERIMENT, config, workdir)
-
-
 EXPERIMENT = runner.Experiment(
     name="curve_fitting",
     config=Config,
     presets=PRESETS,
     load=load,
     cells=cells,
-    evaluate=evaluate,
-    figures=figures,
-    predict=predict,
+    evaluate=runner.later("curve_fitting_evaluation", "metrics"),
+    figures=runner.later("curve_fitting_figures", "draw_all"),
+    predict=runner.later("curve_fitting_evaluation", "write_fits"),
 )
+train = functools.partial(runner.train, EXPERIMENT)
 
 if __name__ == "__main__":
     runner.main(EXPERIMENT)

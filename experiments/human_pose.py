@@ -15,8 +15,6 @@ never seen.
 import dataclasses
 import functools
 import itertools
-import pathlib
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -347,45 +345,20 @@ def _project(params):
     return params | {"parameters": constrain(params["parameters"])}
 
 
-def evaluate(config: Config, data: Data, trained: Any) -> dict[str, Any]:
-    """Errors on unseen subjects, per action and over all frames, of every row."""
-    from experiments import human_pose_evaluation
-
-    return human_pose_evaluation.metrics(config, data, trained)
-
-
-def figures(config: Config, data: Data, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
-    """Skeletons, the table, errors by action, against time and against what is learned."""
-    from experiments import human_pose_figures
-
-    yield from human_pose_figures.draw_all(config, data, trained, metrics)
-
-
-def predict(config: Config, data: Data, trained: Any, folder: pathlib.Path) -> None:
-    """Writes poses.npz, the reconstructions of the test frames, and the learned parameters."""
-    from experiments import human_pose_evaluation
-
-    human_pose_evaluation.write_poses(config, data, trained, folder)
-
-
-def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
-    """Trains, evaluates and writes the work folder; returns what results.json holds."""
-    return runner.train(EXPERIMENT, config, workdir)
-
-
 EXPERIMENT = runner.Experiment(
     name="human_pose",
     config=Config,
     presets=PRESETS,
     load=load,
     cells=cells,
-    evaluate=evaluate,
-    figures=figures,
-    predict=predict,
+    evaluate=runner.later("human_pose_evaluation", "metrics"),
+    figures=runner.later("human_pose_figures", "draw_all"),
+    predict=runner.later("human_pose_evaluation", "write_poses"),
     source=SOURCE,
     facts=facts,
     x64=True,
 )
+train = functools.partial(runner.train, EXPERIMENT)
 
 if __name__ == "__main__":
     runner.main(EXPERIMENT)

@@ -12,8 +12,7 @@ Training and test scenes are different rooms. Everything is in the unit of the b
 
 import dataclasses
 import functools
-import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -86,8 +85,8 @@ class Config:
     )
     num_train: int = runner.flag(2400, "Generated training pairs.", lower=1, of_data=True)
     num_test: int = runner.flag(128, "Generated test pairs.", lower=1, of_data=True)
-    height: int = runner.flag(96, "Of the images [px], a multiple of eight.", lower=16)
-    width: int = runner.flag(128, "Of the images [px], a multiple of eight.", lower=16)
+    height: int = runner.flag(96, "Of images [px], a multiple of eight.", lower=16, of_data=True)
+    width: int = runner.flag(128, "Of images [px], a multiple of eight.", lower=16, of_data=True)
     size: str = runner.flag("small", "Widths of the networks.", choices=tuple(SIZES))
     encoding: str = runner.flag(
         "gauss_newton", "What the solver is shown.", choices=ls_net.ENCODINGS
@@ -398,43 +397,18 @@ def motion_loss(motion: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Ar
     return rotation, jnp.sum(jnp.abs(motion[..., :3, 3] - target[:, :3, 3]), axis=-1)
 
 
-def evaluate(config: Config, data: Data, trained: Any) -> dict[str, Any]:
-    """Errors of every row after 0, 1, 3, 5, 10 and 15 iterations, and of the baselines."""
-    from experiments import monocular_stereo_evaluation
-
-    return monocular_stereo_evaluation.metrics(config, data, trained)
-
-
-def figures(config: Config, data: Data, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
-    """Depths and residuals by iteration, metrics against iteration and time, upscaled depths."""
-    from experiments import monocular_stereo_figures
-
-    yield from monocular_stereo_figures.draw_all(config, data, trained, metrics)
-
-
-def predict(config: Config, data: Data, trained: Any, folder: pathlib.Path) -> None:
-    """Writes depths.npz: depths, motions and the first guess of every test pair."""
-    from experiments import monocular_stereo_evaluation
-
-    monocular_stereo_evaluation.write_depths(config, data, trained, folder)
-
-
-def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
-    """Trains, evaluates and writes the work folder; returns what results.json holds."""
-    return runner.train(EXPERIMENT, config, workdir)
-
-
 EXPERIMENT = runner.Experiment(
     name="monocular_stereo",
     config=Config,
     presets=PRESETS,
     load=load,
     cells=cells,
-    evaluate=evaluate,
-    figures=figures,
-    predict=predict,
+    evaluate=runner.later("monocular_stereo_evaluation", "metrics"),
+    figures=runner.later("monocular_stereo_figures", "draw_all"),
+    predict=runner.later("monocular_stereo_evaluation", "write_depths"),
     source=SOURCE,
 )
+train = functools.partial(runner.train, EXPERIMENT)
 
 if __name__ == "__main__":
     runner.main(EXPERIMENT)

@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -231,14 +230,6 @@ def evaluate(config: Config, data: None, trained: Any) -> dict[str, Any]:
     return metrics
 
 
-def figures(config: Config, data: None, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
-    """Energies before and after, traces of sigma^2, of the gradient and of the curvature."""
-    from experiments import robust_mean_figures
-
-    del data
-    yield from robust_mean_figures.draw_all(config, trained, metrics)
-
-
 def predict(config: Config, data: None, trained: Any, folder: pathlib.Path) -> None:
     """Writes predictions.csv: the robust mean of every sample in data_dir, by every method.
 
@@ -292,11 +283,6 @@ def read_samples(folder: str | None) -> dict[str, np.ndarray]:
     return samples
 
 
-def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
-    """Trains, evaluates and writes the work folder; returns what results.json holds."""
-    return runner.train(EXPERIMENT, config, workdir)
-
-
 EXPERIMENT = runner.Experiment(
     name="robust_mean",
     config=Config,
@@ -304,10 +290,11 @@ EXPERIMENT = runner.Experiment(
     load=lambda config: None,
     cells=cells,
     evaluate=evaluate,
-    figures=figures,
+    figures=runner.later("robust_mean_figures", "draw_all"),
     predict=predict,
     x64=True,
 )
+train = functools.partial(runner.train, EXPERIMENT)
 
 if __name__ == "__main__":
     runner.main(EXPERIMENT)

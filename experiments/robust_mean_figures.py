@@ -32,8 +32,9 @@ LABELS = {
 TITLES = {"released": "released code's data", "paper": "paper's data"}
 
 
-def draw_all(config: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Figure]]:
+def draw_all(config: Any, data: None, trained: Any, metrics: Any) -> Iterable[tuple[str, Figure]]:
     """(file name, Figure) of every figure; without a training's history only the energies."""
+    del data
     yield "energies.png", _energies(config, trained)
     if all("sigma2" in cell.history for cell in trained.values()):
         for name, metric, label, line in (

@@ -21,6 +21,7 @@ and ends with the same numbers, bit for bit on the same machine.
 
 import contextlib
 import dataclasses
+import importlib
 import logging
 import pathlib
 import sys
@@ -48,6 +49,7 @@ __all__ = [
     "define_flags",
     "evaluate",
     "flag",
+    "later",
     "main",
     "predict",
     "train",
@@ -94,6 +96,19 @@ class Experiment:
     x64: bool = False
     facts: Callable[[Any, Any], Mapping[str, Any]] | None = None
     fixed_facts: tuple[str, ...] = ()
+
+
+def later(module: str, function: str) -> Callable[..., Any]:
+    """A function of `experiments.<module>`, imported at its first call.
+
+    For the parts of an experiment that import the experiment themselves, or what only they need
+    (figures, baselines), so that a training starts without them.
+    """
+
+    def call(*args: Any) -> Any:
+        return getattr(importlib.import_module(f"experiments.{module}"), function)(*args)
+
+    return call
 
 
 def train(

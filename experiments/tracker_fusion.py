@@ -14,8 +14,6 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import pathlib
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -355,45 +353,20 @@ def _best_widths(data: Data, masks: list[np.ndarray]) -> list[float]:
     return [WIDTHS[int(np.argmax(ious[:, mask].mean(axis=1)))] for mask in masks]
 
 
-def evaluate(config: Config, data: Data, trained: Any) -> dict[str, Any]:
-    """Frame-mean IoU of every tracker, the baselines and the learned fusions."""
-    from experiments import tracker_fusion_evaluation
-
-    return tracker_fusion_evaluation.metrics(config, data, trained)
-
-
-def figures(config: Config, data: Data, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
-    """Energy maps before and after, success curves, learned parameters, training traces."""
-    from experiments import tracker_fusion_figures
-
-    yield from tracker_fusion_figures.draw_all(config, data, trained, metrics)
-
-
-def predict(config: Config, data: Data, trained: Any, folder: pathlib.Path) -> None:
-    """Writes the fused boxes of every sequence in VOT layout, results/jaxcv/unsupervised/..."""
-    from experiments import tracker_fusion_evaluation
-
-    tracker_fusion_evaluation.write_results(config, data, trained, folder)
-
-
-def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
-    """Trains, evaluates and writes the work folder; returns what results.json holds."""
-    return runner.train(EXPERIMENT, config, workdir)
-
-
 EXPERIMENT = runner.Experiment(
     name="tracker_fusion",
     config=Config,
     presets=PRESETS,
     load=load,
     cells=cells,
-    evaluate=evaluate,
-    figures=figures,
-    predict=predict,
+    evaluate=runner.later("tracker_fusion_evaluation", "metrics"),
+    figures=runner.later("tracker_fusion_figures", "draw_all"),
+    predict=runner.later("tracker_fusion_evaluation", "write_results"),
     source=SOURCE,
     facts=facts,
     fixed_facts=("trackers",),
 )
+train = functools.partial(runner.train, EXPERIMENT)
 
 if __name__ == "__main__":
     runner.main(EXPERIMENT)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_prep._prepare import prepare_builder
+from data_prep._prepare import ArrayRecordBuilder, prepare_builder, tensor
 from data_prep.demon.parser import files_of, list_pairs, read_view
 from jaxcv.core.checks import argument_error
 
@@ -27,7 +27,7 @@ _LEAKING = re.compile(r"rgbd_(?!bugfix).+_(handheld|3d)_train")
 _SHORTEST = 1e-6  # of a baseline; the benchmark leaves pairs out that do not move
 
 
-class Demon(tfds.core.GeneratorBasedBuilder):
+class Demon(ArrayRecordBuilder):
     """Pairs of views with depth and motion; a configuration for each of DeMoN's sets.
 
     Splits `train` (the training files by their official names; uncorrected ones of rgbd, which hold
@@ -43,13 +43,8 @@ class Demon(tfds.core.GeneratorBasedBuilder):
         "Put the .h5 files of DeMoN into manual_dir; see data_prep/README.md."
     )
 
-    def __init__(self, **kwargs: Any):
-        kwargs.setdefault("file_format", "array_record")  # read and written without TensorFlow
-        super().__init__(**kwargs)
-
     def _info(self) -> tfds.core.DatasetInfo:
         f = tfds.features
-        tensor = lambda shape, dtype: f.Tensor(shape=shape, dtype=dtype, encoding="zlib")
         features = {
             "name": f.Text(),
             "target": f.Text(),  # the bytes of a WebP file

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_prep._prepare import cache_folder, prepare_builder
+from data_prep._prepare import ArrayRecordBuilder, cache_folder, prepare_builder, tensor
 from data_prep.human36m.parser import Layout, find_layout, read_sequence
 from jaxcv.data.human_pose import PoseFrames
 from jaxcv.data.pipelines import load_pose_frames
@@ -17,7 +17,7 @@ __all__ = ["TEST_SUBJECTS", "Human36m", "prepare", "prepare_frames"]
 TEST_SUBJECTS = ("S9", "S11")
 
 
-class Human36m(tfds.core.GeneratorBasedBuilder):
+class Human36m(ArrayRecordBuilder):
     """Joints detected in four views and true joints; one example a recording.
 
     Splits `train` (S1, S5, S6, S7, S8, and whatever else there is) and `test` (S9, S11).
@@ -30,13 +30,8 @@ class Human36m(tfds.core.GeneratorBasedBuilder):
         "see data_prep/README.md."
     )
 
-    def __init__(self, **kwargs: Any):
-        kwargs.setdefault("file_format", "array_record")  # read and written without TensorFlow
-        super().__init__(**kwargs)
-
     def _info(self) -> tfds.core.DatasetInfo:
         f = tfds.features
-        tensor = lambda shape, dtype: f.Tensor(shape=shape, dtype=dtype, encoding="zlib")
         features = {
             "subject": f.Text(),
             "action": f.Text(),

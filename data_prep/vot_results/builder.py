@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_prep._prepare import prepare_builder
+from data_prep._prepare import ArrayRecordBuilder, prepare_builder, tensor
 from data_prep.vot_results.parser import Layout, PolygonMethod, find_layout, read_sequence
 from jaxcv.core.checks import check_choice
 
 __all__ = ["VotResults", "prepare"]
 
 
-class VotResults(tfds.core.GeneratorBasedBuilder):
+class VotResults(ArrayRecordBuilder):
     """Boxes of many trackers on many sequences, one run each, without re-initialisation.
 
     One example per sequence, in the order of their names, in the single split `test` (the
@@ -33,10 +33,6 @@ class VotResults(tfds.core.GeneratorBasedBuilder):
         "see data_prep/README.md."
     )
 
-    def __init__(self, **kwargs: Any):
-        kwargs.setdefault("file_format", "array_record")  # read and written without TensorFlow
-        super().__init__(**kwargs)
-
     def _info(self) -> tfds.core.DatasetInfo:
         f = tfds.features
         features = {
@@ -44,10 +40,10 @@ class VotResults(tfds.core.GeneratorBasedBuilder):
             "trackers": f.Sequence(f.Text()),  # (K,) sorted
             # Encoded as bytes, because the list of numbers of an example keeps float32 only.
             # (T, 4) corners x1, y1, x2, y2 [px]; zero in frames without the object.
-            "ground_truth": f.Tensor(shape=(None, 4), dtype=np.float64, encoding="zlib"),
+            "ground_truth": tensor((None, 4), np.float64),
             # (T, K, 4) corners x1, y1, x2, y2 [px]; zero where not reported.
-            "boxes": f.Tensor(shape=(None, None, 4), dtype=np.float64, encoding="zlib"),
-            "reported": f.Tensor(shape=(None, None), dtype=np.bool_, encoding="zlib"),  # (T, K)
+            "boxes": tensor((None, None, 4), np.float64),
+            "reported": tensor((None, None), np.bool_),  # (T, K)
         }
         return tfds.core.DatasetInfo(
             builder=self,

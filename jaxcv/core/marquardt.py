@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-__all__ = ["MarquardtRule", "MarquardtState", "marquardt_step"]
+__all__ = ["MarquardtRule", "MarquardtState", "damped_step_2x2", "marquardt_step"]
 
 
 class MarquardtRule(NamedTuple):
@@ -71,3 +71,20 @@ def marquardt_step(
     damping = jnp.where(accept, state.damping / rule.decrease, state.damping * rule.increase)
     damping = jnp.clip(damping, rule.least, rule.most).astype(state.damping.dtype)
     return MarquardtState(y, damping, accept)
+
+
+def damped_step_2x2(
+    hessian: jax.Array, gradient: jax.Array, damping: Any, floor: float = 0.0
+) -> jax.Array:
+    """-(H + lambda diag H + floor I)^-1 g, (2,), by the closed form of a 2 x 2 inverse.
+
+    Args:
+        hessian: (2, 2).
+        gradient: (2,).
+        damping: lambda.
+        floor: what keeps the step finite where H has no diagonal; 0: it is then nan.
+    """
+    (a, b), (_, c) = hessian
+    a, c = (entry * (1 + damping) + floor for entry in (a, c))
+    first, second = gradient
+    return -jnp.stack([c * first - b * second, a * second - b * first]) / (a * c - b * b)

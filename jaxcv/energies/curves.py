@@ -15,17 +15,14 @@ not give the ranges.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxcv.core.checks import check_choice
 
-__all__ = [
-    "FAMILIES", "CurveFamily", "CurveTerms", "curve_energy", "curve_family", "curve_terms",
-    "damped_curve_step",
-]  # fmt: skip
+__all__ = ["FAMILIES", "CurveFamily", "CurveTerms", "curve_energy", "curve_family", "curve_terms"]
 
 
 class CurveFamily(NamedTuple):
@@ -117,20 +114,3 @@ def curve_terms(family: str, x: jax.Array, t: jax.Array, y: jax.Array) -> CurveT
     jacobian = jax.vmap(rows)(jnp.eye(2, dtype=x.dtype))
     r = model - y
     return CurveTerms(0.5 * jnp.sum(r**2), r, jacobian, jacobian @ jacobian.T, jacobian @ r)
-
-
-def damped_curve_step(
-    hessian: jax.Array, gradient: jax.Array, damping: Any, floor: float = 0.0
-) -> jax.Array:
-    """-(H + lambda diag H + floor I)^-1 g, (2,), by the closed form of a 2 x 2 inverse.
-
-    Args:
-        hessian: (2, 2).
-        gradient: (2,).
-        damping: lambda.
-        floor: what keeps the step finite where H has no diagonal; 0: it is then nan.
-    """
-    (a, b), (_, c) = hessian
-    a, c = (entry * (1 + damping) + floor for entry in (a, c))
-    first, second = gradient
-    return -jnp.stack([c * first - b * second, a * second - b * first]) / (a * c - b * b)

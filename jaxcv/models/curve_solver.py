@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcv.core.checks import argument_error, check_choice
-from jaxcv.energies.curves import damped_curve_step
+from jaxcv.core.marquardt import damped_step_2x2
 
 __all__ = ["ENCODINGS", "CurveSolver", "encode_curve"]
 
@@ -23,7 +23,7 @@ _BINS = 10
 
 def _damped_steps(hessian: jax.Array, gradient: jax.Array) -> jax.Array:
     """For each damping a step (2,) within [-3, 3]."""
-    steps = [damped_curve_step(hessian, gradient, damping, 1e-6) for damping in _DAMPINGS]
+    steps = [damped_step_2x2(hessian, gradient, damping, 1e-6) for damping in _DAMPINGS]
     return jnp.clip(jnp.stack(steps), -3, 3)
 
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcv.core.checks import argument_error
-from jaxcv.core.marquardt import MarquardtRule, MarquardtState, marquardt_step
+from jaxcv.core.marquardt import MarquardtRule, MarquardtState, damped_step_2x2, marquardt_step
 from jaxcv.core.unroll import unrolled_solve
-from jaxcv.energies.curves import curve_energy, curve_family, curve_terms, damped_curve_step
+from jaxcv.energies.curves import curve_energy, curve_family, curve_terms
 from jaxcv.models.curve_solver import CurveSolver, encode_curve
 
 __all__ = ["curve_energies", "fit_curves", "fit_curves_by_marquardt", "init_curve_solver"]
@@ -141,7 +141,7 @@ def fit_curves_by_marquardt(
 
         def propose(x, damping):
             terms = curve_terms(family, x, t[i], y)
-            step = damped_curve_step(terms.hessian, terms.gradient, damping)
+            step = damped_step_2x2(terms.hessian, terms.gradient, damping)
             return jnp.clip(x + step, lower[i, 0], upper[i, 0])
 
         def step(state, _):

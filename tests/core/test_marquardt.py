@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcv.core.marquardt import MarquardtRule, MarquardtState, marquardt_step
+from jaxcv.core.marquardt import MarquardtRule, MarquardtState, damped_step_2x2, marquardt_step
 
 
 def state(y, damping=1e-2):
@@ -45,3 +45,11 @@ def test_damping_keeps_its_range_under_vmap():
     ))(jnp.array([-1.0, 1.0]))  # fmt: skip
     np.testing.assert_allclose(steps.damping, [0.05, 1.0], rtol=1e-6)
     np.testing.assert_array_equal(steps.y, [1.0, 0.0])
+
+
+def test_damped_step_solves_its_system():
+    with jax.enable_x64(True):
+        rows = jax.random.normal(jax.random.key(0), (2, 5))
+        h, g = rows @ rows.T, jnp.array([0.3, -2.0])
+        want = np.linalg.solve(h + 0.7 * jnp.diag(jnp.diag(h)) + 0.1 * jnp.eye(2), -g)
+        np.testing.assert_allclose(damped_step_2x2(h, g, 0.7, 0.1), want, rtol=1e-12)

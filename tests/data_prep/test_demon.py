@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.demon import list_pairs, prepare, read_view
+from data_prep.demon import SETS, list_pairs, prepare, read_view
+from experiments import monocular_stereo
 from jaxcv.data.pipelines import load_stereo_pairs
 from jaxcv.data.stereo import check_pairs
 
@@ -101,6 +102,10 @@ def test_builder_and_reader(tmp_path):
         load_stereo_pairs([], shape=SIZE)
     with pytest.raises(ValueError, match=r"expected mvs_test.h5 or training files mvs_\*.h5"):
         prepare(tmp_path, tmp_path / "cache", name="mvs")
+
+
+def test_the_experiment_knows_the_sets():
+    assert monocular_stereo.DEMON == SETS
 
 
 def test_pairs_that_cannot_be_used_are_left_out_and_counted(tmp_path, caplog):

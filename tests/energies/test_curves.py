@@ -12,7 +12,6 @@ from jaxcv.energies.curves import (
     curve_energy,
     curve_family,
     curve_terms,
-    damped_curve_step,
 )
 
 
@@ -49,14 +48,6 @@ def test_closed_forms():
             assert value == pytest.approx(want, abs=1e-13)
             want = (math.cos(u) - want) / u if u > 1e-6 else -u / 3
             assert slope == pytest.approx(want, abs=1e-9)
-
-
-def test_damped_step_solves_its_system():
-    with jax.enable_x64(True):
-        rows = jax.random.normal(jax.random.key(0), (2, 5))
-        h, g = rows @ rows.T, jnp.array([0.3, -2.0])
-        want = np.linalg.solve(h + 0.7 * jnp.diag(jnp.diag(h)) + 0.1 * jnp.eye(2), -g)
-        np.testing.assert_allclose(damped_curve_step(h, g, 0.7, 0.1), want, rtol=1e-12)
 
 
 def test_unknown_family():
