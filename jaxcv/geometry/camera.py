@@ -22,6 +22,7 @@ __all__ = [
     "pixel_rays",
     "project",
     "resize_intrinsics",
+    "unproject",
 ]
 
 
@@ -72,9 +73,8 @@ def pixel_rays(intrinsics: jax.Array, height: int, width: int) -> jax.Array:
     check_shape("intrinsics", intrinsics, (3, 3))
     dtype = jnp.result_type(intrinsics, jnp.float32)
     u, v = jnp.arange(width, dtype=dtype), jnp.arange(height, dtype=dtype)[:, None]
-    y = (v - intrinsics[1, 2]) / intrinsics[1, 1]
-    x = (u - intrinsics[0, 2] - intrinsics[0, 1] * y) / intrinsics[0, 0]
-    return jnp.stack([x, jnp.broadcast_to(y, x.shape), jnp.ones_like(x)], axis=-1)
+    u, v = jnp.broadcast_arrays(u, v)
+    return unproject(u, v, jnp.ones((), dtype), intrinsics)
 
 
 def project(points: jax.Array, intrinsics: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -82,3 +82,10 @@ def project(points: jax.Array, intrinsics: jax.Array) -> tuple[jax.Array, jax.Ar
     a, b = points[..., 0] / points[..., 2], points[..., 1] / points[..., 2]
     u = intrinsics[0, 0] * a + intrinsics[0, 1] * b + intrinsics[0, 2]
     return u, intrinsics[1, 1] * b + intrinsics[1, 2]
+
+
+def unproject(u: Any, v: Any, depth: Any, intrinsics: Any) -> Any:
+    """Points (..., 3) seen at pixels u, v (...) with depth (...) along z, in its unit."""
+    y = (v - intrinsics[1, 2]) / intrinsics[1, 1]
+    x = (u - intrinsics[0, 2] - intrinsics[0, 1] * y) / intrinsics[0, 0]
+    return jnp.stack([x * depth, y * depth, depth * jnp.ones_like(x)], axis=-1)

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 
 from jaxcv.core.checks import check_shape
 
-__all__ = ["Convolution3x3", "ConvolutionalLSTM", "convolve3x3", "double", "quarter"]
+__all__ = [
+    "Convolution3x3", "ConvolutionalLSTM", "convolve", "convolve3x3", "double", "max_pool",
+    "quarter",
+]  # fmt: skip
 
 
 def _shifted(x: jax.Array) -> jax.Array:
@@ -56,7 +59,13 @@ def _product_backward(residuals, bar):
 _as_product.defvjp(_product_forward, _product_backward)
 
 
-def _as_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The platform's convolution with zeros beyond the border, (..., H, W, C') of (..., H, W, C).
+
+    Args:
+        x: (..., H, W, C).
+        kernel: (k, k, C, C') with odd k.
+    """
     flat = x.reshape(-1, *x.shape[-3:])
     out = jax.lax.conv_general_dilated(
         flat, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -78,8 +87,8 @@ def convolve3x3(x: jax.Array, kernel: jax.Array, method: str = "auto") -> jax.Ar
     if method == "product":
         return _as_product(x, kernel)
     if method == "convolution":
-        return _as_convolution(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=_as_product, default=_as_convolution)
+        return convolve(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cpu=_as_product, default=convolve)
 
 
 class Convolution3x3(nn.Module):
@@ -140,3 +149,11 @@ def quarter(x: jax.Array) -> jax.Array:
     *batch, height, width, channels = x.shape
     blocks = x.reshape(*batch, height // 4, 4, width // 4, 4, channels)
     return jnp.mean(blocks, axis=(-4, -2))
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """The largest of 2 x 2 pixels, (..., H / 2, W / 2, C); of odd sizes the last is left out."""
+    height, width = x.shape[-3] // 2, x.shape[-2] // 2
+    x = x[..., : 2 * height, : 2 * width, :]
+    blocks = x.reshape(*x.shape[:-3], height, 2, width, 2, x.shape[-1])
+    return jnp.max(blocks, axis=(-4, -2))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcv.models.layers import Convolution3x3, ConvolutionalLSTM, convolve3x3, double
+from jaxcv.models.layers import Convolution3x3, ConvolutionalLSTM, convolve3x3, double, max_pool
 
 
 @pytest.mark.parametrize(("channels", "features"), [(3, 8), (8, 3), (5, 5)])
@@ -59,3 +59,10 @@ def test_double_keeps_constants_and_ramps():
     np.testing.assert_allclose(np.diff(out[0, 1:-1, 0]), 0.5, atol=1e-6)
     with pytest.raises(ValueError, match=r"`kernel`: expected \(..., 3, 3, 6, \?\)"):
         convolve3x3(jnp.zeros((4, 4, 6)), jnp.zeros((3, 3, 5, 2)))
+
+
+def test_pool_of_odd_sizes_leaves_the_last_out():
+    x = jnp.arange(2 * 5 * 7 * 3.0).reshape(2, 5, 7, 3)
+    np.testing.assert_array_equal(max_pool(x), nn.max_pool(x, (2, 2), (2, 2)))
+    slopes = jax.grad(lambda x: jnp.sum(max_pool(x) ** 2))(x)
+    assert int((np.asarray(slopes) != 0).sum()) == 2 * 2 * 3 * 3

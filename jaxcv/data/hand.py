@@ -1,0 +1,161 @@
+"""Hands seen by a depth camera: frames, the fourteen joints that are scored, prediction files.
+
+Joints are in the camera's frame [mm]. The NYU camera's y goes up, which is a negative fy:
+
+    x = (u - 320) d / 588.03,   y = (240 - v) d / 587.07,   z = d
+"""
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+from jaxcv.geometry.camera import check_intrinsics
+
+__all__ = [
+    "BONES", "JOINTS", "NYU_INTRINSICS", "NYU_JOINTS", "PALM", "HandFrames", "check_depth",
+    "check_frames", "joints_of_pixels", "pixels_of_joints", "read_predictions", "write_predictions",
+]  # fmt: skip
+
+NYU_INTRINSICS = np.array([[588.03, 0, 320], [0, -587.07, 240], [0, 0, 1]])
+# Tip and middle knuckle of pinky (P), ring (R), middle (M) and index finger (I), three of the
+# thumb (T), both sides of the wrist (W) and the palm (C).
+JOINTS = ("P1", "P2", "R1", "R2", "M1", "M2", "I1", "I2", "T1", "T2", "T3", "W1", "W2", "C")
+NYU_JOINTS = (0, 3, 6, 9, 12, 15, 18, 21, 24, 25, 27, 30, 31, 32)  # of the 36 in the labels
+PALM = 13
+BONES = (
+    (13, 1), (1, 0), (13, 3), (3, 2), (13, 5), (5, 4), (13, 7), (7, 6), (13, 10), (10, 9), (9, 8),
+    (13, 11), (13, 12),
+)  # fmt: skip
+_METRES = 20.0  # a hand nearer than 2 cm, in millimetres, is one in metres
+
+
+class HandFrames(NamedTuple):
+    """N frames of one camera.
+
+    Attributes:
+        depth: (N, H, W) [mm] along z; 0 where nothing was seen.
+        color: (N, H, W, 3) in [0, 1].
+        joints: (N, 14, 3) [mm] in the camera's frame, in the order of JOINTS.
+        intrinsics: (3, 3) [px].
+        subject: (N,) who it is.
+    """
+
+    depth: Any
+    color: Any
+    joints: Any
+    intrinsics: Any
+    subject: Any
+
+    def take(self, rows: Any) -> "HandFrames":
+        """Some of the frames."""
+        color = None if self.color is None else self.color[rows]
+        joints, subject = self.joints[rows], self.subject[rows]
+        return HandFrames(self.depth[rows], color, joints, self.intrinsics, subject)
+
+
+def joints_of_pixels(pixels: Any, intrinsics: Any = NYU_INTRINSICS) -> np.ndarray:
+    """Joints (..., 3) [mm] of (u [px], v [px], depth [mm]), in double precision."""
+    k, pixels = np.asarray(intrinsics, float), np.asarray(pixels, float)
+    u, v, depth = np.moveaxis(pixels, -1, 0)
+    y = (v - k[1, 2]) / k[1, 1]
+    x = (u - k[0, 2] - k[0, 1] * y) / k[0, 0]
+    return np.stack([x * depth, y * depth, depth], axis=-1)
+
+
+def pixels_of_joints(joints: Any, intrinsics: Any = NYU_INTRINSICS) -> np.ndarray:
+    """(u, v, depth) (..., 3) of joints (..., 3): the inverse of `joints_of_pixels`."""
+    k, joints = np.asarray(intrinsics, float), np.asarray(joints, float)
+    x, y = joints[..., 0] / joints[..., 2], joints[..., 1] / joints[..., 2]
+    u = k[0, 0] * x + k[0, 1] * y + k[0, 2]
+    return np.stack([u, k[1, 1] * y + k[1, 2], joints[..., 2]], axis=-1)
+
+
+def check_depth(name: str, depth: Any) -> np.ndarray:
+    """A depth image or several, (..., H, W), as an array.
+
+    Raises:
+        ValueError: fewer than two axes, nothing seen in any pixel, negative depths, or metres.
+    """
+    depth = np.asarray(depth)
+    if depth.ndim < 2:
+        raise argument_error(name, "expected (..., H, W) [mm]", depth.shape)
+    known = np.isfinite(depth) & (depth != 0)
+    if not known.any(axis=(-2, -1)).all():
+        way_out = "Leave out frames without any depth."
+        raise argument_error(name, "expected a pixel with a depth", "0 or nan everywhere", way_out)
+    if (depth[known] < 0).any():
+        raise argument_error(
+            name, "expected depths [mm] of 0 (missing) or more", depth[known].min()
+        )
+    if depth[known].max() < _METRES:
+        way_out = "These look like metres: multiply by 1000."
+        raise argument_error(
+            name, "expected millimetres", f"at most {depth[known].max():g}", way_out
+        )
+    return depth
+
+
+def check_frames(frames: HandFrames, name: str = "frames") -> None:
+    """Raises ValueError unless the values can be learned from: shapes, units, finite joints."""
+    n, height, width = np.shape(check_depth(f"{name}.depth", frames.depth))
+    want = {"joints": (n, len(JOINTS), 3), "subject": (n,)}
+    if frames.color is not None:
+        want["color"] = (n, height, width, 3)
+    for field, expected in want.items():
+        came = np.shape(getattr(frames, field))
+        if came != expected:
+            raise argument_error(f"{name}.{field}", f"expected {expected}", came)
+    check_intrinsics(f"{name}.intrinsics", frames.intrinsics)
+    for field in ("joints", "color"):
+        value = getattr(frames, field)
+        if value is not None and not np.isfinite(value).all():
+            raise argument_error(f"{name}.{field}", "expected finite values", "nan or inf")
+    if not (np.asarray(frames.joints)[..., 2] > 0).all():
+        rule = "expected joints [mm] in front of the camera"
+        raise argument_error(f"{name}.joints", rule, "a depth of zero or less")
+
+
+def read_predictions(path: str | os.PathLike[str], joints: int = len(JOINTS)) -> np.ndarray:
+    """Published predictions or labels: (u, v, depth) (N, J, 3) of a text file, a frame a line.
+
+    Args:
+        path: of the file; 3 J numbers a line, with blanks between them and no header.
+        joints: J.
+
+    Raises:
+        ValueError: a line with another count, what is no number, or nan.
+    """
+    rows = []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            words = line.split()
+            if not words:
+                continue
+            where = f"{os.fspath(path)}, line {number}"
+            if len(words) != 3 * joints:
+                way_out = f"Each line is u v depth of {joints} joints."
+                raise argument_error(where, f"expected {3 * joints} numbers", len(words), way_out)
+            try:
+                row = [float(word) for word in words]
+            except ValueError:
+                raise argument_error(where, "expected numbers", repr(line[:60])) from None
+            if not np.isfinite(row).all():
+                raise argument_error(where, "expected finite numbers", repr(line[:60]))
+            rows.append(row)
+    if not rows:
+        raise argument_error(os.fspath(path), "expected a line or more", "an empty file")
+    return np.array(rows).reshape(len(rows), joints, 3)
+
+
+def write_predictions(path: str | os.PathLike[str], pixels: Any) -> None:
+    """What `read_predictions` reads, of (N, J, 3), with three decimals."""
+    pixels = np.asarray(pixels, float)
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or not np.isfinite(pixels).all():
+        raise argument_error("pixels", "expected finite (N, J, 3)", pixels.shape)
+    lines = [" ".join(f"{x:.3f}" for x in row) for row in pixels.reshape(len(pixels), -1)]
+    temporary = f"{os.fspath(path)}.part"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+    os.replace(temporary, path)

@@ -1,0 +1,134 @@
+"""Crops of a depth image around a point: what a cube of the world shows, at a fixed size.
+
+A cube of side c around the centre (u_c, v_c, d_c) fills the window
+
+    u in [u_c - c |fx| / 2 d_c, u_c + c |fx| / 2 d_c],   v alike,   d in [d_c - c / 2, d_c + c / 2]
+
+whose ends are rounded to pixels. Source: Oberweger et al., CVWW 2015, section 3.1.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcv.geometry.camera import project, unproject
+
+__all__ = [
+    "Window", "centre_of_mass", "cube_window", "depth_crop", "image_crop", "in_cube", "of_cube",
+    "to_crop", "to_image",
+]  # fmt: skip
+
+
+class Window(NamedTuple):
+    """A part of an image, which may lie beyond its border.
+
+    Attributes:
+        start: (2,) first column and row.
+        size: (2,) columns and rows, at least one.
+    """
+
+    start: jax.Array
+    size: jax.Array
+
+
+def cube_window(centre: jax.Array, intrinsics: jax.Array, cube: Any) -> Window:
+    """The window that a cube of side `cube` around the point `centre` (3,) fills, in its unit."""
+    u, v = project(centre, intrinsics)
+    half = 0.5 * cube / centre[2] * jnp.abs(jnp.stack([intrinsics[0, 0], intrinsics[1, 1]]))
+    middle = jnp.stack([u, v])
+    start, end = jnp.floor(middle - half + 0.5), jnp.floor(middle + half + 0.5)
+    return Window(start, jnp.maximum(end - start, 1))
+
+
+def to_image(pixels: jax.Array, window: Window, side: int) -> jax.Array:
+    """Pixels (..., 2) of the image, of those of a crop of `side` x `side`; centres at integers."""
+    return (pixels + 0.5) * window.size / side + window.start - 0.5
+
+
+def to_crop(pixels: jax.Array, window: Window, side: int) -> jax.Array:
+    """The inverse of `to_image`."""
+    return (pixels + 0.5 - window.start) * side / window.size - 0.5
+
+
+def _grid(window: Window, side: int) -> tuple[jax.Array, jax.Array]:
+    """Columns and rows (side,) of the image that a crop's pixels fall on."""
+    steps = jnp.arange(side, dtype=window.size.dtype)
+    places = to_image(jnp.stack([steps, steps], axis=-1), window, side)
+    return places[:, 0], places[:, 1]
+
+
+def depth_crop(depth: jax.Array, centre: jax.Array, window: Window, cube: Any, side: int) -> Any:
+    """What of the cube the depth image sees, (side, side) in [-1, 1].
+
+        d' = (d - d_c) / (c / 2)
+
+    The nearest pixel, not a mean, which would make points between hand and background. What is
+    nearer than the front of the cube is at its front; what is behind it, missing or beyond the
+    image is 1.
+
+    Args:
+        depth: (H, W); 0 and nan: missing.
+        centre: (3,) in the unit of the depth.
+        window: of `cube_window`.
+        cube: side c.
+        side: pixels of the crop.
+
+    Returns:
+        The crop, and where it shows something of the cube (side, side) bool.
+    """
+    height, width = depth.shape
+    columns, rows = (jnp.floor(x + 0.5).astype(int) for x in _grid(window, side))
+    inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
+    seen = depth[jnp.clip(rows, 0, height - 1)[:, None], jnp.clip(columns, 0, width - 1)]
+    known = inside & jnp.isfinite(seen) & (seen > 0)
+    scaled = jnp.where(known, (seen - centre[2]) / (0.5 * cube), 1)
+    mask = known & (scaled < 1)
+    return jnp.where(mask, jnp.maximum(scaled, -1), 1), mask
+
+
+def image_crop(image: jax.Array, window: Window, side: int) -> jax.Array:
+    """The window of an image (H, W, C) at (side, side, C), bilinear; 0 beyond the border."""
+    height, width = image.shape[:2]
+    columns, rows = _grid(window, side)
+
+    def weights(places, count):
+        distance = jnp.abs(places[:, None] - jnp.arange(count, dtype=places.dtype))
+        return jnp.maximum(1 - distance, 0).astype(image.dtype)
+
+    half = jnp.einsum("ih,hwc->iwc", weights(rows, height), image)
+    return jnp.einsum("jw,iwc->ijc", weights(columns, width), half)
+
+
+def centre_of_mass(
+    depth: jax.Array, intrinsics: jax.Array, nearest: Any = 0.0, furthest: Any = jnp.inf
+) -> tuple[jax.Array, jax.Array]:
+    """The point (3,) at the mean pixel and the mean depth of what lies in a range of depths.
+
+    Args:
+        depth: (H, W); 0 and nan: missing.
+        intrinsics: (3, 3) [px].
+        nearest: of the range, itself left out.
+        furthest: of the range.
+
+    Returns:
+        The point, nan if the range is empty, and how many pixels are in it.
+    """
+    height, width = depth.shape
+    known = jnp.isfinite(depth) & (depth > nearest) & (depth > 0) & (depth <= furthest)
+    count = jnp.sum(known)
+    mean = lambda x: jnp.sum(jnp.where(known, x, 0)) / jnp.maximum(count, 1)
+    u = mean(jnp.arange(width, dtype=depth.dtype)[None])
+    v = mean(jnp.arange(height, dtype=depth.dtype)[:, None])
+    point = unproject(u, v, mean(depth), intrinsics)
+    return jnp.where(count > 0, point, jnp.nan), count
+
+
+def in_cube(points: jax.Array, centre: jax.Array, cube: Any) -> jax.Array:
+    """Points (..., 3) in half sides of a cube from its centre (3,): (x - x_c) / (c / 2)."""
+    return (points - centre) / (0.5 * cube)
+
+
+def of_cube(points: jax.Array, centre: jax.Array, cube: Any) -> jax.Array:
+    """The inverse of `in_cube`."""
+    return points * (0.5 * cube) + centre

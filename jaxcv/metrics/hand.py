@@ -1,0 +1,94 @@
+"""Errors of hand poses: plain arrays in, one value per sample out.
+
+Published numbers compare joints in the camera's frame [mm] without any alignment. A frame is a
+success at a threshold if its worst joint is within it, the threshold included.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+
+__all__ = ["THRESHOLDS", "joint_errors", "lift_joints", "success_rate"]
+
+THRESHOLDS = np.arange(0.0, 81.0)  # [mm], of the published curves
+
+
+def joint_errors(predicted: Any, target: Any, *, missing: bool = False) -> np.ndarray:
+    """Euclidean distance of every joint, (..., J), in the unit of the input.
+
+    Its mean over everything is the published mean error, its mean over the frames that of a joint.
+
+    Args:
+        predicted: (..., J, 3).
+        target: (..., J, 3).
+        missing: whether joints may be nan, whose errors are nan then.
+
+    Raises:
+        ValueError: shapes that differ, or nan where it is not allowed.
+    """
+    predicted, target = np.asarray(predicted, float), np.asarray(target, float)
+    if predicted.shape != target.shape or predicted.ndim < 2 or predicted.shape[-1] != 3:
+        rule = "expected (..., J, 3) and the same shape of `target`"
+        raise argument_error("predicted", rule, (predicted.shape, target.shape))
+    for name, value in (("predicted", predicted), ("target", target)):
+        if not missing and not np.isfinite(value).all():
+            at = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+            way_out = "Say missing=True to leave such joints out of the means."
+            raise argument_error(name, "expected finite joints", f"{value[at]} at {at}", way_out)
+    return np.linalg.norm(predicted - target, axis=-1)
+
+
+def success_rate(errors: Any, thresholds: Any = THRESHOLDS) -> np.ndarray:
+    """The fraction of frames whose largest error is at most a threshold, (T,).
+
+    Args:
+        errors: (N, J); a joint that is nan is left out, and a frame of nothing else is a failure.
+        thresholds: (T,), in the unit of the errors.
+
+    Source: Taylor et al., The Vitruvian Manifold, CVPR 2012; Tang et al., CVPR 2014.
+    """
+    errors, thresholds = np.asarray(errors, float), np.asarray(thresholds, float)
+    if errors.ndim != 2 or not errors.size:
+        raise argument_error("errors", "expected (N, J) with a frame or more", errors.shape)
+    seen = np.isfinite(errors)
+    worst = np.where(seen, errors, -np.inf).max(axis=1)
+    worst = np.where(seen.any(axis=1), worst, np.inf)
+    return np.mean(worst[:, None] <= thresholds, axis=0)
+
+
+def lift_joints(
+    pixels: Any, depth: Any, target_depth: Any, palm_depth: Any, limit_mm: float = 150.0
+) -> np.ndarray:
+    """Joints (N, J, 3) (u, v [px], depth [mm]) of 2-D predictions, by what the sensor saw there.
+
+    Where the depth image is further than `limit_mm` from the palm (background, or nothing seen) the
+    true depth is taken: the published protocol, which helps predictions in 2-D.
+
+    Args:
+        pixels: (N, J, 2) u, v [px]; rounded to the nearest pixel, and those outside see nothing.
+        depth: (N, H, W) [mm], 0 where nothing was seen.
+        target_depth: (N, J) [mm], of the labels.
+        palm_depth: (N,) [mm], of the labels.
+        limit_mm: the distance.
+
+    Source: Tompson et al., SIGGRAPH 2014, as Oberweger et al., CVWW 2015, score it.
+    """
+    pixels, depth = np.asarray(pixels, float), np.asarray(depth, float)
+    target_depth, palm_depth = np.asarray(target_depth, float), np.asarray(palm_depth, float)
+    n, j = pixels.shape[:2]
+    if (
+        pixels.shape != (n, j, 2) or depth.shape[:1] != (n,) or depth.ndim != 3
+        or target_depth.shape != (n, j) or palm_depth.shape != (n,)
+    ):  # fmt: skip
+        rule = "expected (N, J, 2), depth (N, H, W), target_depth (N, J) and palm_depth (N,)"
+        came = pixels.shape, depth.shape, target_depth.shape, palm_depth.shape
+        raise argument_error("pixels", rule, came)
+    height, width = depth.shape[1:]
+    u, v = (np.floor(pixels[..., k] + 0.5).astype(int) for k in (0, 1))
+    inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    frame = np.arange(n)[:, None]
+    seen = depth[frame, np.clip(v, 0, height - 1), np.clip(u, 0, width - 1)]
+    near = inside & (np.abs(seen - palm_depth[:, None]) <= limit_mm)
+    return np.concatenate([pixels, np.where(near, seen, target_depth)[..., None]], axis=-1)

@@ -1,0 +1,220 @@
+"""Networks that regress the joints of a hand from a crop of depth, colour or both.
+
+Nine networks of depth differ in their convolutions and pools alone; fused ones begin with a stream
+for each image and go on as one. All end with two dense layers and 3 J numbers in (-1, 1).
+
+Source: Kazakos, MSc thesis, 2017, chapter 4 (Tables 4.1 and 4.2, equations 4.14 to 4.18).
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcv.core.checks import argument_error, check_choice
+from jaxcv.models.layers import convolve, max_pool
+
+__all__ = [
+    "FUSIONS", "NETS", "HandNetwork", "Layer", "dropout", "fuse_predictions",
+    "inverse_error_weights", "layers_of", "least_squares_weights", "pose_loss",
+]  # fmt: skip
+
+# Channels of each convolution, k and its size if it is not 3 x 3, and P for a pool.
+NETS = {
+    "net1": "32 P 64 P 128 128 P",
+    "net2": "32 P 64 P 128 128 128 P",
+    "net3": "32k7 P 64k5 P 128 128 128 P",
+    "net4": "64 P 128 P 256 256 256 P",
+    "net5": "32 32 P 64 64 P 128 128 128 P",
+    "net6": "32 32 P 64 64 P 128 128 128 P 128 128",
+    "net7": "32 P 64 P 128 128 P 128 128 P",
+    "net8": "32 P 64 P 128 128 P 128 128 P 128 128 P",
+    "net9": "32 P 64 P 128 128 128 P 128 128 128 P",
+}
+FUSIONS = ("max", "sum", "mean", "concatenate", "convolve")
+_ENDS = ("fc1", "fc2", "output")
+
+
+class Layer(NamedTuple):
+    """A convolution with its name, channels and size, or a pool (`channels` 0)."""
+
+    name: str
+    channels: int = 0
+    size: int = 3
+
+
+def layers_of(net: str) -> tuple[Layer, ...]:
+    """The convolutions and pools of a row of NETS, named conv1, pool1 and so on."""
+    check_choice("net", net, NETS)
+    layers: list[Layer] = []
+    count = {"conv": 0, "pool": 0}
+    for word in NETS[net].split():
+        kind = "pool" if word == "P" else "conv"
+        count[kind] += 1
+        name = f"{kind}{count[kind]}"
+        channels, _, size = word.partition("k")
+        layers.append(Layer(name) if word == "P" else Layer(name, int(channels), int(size or 3)))
+    return tuple(layers)
+
+
+def dropout(x: jax.Array, rate: Any, key: jax.Array) -> jax.Array:
+    """x / (1 - rate) with probability 1 - rate, else 0; the rate may be traced."""
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - jnp.asarray(rate, x.dtype)), 0)
+
+
+class _Convolution(nn.Module):
+    features: int
+    size: int = 3
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
+        return convolve(x, kernel) + self.param("bias", nn.initializers.zeros, (self.features,))
+
+
+class HandNetwork(nn.Module):
+    """Joints of hands in crops.
+
+    With several kinds of images each has a stream of its own up to the last layer of `fuse_at`. At
+    every layer of `fuse_at` the first stream takes up the second; after the last it goes on alone.
+
+        max(a, b)   a + b   (a + b) / 2   [a, b]   relu(W [a, b] + c)
+
+    Attributes:
+        net: a row of NETS.
+        images: kinds of images, in the order of the inputs; with more than one, `fusion`.
+        fusion: one of FUSIONS.
+        fuse_at: names of layers: input, conv1.., pool1.., fc1, fc2, output.
+        joints: J.
+        width: factor on the channels of all convolutions.
+        dense: width of the two dense layers.
+
+    Source: Kazakos 2017, Tables 4.1 and 4.2, equations 4.15 to 4.18.
+    """
+
+    net: str = "net6"
+    images: tuple[str, ...] = ("depth",)
+    fusion: str = "convolve"
+    fuse_at: tuple[str, ...] = ("conv4",)
+    joints: int = 14
+    width: float = 1.0
+    dense: int = 4096
+
+    def _check(self, images: tuple[jax.Array, ...]) -> None:
+        check_choice("fusion", self.fusion, FUSIONS)
+        if len(images) != len(self.images):
+            raise argument_error("images", f"expected {len(self.images)}, for {self.images}",
+                                 len(images))  # fmt: skip
+        if not 1 <= len(images) <= 2:
+            raise argument_error("images", "expected one or two kinds", self.images)
+        names = ("input", *(layer.name for layer in layers_of(self.net)), *_ENDS)
+        unknown = sorted(set(self.fuse_at) - set(names))
+        if unknown or not self.fuse_at:
+            raise argument_error("fuse_at", f"expected some of {names}", self.fuse_at)
+        if self.fusion == "concatenate" and "output" in self.fuse_at and len(images) == 2:
+            way_out = "Take `convolve`, a dense layer there."
+            raise argument_error("fusion", "expected 3 J numbers", "concatenate at output", way_out)
+
+    @nn.compact
+    def __call__(self, *images: jax.Array, rate: Any = 0.0, key: Any = None) -> jax.Array:
+        """Joints (B, J, 3) in half sides of the cube, within (-1, 1).
+
+        Args:
+            images: for each kind (B, S, S, C).
+            rate: of the dropout after the two dense layers; may be traced.
+            key: of the dropout; None: none.
+        """
+        self._check(images)
+        streams, left = list(images), [name for name in self.fuse_at] if len(images) == 2 else []
+        order = ("input", *(layer.name for layer in layers_of(self.net)), *_ENDS)
+        last = max((order.index(name) for name in left), default=-1)
+
+        def after(name: str, streams: list[jax.Array]) -> list[jax.Array]:
+            if name in left and len(streams) == 2:
+                streams = [self._fuse(name, *streams), streams[1]]
+                streams = streams[:1] if order.index(name) == last else streams
+            return streams
+
+        def each(name: str, layer: Any, streams: list[jax.Array]) -> list[jax.Array]:
+            kinds = self.images if len(streams) == 2 else ("",)
+            named = [f"{name}_{kind}" if kind else name for kind in kinds]
+            return [layer(n, x) for n, x in zip(named, streams, strict=True)]
+
+        streams = after("input", streams)
+        for layer in layers_of(self.net):
+            if layer.channels:
+                features = max(1, round(self.width * layer.channels))
+                make = lambda n, x, f=features, k=layer.size: nn.relu(_Convolution(f, k, name=n)(x))
+                streams = each(layer.name, make, streams)
+            else:
+                streams = [max_pool(x) for x in streams]
+            streams = after(layer.name, streams)
+        keys = None if key is None else jax.random.split(key, 2 * 2).reshape(2, 2)
+        streams = [x.reshape(x.shape[0], -1) for x in streams]
+        for i, name in enumerate(_ENDS[:2]):
+            make = lambda n, x: nn.relu(self._dense(n, self.dense, x))
+            streams = each(name, make, streams)
+            if keys is not None:
+                streams = [dropout(x, rate, keys[i, k]) for k, x in enumerate(streams)]
+            streams = after(name, streams)
+        make = lambda n, x: jnp.tanh(self._dense(n, 3 * self.joints, x))
+        (out,) = after("output", each("output", make, streams))
+        return out.reshape(out.shape[0], self.joints, 3)
+
+    def _dense(self, name: str, features: int, x: jax.Array) -> jax.Array:
+        return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), name=name)(x)
+
+    def _fuse(self, name: str, a: jax.Array, b: jax.Array) -> jax.Array:
+        if self.fusion in ("max", "sum", "mean"):
+            if a.shape != b.shape:
+                way_out = "Take `concatenate` or `convolve`, or a later layer."
+                rule = f"expected equal shapes at {name} for {self.fusion!r}"
+                raise argument_error("fuse_at", rule, (a.shape, b.shape), way_out)
+            if self.fusion == "max":
+                return jnp.maximum(a, b)
+            return a + b if self.fusion == "sum" else 0.5 * (a + b)
+        both = jnp.concatenate([a, b], axis=-1)
+        if self.fusion == "concatenate":
+            return both
+        out = self._dense(f"fuse_{name}", max(a.shape[-1], b.shape[-1]), both)
+        return jnp.tanh(out) if name == "output" else nn.relu(out)
+
+
+def pose_loss(predicted: jax.Array, target: jax.Array) -> jax.Array:
+    """1 / (2 J) sum (f - y)^2 over the 3 J numbers, the mean over the batch.
+
+    Args:
+        predicted: (B, J, 3).
+        target: (B, J, 3).
+
+    Source: Kazakos 2017, equation 4.14.
+    """
+    joints = predicted.shape[-2]
+    return jnp.mean(jnp.sum((predicted - target) ** 2, axis=(-2, -1))) / (2 * joints)
+
+
+def fuse_predictions(first: Any, second: Any, weights: Any = 0.5) -> Any:
+    """w a + (1 - w) b of two predictions (..., J, 3), with weights that broadcast to (J, 3)."""
+    return weights * first + (1 - weights) * second
+
+
+def inverse_error_weights(first: Any, second: Any) -> Any:
+    """e_b / (e_a + e_b): the weights of a prediction with errors e_a (J, 3) beside one with e_b."""
+    return second / (first + second)
+
+
+def least_squares_weights(first: Any, second: Any, target: Any) -> jax.Array:
+    """The weights (J, 3) of `fuse_predictions` with the smallest squared error; not held in [0, 1].
+
+    Args:
+        first: (N, J, 3).
+        second: (N, J, 3).
+        target: (N, J, 3).
+    """
+    apart = first - second
+    square = jnp.sum(apart**2, axis=0)
+    best = jnp.sum(apart * (target - second), axis=0) / jnp.where(square > 0, square, 1)
+    return jnp.where(square > 0, best, 0.5)
