@@ -6,8 +6,8 @@
 
 A first network guesses inverse depth and motion, a recurrent one moves them by what it is shown of
 the photometric residual and its Jacobian, a last one upscales. They are trained in stages, as the
-paper says: the guess, the solver with few and with all its steps, both together, the upscaling.
-Training and test scenes are different rooms. Everything is in the unit of the baseline.
+paper says: the guess, the solver with few and with all its steps, with --joint both together, the
+upscaling. Training and test scenes are different rooms. Everything is in the unit of the baseline.
 """
 
 import dataclasses
@@ -45,6 +45,7 @@ SIZES = {
 TRAIN_ROOMS, TEST_ROOMS, TUNING_ROOMS = 20181, 20182, 20183
 TUNING_PAIRS = 64  # on which the baselines choose their settings
 DEMON = ("sun3d", "rgbd", "mvs", "scenes11", "nyu2")
+JOINT_RATE = 0.03  # of the learning rate; larger ones undo what was learned
 STAGES = ("initial", "few", "all", "joint", "upscale")
 SOURCE = {  # RGB-D of DeMoN's benchmark, Tables 1 and 3; other data
     "lsnet_15/l1_inv": 0.019, "lsnet_15/sc_inv": 0.09, "lsnet_15/l1_rel": 0.301,
@@ -103,6 +104,7 @@ class Config:
     depth_weight: float = runner.flag(10.0, "Of the inverse depths in the loss.", lower=0.0)
     log_weight: float = runner.flag(0.5, "Of their logarithms; the paper has none.", lower=0.0)
     rotation_weight: float = runner.flag(10.0, "Of the rotation vector [rad].", lower=0.0)
+    joint: bool = runner.flag(False, "Whether guess and solver are trained together at the end.")
     stages: tuple[float, ...] = runner.flag(
         (1.0, 0.125, 0.15, 0.08, 0.08), "Steps of the five stages, as parts of --steps.", lower=0.0
     )
@@ -114,7 +116,7 @@ PRESETS = {
     "paper": Config(
         steps=200_000, size="paper", height=192, width=256, encoding="gradient", residual="grey",
         match_exposure=False, unit=False, batch_size=16, learning_rate=1e-4,
-        rotation_weight=1.0, log_weight=0.0,
+        rotation_weight=1.0, log_weight=0.0, joint=True,
         num_train=20_000, stages=(1.0, 0.5, 0.5, 0.5, 0.25),
     ),
 }  # fmt: skip
@@ -124,8 +126,9 @@ class Row(NamedTuple):
     """A solver that is trained, from the first guess of its seed."""
 
     network: StereoNetwork
-    stages: tuple[str, ...] = ("few",)  # after the first
+    stages: tuple[str, ...] = ("few",)  # after `before`
     every_seed: bool = False  # or the first only
+    before: str = "initial"  # a stage of `lsnet`
 
 
 class Data(NamedTuple):
@@ -215,7 +218,8 @@ def network_of(config: Config) -> StereoNetwork:
 def rows(config: Config) -> dict[str, Row]:
     """Name -> what is trained: `lsnet` in all stages, the ablations with few iterations only."""
     usual = network_of(config)
-    out = {"lsnet": Row(usual, STAGES[1:], every_seed=True)}
+    stages = tuple(name for name in STAGES[1:] if config.joint or name != "joint")
+    out = {"lsnet": Row(usual, stages, every_seed=True)}
     if not config.ablations:
         return out
     out["refinement"] = Row(usual._replace(solver="refinement"), STAGES[1:3], every_seed=True)
@@ -226,6 +230,8 @@ def rows(config: Config) -> dict[str, Row]:
     out[name] = Row(usual._replace(through_encoding=not config.through_encoding))
     if config.unit:
         out["any_unit"] = Row(usual._replace(unit=False))
+    if not config.joint:
+        out["joint"] = Row(usual, ("joint",), before="all")
     return out
 
 
@@ -243,7 +249,7 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
         usual = network_of(config)
         out[first] = _cell(config, data, usual, "initial", seed, None)
         for name, row in rows_of(config, seed).items():
-            before = first
+            before = cell_name("lsnet", row.before, seed)
             for stage in row.stages:
                 cell = cell_name(name, stage, seed)
                 out[cell] = _cell(config, data, row.network, stage, seed, before)
@@ -324,7 +330,7 @@ def _init(key, member, before=None, *, network: StereoNetwork, stage: str):
 
 
 def _optimizer(config: Config, stage: str, steps: int) -> optax.GradientTransformation:
-    rate = config.learning_rate * (0.3 if stage == "joint" else 1.0)
+    rate = config.learning_rate * (JOINT_RATE if stage == "joint" else 1.0)
     adam = optax.chain(
         optax.clip_by_global_norm(config.clip), optax.adam(optax.cosine_decay_schedule(rate, steps))
     )

@@ -191,7 +191,9 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
                 few = experiment.in_stage(config, row.network, "few")
                 put_steps("lsnet_few", few, params_of(trained, name, seed, experiment.STAGES[:2]))
             before = params_of(trained, name, seed, experiment.STAGES[:3])
-            early, _ = put_steps("lsnet_before_joint", row.network, before)
+            early = steps
+            if config.joint:
+                early, _ = put_steps("lsnet_before_joint", row.network, before)
             start = jax.tree.map(lambda leaf: leaf[0], early)
             _put_marquardt(config, data, before, start, put, out)
     for name, cell in trained.items():
