@@ -126,9 +126,8 @@ class Row(NamedTuple):
     """A solver that is trained, from the first guess of its seed."""
 
     network: StereoNetwork
-    stages: tuple[str, ...] = ("few",)  # after `before`
+    stages: tuple[str, ...] = ("few",)  # after the first
     every_seed: bool = False  # or the first only
-    before: str = "initial"  # a stage of `lsnet`
 
 
 class Data(NamedTuple):
@@ -230,8 +229,6 @@ def rows(config: Config) -> dict[str, Row]:
     out[name] = Row(usual._replace(through_encoding=not config.through_encoding))
     if config.unit:
         out["any_unit"] = Row(usual._replace(unit=False))
-    if not config.joint:
-        out["joint"] = Row(usual, ("joint",), before="all")
     return out
 
 
@@ -249,7 +246,7 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
         usual = network_of(config)
         out[first] = _cell(config, data, usual, "initial", seed, None)
         for name, row in rows_of(config, seed).items():
-            before = cell_name("lsnet", row.before, seed)
+            before = first
             for stage in row.stages:
                 cell = cell_name(name, stage, seed)
                 out[cell] = _cell(config, data, row.network, stage, seed, before)

@@ -32,13 +32,13 @@ _METRES = 20.0  # a hand nearer than 2 cm, in millimetres, is one in metres
 
 
 class HandFrames(NamedTuple):
-    """N frames of one camera.
+    """N frames.
 
     Attributes:
         depth: (N, H, W) [mm] along z; 0 where nothing was seen.
-        color: (N, H, W, 3) in [0, 1].
+        color: (N, H, W, 3) in 8 bits, or None.
         joints: (N, 14, 3) [mm] in the camera's frame, in the order of JOINTS.
-        intrinsics: (3, 3) [px].
+        intrinsics: (N, 3, 3) [px].
         subject: (N,) who it is.
     """
 
@@ -51,8 +51,8 @@ class HandFrames(NamedTuple):
     def take(self, rows: Any) -> "HandFrames":
         """Some of the frames."""
         color = None if self.color is None else self.color[rows]
-        joints, subject = self.joints[rows], self.subject[rows]
-        return HandFrames(self.depth[rows], color, joints, self.intrinsics, subject)
+        rest = self.joints[rows], self.intrinsics[rows], self.subject[rows]
+        return HandFrames(self.depth[rows], color, *rest)
 
 
 def joints_of_pixels(pixels: Any, intrinsics: Any = NYU_INTRINSICS) -> np.ndarray:
@@ -100,18 +100,19 @@ def check_depth(name: str, depth: Any) -> np.ndarray:
 def check_frames(frames: HandFrames, name: str = "frames") -> None:
     """Raises ValueError unless the values can be learned from: shapes, units, finite joints."""
     n, height, width = np.shape(check_depth(f"{name}.depth", frames.depth))
-    want = {"joints": (n, len(JOINTS), 3), "subject": (n,)}
+    want = {"joints": (n, len(JOINTS), 3), "intrinsics": (n, 3, 3), "subject": (n,)}
     if frames.color is not None:
         want["color"] = (n, height, width, 3)
+        if np.asarray(frames.color).dtype != np.uint8:
+            came = np.asarray(frames.color).dtype
+            raise argument_error(f"{name}.color", "expected 8 bits (uint8)", came)
     for field, expected in want.items():
         came = np.shape(getattr(frames, field))
         if came != expected:
             raise argument_error(f"{name}.{field}", f"expected {expected}", came)
     check_intrinsics(f"{name}.intrinsics", frames.intrinsics)
-    for field in ("joints", "color"):
-        value = getattr(frames, field)
-        if value is not None and not np.isfinite(value).all():
-            raise argument_error(f"{name}.{field}", "expected finite values", "nan or inf")
+    if not np.isfinite(frames.joints).all():
+        raise argument_error(f"{name}.joints", "expected finite values", "nan or inf")
     if not (np.asarray(frames.joints)[..., 2] > 0).all():
         rule = "expected joints [mm] in front of the camera"
         raise argument_error(f"{name}.joints", rule, "a depth of zero or less")

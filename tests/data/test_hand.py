@@ -18,9 +18,9 @@ from jaxcv.data.hand import (
 def frames(**changes):
     good = HandFrames(
         depth=np.full((2, 6, 8), 700.0),
-        color=np.zeros((2, 6, 8, 3)),
+        color=np.zeros((2, 6, 8, 3), np.uint8),
         joints=np.full((2, 14, 3), 700.0),
-        intrinsics=NYU_INTRINSICS,
+        intrinsics=np.stack([NYU_INTRINSICS] * 2),
         subject=np.zeros(2, int),
     )
     return good._replace(**changes)
@@ -46,7 +46,9 @@ def test_good_frames():
         ({"joints": np.full((2, 14, 3), -5.0)}, "in front of the camera"),
         ({"subject": np.zeros(3)}, r"`frames.subject`: expected \(2,\)"),
         ({"color": np.zeros((2, 6, 8))}, "`frames.color`: expected"),
-        ({"intrinsics": NYU_INTRINSICS.T}, "`frames.intrinsics`: expected"),
+        ({"color": np.zeros((2, 6, 8, 3))}, "`frames.color`: expected 8 bits .*, got float64"),
+        ({"intrinsics": NYU_INTRINSICS}, r"`frames.intrinsics`: expected \(2, 3, 3\)"),
+        ({"intrinsics": np.stack([NYU_INTRINSICS.T] * 2)}, "`frames.intrinsics`: expected"),
     ],
 )
 def test_bad_frames(change, message):

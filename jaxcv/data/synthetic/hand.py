@@ -1,0 +1,285 @@
+"""Hands of round cones, ray-cast exactly to depth and shaded colour, seen by a noisy sensor.
+
+People differ in the sizes of palm, bones and flesh. Poses are drawn within the joints' limits, and
+again while fingers pass through each other. The light, the skin and the noise of the image change
+with every frame: under one clean light colour would be a map of normals without noise.
+
+The sensor has noise that grows with the square of the depth, steps of a disparity, pixels that drop
+out, and edges that are eaten away: where depth jumps, and where the surface is seen edge on.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+from jaxcv.data.hand import HandFrames
+from jaxcv.geometry import so3
+from jaxcv.geometry.camera import pixel_rays, project
+from jaxcv.geometry.hand import (
+    CONES,
+    LIMITS,
+    HandPose,
+    HandShape,
+    hand_cones,
+    hand_joints,
+    hand_points,
+    mean_shape,
+)
+from jaxcv.geometry.round_cones import distances, intersect, normals
+
+__all__ = [
+    "HandView", "Sensor", "draw_hand_pose", "draw_hand_shape", "generate_hands", "overlap",
+    "render_hand", "sense_depth", "shade_hand",
+]  # fmt: skip
+
+FOCAL = 240.0  # [px], of a camera of 320 x 240
+_MARGIN = 10  # [px] by which a hand may be off the middle of its window
+_ALLOWED = 3.0  # [mm] that flesh may give way where fingers touch
+_AT_ONCE = 64
+
+
+class Sensor(NamedTuple):
+    """Errors of the depth; each is switched off by 0.
+
+    Attributes:
+        noise: standard deviation at 800 mm [mm]; it grows with the square of the depth.
+        step: quantisation at 1 m [mm]; it grows with the square of the depth.
+        dropout: probability that a pixel is missing.
+        edge: probability that a pixel beside a jump of 20 mm is missing.
+        grazing: cosine between normal and ray below which pixels are missing.
+    """
+
+    noise: float = 1.5
+    step: float = 2.85
+    dropout: float = 0.02
+    edge: float = 0.6
+    grazing: float = 0.12
+
+
+class HandView(NamedTuple):
+    """What an ideal camera sees.
+
+    Attributes:
+        depth: (H, W) along z [mm]; inf where there is no hand.
+        normal: (H, W, 3) outward; 0 where there is no hand.
+        cone: (H, W) which of CONES; -1 where there is no hand.
+    """
+
+    depth: jax.Array
+    normal: jax.Array
+    cone: jax.Array
+
+
+def draw_hand_shape(key: jax.Array) -> HandShape:
+    """A person's sizes: palm and bones vary by about 8%, those of one finger together by 3%."""
+    keys = jax.random.split(key, 5)
+    mean = mean_shape()
+    factor = lambda key, shape, spread: jnp.exp(spread * jax.random.normal(key, shape))
+    whole = factor(keys[0], (), 0.08)
+    palm = whole * factor(keys[1], (2,), 0.04)
+    lengths = whole * factor(keys[2], (5, 1), 0.03) * factor(keys[3], (5, 3), 0.03)
+    flesh = factor(keys[4], (2,), 0.06)
+    radii = whole * flesh[0] * mean.radii
+    return HandShape(palm, lengths * mean.lengths, radii)
+
+
+def overlap(points: jax.Array, radii: jax.Array) -> jax.Array:
+    """How deep each finger goes into others and into the palm (5,) [mm]; negative: a gap.
+
+    The spheres of a finger beyond its base, and between them, against all cones but its own.
+
+    Args:
+        points: (28, 3) of `hand_points`.
+        radii: (28,).
+    """
+    cones = hand_cones(points, radii)
+    owner = np.where(CONES[:, 1] < 20, CONES[:, 1] // 4, -1)
+    owner[15:] = -1  # the palm's
+
+    def of_finger(finger, p, r):
+        spheres = jnp.concatenate([p[2:], 0.5 * (p[1:3] + p[2:])])
+        sizes = jnp.concatenate([r[2:], 0.5 * (r[1:3] + r[2:])])
+        away = jax.vmap(lambda q: distances(q, cones))(spheres) - sizes[:, None]
+        return jnp.max(jnp.where(owner == finger, -jnp.inf, -away))
+
+    fingers = points[:20].reshape(5, 4, 3), radii[:20].reshape(5, 4)
+    return jax.vmap(of_finger)(jnp.arange(5), *fingers)
+
+
+def _draw_angles(key: jax.Array) -> jax.Array:
+    """(5, 4) within the limits; the joints of a finger bend together."""
+    keys = jax.random.split(key, 3)
+    curl = jax.random.uniform(keys[0], (5, 1))
+    own = jax.random.uniform(keys[1], (5, 4))
+    together = 0.7 * curl + 0.3 * own
+    share = together.at[:, 1].set(own[:, 1])  # abduction does not
+    lower, upper = jnp.asarray(LIMITS[..., 0]), jnp.asarray(LIMITS[..., 1])
+    return lower + share * (upper - lower)
+
+
+def draw_hand_pose(key: jax.Array, shape: HandShape) -> HandPose:
+    """A pose without self-collision: palm to the camera, fingers up, then turned and bent.
+
+    Turns are within 0.7, 0.9 and 0.8 rad about x, y and z; the palm's place is within 100, 80 mm
+    of the axis and 600 to 1000 mm away.
+    """
+    keys = jax.random.split(key, 3)
+
+    def points_of(angles):
+        own = HandPose(jnp.eye(3, dtype=angles.dtype), jnp.zeros(3, angles.dtype), angles)
+        return hand_points(own, shape)
+
+    collides = lambda angles: jnp.max(overlap(points_of(angles), shape.radii)) > _ALLOWED
+
+    def again(state):
+        key, _ = state
+        key, own = jax.random.split(key)
+        return key, _draw_angles(own)
+
+    start = (keys[0], _draw_angles(keys[1]))
+    _, angles = jax.lax.while_loop(lambda state: collides(state[1]), again, start)
+    turn = jax.random.uniform(keys[2], (6,), minval=-1)
+    about = [so3.exp(turn[k] * s * jnp.eye(3)[k]) for k, s in enumerate((0.7, 0.9, 0.8))]
+    facing = jnp.diag(jnp.array([1.0, -1.0, -1.0]))
+    rotation = about[2] @ about[1] @ about[0] @ facing
+    place = jnp.array([0.0, 0.0, 800.0]) + turn[3:] * jnp.array([100.0, 80.0, 200.0])
+    palm = hand_joints(points_of(angles))[-1]
+    return HandPose(rotation, place - rotation @ palm, angles)
+
+
+def render_hand(
+    points: jax.Array, radii: jax.Array, intrinsics: jax.Array, size: tuple[int, int]
+) -> HandView:
+    """The first hit of every pixel's ray with the hand.
+
+    Args:
+        points: (28, 3) of `hand_points` [mm].
+        radii: (28,) [mm].
+        intrinsics: (3, 3) [px].
+        size: (H, W).
+    """
+    cones = hand_cones(points, radii)
+    origin = jnp.zeros(3, points.dtype)
+
+    def look(ray):
+        t = intersect(origin, ray, cones)
+        first = jnp.argmin(t)
+        hit = jnp.isfinite(t[first])
+        one = jax.tree.map(lambda leaf: leaf[first][None], cones)
+        normal = normals(jnp.where(hit, t[first], 1) * ray, one)[0]
+        return t[first], jnp.where(hit, normal, 0), jnp.where(hit, first, -1)
+
+    rays = pixel_rays(intrinsics, *size)
+    return HandView(*jax.vmap(jax.vmap(look))(rays.astype(points.dtype)))
+
+
+def sense_depth(key: jax.Array, view: HandView, rays: jax.Array, sensor: Sensor) -> jax.Array:
+    """What the sensor reports (H, W) [mm], 0 where it sees nothing.
+
+    Args:
+        key: PRNG key.
+        view: what there is.
+        rays: (H, W, 3) of `pixel_rays`.
+        sensor: its errors.
+    """
+    keys = jax.random.split(key, 3)
+    z = jnp.where(jnp.isfinite(view.depth), view.depth, 0)
+    seen = z > 0
+    far = jnp.where(seen, z, 1e4)
+    padded = jnp.pad(far, 1, mode="edge")
+    sides = [padded[1:-1, :-2], padded[1:-1, 2:], padded[:-2, 1:-1], padded[2:, 1:-1]]
+    jump = jnp.max(jnp.stack([jnp.abs(side - far) for side in sides]), axis=0) > 20
+    facing = -jnp.sum(view.normal * rays, axis=-1) / jnp.linalg.norm(rays, axis=-1)
+    keep = seen & (facing >= sensor.grazing)
+    keep &= ~(jump & (jax.random.uniform(keys[0], z.shape) < sensor.edge))
+    keep &= jax.random.uniform(keys[1], z.shape) >= sensor.dropout
+    z = z + sensor.noise * (z / 800) ** 2 * jax.random.normal(keys[2], z.shape)
+    step = sensor.step * (z / 1000) ** 2
+    safe = jnp.where(step > 0, step, 1)
+    z = jnp.where(step > 0, jnp.round(z / safe) * safe, z)
+    return jnp.where(keep, z, 0)
+
+
+def shade_hand(key: jax.Array, view: HandView) -> jax.Array:
+    """Colour (H, W, 3) in [0, 1]: one lamp and the sky on skin, before a smooth background.
+
+    Direction, strength and tint of the light, the skin, its change from bone to bone, the
+    background and the noise are drawn anew.
+    """
+    keys = jax.random.split(key, 9)
+    uniform = functools.partial(jax.random.uniform, minval=0.0, maxval=1.0)
+    light = jnp.array([0, -0.4, -1.0]) + 0.9 * jax.random.normal(keys[0], (3,))
+    light = light / jnp.linalg.norm(light)
+    ambient, strength = 0.15 + 0.35 * uniform(keys[1], ()), 0.5 + 0.6 * uniform(keys[2], ())
+    tint = 1 + 0.15 * (2 * uniform(keys[3], (3,)) - 1)
+    skin = jnp.array([0.85, 0.62, 0.5]) * (0.35 + 0.75 * uniform(keys[4], ()))
+    bones = 1 + 0.08 * jax.random.normal(keys[5], (len(CONES), 3))
+    albedo = skin * bones[jnp.maximum(view.cone, 0)]
+    lambert = jnp.maximum(view.normal @ light, 0)
+    hand = albedo * tint * (ambient + strength * lambert)[..., None]
+    height, width = view.depth.shape
+    waves = jax.random.normal(keys[6], (6, 2)) * 6
+    v, u = jnp.meshgrid(jnp.linspace(0, 1, height), jnp.linspace(0, 1, width), indexing="ij")
+    phase = waves[:, 0, None, None] * u + waves[:, 1, None, None] * v
+    amplitude = 0.1 * jax.random.normal(keys[7], (6, 3))
+    ground = 0.5 + jnp.einsum("khw,kc->hwc", jnp.sin(phase), amplitude)
+    image = jnp.where((view.cone >= 0)[..., None], hand, ground)
+    return jnp.clip(image + 0.02 * jax.random.normal(keys[8], image.shape), 0, 1)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "sensor"))
+def _frames(keys, shapes, size, sensor):
+    def one(key, shape):
+        pose_key, place_key, sense_key, shade_key = jax.random.split(key, 4)
+        points = hand_points(draw_hand_pose(pose_key, shape), shape)
+        joints = hand_joints(points)
+        camera = jnp.array([[FOCAL, 0, 159.5], [0, FOCAL, 119.5], [0, 0, 1]])
+        middle = jnp.stack(project(jnp.mean(joints, axis=0), camera))
+        away = jax.random.randint(place_key, (2,), -_MARGIN, _MARGIN + 1)
+        start = jnp.round(middle) + away - jnp.array([size[1] // 2, size[0] // 2])
+        k = camera.at[:2, 2].add(-start)  # of the window of whole pixels
+        view = render_hand(points, shape.radii, k, size)
+        depth = sense_depth(sense_key, view, pixel_rays(k, *size), sensor)
+        color = jnp.round(255 * shade_hand(shade_key, view))
+        return jnp.round(depth), color, joints, k
+
+    return jax.vmap(one)(keys, shapes)
+
+
+def generate_hands(
+    key: jax.Array,
+    count: int,
+    *,
+    subjects: int = 8,
+    size: tuple[int, int] = (112, 112),
+    sensor: Sensor | None = None,
+) -> HandFrames:
+    """Frames of several people in equal shares, in windows of a camera of 320 x 240.
+
+    Args:
+        key: PRNG key; other keys are other people.
+        count: frames.
+        subjects: people.
+        size: (H, W) of the windows; `intrinsics` has one K for each.
+        sensor: None: that of `Sensor`.
+
+    Returns:
+        Depth in whole millimetres (uint16), colour in 8 bits (uint8; over 255 in [0, 1]).
+    """
+    if not 1 <= subjects <= count:
+        raise argument_error("subjects", f"expected 1 to {count}", subjects)
+    people, frames = jax.random.split(key)
+    shapes = jax.vmap(draw_hand_shape)(jax.random.split(people, subjects))
+    keys, who = jax.random.split(frames, count), np.arange(count) % subjects
+    parts = []
+    for i in range(0, count, _AT_ONCE):
+        rows = slice(i, i + _AT_ONCE)
+        own = jax.tree.map(lambda leaf: leaf[who[rows]], shapes)  # noqa: B023
+        depth, color, joints, k = jax.device_get(_frames(keys[rows], own, size, sensor or Sensor()))
+        parts.append((depth.astype(np.uint16), color.astype(np.uint8), joints, k))
+    depth, color, joints, k = (np.concatenate(leaves) for leaves in zip(*parts, strict=True))
+    return HandFrames(depth, color, joints, k, who)
