@@ -1,0 +1,54 @@
+"""The command that scores prediction files."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import score_hands
+from jaxcv.data.hand import NYU_INTRINSICS, pixels_of_joints, write_predictions
+
+
+def files(folder):
+    joints = np.random.default_rng(0).normal([0, 0, 800], [60, 60, 30], (5, 14, 3))
+    moved = joints + np.array([3.0, 0.0, 4.0])
+    moved[0, 0] += [0, 0, 60.0]
+    for name, value in (("labels", joints), ("off", moved)):
+        write_predictions(folder / f"{name}.txt", pixels_of_joints(value))
+    return [str(folder / name) for name in ("labels.txt", "off.txt")]
+
+
+def test_scores_of_known_errors(tmp_path):
+    labels, off = files(tmp_path)
+    scores = score_hands.score(labels, {"same": labels, "off": off}, tmp_path / "out")
+    assert scores["same"]["mean_error_mm"] == 0
+    assert scores["same"]["success"]["20mm"] == 1
+    assert scores["off"]["success"]["20mm"] == pytest.approx(0.8)
+    assert scores["off"]["median_error_mm"] == pytest.approx(5, abs=1e-2)
+    assert scores["off"]["joint_errors_mm"]["C"] == pytest.approx(5, abs=1e-2)
+    assert json.loads((tmp_path / "out" / "scores.json").read_text()) == scores
+    for name in ("success", "joints"):
+        assert (tmp_path / "out" / f"{name}.png").stat().st_size > 5000
+    k = NYU_INTRINSICS
+    camera = k[0, 0], -k[1, 1], k[0, 2], 480 - k[1, 2]  # errors do not know where up is
+    again = score_hands.score(labels, {"off": off}, tmp_path / "again", camera)
+    assert again["off"]["mean_error_mm"] == pytest.approx(scores["off"]["mean_error_mm"])
+
+
+def test_command_line(tmp_path):
+    labels, off = files(tmp_path)
+    command = [sys.executable, "-m", "experiments.score_hands", f"--labels={labels}"]
+    good = [*command, f"--predictions=off={off}", f"--workdir={tmp_path / 'out'}"]
+    done = subprocess.run(good, capture_output=True, text=True, check=True)
+    assert "off" in done.stdout
+    assert "80.00" in done.stdout
+    (tmp_path / "short.txt").write_text(
+        "\n".join((tmp_path / "off.txt").read_text().split("\n")[:3])
+    )
+    bad = [*command, f"--predictions={tmp_path / 'short.txt'}", f"--workdir={tmp_path / 'bad'}"]
+    done = subprocess.run(bad, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "short.txt`: expected 5 frames" in done.stderr
+    assert not (tmp_path / "bad").exists()
