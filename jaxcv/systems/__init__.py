@@ -1,5 +1,6 @@
 """One pure entry point per task, put together from the rooms of the library."""
 
+from jaxcv.systems.hand_pose import HandCrop, HandEstimate, predict_hand, preprocess
 from jaxcv.systems.human_pose import Reconstruction, reconstruct_pose
 from jaxcv.systems.pose_model import (
     fit_pose_model,
@@ -18,6 +19,8 @@ from jaxcv.systems.tracker_fusion import FusedBox, fuse_boxes, fuse_frame
 
 __all__ = [
     "FusedBox",
+    "HandCrop",
+    "HandEstimate",
     "Reconstruction",
     "StereoEstimate",
     "StereoNetwork",
@@ -29,6 +32,8 @@ __all__ = [
     "load_pose_parameters",
     "load_pose_readout",
     "load_stereo_network",
+    "predict_hand",
+    "preprocess",
     "reconstruct_pose",
     "save_pose_parameters",
     "save_stereo_network",

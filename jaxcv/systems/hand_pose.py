@@ -1,0 +1,254 @@
+"""Joints of a hand from a depth image, and colour if there is any.
+
+The hand is what lies in a metric cube around a centre: given, or the centre of mass of the nearest
+thing that the camera sees, which is found again within its own cube. The cube's content at a fixed
+size goes to a network, whose numbers are joints in half sides of the cube.
+
+Source: Kazakos, MSc thesis, 2017, section 4.3; Oberweger et al., CVWW 2015.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcv.core.checks import argument_error, check_shape
+from jaxcv.data.hand import check_depth
+from jaxcv.geometry.camera import check_intrinsics, project
+from jaxcv.geometry.crop import (
+    Window,
+    centre_of_mass,
+    cube_window,
+    depth_crop,
+    image_crop,
+    of_cube,
+    to_crop,
+)
+from jaxcv.models.hand_pose import HandNetwork
+
+__all__ = [
+    "CUBE_MM", "ColorScale", "HandCrop", "HandEstimate", "crop_color", "find_hand", "predict_hand",
+    "preprocess",
+]  # fmt: skip
+
+CUBE_MM = 300.0
+_REFINEMENTS = 3  # of the centre of mass, within its own cube
+_NEAR_SHARE = 0.002  # of the known pixels, that may be nearer than the hand
+
+
+class HandCrop(NamedTuple):
+    """What a network is shown.
+
+    Attributes:
+        depth: (..., S, S, 1) in [-1, 1]; 1: background, or nothing seen.
+        mask: (..., S, S) bool, where there is something in the cube.
+        centre: (..., 3) [mm] in the camera's frame.
+        window: of the image, in pixels.
+        cube: (...,) side [mm].
+    """
+
+    depth: jax.Array
+    mask: jax.Array
+    centre: jax.Array
+    window: Window
+    cube: jax.Array
+
+
+class ColorScale(NamedTuple):
+    """Mean and standard deviation (3,) of the masked colour crops of a training."""
+
+    mean: Any = (0.0, 0.0, 0.0)
+    deviation: Any = (1.0, 1.0, 1.0)
+
+
+class HandEstimate(NamedTuple):
+    """A hand in an image.
+
+    Attributes:
+        joints: (..., J, 3) [mm] in the camera's frame.
+        pixels: (..., J, 2) u, v [px] in the image.
+        crop: (..., J, 2) u, v [px] in the crop.
+        centre: (..., 3) [mm] of the cube.
+    """
+
+    joints: jax.Array
+    pixels: jax.Array
+    crop: jax.Array
+    centre: jax.Array
+
+
+def find_hand(depth: jax.Array, intrinsics: jax.Array, cube: Any = CUBE_MM) -> jax.Array:
+    """The centre of mass (3,) [mm] of the nearest thing, nan where nothing was seen.
+
+    The first centre is that of all within a cube's side of the nearest depth (all but 0.2% of the
+    pixels are further); then that of what lies in the cube around it, three times.
+
+    Args:
+        depth: (H, W) [mm], 0 or nan where nothing was seen.
+        intrinsics: (3, 3) [px].
+        cube: its side [mm].
+    """
+    known = jnp.isfinite(depth) & (depth > 0)
+    ordered = jnp.sort(jnp.where(known, depth, jnp.inf).ravel())
+    nearest = ordered[(_NEAR_SHARE * jnp.sum(known)).astype(int)]
+    centre, _ = centre_of_mass(depth, intrinsics, 0.0, nearest + cube)
+    height, width = depth.shape
+    columns, rows = jnp.arange(width), jnp.arange(height)[:, None]
+
+    def refine(centre, _):
+        window = cube_window(centre, intrinsics, cube)
+        place = lambda x, k: (x >= window.start[k]) & (x < window.start[k] + window.size[k])
+        inside = place(columns, 0) & place(rows, 1)
+        limits = centre[2] - 0.5 * cube, centre[2] + 0.5 * cube
+        found, count = centre_of_mass(jnp.where(inside, depth, 0), intrinsics, *limits)
+        return jnp.where(count > 0, found, centre), None
+
+    return jax.lax.scan(refine, centre, length=_REFINEMENTS)[0]
+
+
+@functools.partial(jax.jit, static_argnames="side")
+def preprocess(
+    depth: jax.Array,
+    intrinsics: jax.Array,
+    centre: jax.Array | None = None,
+    *,
+    side: int = 128,
+    cube: Any = CUBE_MM,
+) -> HandCrop:
+    """The crop of a cube around a hand.
+
+    Pure and jitted: values are not checked here (`predict_hand` checks them).
+
+    Args:
+        depth: (..., H, W) [mm], 0 or nan where nothing was seen.
+        intrinsics: (..., 3, 3) [px]; fy is negative where y goes up, as in NYU's labels.
+        centre: (..., 3) [mm]; None: `find_hand`.
+        side: S [px].
+        cube: its side [mm].
+    """
+    depth, intrinsics = jnp.asarray(depth), jnp.asarray(intrinsics)
+    dtype = jnp.result_type(intrinsics, jnp.float32)
+    depth = depth.astype(dtype)
+    batch = depth.shape[:-2]
+    intrinsics = jnp.broadcast_to(intrinsics.astype(dtype), (*batch, 3, 3))
+
+    def one(depth, k, centre):
+        centre = find_hand(depth, k, cube) if centre is None else centre.astype(dtype)
+        window = cube_window(centre, k, cube)
+        image, mask = depth_crop(depth, centre, window, cube, side)
+        return HandCrop(image[..., None], mask, centre, window, jnp.asarray(cube, dtype))
+
+    if centre is None:
+        run = lambda depth, k: one(depth, k, None)
+        inputs: tuple = (depth, intrinsics)
+    else:
+        run, inputs = one, (depth, intrinsics, jnp.broadcast_to(centre, (*batch, 3)))
+    for _ in batch:
+        run = jax.vmap(run)
+    return run(*inputs)
+
+
+@jax.jit
+def crop_color(color: jax.Array, crop: HandCrop, scale: ColorScale = ColorScale()) -> jax.Array:  # noqa: B008
+    """The colour (..., S, S, 3) of a crop: 0 where there is no hand, then standardised.
+
+    Args:
+        color: (..., H, W, 3) in [0, 1], registered to the depth.
+        crop: of the depth.
+        scale: of the training; the default leaves the masked colours as they are.
+    """
+    side = crop.mask.shape[-1]
+    run = lambda image, window: image_crop(image, window, side)
+    for _ in color.shape[:-3]:
+        run = jax.vmap(run)
+    masked = run(color, crop.window) * crop.mask[..., None]
+    return (masked - jnp.asarray(scale.mean)) / jnp.asarray(scale.deviation)
+
+
+def predict_hand(
+    depth: Any,
+    intrinsics: Any,
+    params: Any,
+    *,
+    network: HandNetwork = HandNetwork(),  # noqa: B008, an immutable value
+    color: Any = None,
+    color_scale: ColorScale = ColorScale(),  # noqa: B008
+    centre: Any = None,
+    side: int = 128,
+    cube: float = CUBE_MM,
+) -> HandEstimate:
+    """The joints of the hand in a depth image, or in several.
+
+    Args:
+        depth: (..., H, W) [mm], 0 or nan where nothing was seen.
+        intrinsics: (..., 3, 3) [px]; fy is negative where y goes up.
+        params: of the network.
+        network: a depth network, one of colour, or a fused one.
+        color: (..., H, W, 3) in [0, 1], registered to the depth, for networks that see it.
+        color_scale: of the training.
+        centre: (..., 3) [mm] of the hand; None: the nearest thing is one.
+        side: of the crops that the network was trained on [px].
+        cube: of the crops that the network was trained on [mm].
+
+    Raises:
+        ValueError: depths in metres, nothing seen, a centre behind the camera or outside the
+            image, an empty cube, or colour that is missing or of another size.
+    """
+    depth = check_depth("depth", depth)
+    k = check_intrinsics("intrinsics", intrinsics)
+    check_shape("depth", depth, (None, None))
+    if centre is not None:
+        _check_centre(np.asarray(centre, float), np.broadcast_to(k, (*depth.shape[:-2], 3, 3)),
+                      depth.shape[-2:])  # fmt: skip
+        centre = jnp.asarray(centre, jnp.float32)
+    colored = [kind for kind in network.images if kind != "depth"]
+    if colored and np.shape(color) != (*depth.shape, 3):
+        rule = f"expected {(*depth.shape, 3)} for the images {network.images}"
+        raise argument_error("color", rule, None if color is None else np.shape(color))
+    crop = preprocess(depth, k, centre, side=side, cube=cube)
+    empty = ~np.asarray(crop.mask).any(axis=(-2, -1))
+    if empty.any():
+        where = np.asarray(crop.centre)[empty].reshape(-1, 3)[0].round(1).tolist()
+        way_out = "Give another centre, a larger cube, or leave the centre out."
+        raise argument_error("centre", f"expected a hand within {cube:g} mm", where, way_out)
+    images = {"depth": crop.depth}
+    if colored:
+        images["rgb"] = crop_color(jnp.asarray(color, jnp.float32), crop, color_scale)
+    return _estimate(params, crop, tuple(images[kind] for kind in network.images), k, network)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _estimate(params, crop, images, intrinsics, network):
+    batch = crop.mask.shape[:-2]
+    flat = [image.reshape(-1, *image.shape[-3:]) for image in images]
+    found = network.apply(params, *flat).reshape(*batch, network.joints, 3)
+    joints = of_cube(found, crop.centre[..., None, :], crop.cube[..., None, None])
+    k = jnp.broadcast_to(jnp.asarray(intrinsics, joints.dtype), (*batch, 3, 3))
+
+    def see(joints, k, window):
+        pixels = jnp.stack(project(joints, k), axis=-1)
+        return pixels, to_crop(pixels, window, crop.mask.shape[-1])
+
+    for _ in batch:
+        see = jax.vmap(see)
+    return HandEstimate(joints, *see(joints, k, crop.window), crop.centre)
+
+
+def _check_centre(centre: np.ndarray, k: np.ndarray, size: tuple[int, int]) -> None:
+    if centre.shape != (*k.shape[:-2], 3) or not np.isfinite(centre).all():
+        rule = f"expected finite {(*k.shape[:-2], 3)} [mm]"
+        raise argument_error("centre", rule, centre.shape)
+    z = centre[..., 2]
+    if not (z > 0).all():
+        raise argument_error("centre", "expected a point in front of the camera [mm]", z.min())
+    x, y = centre[..., 0] / z, centre[..., 1] / z
+    u = k[..., 0, 0] * x + k[..., 0, 1] * y + k[..., 0, 2]
+    v = k[..., 1, 1] * y + k[..., 1, 2]
+    inside = (u > -0.5) & (u < size[1] - 0.5) & (v > -0.5) & (v < size[0] - 0.5)
+    if not inside.all():
+        came = f"pixel ({float(u[~inside].flat[0]):.1f}, {float(v[~inside].flat[0]):.1f})"
+        way_out = "Centres are in the camera's frame; fy is negative where y goes up."
+        rule = f"expected a point within the image of {size[1]} x {size[0]}"
+        raise argument_error("centre", rule, came, way_out)
