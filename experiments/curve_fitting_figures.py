@@ -81,9 +81,13 @@ def _scatter(energies: Any) -> Figure:
             plot_against(
                 axes[i], first, second, labels=(LM, LEARNED), color=color, label=f"iteration {step}"
             )
-        below = np.mean(energies[LEARNED][1:, i] < energies[LM][1:, i])
-        axes[i].set_title(f"{name}: learned lower in {100 * below:.0f}%", fontsize=10)
+        ratio = energies[LEARNED][1:, i] / energies[LM][1:, i]
+        lower, higher = (100 * np.mean(x) for x in (ratio < 0.99, ratio > 1.01))
+        axes[i].set_title(f"{name}: lower in {lower:.0f}%, higher in {higher:.0f}%", fontsize=10)
     axes[0].legend(fontsize=8, markerscale=3)
+    figure.suptitle(
+        "How often the learned solver's energy is lower or higher by more than 1%, all iterations"
+    )
     return figure
 
 
@@ -93,11 +97,13 @@ def _solved(config: Any, metrics: Any) -> Figure:
     axes = figure.subplots(1, len(experiment.NAMES), sharey=True)
     styles = {"lm": STYLES[LM], "lm_tuned": STYLES[LM] | {"ls": "--"}, "learned": STYLES[LEARNED]}
     names = [name for name in metrics if name.endswith("/sine/solved_15")]
+    rest = sorted({key.split("/")[0] for key in names} - set(styles))
+    colors = ("tab:green", "tab:purple", "tab:brown", "tab:pink", "tab:gray", "tab:olive")
+    styles |= {name: {"lw": 1, "color": c} for name, c in zip(rest, colors, strict=False)}
     for i, family in enumerate(experiment.NAMES):
         for name in (key.split("/")[0] for key in names):
             values = [metrics[f"{name}/{family}/solved_{k}"] for k in experiment.RECORDED]
-            style = styles.get(name, {"lw": 1})
-            axes[i].plot(experiment.RECORDED, values, marker="o", markersize=3, label=name, **style)
+            axes[i].plot(experiment.RECORDED, values, marker="o", ms=3, label=name, **styles[name])
         axes[i].set(title=family, xlabel="iteration", ylim=(0, 1.02))
         axes[i].grid(alpha=0.3)
     axes[0].set_ylabel(f"fraction within {evaluation.SOLVED} E(truth)")

@@ -1,0 +1,132 @@
+"""The energy of a hand before a depth camera: a kinematic hand between a network and the points.
+
+    E(y) = 1/2 sum_j c_j |x_j(y) - x^_j|^2 / s_j^2  +  1/2 sum_p rho(d(p; y)^2 / s_p^2)
+         + 1/2 |angles beyond their limits|^2 / s_l^2 + 1/2 |angles - middle|^2 / s_a^2
+         + 1/2 |sizes|^2 / s_z^2
+
+x_j are the joints of the hand y, x^_j and c_j a network's prediction and its confidence, d(p; y)
+the distance of a seen point to the surface of round cones. Sizes are unknown, too: nothing about a
+person is given, only how much people differ. What a network is to learn goes through x^ and c; the
+start has no gradient.
+
+Sources: Tkach et al., SIGGRAPH Asia 2016, for the surface; Tompson et al., SIGGRAPH 2014, for a
+network before a kinematic hand.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcv.geometry.hand import (
+    LIMITS,
+    HandPose,
+    HandShape,
+    hand_cones,
+    hand_joints,
+    hand_points,
+    mean_shape,
+)
+from jaxcv.geometry.round_cones import distances
+
+__all__ = ["HandScales", "hand_of", "hand_residuals", "hand_start", "shape_of_sizes"]
+
+SIZES = 8  # logarithms: palm's breadth and length, the five fingers, flesh
+
+
+class HandScales(NamedTuple):
+    """How far each part of the energy lets go: standard deviations.
+
+    Attributes:
+        joints: of a prediction with confidence 1 [mm].
+        points: of a seen point from the surface [mm].
+        limits: of angles beyond their limits [rad].
+        angles: of angles about the middle of their range, in half ranges.
+        sizes: of the logarithms of sizes among people.
+    """
+
+    joints: Any = 10.0
+    points: Any = 3.0
+    limits: Any = 0.05
+    angles: Any = 2.0
+    sizes: Any = 0.1
+
+
+def shape_of_sizes(sizes: jax.Array) -> HandShape:
+    """The hand of logarithms (8,): palm's breadth and length, the five fingers, flesh."""
+    mean = mean_shape()
+    factors = jnp.exp(sizes)
+    lengths = factors[2:7, None] * mean.lengths.astype(sizes.dtype)
+    return HandShape(factors[:2], lengths, factors[7] * mean.radii.astype(sizes.dtype))
+
+
+def hand_of(y: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Points (28, 3) [mm] and radii (28,) of the unknowns.
+
+    Args:
+        y: `rotation` (3, 3), `translation` (3,) [mm / 100], `angles` (5, 4) [rad], `sizes` (8,).
+    """
+    shape = shape_of_sizes(y["sizes"])
+    pose = HandPose(y["rotation"], 100 * y["translation"], y["angles"])
+    return hand_points(pose, shape), shape.radii
+
+
+def _surface_distances(seen: jax.Array, points: jax.Array, radii: jax.Array) -> jax.Array:
+    """Distances (P,) of seen points (P, 3) to the nearest cone; the choice is a constant."""
+    cones = hand_cones(points, radii)
+    fixed = jax.lax.stop_gradient(cones)
+    nearest = jax.vmap(lambda p: jnp.argmin(distances(p, fixed)))(seen)
+
+    def one(p, i):
+        return distances(p, jax.tree.map(lambda leaf: leaf[i][None], cones))[0]
+
+    return jax.vmap(one)(seen, nearest)
+
+
+def hand_residuals(
+    y: dict[str, jax.Array], theta: dict[str, Any], seen: jax.Array, valid: jax.Array
+) -> dict[str, jax.Array]:
+    """The residuals `joints`, `points`, `limits`, `angles` and `sizes` of the energy.
+
+    Args:
+        y: unknowns, as in `hand_of`; minimise with `retract=Product(rotation=SO3())`.
+        theta: `joints` (14, 3) [mm] and `log_confidence` (14,) of a network, `scales` HandScales.
+        seen: (P, 3) points of the depth image [mm].
+        valid: (P,) 1, or 0 where there is no point.
+    """
+    scales = theta["scales"]
+    points, radii = hand_of(y)
+    weight = jnp.exp(0.5 * theta["log_confidence"])[:, None]
+    lower, upper = (jnp.asarray(LIMITS[..., k], y["angles"].dtype) for k in (0, 1))
+    beyond = jnp.maximum(y["angles"] - upper, 0) - jnp.maximum(lower - y["angles"], 0)
+    away = (y["angles"] - 0.5 * (lower + upper)) / (0.5 * (upper - lower))
+    return {
+        "joints": weight * (hand_joints(points) - theta["joints"]) / scales.joints,
+        "points": valid * _surface_distances(seen, points, radii) / scales.points,
+        "limits": beyond / scales.limits,
+        "angles": away / scales.angles,
+        "sizes": y["sizes"] / scales.sizes,
+    }
+
+
+def hand_start(joints: jax.Array) -> dict[str, jax.Array]:
+    """Unknowns near predicted joints (14, 3) [mm]: a mean hand, half bent, laid upon them.
+
+    Rotation and translation are those of least squares (Umeyama, PAMI 1991).
+    """
+    dtype = joints.dtype
+    angles = jnp.asarray(LIMITS.mean(axis=-1), dtype)
+    sizes = jnp.zeros(SIZES, dtype)
+    eye, zero = jnp.eye(3, dtype=dtype), jnp.zeros(3, dtype)
+    own = hand_joints(hand_points(HandPose(eye, zero, angles), shape_of_sizes(sizes)))
+    mean, goal = jnp.mean(own, axis=0), jnp.mean(joints, axis=0)
+    u, _, vt = jnp.linalg.svd((joints - goal).T @ (own - mean))
+    turn = jnp.ones(3, dtype).at[2].set(jnp.linalg.det(u @ vt))
+    rotation = (u * turn) @ vt
+    y = {
+        "rotation": rotation,
+        "translation": (goal - rotation @ mean) / 100,
+        "angles": angles,
+        "sizes": sizes,
+    }
+    return jax.lax.stop_gradient(y)
