@@ -15,7 +15,7 @@ ENDS = RoundCones(
 )  # the third holds one sphere in the other, the fourth is a capsule, the fifth a sphere
 
 
-def by_spheres(points, cones, count=20_001):
+def by_spheres(points, cones, count=4001):
     """min over u of |x - (a + u (b - a))| - (r_a + u (r_b - r_a)), (N, P)."""
     u = np.linspace(0, 1, count)
     out = []
@@ -36,7 +36,7 @@ def test_distances_are_those_to_the_union_of_spheres():
         cones = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), float), ENDS)
         x = points(300)
         found = jax.vmap(lambda p: distances(p, cones))(x)
-        np.testing.assert_allclose(found, by_spheres(x, cones), atol=1e-6)
+        np.testing.assert_allclose(found, by_spheres(x, cones), atol=2e-6)
 
 
 def test_normals_are_the_gradients_of_distances():
@@ -47,12 +47,12 @@ def test_normals_are_the_gradients_of_distances():
         np.testing.assert_allclose(jax.vmap(lambda p: normals(p, cones))(x), slopes, atol=1e-9)
 
 
-@pytest.mark.parametrize("scale", [1.0, 30.0])
+@pytest.mark.parametrize("scale", [30.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_rays_end_where_the_distance_is_zero(scale):
     with jax.enable_x64(True):
         cones = jax.tree.map(lambda x: scale * jnp.asarray(np.asarray(x), float), ENDS)
         origin = scale * jnp.array([-7.0, 4.0, -9.0])
-        goals = scale * points(400)
+        goals = scale * points(250)
         rays = jnp.asarray(goals) - origin
         t = jax.jit(jax.vmap(lambda ray: intersect(origin, ray, cones)))(rays)
         hit = np.isfinite(t)
@@ -61,11 +61,11 @@ def test_rays_end_where_the_distance_is_zero(scale):
         on = jnp.stack([each(at[:, p])[:, p] for p in range(5)], axis=1)
         np.testing.assert_allclose(np.asarray(on)[hit], 0, atol=1e-8 * scale)
         # Marching finds nothing earlier, and nothing at all where there is no hit.
-        steps = jnp.linspace(0, 3, 3001)
+        steps = jnp.linspace(0, 3, 1001)
         along = jax.vmap(lambda ray: jax.vmap(lambda u: distances(origin + u * ray, cones))(steps))
         inside = np.asarray(along(rays)) < -1e-3 * scale
         first = np.where(inside.any(1), steps[inside.argmax(1)], np.inf)
         assert (first[~hit] == np.inf).all()
         assert (np.asarray(t)[hit] <= first[hit]).all()
         both = hit & np.isfinite(first)
-        assert both.sum() > 100
+        assert both.sum() > 60
