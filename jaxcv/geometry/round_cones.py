@@ -7,7 +7,7 @@ surface are those whose foot, along the surface's normal, lies between a and b.
 Source: Hart, Sphere tracing, The Visual Computer 1996, for distances; the rest is in closed form.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +33,16 @@ class RoundCones(NamedTuple):
     radius_b: jax.Array
 
 
-def _slope(cones: RoundCones) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The axis b - a, its squared length, and sin of the angle by which the side leans to b."""
+def _axes(cones: RoundCones) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Unit axes, their lengths, the sine by which sides lean to b, and whether there is a side.
+
+    Where one sphere holds the other there is none, and the sine is 0.
+    """
     axis = cones.b - cones.a
-    square = jnp.sum(axis**2, axis=-1)
-    lean = (cones.radius_a - cones.radius_b) / jnp.sqrt(jnp.maximum(square, _TINY))
-    return axis, square, lean
+    length = jnp.sqrt(jnp.maximum(jnp.sum(axis**2, axis=-1), _TINY))
+    lean = (cones.radius_a - cones.radius_b) / length
+    sided = jnp.abs(lean) < 1
+    return axis / length[:, None], length, jnp.where(sided, lean, 0), sided
 
 
 def distances(point: jax.Array, cones: RoundCones) -> jax.Array:
@@ -51,20 +55,17 @@ def distances(point: jax.Array, cones: RoundCones) -> jax.Array:
             |x - b| - r_b            f >= |b - a|
             h sqrt(1 - k^2) + s k - r_a   else
     """
-    axis, square, lean = _slope(cones)
-    length = jnp.sqrt(jnp.maximum(square, _TINY))
+    unit, length, lean, sided = _axes(cones)
     away = point - cones.a
-    along = jnp.sum(away * axis, axis=-1) / length
+    along = jnp.sum(away * unit, axis=-1)
     across = jnp.sqrt(jnp.maximum(jnp.sum(away**2, axis=-1) - along**2, _TINY))
-    inside = jnp.abs(lean) < 1  # else one sphere holds the other
-    lean = jnp.where(inside, lean, 0)
     cosine = jnp.sqrt(1 - lean**2)
     foot = along - across * lean / cosine
     to = lambda end, r: jnp.sqrt(jnp.maximum(jnp.sum((point - end) ** 2, axis=-1), _TINY)) - r
     first, second = to(cones.a, cones.radius_a), to(cones.b, cones.radius_b)
     side = across * cosine + along * lean - cones.radius_a
     hull = jnp.where(foot <= 0, first, jnp.where(foot >= length, second, side))
-    return jnp.where(inside, hull, jnp.minimum(first, second))
+    return jnp.where(sided, hull, jnp.minimum(first, second))
 
 
 def intersect(origin: jax.Array, ray: jax.Array, cones: RoundCones) -> jax.Array:
@@ -76,11 +77,7 @@ def intersect(origin: jax.Array, ray: jax.Array, cones: RoundCones) -> jax.Array
 
     counts where its foot lies between the ends; the spheres are tried besides.
     """
-    axis, square, lean = _slope(cones)
-    length = jnp.sqrt(jnp.maximum(square, _TINY))
-    unit = axis / length[:, None]
-    inside = jnp.abs(lean) < 1
-    lean = jnp.where(inside, lean, 0)
+    unit, length, lean, sided = _axes(cones)
     cosine2 = 1 - lean**2
     away = origin - cones.a
     s0, s1 = jnp.sum(away * unit, axis=-1), unit @ ray
@@ -99,7 +96,7 @@ def intersect(origin: jax.Array, ray: jax.Array, cones: RoundCones) -> jax.Array
     ):
         s = s0 + t * s1
         foot = (s - lean * cones.radius_a) / cosine2
-        good = inside & exists & (root >= 0) & (t > 0) & (foot > 0) & (foot < length)
+        good = sided & exists & (root >= 0) & (t > 0) & (foot > 0) & (foot < length)
         good &= cones.radius_a > lean * s  # else the cone beyond its apex
         side = jnp.where(good, jnp.minimum(t, side), side)
     ends = jnp.minimum(
@@ -115,13 +112,9 @@ def _sphere(away: jax.Array, ray: jax.Array, radius: jax.Array) -> jax.Array:
     return jnp.where((root >= 0) & (t > 0), t, jnp.inf)
 
 
-def normals(point: jax.Array, cones: RoundCones) -> Any:
+def normals(point: jax.Array, cones: RoundCones) -> jax.Array:
     """Outward unit normals (P, 3) of each cone's distance at a point (3,)."""
-    axis, square, lean = _slope(cones)
-    length = jnp.sqrt(jnp.maximum(square, _TINY))
-    unit = axis / length[:, None]
-    inside = jnp.abs(lean) < 1
-    lean = jnp.where(inside, lean, 0)
+    unit, length, lean, sided = _axes(cones)
     away = point - cones.a
     along = jnp.sum(away * unit, axis=-1)
     radial = away - along[:, None] * unit
@@ -130,8 +123,8 @@ def normals(point: jax.Array, cones: RoundCones) -> Any:
     foot = along - across * lean / cosine
     first = jnp.linalg.norm(away, axis=-1) - cones.radius_a
     second = jnp.linalg.norm(point - cones.b, axis=-1) - cones.radius_b
-    at_a = jnp.where(inside, foot <= 0, first <= second)
-    at_b = jnp.where(inside, foot >= length, first > second)
+    at_a = jnp.where(sided, foot <= 0, first <= second)
+    at_b = jnp.where(sided, foot >= length, first > second)
     side = cosine[:, None] * radial / across[:, None] + lean[:, None] * unit
     sphere = jnp.where(at_a[:, None], away, point - cones.b)
     sphere = sphere / jnp.sqrt(jnp.maximum(jnp.sum(sphere**2, -1, keepdims=True), _TINY))

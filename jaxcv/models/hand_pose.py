@@ -103,6 +103,9 @@ class HandNetwork(nn.Module):
     width: float = 1.0
     dense: int = 4096
 
+    def _order(self) -> tuple[str, ...]:
+        return ("input", *(layer.name for layer in layers_of(self.net)), *_ENDS)
+
     def _check(self, images: tuple[jax.Array, ...]) -> None:
         check_choice("fusion", self.fusion, FUSIONS)
         if len(images) != len(self.images):
@@ -110,10 +113,9 @@ class HandNetwork(nn.Module):
                                  len(images))  # fmt: skip
         if not 1 <= len(images) <= 2:
             raise argument_error("images", "expected one or two kinds", self.images)
-        names = ("input", *(layer.name for layer in layers_of(self.net)), *_ENDS)
-        unknown = sorted(set(self.fuse_at) - set(names))
-        if unknown or not self.fuse_at:
-            raise argument_error("fuse_at", f"expected some of {names}", self.fuse_at)
+        order = self._order()
+        if not self.fuse_at or set(self.fuse_at) - set(order):
+            raise argument_error("fuse_at", f"expected some of {order}", self.fuse_at)
         if self.fusion == "concatenate" and "output" in self.fuse_at and len(images) == 2:
             way_out = "Take `convolve`, a dense layer there."
             raise argument_error("fusion", "expected 3 J numbers", "concatenate at output", way_out)
@@ -128,15 +130,14 @@ class HandNetwork(nn.Module):
             key: of the dropout; None: none.
         """
         self._check(images)
-        streams, left = list(images), [name for name in self.fuse_at] if len(images) == 2 else []
-        order = ("input", *(layer.name for layer in layers_of(self.net)), *_ENDS)
-        last = max((order.index(name) for name in left), default=-1)
+        streams, order = list(images), self._order()
+        last = max(self.fuse_at, key=order.index)
 
         def after(name: str, streams: list[jax.Array]) -> list[jax.Array]:
-            if name in left and len(streams) == 2:
-                streams = [self._fuse(name, *streams), streams[1]]
-                streams = streams[:1] if order.index(name) == last else streams
-            return streams
+            if name not in self.fuse_at or len(streams) == 1:
+                return streams
+            fused = self._fuse(name, *streams)
+            return [fused] if name == last else [fused, streams[1]]
 
         def each(name: str, layer: Any, streams: list[jax.Array]) -> list[jax.Array]:
             kinds = self.images if len(streams) == 2 else ("",)
@@ -152,7 +153,7 @@ class HandNetwork(nn.Module):
             else:
                 streams = [max_pool(x) for x in streams]
             streams = after(layer.name, streams)
-        keys = None if key is None else jax.random.split(key, 2 * 2).reshape(2, 2)
+        keys = None if key is None else jax.random.split(key, (2, 2))
         streams = [x.reshape(x.shape[0], -1) for x in streams]
         for i, name in enumerate(_ENDS[:2]):
             make = lambda n, x: nn.relu(self._dense(n, self.dense, x))

@@ -211,7 +211,7 @@ def shade_hand(key: jax.Array, view: HandView) -> jax.Array:
     background and the noise are drawn anew.
     """
     keys = jax.random.split(key, 9)
-    uniform = functools.partial(jax.random.uniform, minval=0.0, maxval=1.0)
+    uniform = jax.random.uniform
     light = jnp.array([0, -0.4, -1.0]) + 0.9 * jax.random.normal(keys[0], (3,))
     light = light / jnp.linalg.norm(light)
     ambient, strength = 0.15 + 0.35 * uniform(keys[1], ()), 0.5 + 0.6 * uniform(keys[2], ())
