@@ -28,7 +28,9 @@ class Cell:
         loss: `loss(params, batch, key, member) -> (scalar, {name: scalar})`.
         optimizer: `optimizer(**hyperparameters) -> optax.GradientTransformation`, called with
             traced scalars; it must not branch on their values.
-        members: name -> (M,) numbers. An empty mapping is one member.
+        members: name -> (M,) numbers. An empty mapping is one member. Or a function of the cells
+            before it, {name: Trained}, that returns the mapping, e.g. of a search's next round; a
+            pure one, for an evaluation calls it again.
         hyperparameters: which members go to `optimizer`, by keyword.
         steps: optimiser steps.
         data: a tree that lives on the device, shared by the members; the loss's `batch` if
@@ -37,6 +39,9 @@ class Cell:
             resumed training needs no iterator state.
         project: `params -> params` after each update.
         validate: `validate(params, data, member) -> {name: scalar}`, run at every log point.
+        plateau: smaller steps where a metric of `validate` stops improving; the result is the best
+            params, and the training ends when all members stand still.
+        loop: whether members run one after the other, not by `vmap`: see `jaxcv.training.Sweep`.
         summaries: metric of the loss -> 'mean', 'last', 'min', 'max' or 'sum' over the steps
             since the last log point; the mean unless named ('skipped' is summed).
         log_every: steps per log point.
@@ -50,13 +55,17 @@ class Cell:
     loss: Callable[..., Any]
     optimizer: Callable[..., Any]
     after: str | None = None
-    members: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    members: Mapping[str, Any] | Callable[..., Mapping[str, Any]] = dataclasses.field(
+        default_factory=dict
+    )
     hyperparameters: tuple[str, ...] = ("learning_rate",)
     steps: int
     data: Any = None
     batches: Callable[[int], Any] | None = None
     project: Callable[[Any], Any] | None = None
     validate: Callable[..., Any] | None = None
+    plateau: training.Plateau | None = None
+    loop: bool = False
     summaries: Mapping[str, str] = dataclasses.field(default_factory=dict)
     log_every: int = 100
     checkpoint_every: int = 1000
@@ -99,14 +108,18 @@ def _check_after(cells: Mapping[str, Cell], name: str, config: Any) -> None:
     if after not in names[: names.index(name)]:
         rule = f"expected one of the cells before it, {names[: names.index(name)]}"
         raise argument_error(f"{name}.after", rule, repr(after))
-    own, other = (count_of(members_of(cells[each], config)) for each in (name, after))
+    if callable(cells[name].members) or callable(cells[after].members):
+        rule = "expected members that are known before the training"
+        raise argument_error(f"{name}.after", rule, repr(after), "Give both as mappings.")
+    own, other = (count_of(members_of(cells[each], config, {})) for each in (name, after))
     if own != other:
         rule = f"expected as many members as the cell {after!r} has, {other}"
         raise argument_error(f"{name}.members", rule, own, "Train one cell for each.")
 
 
-def members_of(cell: Cell, config: Any) -> dict[str, np.ndarray]:
-    members = {name: np.asarray(values) for name, values in cell.members.items()}
+def members_of(cell: Cell, config: Any, trained: Mapping[str, Trained]) -> dict[str, np.ndarray]:
+    given = cell.members(trained) if callable(cell.members) else cell.members
+    members = {name: np.asarray(values) for name, values in given.items()}
     if "seed" not in members:
         count = max((values.size for values in members.values()), default=1)
         members["seed"] = np.full(count, config.seed)

@@ -57,7 +57,15 @@ class CellRun:
             hyperparameters=cell.hyperparameters,
             project=cell.project,
             validate=cell.validate,
+            plateau=cell.plateau,
+            loop=cell.loop,
         )
+        if cell.plateau is not None and cell.validate is None:
+            raise argument_error(f"{self.name}.plateau", "expected a `validate` with it", None)
+
+    def finished(self, state: training.TrainState) -> bool:
+        """Whether nothing is left to train."""
+        return int(state.step) >= self.cell.steps or self.sweep.stopped(state)
 
 
 def log_points(cell: Any, start: int = 0) -> Iterator[tuple[int, int]]:
@@ -83,13 +91,14 @@ def train_cell(run: CellRun, metrics_file: _records.MetricsFile) -> tuple[Any, f
     begin, before = (restored.step, restored.seconds) if restored else (0, 0.0)
     written = [end for _, end in log_points(cell) if end <= begin]
     metrics_file.cut(run.name, begin, written)
-    if restored and begin >= cell.steps:
+    if restored and run.finished(restored.state):
         _logger.info("%s: finished before, %d steps", run.name, begin)
-        return jax.device_put(restored.state.params), before
+        return jax.device_put(sweep.result(restored.state)), before
     if restored:
         _logger.info("%s: goes on from step %d", run.name, begin)
     start = time.perf_counter()
-    state = jax.device_put(restored.state) if restored else sweep.init(members, run.before)
+    whole = jax.device_put(restored.state) if restored else sweep.init(members, run.before)
+    state = sweep.unpacked(whole)
     data = jax.device_put(cell.data)
     checkpoint_every = -(-cell.checkpoint_every // cell.log_every) * cell.log_every
 
@@ -107,16 +116,22 @@ def train_cell(run: CellRun, metrics_file: _records.MetricsFile) -> tuple[Any, f
                 first += length
                 feed.prepare()  # on the host, while the device computes
             values = _summarise(jax.device_get(chunks), cell.summaries)
+            whole = sweep.packed(state)
             if cell.validate is not None:
-                values |= _validate(run, state.params, data, values)
+                values |= _validate(run, whole.params, data, values)
+                whole = sweep.observe(whole, values)
+                state = sweep.unpacked(whole)
             metrics_file.append(run.name, end, values)
-            if end % checkpoint_every == 0 or end == cell.steps:
+            finished = run.finished(whole)
+            if end % checkpoint_every == 0 or finished:
                 seconds = before + time.perf_counter() - start
-                run.checkpoints.save(state, seconds=seconds)
+                run.checkpoints.save(whole, seconds=seconds)
             progress.update(end, values["loss"])
+            if finished:
+                break
     if cell.steps == 0:
-        run.checkpoints.save(state)
-    return state.params, before + time.perf_counter() - start
+        run.checkpoints.save(whole)
+    return sweep.result(whole), before + time.perf_counter() - start
 
 
 class _Feed:

@@ -194,7 +194,10 @@ def _load_demon(config: Config, shape: tuple[int, int]) -> Data:
     def read(split: str) -> StereoPairs:
         if split not in builder.info.splits:
             return no_pairs(shape)
-        return load_stereo_pairs(builder, split=split, shape=shape)
+        try:  # also when training asks for its first batch
+            return load_stereo_pairs(builder, split=split, shape=shape)
+        except ValueError as error:
+            raise runner.DataError(str(error)) from error
 
     return Data(functools.partial(read, "train"), read("test"))
 

@@ -143,7 +143,7 @@ def train(
         _records.keep_facts(folder, facts)
         trained, seconds = {}, 0.0
         for name, cell in checked_cells(experiment, config, data).items():
-            members = members_of(cell, config)
+            members = members_of(cell, config, trained)
             checkpoints = _checkpoints(experiment, config, folder, name)
             before = trained[cell.after].params if cell.after else None
             run = _loop.CellRun(name, cell, members, checkpoints, before)
@@ -289,7 +289,7 @@ def _restore(
     metrics_file = _records.MetricsFile(folder / "metrics.jsonl", read_only=True)
     trained = {}
     for name, cell in checked_cells(experiment, config, data).items():
-        members = members_of(cell, config)
+        members = members_of(cell, config, trained)
         checkpoints = _checkpoints(experiment, saved, folder, name)
         before = trained[cell.after].params if cell.after else None
         run = _loop.CellRun(name, cell, members, checkpoints, before)
@@ -299,9 +299,9 @@ def _restore(
             came = f"none in {run.checkpoints.folder}"
             way_out = "Finish the training first: give its command again."
             raise _records.folder_error("checkpoint", rule, came, way_out)
-        if restored.step < cell.steps:
+        if not run.finished(restored.state):
             _logger.warning("%s is at step %d of %d", name, restored.step, cell.steps)
-        params = jax.device_put(restored.state.params)
+        params = jax.device_put(run.sweep.result(restored.state))
         history = metrics_file.history(name, count_of(members))
         trained[name] = Trained(params, history, members, facts, restored.seconds)
     return data, trained

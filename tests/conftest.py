@@ -1,4 +1,9 @@
-"""Runs the suite on the CPU unless JAX_PLATFORMS says otherwise, and makes `tests` importable."""
+"""Runs the suite on the CPU unless JAX_PLATFORMS says otherwise, and makes `tests` importable.
+
+The default run compiles without most of XLA's optimisations: its programs are small, and more than
+half of its time was their compilation. Slow tests and benchmarks, or the suite under
+JAX_DISABLE_MOST_OPTIMIZATIONS=false, run what users run.
+"""
 
 import os
 import pathlib
@@ -8,6 +13,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything imports jax; the programs that tests start inherit it."""
+    if config.option.markexpr == "not slow and not benchmark":
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Training state, update steps, sweeps and checkpoints."""
 
 from jaxcv.training.checkpoint import CheckpointError, Checkpoints, Restored
+from jaxcv.training.plateau import Plateau
+from jaxcv.training.random_search import SearchRange, draw_settings, shrink_ranges
 from jaxcv.training.state import TrainState, create_state
 from jaxcv.training.step import global_norm, make_update
 from jaxcv.training.sweep import Sweep, check_members
@@ -8,11 +10,15 @@ from jaxcv.training.sweep import Sweep, check_members
 __all__ = [
     "CheckpointError",
     "Checkpoints",
+    "Plateau",
     "Restored",
+    "SearchRange",
     "Sweep",
     "TrainState",
     "check_members",
     "create_state",
+    "draw_settings",
     "global_norm",
     "make_update",
+    "shrink_ranges",
 ]

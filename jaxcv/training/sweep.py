@@ -1,5 +1,6 @@
 """Several trainings of one static problem at once: `vmap` over members, `lax.scan` over steps."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 
 from jaxcv.core.checks import argument_error
+from jaxcv.training.plateau import Plateau
 from jaxcv.training.state import TrainState, create_state
 from jaxcv.training.step import make_update
 
@@ -60,6 +62,9 @@ class Sweep:
         hyperparameters: the members that go to `optimizer`.
         project: `params -> params`, after each update.
         validate: `validate(params, data, member) -> {name: scalar}` for one member.
+        plateau: when the steps become smaller; `observe` has to be called after `validate`.
+        loop: whether the members run one after the other through one compiled program, which is
+            the faster way with convolutions on a CPU: under `vmap` they are grouped convolutions.
     """
 
     def __init__(
@@ -71,9 +76,12 @@ class Sweep:
         hyperparameters: Sequence[str] = ("learning_rate",),
         project: Callable[[Any], Any] | None = None,
         validate: Callable[..., dict[str, Any]] | None = None,
+        plateau: Plateau | None = None,
+        loop: bool = False,
     ):
         def optimizer_of(member):
-            return optimizer(**{name: member[name] for name in hyperparameters})
+            own = optimizer(**{name: member[name] for name in hyperparameters})
+            return own if plateau is None else plateau.wrap(own)
 
         def init_one(before, member):
             key = jax.random.fold_in(jax.random.key(member["seed"]), 0)
@@ -111,11 +119,17 @@ class Sweep:
             assert validate is not None
             return _map(validate, (0, None, 0), 0, params, data, members)
 
+        def observe_all(state, values):
+            assert plateau is not None
+            return _map(plateau.observe, (_AXES, 0), _AXES, state, values)
+
         self.hyperparameters = tuple(hyperparameters)
+        self.plateau, self.loop = plateau, loop
         self._init = jax.jit(init_all)
         # The old state is never read again, so its memory takes the new one.
         self._advance = jax.jit(advance, static_argnums=(3, 4), donate_argnums=0)
         self._validate = jax.jit(validate_all)
+        self._observe = jax.jit(observe_all)
 
     def init(self, members: Mapping[str, Any], before: Any = None) -> TrainState:
         """The state before the first step; every leaf but `step` has a leading axis of members.
@@ -130,19 +144,35 @@ class Sweep:
         """Shapes and dtypes of `init(members, before)`, without computing it."""
         return jax.eval_shape(self._init, self._members(members), before)
 
+    def unpacked(self, state: TrainState) -> Any:
+        """The state as `run` takes it: with `loop` one state a member, else as it is."""
+        if not self.loop:
+            return state
+        count = jax.tree.leaves(state.params)[0].shape[0]
+        # Each its own step counter: `run` donates it.
+        return tuple(TrainState(jnp.array(state.step), *_rows(state[1:], i)) for i in range(count))
+
+    def packed(self, state: Any) -> TrainState:
+        """The inverse of `unpacked`."""
+        if not self.loop:
+            return state
+        join = lambda *leaves: jnp.concatenate(leaves)
+        return TrainState(state[0].step, *(jax.tree.map(join, *[one[k] for one in state])
+                                           for k in (1, 2)))  # fmt: skip
+
     def run(
         self,
-        state: TrainState,
+        state: Any,
         members: Mapping[str, Any],
         batch: Any,
         *,
         length: int,
         stacked: bool = False,
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+    ) -> tuple[Any, dict[str, jax.Array]]:
         """`length` updates in one call; `state` is donated and must not be used afterwards.
 
         Args:
-            state: from `init`, `run` or a checkpoint.
+            state: `unpacked(state)` from `init`, `run` or a checkpoint.
             members: name -> (M,).
             batch: what the loss reads, the same at every step; or, if `stacked`, one batch per
                 step along a new leading axis of `length`.
@@ -152,11 +182,43 @@ class Sweep:
         Returns:
             The new state, and the metrics of every step, name -> (length, M).
         """
-        return self._advance(state, self._members(members), batch, length, stacked)
+        arrays = self._members(members)
+        if not self.loop:
+            return self._advance(state, arrays, batch, length, stacked)
+        run = functools.partial(self._advance, batch=batch, length=length, stacked=stacked)
+        pairs = [run(one, _rows(arrays, i)) for i, one in enumerate(state)]
+        join = lambda *leaves: jnp.concatenate(leaves, axis=1)
+        return tuple(one for one, _ in pairs), jax.tree.map(join, *[m for _, m in pairs])
 
     def validate(self, params: Any, data: Any, members: Mapping[str, Any]) -> dict[str, jax.Array]:
         """`validate` of every member, name -> (M,)."""
-        return self._validate(params, data, self._members(members))
+        arrays = self._members(members)
+        if not self.loop:
+            return self._validate(params, data, arrays)
+        count = arrays["seed"].size
+        parts = [self._validate(_rows(params, i), data, _rows(arrays, i)) for i in range(count)]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+    def observe(self, state: TrainState, values: Mapping[str, Any]) -> TrainState:
+        """The state after `plateau` has seen the values of `validate`, name -> (M,).
+
+        Raises:
+            ValueError: if the plateau's metric is not among them.
+        """
+        if self.plateau is None:
+            return state
+        if self.plateau.metric not in values:
+            rule = f"expected the metric {self.plateau.metric!r} among those of `validate`"
+            raise argument_error("plateau.metric", rule, sorted(values))
+        return self._observe(state, jnp.asarray(values[self.plateau.metric]))
+
+    def result(self, state: TrainState) -> Any:
+        """The params that the training leaves, (M, ...): with a plateau the best."""
+        return state.params if self.plateau is None else state.optimizer_state.best_params
+
+    def stopped(self, state: TrainState) -> bool:
+        """Whether all members stand still."""
+        return self.plateau is not None and bool(state.optimizer_state.stopped.all())
 
     def _members(self, members: Mapping[str, Any]) -> dict[str, jax.Array]:
         arrays = check_members(members)
@@ -168,6 +230,10 @@ class Sweep:
         return {name: jnp.asarray(values) for name, values in arrays.items()}
 
 
+def _rows(tree: Any, i: int) -> Any:
+    return jax.tree.map(lambda x: x[i : i + 1], tree)
+
+
 def _map(function: Callable[..., Any], in_axes: Any, out_axes: Any, *args: Any) -> Any:
     """`vmap`, but a single member runs as it is.
 
@@ -175,8 +241,7 @@ def _map(function: Callable[..., Any], in_axes: Any, out_axes: Any, *args: Any) 
     `where`; one member alone need not pay for that.
     """
     axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
-    members = args[-1]
-    if jax.tree.leaves(members)[0].shape[0] > 1:
+    if jax.tree.leaves(args[-1])[0].shape[0] > 1:  # of members, always the last
         return jax.vmap(function, in_axes=axes, out_axes=out_axes)(*args)
     out = function(*(_index(arg, axis) for arg, axis in zip(args, axes, strict=True)))
     return _expand(out, out_axes)

@@ -163,18 +163,23 @@ def render_hand(
         size: (H, W).
     """
     cones = hand_cones(points, radii)
+    rays = pixel_rays(intrinsics, *size).reshape(-1, 3).astype(points.dtype)
     origin = jnp.zeros(3, points.dtype)
+    single = lambda cone: jax.tree.map(lambda leaf: leaf[None], cone)
 
-    def look(ray):
-        t = intersect(origin, ray, cones)
-        first = jnp.argmin(t)
-        hit = jnp.isfinite(t[first])
-        one = jax.tree.map(lambda leaf: leaf[first][None], cones)
-        normal = normals(jnp.where(hit, t[first], 1) * ray, one)[0]
-        return t[first], jnp.where(hit, normal, 0), jnp.where(hit, first, -1)
+    def nearer(nearest, numbered):  # cone by cone: all pixels lie side by side then
+        number, cone = numbered
+        t = jax.vmap(lambda ray: intersect(origin, ray, single(cone))[0])(rays)
+        closer = t < nearest[0]
+        return (jnp.where(closer, t, nearest[0]), jnp.where(closer, number, nearest[1])), None
 
-    rays = pixel_rays(intrinsics, *size)
-    return HandView(*jax.vmap(jax.vmap(look))(rays.astype(points.dtype)))
+    nothing = jnp.full(len(rays), jnp.inf, points.dtype), jnp.full(len(rays), -1)
+    (t, first), _ = jax.lax.scan(nearer, nothing, (jnp.arange(len(CONES)), cones))
+    hit = first >= 0
+    own = jax.tree.map(lambda leaf: leaf[jnp.maximum(first, 0)], cones)
+    look = lambda t, ray, cone: normals(t * ray, single(cone))[0]
+    normal = jnp.where(hit[:, None], jax.vmap(look)(jnp.where(hit, t, 1), rays, own), 0)
+    return HandView(t.reshape(size), normal.reshape(*size, 3), first.reshape(size))
 
 
 def sense_depth(key: jax.Array, view: HandView, rays: jax.Array, sensor: Sensor) -> jax.Array:

@@ -1,0 +1,125 @@
+"""Smaller steps where the validation stops improving, taken from the best point so far.
+
+When `patience` validations in a row have not improved, parameters and optimiser go back to where
+the validation was best, and all later steps are `factor` times as large. After `returns` of these
+the training stands still. All of it is part of the optimiser's state: a training that is resumed
+goes on with the same numbers, and members of a sweep come and go apart from each other.
+
+Source: Kazakos, MSc thesis, 2017, section 2.7.2.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcv.core.checks import argument_error
+from jaxcv.training.state import TrainState
+
+__all__ = ["Plateau", "PlateauState"]
+
+
+class PlateauState(NamedTuple):
+    """What a plateau's optimiser remembers.
+
+    Attributes:
+        inner: state of the optimiser.
+        scale: factor on its updates.
+        best: least value of the metric; inf before the first, and where none was finite.
+        best_params: parameters there.
+        best_inner: the optimiser's state there.
+        waited: validations since.
+        returned: how often it went back.
+        stopped: whether it stands still.
+    """
+
+    inner: Any
+    scale: jax.Array
+    best: jax.Array
+    best_params: Any
+    best_inner: Any
+    waited: jax.Array
+    returned: jax.Array
+    stopped: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Plateau:
+    """When to take smaller steps, and when to stop.
+
+    Attributes:
+        metric: name of the validation's number that should fall.
+        patience: validations without an improvement before the steps become smaller.
+        factor: by which.
+        returns: how often; at the next plateau the training stands still.
+        threshold: the share of the best value by which a better one must lie below it.
+    """
+
+    metric: str
+    patience: int = 5
+    factor: float = 0.5
+    returns: int = 4
+    threshold: float = 0.0
+
+    def __post_init__(self):
+        if self.patience < 1 or self.returns < 0:
+            rule = "expected a patience of 1 or more, and returns of 0 or more"
+            raise argument_error("patience, returns", rule, (self.patience, self.returns))
+        if not 0 < self.factor < 1 or not 0 <= self.threshold < 1:
+            rule = "expected a factor within (0, 1), and a threshold within [0, 1)"
+            raise argument_error("factor, threshold", rule, (self.factor, self.threshold))
+
+    def wrap(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+        """The optimiser with the plateau's factor on its updates, zero where it stands still."""
+        inner = optax.with_extra_args_support(optimizer)
+
+        def init(params):
+            state = inner.init(params)
+            zero, copy = jnp.zeros((), jnp.int32), lambda tree: jax.tree.map(jnp.array, tree)
+            return PlateauState(
+                state, jnp.ones(()), jnp.full((), jnp.inf), copy(params), copy(state), zero, zero,
+                jnp.zeros((), bool),
+            )  # fmt: skip
+
+        def update(updates, state, params=None, **extra):
+            updates, moved = inner.update(updates, state.inner, params, **extra)
+            scale = lambda u: jnp.where(state.stopped, 0, (state.scale * u).astype(u.dtype))
+            moved = _where(state.stopped, state.inner, moved)
+            return jax.tree.map(scale, updates), state._replace(inner=moved)
+
+        return optax.GradientTransformationExtraArgs(init, update)
+
+    def observe(self, state: TrainState, value: jax.Array) -> TrainState:
+        """The state after a validation of `state.params`, of one member.
+
+        A value that is not finite improves nothing.
+        """
+        own: PlateauState = state.optimizer_state
+        value = jnp.asarray(value, own.best.dtype)
+        margin = jnp.where(jnp.isfinite(own.best), self.threshold * jnp.abs(own.best), 0)
+        better = (value < own.best - margin) & ~own.stopped
+        best = jnp.where(better, value, own.best)
+        best_params = _where(better, state.params, own.best_params)
+        best_inner = _where(better, own.inner, own.best_inner)
+        waited = jnp.where(better, 0, own.waited + 1)
+        saturated = (waited >= self.patience) & ~own.stopped
+        stop = saturated & (own.returned >= self.returns)
+        back = saturated & ~stop
+        after = PlateauState(
+            inner=_where(saturated, best_inner, own.inner),
+            scale=jnp.where(back, self.factor * own.scale, own.scale),
+            best=best,
+            best_params=best_params,
+            best_inner=best_inner,
+            waited=jnp.where(saturated, 0, waited),
+            returned=own.returned + back,
+            stopped=own.stopped | stop,
+        )
+        params = _where(saturated, best_params, state.params)
+        return state._replace(params=params, optimizer_state=after)
+
+
+def _where(condition: jax.Array, one: Any, other: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
