@@ -10,7 +10,7 @@ import numpy as np
 from jaxcv import training
 from jaxcv.core.checks import argument_error
 
-__all__ = ["Cell", "Trained", "checked_cells", "count_of", "members_of"]
+__all__ = ["Cell", "Trained", "check_count", "checked_cells", "count_of", "members_of"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,13 +108,17 @@ def _check_after(cells: Mapping[str, Cell], name: str, config: Any) -> None:
     if after not in names[: names.index(name)]:
         rule = f"expected one of the cells before it, {names[: names.index(name)]}"
         raise argument_error(f"{name}.after", rule, repr(after))
-    if callable(cells[name].members) or callable(cells[after].members):
-        rule = "expected members that are known before the training"
-        raise argument_error(f"{name}.after", rule, repr(after), "Give both as mappings.")
-    own, other = (count_of(members_of(cells[each], config, {})) for each in (name, after))
-    if own != other:
-        rule = f"expected as many members as the cell {after!r} has, {other}"
-        raise argument_error(f"{name}.members", rule, own, "Train one cell for each.")
+    members = [cells[each].members for each in (name, after)]
+    if not any(callable(own) for own in members):  # else when they are known
+        own, other = (members_of(cells[each], config, {}) for each in (name, after))
+        check_count(name, cells[name], own, count_of(other))
+
+
+def check_count(name: str, cell: Cell, members: Mapping[str, np.ndarray], other: int) -> None:
+    """Raises ValueError unless a cell has as many members as the one before it."""
+    if count_of(members) != other:
+        rule = f"expected as many members as the cell {cell.after!r} has, {other}"
+        raise argument_error(f"{name}.members", rule, count_of(members), "Train one cell for each.")
 
 
 def members_of(cell: Cell, config: Any, trained: Mapping[str, Trained]) -> dict[str, np.ndarray]:

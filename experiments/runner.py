@@ -34,7 +34,14 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from experiments import _flags, _loop, _records
-from experiments._cells import Cell, Trained, checked_cells, count_of, members_of
+from experiments._cells import (
+    Cell,
+    Trained,
+    check_count,
+    checked_cells,
+    count_of,
+    members_of,
+)
 from experiments._flags import flag
 from experiments._records import DataError, data_error
 from jaxcv import training
@@ -145,7 +152,7 @@ def train(
         for name, cell in checked_cells(experiment, config, data).items():
             members = members_of(cell, config, trained)
             checkpoints = _checkpoints(experiment, config, folder, name)
-            before = trained[cell.after].params if cell.after else None
+            before = _before(name, cell, members, trained)
             run = _loop.CellRun(name, cell, members, checkpoints, before)
             params, spent = _loop.train_cell(run, metrics_file)
             seconds += spent
@@ -291,7 +298,7 @@ def _restore(
     for name, cell in checked_cells(experiment, config, data).items():
         members = members_of(cell, config, trained)
         checkpoints = _checkpoints(experiment, saved, folder, name)
-        before = trained[cell.after].params if cell.after else None
+        before = _before(name, cell, members, trained)
         run = _loop.CellRun(name, cell, members, checkpoints, before)
         restored = run.checkpoints.restore(run.sweep.shapes(members, before))
         if restored is None:
@@ -305,6 +312,15 @@ def _restore(
         history = metrics_file.history(name, count_of(members))
         trained[name] = Trained(params, history, members, facts, restored.seconds)
     return data, trained
+
+
+def _before(name: str, cell: Cell, members: Any, trained: Mapping[str, Trained]) -> Any:
+    """The params that the cell goes on from; None if it begins anew."""
+    if cell.after is None:
+        return None
+    before = trained[cell.after]
+    check_count(name, cell, members, count_of(before.members))
+    return before.params
 
 
 def _finish(

@@ -7,12 +7,15 @@ here with random access, without TensorFlow.
 import collections
 import logging
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxcv.core.checks import argument_error
+from jaxcv.data.hand import NYU_JOINTS, HandFrames
+from jaxcv.data.hand import check_frames as check_hand_frames
 from jaxcv.data.human_pose import PoseFrames, check_frames
 from jaxcv.data.stereo import (
     StereoPairs,
@@ -23,7 +26,9 @@ from jaxcv.data.stereo import (
 )
 from jaxcv.data.tracker_fusion import TrackerSequences, pad_sequences
 
-__all__ = ["load_pose_frames", "load_stereo_pairs", "load_tracker_sequences"]
+__all__ = [
+    "load_hand_frames", "load_pose_frames", "load_stereo_pairs", "load_tracker_sequences",
+]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
 
@@ -163,6 +168,36 @@ def load_stereo_pairs(
         raise argument_error("source", rule, dict(left_out) or "none")
     joined = StereoPairs(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
     return unit_baseline(joined)
+
+
+def load_hand_frames(
+    source: Any, *, split: str = "test", at_once: int = 256
+) -> Iterator[HandFrames]:
+    """The frames of a prepared data set of hands, in parts: they are too many for the memory.
+
+    Each example has `depth` (H, W) [mm], `color` (H, W, 3), `joints` (36, 3) [mm] in NYU's order,
+    of which the fourteen that are scored are taken, `intrinsics` (3, 3) and `subject`.
+
+    Args:
+        source: a prepared TFDS builder, its folder, or a sequence of such examples.
+        split: the split to read, where `source` is a builder or a folder.
+        at_once: frames of a part.
+
+    Raises:
+        ValueError: no prepared data set, an example without a feature, or values against
+            `jaxcv.data.hand.check_frames`.
+    """
+    source = _open(source, split)
+    for i in range(0, len(source), at_once):
+        examples = [source[j] for j in range(i, min(i + at_once, len(source)))]
+        for j, example in enumerate(examples):
+            missing = [n for n in HandFrames._fields if n not in example]
+            if missing:
+                raise argument_error(f"source[{i + j}]", f"expected {missing}", list(example))
+        columns = {n: np.stack([np.asarray(e[n]) for e in examples]) for n in HandFrames._fields}
+        frames = HandFrames(**columns | {"joints": columns["joints"][:, list(NYU_JOINTS)]})
+        check_hand_frames(frames, f"source[{i}:{i + len(examples)}]")
+        yield frames
 
 
 def _open(source: Any, split: str) -> Any:

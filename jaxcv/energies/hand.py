@@ -5,7 +5,8 @@
          + 1/2 |sizes|^2 / s_z^2
 
 x_j are the joints of the hand y, x^_j and c_j a network's prediction and its confidence, d(p; y)
-the distance of a seen point to the surface of round cones. Sizes are unknown, too: nothing about a
+the distance of a seen point to the surface of round cones: of the nearest or, so that the energy is
+smooth, of the one that the point is assigned to. Sizes are unknown, too: nothing about a
 person is given, only how much people differ. What a network is to learn goes through x^ and c; the
 start has no gradient.
 
@@ -29,7 +30,9 @@ from jaxcv.geometry.hand import (
 )
 from jaxcv.geometry.round_cones import distances
 
-__all__ = ["HandScales", "hand_of", "hand_residuals", "hand_start", "shape_of_sizes"]
+__all__ = [
+    "HandScales", "hand_of", "hand_residuals", "hand_start", "nearest_cones", "shape_of_sizes",
+]  # fmt: skip
 
 SIZES = 8  # logarithms: palm's breadth and length, the five fingers, flesh
 
@@ -71,20 +74,18 @@ def hand_of(y: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
     return hand_points(pose, shape), shape.radii
 
 
-def _surface_distances(seen: jax.Array, points: jax.Array, radii: jax.Array) -> jax.Array:
-    """Distances (P,) of seen points (P, 3) to the nearest cone; the choice is a constant."""
-    cones = hand_cones(points, radii)
-    fixed = jax.lax.stop_gradient(cones)
-    nearest = jax.vmap(lambda p: jnp.argmin(distances(p, fixed)))(seen)
-
-    def one(p, i):
-        return distances(p, jax.tree.map(lambda leaf: leaf[i][None], cones))[0]
-
-    return jax.vmap(one)(seen, nearest)
+def nearest_cones(y: dict[str, jax.Array], seen: jax.Array) -> jax.Array:
+    """Which cone of the hand each seen point (P, 3) is nearest to (P,); without a gradient."""
+    cones = jax.lax.stop_gradient(hand_cones(*hand_of(y)))
+    return jax.vmap(lambda p: jnp.argmin(distances(p, cones)))(jax.lax.stop_gradient(seen))
 
 
 def hand_residuals(
-    y: dict[str, jax.Array], theta: dict[str, Any], seen: jax.Array, valid: jax.Array
+    y: dict[str, jax.Array],
+    theta: dict[str, Any],
+    seen: jax.Array,
+    valid: jax.Array,
+    nearest: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
     """The residuals `joints`, `points`, `limits`, `angles` and `sizes` of the energy.
 
@@ -93,16 +94,22 @@ def hand_residuals(
         theta: `joints` (14, 3) [mm] and `log_confidence` (14,) of a network, `scales` HandScales.
         seen: (P, 3) points of the depth image [mm].
         valid: (P,) 1, or 0 where there is no point.
+        nearest: (P,) the cone that each point is assigned to; None: the nearest of `y`.
     """
     scales = theta["scales"]
     points, radii = hand_of(y)
     weight = jnp.exp(0.5 * theta["log_confidence"])[:, None]
     lower, upper = (jnp.asarray(LIMITS[..., k], y["angles"].dtype) for k in (0, 1))
+    if nearest is None:
+        nearest = nearest_cones(y, seen)
+    cones = jax.tree.map(lambda leaf: leaf[nearest], hand_cones(points, radii))
+    single = lambda cone: jax.tree.map(lambda leaf: leaf[None], cone)
+    to_surface = jax.vmap(lambda p, cone: distances(p, single(cone))[0])(seen, cones)
     beyond = jnp.maximum(y["angles"] - upper, 0) - jnp.maximum(lower - y["angles"], 0)
     away = (y["angles"] - 0.5 * (lower + upper)) / (0.5 * (upper - lower))
     return {
         "joints": weight * (hand_joints(points) - theta["joints"]) / scales.joints,
-        "points": valid * _surface_distances(seen, points, radii) / scales.points,
+        "points": valid * to_surface / scales.points,
         "limits": beyond / scales.limits,
         "angles": away / scales.angles,
         "sizes": y["sizes"] / scales.sizes,

@@ -3,10 +3,13 @@
 In its own frame a right hand has the wrist at the origin, x to the thumb's side, y to the fingers
 and z out of the palm [mm]. Five fingers (thumb, index, middle, ring, pinky) have four points each,
 base, middle, last joint and tip, and four angles: flexion and abduction at the base, flexion at the
-next two. With d the finger's direction and a its axis of flexion at rest,
+next two. With d the finger's direction at rest, a its axis of flexion and n = a x d of abduction,
 
     G_0 = exp(theta_1 n) exp(theta_0 a),   G_k = G_(k-1) exp(theta_(k+1) a),
-    p_(k+1) = p_k + l_k G_k d.
+    p_(k+1) = p_k + l_k G_k d,
+    G_k d = cos phi_k (cos theta_1 d - sin theta_1 a) + sin phi_k n,
+
+phi_k being the sum of theta_0, theta_2, .. up to bone k: a finger lies in a plane.
 
 Sizes are those of an adult hand, rounded. Sphere meshes as a surface of hands: Tkach et al.,
 SIGGRAPH Asia 2016.
@@ -119,18 +122,13 @@ def hand_points(pose: HandPose, shape: HandShape) -> jax.Array:
     directions, flexion, abduction = (jnp.asarray(x, dtype) for x in _axes())
     scale = jnp.concatenate([shape.palm, jnp.ones(1, dtype)])
 
-    def finger(base, direction, bend, spread, lengths, angles):
-        turn = so3.exp(angles[1] * spread) @ so3.exp(angles[0] * bend)
-        points, point = [base], base
-        for k in range(3):
-            if k:
-                turn = turn @ so3.exp(angles[k + 1] * bend)
-            point = point + lengths[k] * (turn @ direction)
-            points.append(point)
-        return jnp.stack(points)
-
-    bases = jnp.asarray(_BASES, dtype) * scale
-    fingers = jax.vmap(finger)(bases, directions, flexion, abduction, shape.lengths, pose.angles)
+    bend = jnp.cumsum(pose.angles[:, jnp.array([0, 2, 3])], axis=1)[..., None]
+    spread = pose.angles[:, 1, None]
+    straight = jnp.cos(spread) * directions - jnp.sin(spread) * flexion
+    bones = jnp.cos(bend) * straight[:, None] + jnp.sin(bend) * abduction[:, None]
+    bases = (jnp.asarray(_BASES, dtype) * scale)[:, None]
+    joints = bases + jnp.cumsum(shape.lengths[..., None] * bones, axis=1)
+    fingers = jnp.concatenate([bases, joints], axis=1)
     rigid = jnp.asarray(np.concatenate([_PALM, _CARPALS]), dtype) * scale
     own = jnp.concatenate([fingers.reshape(20, 3), rigid])
     return own @ pose.rotation.T + pose.translation

@@ -91,6 +91,7 @@ class HandNetwork(nn.Module):
         joints: J.
         width: factor on the channels of all convolutions.
         dense: width of the two dense layers.
+        confidence: whether it says as well how sure it is of every joint.
 
     Source: Kazakos 2017, Tables 4.1 and 4.2, equations 4.15 to 4.18.
     """
@@ -102,6 +103,7 @@ class HandNetwork(nn.Module):
     joints: int = 14
     width: float = 1.0
     dense: int = 4096
+    confidence: bool = False
 
     def _order(self) -> tuple[str, ...]:
         return ("input", *(layer.name for layer in layers_of(self.net)), *_ENDS)
@@ -121,8 +123,10 @@ class HandNetwork(nn.Module):
             raise argument_error("fusion", "expected 3 J numbers", "concatenate at output", way_out)
 
     @nn.compact
-    def __call__(self, *images: jax.Array, rate: Any = 0.0, key: Any = None) -> jax.Array:
+    def __call__(self, *images: jax.Array, rate: Any = 0.0, key: Any = None) -> Any:
         """Joints (B, J, 3) in half sides of the cube, within (-1, 1).
+
+        With `confidence` also log confidences (B, J), at first 0.
 
         Args:
             images: for each kind (B, S, S, C).
@@ -163,7 +167,12 @@ class HandNetwork(nn.Module):
             streams = after(name, streams)
         make = lambda n, x: jnp.tanh(self._dense(n, 3 * self.joints, x))
         (out,) = after("output", each("output", make, streams))
-        return out.reshape(out.shape[0], self.joints, 3)
+        joints = out.reshape(out.shape[0], self.joints, 3)
+        if not self.confidence:
+            return joints
+        zeros = nn.initializers.zeros
+        sure = nn.Dense(self.joints, kernel_init=zeros, name="confidence")
+        return joints, sure(jnp.concatenate(streams, axis=-1))
 
     def _dense(self, name: str, features: int, x: jax.Array) -> jax.Array:
         return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), name=name)(x)

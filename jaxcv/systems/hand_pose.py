@@ -185,7 +185,7 @@ def predict_hand(
         depth: (..., H, W) [mm], 0 or nan where nothing was seen.
         intrinsics: (..., 3, 3) [px]; fy is negative where y goes up.
         params: of the network.
-        network: a depth network, one of colour, or a fused one.
+        network: with images `depth`, `rgb`, `rgbd` (colour before depth in one), or two of them.
         color: (..., H, W, 3) in [0, 1], registered to the depth, for networks that see it.
         color_scale: of the training.
         centre: (..., 3) [mm] of the hand; None: the nearest thing is one.
@@ -216,6 +216,7 @@ def predict_hand(
     images = {"depth": crop.depth}
     if colored:
         images["rgb"] = crop_color(jnp.asarray(color, jnp.float32), crop, color_scale)
+        images["rgbd"] = jnp.concatenate([images["rgb"], crop.depth], axis=-1)
     return _estimate(params, crop, tuple(images[kind] for kind in network.images), k, network)
 
 
@@ -223,7 +224,8 @@ def predict_hand(
 def _estimate(params, crop, images, intrinsics, network):
     batch = crop.mask.shape[:-2]
     flat = [image.reshape(-1, *image.shape[-3:]) for image in images]
-    found = network.apply(params, *flat).reshape(*batch, network.joints, 3)
+    found: Any = network.apply(params, *flat)
+    found = (found[0] if network.confidence else found).reshape(*batch, network.joints, 3)
     joints = of_cube(found, crop.centre[..., None, :], crop.cube[..., None, None])
     k = jnp.broadcast_to(jnp.asarray(intrinsics, joints.dtype), (*batch, 3, 3))
 

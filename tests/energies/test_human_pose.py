@@ -111,6 +111,7 @@ def test_the_search_finds_the_minimum_of_the_energy_as_it_is_written_down(robust
     assert np.all(found.slope < 1e-9)
 
 
+@pytest.mark.slow
 def test_one_pass_is_the_dense_weighted_normal_equations():
     """What the release computes: (A^T W A + l I)^-1 A^T W b of the 216 x 80 system, three times."""
     *made, angles, points, visible = some_problem(1)

@@ -24,6 +24,7 @@ def trained(tmp_path_factory):
         return folder, human_pose.train(CONFIG, folder)
 
 
+@pytest.mark.slow
 def test_rows_files_and_figures(trained):
     folder, results = trained
     metrics = json.loads((folder / "results.json").read_text())["metrics"]
@@ -37,6 +38,7 @@ def test_rows_files_and_figures(trained):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_only_the_named_groups_are_learned(trained, tmp_path):
     folder, _ = trained
     out = runner.predict(human_pose.EXPERIMENT, None, tmp_path / "poses", folder)

@@ -81,5 +81,6 @@ def test_surface_has_a_cone_for_every_pair_and_slopes_are_finite():
     cones = hand_cones(points, SHAPE.radii)
     assert cones.a.shape == (len(CONES), 3)
     assert set(CONES.ravel()) == set(range(28))
-    slopes = jax.grad(lambda pose: jnp.sum(hand_joints(hand_points(pose, SHAPE)) ** 2))(FLAT)
+    loss = lambda pose: jnp.sum(hand_joints(hand_points(pose, SHAPE)) ** 2)
+    slopes = jax.jit(jax.grad(loss))(FLAT)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))

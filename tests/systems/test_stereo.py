@@ -85,6 +85,7 @@ def test_order_of_sources_does_not_matter():
     np.testing.assert_allclose(first.motion, second.motion[:, :, ::-1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_unit_of_the_baseline_changes_no_image():
     views, start = problem()
     motion = start.motion.at[..., :3, 3].multiply(2.5)
@@ -190,6 +191,7 @@ def test_entry_point_shapes_files_and_bad_input(tmp_path):
             load_stereo_network(tmp_path / "other.npz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["recurrent", "refinement"])
 def test_single_precision_images_and_weights_in_double_precision_mode(solver):
     with jax.enable_x64(True):

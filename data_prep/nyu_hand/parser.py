@@ -1,0 +1,120 @@
+"""The files of the NYU Hand Pose data set.
+
+::
+
+    <split>/joint_data.mat              joint_uvd and joint_xyz (3 views, N, 36, 3) and joint_names;
+                                        u, v [px], depth [mm]; x, y up, z [mm]
+    <split>/depth_<view>_<frame>.png    8 bits a channel: depth = 256 G + B [mm], 0: missing
+    <split>/rgb_<view>_<frame>.png      registered to the depth
+
+Views are 1 to 3, frames are 0000001 on; 640 x 480. `synthdepth_*.png` are renderings, not read.
+
+Source: Tompson et al., SIGGRAPH 2014, and its read-me.
+"""
+
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+from jaxcv.data.hand import NYU_INTRINSICS, pixels_of_joints
+
+__all__ = ["NyuLabels", "encode_depth", "read_color", "read_depth", "read_labels"]
+
+VIEWS, JOINTS = 3, 36
+_WAY_OUT = "Fetch the file again; data_prep/README.md describes the layout."
+_INVALID = 32001  # what some tools write for missing depths
+_AGREE = 2.0  # [px] between joint_uvd and the projection of joint_xyz
+
+
+class NyuLabels(NamedTuple):
+    """Labels of the N frames of a split.
+
+    Attributes:
+        joints: (3, N, 36, 3) x, y (up), z [mm].
+        pixels: (3, N, 36, 3) u, v [px], depth [mm].
+    """
+
+    joints: np.ndarray
+    pixels: np.ndarray
+
+
+def read_labels(path: str | os.PathLike[str]) -> NyuLabels:
+    """joint_data.mat of a split.
+
+    Raises:
+        ValueError: no MATLAB file, a key that is missing, other shapes, values that are not finite,
+            or pixels that are not the projection of the joints by NYU's camera.
+    """
+    import scipy.io
+
+    try:
+        stored = scipy.io.loadmat(os.fspath(path))
+    except Exception as error:  # SciPy raises many kinds, some of no common class
+        rule = "expected a MATLAB file (version 5)"
+        raise argument_error(os.fspath(path), rule, str(error), _WAY_OUT) from error
+    missing = [key for key in ("joint_uvd", "joint_xyz") if key not in stored]
+    if missing:
+        came = sorted(key for key in stored if not key.startswith("__"))
+        raise argument_error(os.fspath(path), f"expected the keys {missing}", came, _WAY_OUT)
+    pixels, joints = (np.asarray(stored[key], float) for key in ("joint_uvd", "joint_xyz"))
+    if joints.ndim != 4 or joints.shape[::2] != (VIEWS, JOINTS) or joints.shape[3] != 3:
+        rule = f"expected joint_xyz of shape ({VIEWS}, N, {JOINTS}, 3)"
+        raise argument_error(os.fspath(path), rule, joints.shape, _WAY_OUT)
+    if pixels.shape != joints.shape:
+        rule = f"expected joint_uvd of the shape of joint_xyz, {joints.shape}"
+        raise argument_error(os.fspath(path), rule, pixels.shape, _WAY_OUT)
+    if not (np.isfinite(joints).all() and np.isfinite(pixels).all()):
+        raise argument_error(os.fspath(path), "expected finite labels", "nan or inf", _WAY_OUT)
+    if not (joints[0, ..., 2] > 0).all():
+        came = f"a depth of {joints[0, ..., 2].min():g} mm"
+        raise argument_error(os.fspath(path), "expected joints before the camera", came, _WAY_OUT)
+    apart = np.abs(pixels_of_joints(joints[0], NYU_INTRINSICS)[..., :2] - pixels[0, ..., :2])
+    if np.median(apart.max(axis=-1)) > _AGREE:
+        rule = "expected joint_uvd to be the projection of joint_xyz, y up"
+        came = f"{np.median(apart.max(axis=-1)):.1f} px apart in the median"
+        raise argument_error(os.fspath(path), rule, came, _WAY_OUT)
+    return NyuLabels(joints, pixels)
+
+
+def read_depth(path: str | os.PathLike[str]) -> np.ndarray:
+    """Depth (H, W) [mm] uint16 of a PNG, 0 where nothing was seen.
+
+    Raises:
+        ValueError: no PNG of three 8-bit channels, or one without any depth.
+    """
+    channels = _read(path, "depth = 256 G + B in three 8-bit channels").astype(np.uint16)
+    depth = 256 * channels[..., 1] + channels[..., 2]
+    depth[depth >= _INVALID] = 0
+    if not depth.any():
+        raise argument_error(os.fspath(path), "expected a pixel with a depth", "0 everywhere")
+    return depth
+
+
+def read_color(path: str | os.PathLike[str]) -> np.ndarray:
+    """Colour (H, W, 3) uint8 of a PNG."""
+    return _read(path, "an image of three 8-bit channels")
+
+
+def encode_depth(depth: Any) -> np.ndarray:
+    """Depth (H, W) [mm] as the channels (H, W, 3) uint8 of its PNG: the inverse of `read_depth`."""
+    depth = np.asarray(depth, np.uint16)
+    high, low = (depth >> 8).astype(np.uint8), (depth & 255).astype(np.uint8)
+    return np.stack([np.zeros_like(high), high, low], axis=-1)
+
+
+def _read(path: str | os.PathLike[str], what: str) -> np.ndarray:
+    from PIL import Image
+
+    if not pathlib.Path(path).is_file():
+        raise argument_error(os.fspath(path), "expected the file", "none", _WAY_OUT)
+    try:
+        with Image.open(path) as image:
+            if image.mode != "RGB":
+                came = f"the mode {image.mode!r}" + (" (16 bits)" if "I" in image.mode else "")
+                raise argument_error(os.fspath(path), f"expected {what}", came, _WAY_OUT)
+            return np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise argument_error(os.fspath(path), f"expected {what}", str(error), _WAY_OUT) from error

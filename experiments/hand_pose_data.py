@@ -1,0 +1,220 @@
+"""The hands of the experiment: frames of one of the sources, cropped and split."""
+
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import runner
+from jaxcv.data.hand import PALM, HandFrames, check_frames, joints_of_pixels
+from jaxcv.data.synthetic.hand import generate_hands
+from jaxcv.geometry.crop import in_cube
+from jaxcv.systems.hand_pose import ColorScale, crop_color, preprocess
+
+__all__ = ["Crops", "Data", "load", "seen_points"]
+
+# Keys of the frames; the seeds of a study share them.
+TRAIN_FRAMES, UNSEEN_FRAMES = 20171, 20172
+AT_ONCE = 256
+NUM_POINTS = 128  # of a depth image, that the kinematic energy sees
+UNITS = 255.0
+_KEPT = 64  # whole frames of each test
+
+
+class Crops(NamedTuple):
+    """What the networks are shown of N frames, and the truth.
+
+    Attributes:
+        depth: (N, S, S, 1) in [-1, 1].
+        rgb: (N, S, S, 3), masked, in [0, 1]; standardised by `Data.scale` when it is shown.
+        target: (N, J, 3) in half sides of the cube.
+        joints: (N, J, 3) [mm].
+        centre: (N, 3) [mm].
+        points: (N, P, 3) [mm] of the depth image, in the cube.
+        subject: (N,).
+    """
+
+    depth: Any
+    rgb: Any
+    target: Any
+    joints: Any
+    centre: Any
+    points: Any
+    subject: Any
+
+    def take(self, rows: Any) -> "Crops":
+        """Some of the frames."""
+        return Crops(*(leaf[rows] for leaf in self))
+
+
+class Data(NamedTuple):
+    """Crops to learn from, to validate on, and to test on: subjects that were seen, and others.
+
+    `frames` are the first ones of both tests, uncropped, for the figures.
+    """
+
+    train: Crops
+    valid: Crops
+    seen: Crops
+    unseen: Crops
+    scale: ColorScale
+    frames: dict[str, HandFrames]
+
+
+def load(config: Any) -> Data:
+    """Frames of the source, cropped.
+
+    Raises:
+        DataError: naming the file or the flag.
+    """
+    source, rest = _sources(config)
+    everything, shown = crops_of(source, config, "training frames")
+    unseen, shown_later = crops_of(rest, config, "test frames")
+    count = len(everything.depth)
+    if config.data == "nyu":  # whose test frames begin with the person of the training
+        first = unseen.subject == 1
+        seen, unseen = unseen.take(first), unseen.take(~first)
+    else:
+        count -= config.num_test
+        seen = everything.take(slice(count, None))
+    valid = _validation(config, everything.subject[:count])
+    train, valid = everything.take(np.flatnonzero(~valid)), everything.take(np.flatnonzero(valid))
+    mean, deviation = train.rgb.mean((0, 1, 2)), train.rgb.std((0, 1, 2))
+    deviation = np.where(deviation > 0, deviation, 1)
+    scale = ColorScale(*(tuple(float(x) for x in row) for row in (mean, deviation)))
+    return Data(train, valid, seen, unseen, scale, shown | shown_later)
+
+
+def _sources(config: Any) -> tuple[Iterable[HandFrames], Iterable[HandFrames]]:
+    """Frames in parts: of subjects to learn from, those to test on last, and of others."""
+    if config.data != "synthetic" and config.data_dir is None:
+        rule, way_out = f"--data={config.data} needs a path", "Name it: --data_dir=PATH."
+        raise runner.data_error("data_dir", rule, "none", way_out)
+    size = (config.window, config.window)
+    count = config.num_train + config.num_test
+    people = config.train_subjects, config.test_subjects
+    if config.data == "synthetic":
+        make: Any = functools.partial(generate_hands, size=size)
+    elif config.data == "glb":
+        from jaxcv.data.skinned_hand import read_skinned_hand, skinned_hands
+
+        try:
+            hand = read_skinned_hand(config.data_dir)
+        except (ValueError, OSError) as error:
+            raise runner.DataError(str(error)) from error
+        make = functools.partial(skinned_hands, hand, size=size)
+    else:
+        return _nyu(config, "train"), _nyu(config, "test")
+    try:
+        train = make(jax.random.key(TRAIN_FRAMES), count, subjects=people[0])
+        test = make(jax.random.key(UNSEEN_FRAMES), config.num_test, subjects=people[1])
+    except ValueError as error:
+        raise runner.DataError(str(error)) from error
+    return [train], [test]
+
+
+def _nyu(config: Any, split: str) -> Iterator[HandFrames]:
+    from data_prep._prepare import cache_folder
+    from data_prep.nyu_hand import prepare
+    from jaxcv.data.pipelines import load_hand_frames
+
+    try:
+        builder = prepare(str(config.data_dir), cache_folder(config.cache_dir, "nyu_hand"))
+        yield from load_hand_frames(builder, split=split, at_once=AT_ONCE)
+    except ValueError as error:
+        raise runner.DataError(str(error)) from error
+
+
+def _validation(config: Any, subject: np.ndarray) -> np.ndarray:
+    """Which of the frames are for validation (N,) bool."""
+    n = len(subject)
+    count = max(1, round(config.validation * n))
+    rng = np.random.default_rng(config.split_seed)
+    out = np.zeros(n, bool)
+    if config.split == "frame":
+        out[rng.permutation(n)[:count]] = True
+    elif config.split == "block":  # of a video, whose neighbouring frames are much alike
+        out[n - count :] = True
+    else:
+        people = rng.permutation(np.unique(subject))
+        if len(people) < 2:
+            rule = "expected two training subjects or more for --split=subject"
+            raise runner.data_error("train_subjects", rule, len(people), "Split by frame.")
+        out = np.isin(subject, people[: max(1, round(config.validation * len(people)))])
+    return out
+
+
+def _shown(config: Any, frames: HandFrames, name: str) -> dict[str, HandFrames]:
+    """The first frames of a test that are in a part, whole, for the figures."""
+    if config.data == "nyu":
+        tests = {"seen": frames.subject == 1, "unseen": frames.subject == 2}
+        tests = {} if name == "training frames" else tests
+    elif name == "training frames":
+        tests = {"seen": np.arange(len(frames.subject)) >= config.num_train}
+    else:
+        tests = {"unseen": np.ones(len(frames.subject), bool)}
+    rows = {test: np.flatnonzero(which)[:_KEPT] for test, which in tests.items()}
+    return {test: frames.take(some) for test, some in rows.items() if len(some)}
+
+
+def crops_of(
+    parts: Iterable[HandFrames], config: Any, name: str
+) -> tuple[Crops, dict[str, HandFrames]]:
+    """Crops of frames that come in parts, and for each test the first ones whole.
+
+    Raises:
+        DataError: values against `check_frames`, or frames with nothing in the cube.
+    """
+    crops: list[Crops] = []
+    shown: dict[str, HandFrames] = {}
+    for frames in parts:
+        try:
+            check_frames(frames, name)
+        except ValueError as error:
+            raise runner.DataError(str(error)) from error
+        for i in range(0, len(frames.joints), AT_ONCE):
+            crops.append(_crop(frames.take(slice(i, i + AT_ONCE)), config))
+        shown = _shown(config, frames, name) | shown
+    if not crops:
+        raise runner.data_error(name, "expected a frame or more", "none", "Check --data_dir.")
+    out = Crops(*(np.concatenate(leaves) for leaves in zip(*crops, strict=True)))
+    empty = np.flatnonzero((out.depth == 1).all(axis=(1, 2, 3)))
+    if len(empty):
+        rule = f"expected a hand within {config.cube:g} mm of the centre"
+        way_out = "Leave these frames out, or take a larger --cube."
+        raise runner.data_error(name, rule, f"nothing in frames {empty[:8].tolist()}", way_out)
+    return out, shown
+
+
+def _crop(frames: HandFrames, config: Any) -> Crops:
+    centre = frames.joints[:, PALM] if config.centre == "palm" else None
+    k = jnp.asarray(frames.intrinsics, jnp.float32)
+    depth = jnp.asarray(frames.depth, jnp.float32)
+    centre = None if centre is None else jnp.asarray(centre, jnp.float32)
+    crop = preprocess(depth, k, centre, side=config.side, cube=config.cube)
+    if frames.color is None:
+        rgb = np.zeros((*crop.mask.shape, 3), np.float32)
+    else:
+        rgb = np.asarray(crop_color(jnp.asarray(frames.color, jnp.float32) / UNITS, crop))
+    middle = np.asarray(crop.centre)
+    joints = np.asarray(frames.joints, np.float32)
+    target = np.asarray(in_cube(jnp.asarray(joints), crop.centre[:, None], config.cube))
+    points = seen_points(frames, middle, config.cube, np.random.default_rng(0))
+    return Crops(np.asarray(crop.depth), rgb, target, joints, middle, points, frames.subject)
+
+
+def seen_points(
+    frames: HandFrames, centre: np.ndarray, cube: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Points (N, P, 3) [mm] drawn from what the depth images see in the cube."""
+    out = np.zeros((len(frames.joints), NUM_POINTS, 3), np.float32)
+    for i, (depth, k) in enumerate(zip(frames.depth, frames.intrinsics, strict=True)):
+        v, u = np.nonzero(np.isfinite(depth) & (depth > 0))
+        points = joints_of_pixels(np.stack([u, v, depth[v, u]], axis=-1), k)
+        inside = points[(np.abs(points - centre[i]) <= 0.5 * cube).all(axis=1)]
+        if len(inside):
+            out[i] = inside[rng.choice(len(inside), NUM_POINTS, replace=len(inside) < NUM_POINTS)]
+    return out

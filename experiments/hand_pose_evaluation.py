@@ -1,0 +1,182 @@
+"""How the hand pose is scored: its rows, fused predictions, refined hands, the mean pose."""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import hand_pose as experiment
+from experiments import hand_pose_refinement as refinement
+from experiments import runner
+from experiments._timing import seconds_per_call
+from experiments.hand_pose_data import Crops, Data
+from jaxcv.data.hand import pixels_of_joints, write_predictions
+from jaxcv.geometry.crop import of_cube
+from jaxcv.metrics.hand import joint_errors, success_rate
+from jaxcv.models.hand_pose import (
+    HandNetwork,
+    fuse_predictions,
+    inverse_error_weights,
+    least_squares_weights,
+    pose_loss,
+)
+
+__all__ = ["SUCCESSES", "TESTS", "joints_of_rows", "metrics", "write_joints"]
+
+AT_ONCE = 128
+TESTS = ("seen", "unseen")
+SUCCESSES = (20, 40)  # [mm]
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _apply(params: Any, images: Any, network: HandNetwork) -> jax.Array:
+    return network.apply(params, *images)  # type: ignore[return-value]
+
+
+@functools.partial(jax.jit, static_argnames=("network", "damping"))
+def _refine(params, depth, points, centre, cube, network, damping):
+    return refinement.estimate(params, depth, points, centre, cube, network, damping)
+
+
+def _in_parts(run: Callable[[slice], Any], count: int) -> Any:
+    parts = [run(slice(i, i + AT_ONCE)) for i in range(0, count, AT_ONCE)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _found(network: HandNetwork, params: Any, crops: Crops, data: Data) -> np.ndarray:
+    """Joints (N, J, 3) in half sides of the cube."""
+    images = experiment.images_of(crops, data, network.images)
+    run = lambda rows: np.asarray(_apply(params, [image[rows] for image in images], network))
+    return _in_parts(run, len(crops.depth))
+
+
+def _member(trained: runner.Trained, i: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[i], trained.params)
+
+
+def _in_mm(found: Any, crops: Crops, cube: float) -> np.ndarray:
+    return np.asarray(of_cube(found, crops.centre[:, None], cube))
+
+
+def _fused(config: Any, data: Data, trained: Any, i: int, crops: Crops) -> dict[str, np.ndarray]:
+    """FusePred in its three forms: half and half, by inverse errors, by least squares."""
+    nets = experiment.networks(config)
+    found = lambda name, own: _found(nets[name], _member(trained[name], i), own, data)
+    one, other = (found(name, data.valid) for name in ("net6", "rgb"))
+    errors = [np.abs(own - data.valid.target).mean(axis=0) for own in (one, other)]
+    weights = {
+        "fusepred": 0.5,
+        "fusepred_inverse_error": inverse_error_weights(errors[0], errors[1]),
+        "fusepred_learned": np.asarray(least_squares_weights(one, other, data.valid.target)),
+    }
+    depth, rgb = (found(name, crops) for name in ("net6", "rgb"))
+    return {name: np.asarray(fuse_predictions(depth, rgb, w)) for name, w in weights.items()}
+
+
+def _refined(
+    config: Any, trained: Any, name: str, i: int, crops: Crops
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Joints [mm] of the network and of the refined hand, and which solves converged."""
+    network = refinement.with_confidence(experiment.networks(config)["net6"])
+    params, damping = _member(trained[name], i), refinement.DAMPINGS[name]
+
+    def run(rows):
+        joints, refined = _refine(
+            params, crops.depth[rows], crops.points[rows], crops.centre[rows], config.cube,
+            network, damping,
+        )  # fmt: skip
+        return np.asarray(joints), np.asarray(refined.joints), np.asarray(refined.converged)
+
+    return _in_parts(run, len(crops.depth))
+
+
+def joints_of_rows(
+    config: Any, data: Data, trained: Any, i: int, crops: Crops
+) -> dict[str, np.ndarray]:
+    """Row -> joints (N, J, 3) [mm] in the camera's frame, of the i-th seed."""
+    mean = data.train.target.mean(axis=0)
+    out = {"mean_pose": _in_mm(np.broadcast_to(mean, crops.target.shape), crops, config.cube)}
+    for name, network in experiment.networks(config).items():
+        found = _found(network, _member(trained[name], i), crops, data)
+        out[name] = _in_mm(found, crops, config.cube)
+    if "fusepred" in config.net:
+        fused = _fused(config, data, trained, i, crops)
+        out |= {name: _in_mm(found, crops, config.cube) for name, found in fused.items()}
+    if config.refine:
+        for name in refinement.DAMPINGS:
+            if name in trained:
+                network_alone, refined, _ = _refined(config, trained, name, i, crops)
+                out[name] = refined
+                if name == "refined":
+                    out["refined_network"] = network_alone
+    return out
+
+
+def metrics(config: Any, data: Data, trained: Any) -> dict[str, Any]:
+    """Means over the seeds, and the numbers of each seed where there are several."""
+    out: dict[str, Any] = {}
+    kept: dict[str, list[float]] = {}
+    for i in range(config.num_seeds):
+        for test in TESTS:
+            crops = getattr(data, test)
+            prefix = "" if test == "seen" else f"{test}_"
+            for name, joints in joints_of_rows(config, data, trained, i, crops).items():
+                errors = joint_errors(joints, crops.joints)
+                own = {f"{prefix}mean_error_mm": errors.mean()}
+                rates = success_rate(errors, SUCCESSES)
+                own |= {
+                    f"{prefix}success_{t}mm": rate for t, rate in zip(SUCCESSES, rates, strict=True)
+                }
+                for metric, value in own.items():
+                    kept.setdefault(f"{name}/{metric}", []).append(float(value))
+    nets = experiment.networks(config)
+    for name in nets:
+        history = trained[name].history
+        least = np.nanmin(history["valid_loss"], axis=0)
+        kept[f"{name}/valid_loss"] = [float(x) for x in least]
+    for key, values in kept.items():
+        out[key] = float(np.mean(values))
+        if len(values) > 1 and not key.startswith("mean_pose/"):
+            out[f"{key}_of_seeds"] = values
+    mean = jnp.asarray(data.train.target.mean(axis=0))[None]
+    out["mean_pose/valid_loss"] = float(pose_loss(mean, jnp.asarray(data.valid.target)))
+    for name, network in nets.items():
+        crops = data.train.take(slice(0, config.batch_size))
+        images = experiment.images_of(crops, data, network.images)
+        seconds = seconds_per_call(_apply, _member(trained[name], 0), images, network)
+        out[f"{name}/images_per_second"] = len(crops.depth) / seconds
+        out[f"{name}/parameters"] = experiment.count_parameters(network, config.side)
+        out[f"{name}/training_minutes"] = trained[name].seconds / 60
+        out[f"{name}/train_loss"] = float(np.mean(trained[name].history["loss"][-1]))
+        if config.search:
+            out |= _searched(config, name, trained)
+    return out
+
+
+def _searched(config: Any, name: str, trained: Any) -> dict[str, Any]:
+    """What the search found, beside the source's setting at the same budget."""
+    rounds = [trained[f"{name}.search{k}"] for k in range(config.search_rounds)]
+    scores = np.concatenate([experiment.search_scores(one) for one in rounds])
+    rates = experiment.best_setting(config, name, trained)
+    return {f"{name}/search_{rate}": value for rate, value in rates.items()} | {
+        f"{name}/search_valid_loss": float(scores[1:].min()),
+        f"{name}/search_source_valid_loss": float(scores[0]),
+        f"{name}/search_diverged": float(np.mean(~np.isfinite(scores))),
+        f"{name}/search_minutes": sum(one.seconds for one in rounds) / 60,
+    }
+
+
+def write_joints(config: Any, data: Data, trained: Any, folder: pathlib.Path) -> None:
+    """`<row>_<test>.txt` and `labels_<test>.txt`, which `experiments.score_hands` reads.
+
+    u, v [px] and depth [mm] as NYU's camera would see them, whatever camera took the frames.
+    """
+    for test in TESTS:
+        crops = getattr(data, test)
+        rows = {"labels": crops.joints} | joints_of_rows(config, data, trained, 0, crops)
+        for name, joints in rows.items():
+            write_predictions(folder / f"{name}_{test}.txt", pixels_of_joints(joints))

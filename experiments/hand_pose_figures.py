@@ -1,0 +1,146 @@
+"""The figures of the hand pose."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments import hand_pose as experiment
+from experiments import hand_pose_evaluation as evaluation
+from jaxcv.data.hand import BONES, JOINTS, pixels_of_joints
+from jaxcv.metrics.hand import THRESHOLDS, joint_errors, success_rate
+from jaxcv.plots.hand import plot_joint_errors, plot_joints, plot_success
+
+__all__ = ["draw_all"]
+
+TITLES = {"seen": "subjects that were seen", "unseen": "other subjects"}
+_SHOWN = 4  # hands of each test
+
+
+def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Figure]]:
+    """(file name, Figure) of every figure."""
+    found = {
+        test: evaluation.joints_of_rows(config, data, trained, 0, getattr(data, test))
+        for test in evaluation.TESTS
+    }
+    yield "success.png", _success(data, found)
+    yield "joints.png", _joints(data, found)
+    best = _best(data, found)
+    yield "images.png", _images(data, found, best)
+    yield "points.png", _points(data, found, best)
+    yield "training.png", _training(config, trained, metrics)
+
+
+def _errors(data: Any, found: Any, test: str) -> dict[str, np.ndarray]:
+    truth = getattr(data, test).joints
+    return {name: joint_errors(joints, truth) for name, joints in found[test].items()}
+
+
+def _best(data: Any, found: Any) -> str:
+    """The row with the least error on other subjects."""
+    errors = _errors(data, found, "unseen")
+    return min(errors, key=lambda name: errors[name].mean())
+
+
+def _success(data: Any, found: Any) -> Figure:
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    for ax, test in zip(figure.subplots(1, 2), evaluation.TESTS, strict=True):
+        curves = {
+            f"{name}: {errors.mean():.1f} mm": success_rate(errors)
+            for name, errors in _errors(data, found, test).items()
+        }
+        plot_success(ax, curves, THRESHOLDS)
+        ax.set_title(f"{TITLES[test]}, first seed")
+    return figure
+
+
+def _joints(data: Any, found: Any) -> Figure:
+    figure = Figure(figsize=(13, 7.5), layout="constrained")
+    for ax, test in zip(figure.subplots(2, 1, sharey=True), evaluation.TESTS, strict=True):
+        errors = {n: e.mean(axis=0) for n, e in _errors(data, found, test).items()}
+        plot_joint_errors(ax, errors, JOINTS)
+        ax.set_title(f"{TITLES[test]}, first seed")
+        ax.legend(fontsize=8, ncols=4)
+    return figure
+
+
+def _chosen(data: Any, found: Any, row: str, test: str) -> np.ndarray:
+    """Frames at the 10th, 50th, 90th and 98th percentile of the errors, of those kept whole."""
+    kept = len(data.frames[test].joints)
+    errors = joint_errors(found[test][row], getattr(data, test).joints).mean(axis=1)[:kept]
+    order = np.argsort(errors)
+    return order[[int(share * (kept - 1)) for share in (0.1, 0.5, 0.9, 0.98)]]
+
+
+def _images(data: Any, found: Any, row: str) -> Figure:
+    """Predictions over the depth images, as the source's Fig. 4.10."""
+    figure = Figure(figsize=(13, 7.2), layout="constrained")
+    axes = figure.subplots(2, _SHOWN)
+    for line, test in zip(axes, evaluation.TESTS, strict=True):
+        frames, truth = data.frames[test], getattr(data, test).joints
+        for ax, i in zip(line, _chosen(data, found, row, test), strict=True):
+            depth = np.where(frames.depth[i] > 0, frames.depth[i].astype(float), np.nan)
+            shown = ax.imshow(depth, cmap="gray")
+            figure.colorbar(shown, ax=ax, shrink=0.7, label="depth [mm]")
+            for joints, color, label in (
+                (truth[i], "tab:green", "truth"), (found[test][row][i], "tab:red", row)
+            ):  # fmt: skip
+                pixels = pixels_of_joints(joints, frames.intrinsics[i])[:, :2]
+                plot_joints(ax, pixels, BONES, color=color, lw=1.6, marker="o", ms=3, label=label)
+            error = joint_errors(found[test][row][i], truth[i]).mean()
+            ax.set(title=f"{test}, {error:.1f} mm", xticks=[], yticks=[])
+    axes[0, 0].legend(fontsize=8, loc="lower left")
+    figure.suptitle(f"{row}: 10th, 50th, 90th and 98th percentile of the errors")
+    return figure
+
+
+def _points(data: Any, found: Any, row: str) -> Figure:
+    """Predictions among the points of the depth image, as the source's Fig. 4.11."""
+    figure = Figure(figsize=(13, 7.2), layout="constrained")
+    for k, test in enumerate(evaluation.TESTS):
+        crops = getattr(data, test)
+        for j, i in enumerate(_chosen(data, found, row, test)):
+            ax: Any = figure.add_subplot(2, _SHOWN, 1 + j + _SHOWN * k, projection="3d")
+            turned = lambda x: np.stack([x[..., 0], x[..., 2], -x[..., 1]], axis=-1)  # z up
+            seen = turned(crops.points[i][crops.points[i][:, 2] > 0])
+            ax.scatter(*seen.T, s=3, color="tab:gray", label="depth image")
+            plot_joints(ax, turned(crops.joints[i]), BONES, color="tab:green", lw=2, label="truth")
+            plot_joints(ax, turned(found[test][row][i]), BONES, color="tab:red", lw=2, label=row)
+            ax.set(xlabel="x [mm]", ylabel="z [mm]", zlabel="-y [mm]", title=test)
+            ax.tick_params(labelsize=6)
+            ax.set_aspect("equal")
+            if not (k or j):
+                ax.legend(fontsize=8)
+    figure.suptitle(f"{row}: 10th, 50th, 90th and 98th percentile of the errors")
+    return figure
+
+
+def _training(config: Any, trained: Any, metrics: Any) -> Figure:
+    """Validation error by epoch, and the errors of the test of all rows."""
+    figure = Figure(figsize=(13, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for k, name in enumerate(experiment.networks(config)):
+        history = trained[name].history
+        for i, values in enumerate(history["valid_error_mm"].T):
+            label = name if i == 0 else None
+            left.plot(history["step"], values, color=f"C{k}", label=label, lw=1.2)
+    left.set(xlabel="optimiser steps", ylabel="mean error of the validation [mm]", yscale="log")
+    left.grid(alpha=0.3, which="both")
+    left.legend(fontsize=8)
+    names = [k.removesuffix("/mean_error_mm") for k in metrics if k.endswith("/mean_error_mm")]
+    names = sorted(names, key=lambda name: -metrics[f"{name}/unseen_mean_error_mm"])
+    places = np.arange(len(names))
+    for offset, prefix, label in ((0.2, "", "seen"), (-0.2, "unseen_", "other")):
+        values = [metrics[f"{name}/{prefix}mean_error_mm"] for name in names]
+        right.barh(places + offset, values, 0.4, label=f"{label} subjects")
+        for place, value in zip(places, values, strict=True):
+            right.annotate(f"{value:.1f}", (value, place + offset), va="center", fontsize=7)
+        spread = [metrics.get(f"{name}/{prefix}mean_error_mm_of_seeds") for name in names]
+        for place, each in zip(places, spread, strict=True):
+            if each:
+                right.plot(each, np.full(len(each), place + offset), "k.", ms=4)
+    right.set_yticks(places, names)
+    right.set(xlabel="mean error [mm]; dots: seeds")
+    right.legend(fontsize=8)
+    return figure

@@ -1,0 +1,161 @@
+"""The hand pose on a few frames: rows, files, the search in rounds, what a validation may share."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import hand_pose, hand_pose_data, runner, score_hands
+from jaxcv.data.hand import read_predictions
+from jaxcv.models.hand_pose import HandNetwork
+
+CONFIG = hand_pose.Config(
+    steps=6, num_train=24, num_test=8, train_subjects=3, test_subjects=2, side=32, width=0.0625,
+    dense=8, batch_size=6, net=("1",), window=64,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data():
+    return hand_pose.load(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hand_pose")
+    return folder, hand_pose.train(CONFIG, folder)
+
+
+def test_files_and_figures_and_predictions_that_can_be_scored(trained, tmp_path):
+    folder, results = trained
+    metrics = json.loads((folder / "results.json").read_text())["metrics"]
+    for row in ("mean_pose", "net1"):
+        for name in ("mean_error_mm", "unseen_mean_error_mm", "success_20mm"):
+            assert metrics[f"{row}/{name}"] >= 0
+    for name in ("success", "joints", "images", "points", "training"):
+        assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
+    out = runner.predict(hand_pose.EXPERIMENT, None, tmp_path / "joints", folder)
+    assert read_predictions(out / "net1_seen.txt").shape == (8, 14, 3)
+    scores = score_hands.score(
+        str(out / "labels_unseen.txt"), {"net1": str(out / "net1_unseen.txt")}, tmp_path / "scores"
+    )
+    want = results["metrics"]["net1/unseen_mean_error_mm"]
+    np.testing.assert_allclose(scores["net1"]["mean_error_mm"], want, rtol=1e-4)
+
+
+def test_frames_are_split_and_centred(data):
+    assert [len(crops.depth) for crops in data[:4]] == [18, 6, 8, 8]
+    for crops in data[:4]:
+        assert crops.depth.shape[1:] == (32, 32, 1)
+        assert (np.abs(crops.target) < 1.2).all()
+        np.testing.assert_allclose(
+            crops.target * 150 + crops.centre[:, None], crops.joints, atol=1e-3
+        )
+        seen = crops.points[crops.points[..., 2] > 0]
+        assert len(seen) == crops.points.shape[0] * hand_pose_data.NUM_POINTS
+        assert (np.abs(crops.points - crops.centre[:, None]) <= 150.1).all()
+    shown = hand_pose.images_of(data.train, data, ("rgb",))[0]
+    np.testing.assert_allclose(shown.mean((0, 1, 2)), 0, atol=1e-3)
+    np.testing.assert_allclose(shown.std((0, 1, 2)), 1, atol=1e-3)
+    np.testing.assert_array_equal(data.seen.subject, (24 + np.arange(8)) % 3)
+
+
+@pytest.mark.parametrize("split", ["frame", "block", "subject"])
+def test_validation_frames(split):
+    subject = np.arange(24) % 3
+    config = dataclasses.replace(CONFIG, split=split)
+    valid = hand_pose_data._validation(config, subject)
+    if split == "subject":
+        assert set(subject[valid]).isdisjoint(subject[~valid])
+    else:
+        assert valid.sum() == 6
+    if split == "block":
+        assert valid[18:].all()
+    if split == "subject":
+        with pytest.raises(runner.DataError, match="two training subjects"):
+            hand_pose_data._validation(config, np.zeros(5))
+
+
+def test_an_epoch_shows_every_frame_once():
+    steps = [hand_pose.rows_of_step(0, 4, 12, step) for step in range(6)]
+    for epoch in (steps[:3], steps[3:]):
+        assert sorted(np.concatenate(epoch)) == list(range(12))
+    assert not np.array_equal(np.concatenate(steps[:3]), np.concatenate(steps[3:]))
+
+
+def test_rows_and_their_networks():
+    config = dataclasses.replace(CONFIG, net=("fusepred", "fuse", "rgbd", "8wide", "9"))
+    nets = hand_pose.networks(config)
+    assert list(nets) == ["net6", "rgb", "fuse_conv", "rgbd", "net8wide", "net9"]
+    assert nets["fuse_conv"].images == ("depth", "rgb")
+    counts = [hand_pose.count_parameters(nets[name], 32) for name in ("net6", "net8wide")]
+    own = hand_pose.count_parameters(HandNetwork(net="net8", width=0.0625, dense=8), 32)
+    assert own < counts[0] <= counts[1] < 1.1 * counts[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("members_by", ["loop", "vmap"])
+def test_search_in_rounds(tmp_path, members_by):
+    config = dataclasses.replace(
+        CONFIG, search=True, search_rounds=2, search_members=5, search_steps=4, num_seeds=2,
+        members_by=members_by,
+    )  # fmt: skip
+    results = hand_pose.train(config, tmp_path / "w")
+    metrics = results["metrics"]
+    assert len(metrics["net1/mean_error_mm_of_seeds"]) == 2
+    lines = [json.loads(line) for line in (tmp_path / "w/metrics.jsonl").read_text().splitlines()]
+    losses = {}
+    for line in lines:
+        values = [np.inf if x is None else x for x in line["valid_loss"]]
+        losses[line["cell"]] = np.minimum(losses.get(line["cell"], np.inf), values)
+    assert len(losses["net1.search0"]) == len(losses["net1.search1"]) == 5
+    source = metrics["net1/search_source_valid_loss"]
+    assert source == pytest.approx(losses["net1.search0"][0])
+    found = min(losses["net1.search0"][1:].min(), losses["net1.search1"].min())
+    assert metrics["net1/search_valid_loss"] == pytest.approx(found)
+    again = runner.evaluate(hand_pose.EXPERIMENT, None, tmp_path / "again", tmp_path / "w")
+    key = "net1/unseen_mean_error_mm_of_seeds"
+    assert again["metrics"][key] == metrics[key]
+
+
+def test_searched_settings_are_drawn_anew_and_close_in():
+    config = dataclasses.replace(CONFIG, search_members=20)
+    first = hand_pose._drawn(config, "net1", 0, {})
+    assert [first[rate][0] for rate in hand_pose.RATES] == [0.01, 0.9, 0.03]
+    away = np.log10(first["learning_rate"] / 0.03) ** 2
+    history = {"valid_loss": np.stack([away + 1, away, np.where(away > 1, np.nan, away)])}
+    done = runner.Trained({}, history, first, {}, 1.0)
+    second = hand_pose._drawn(config, "net1", 1, {"net1.search0": done})
+    spread = lambda one: np.ptp(np.log10(one["learning_rate"]))
+    assert spread(second) < 0.6 * spread(first)
+    whole = dataclasses.replace(config, search_rounds=1)
+    best = hand_pose.best_setting(whole, "net1", {"net1.search0": done})
+    assert best["learning_rate"] == first["learning_rate"][away.argmin()]
+
+
+def test_a_member_of_the_loss_has_its_own_dropout(data):
+    network = hand_pose.networks(CONFIG)["net1"]
+    params = hand_pose._init(jax.random.key(0), {}, network=network, side=32)
+    batch = hand_pose._batch(data, ("depth",), CONFIG, 0)
+    loss = lambda rate: hand_pose._loss(
+        params, batch, jax.random.key(1), {"dropout": rate}, network=network
+    )[0]
+    values = jax.jit(jax.vmap(loss))(jnp.array([0.0, 0.0, 0.5]))
+    assert values[0] == values[1] != values[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"net": ("10",)}, "net"),
+        ({"data": "glb"}, "data_dir"),
+        ({"data": "nyu"}, "data_dir"),
+        ({"train_subjects": 1, "split": "subject"}, "two training subjects"),
+    ],
+)
+def test_bad_settings(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        hand_pose.train(dataclasses.replace(CONFIG, **changes), tmp_path / "w")
