@@ -28,7 +28,7 @@ from jaxcv.geometry.hand import (
     hand_points,
     mean_shape,
 )
-from jaxcv.geometry.round_cones import distances
+from jaxcv.geometry.round_cones import distances, paired_distances
 
 __all__ = [
     "HandScales", "hand_of", "hand_residuals", "hand_start", "nearest_cones", "shape_of_sizes",
@@ -103,8 +103,7 @@ def hand_residuals(
     if nearest is None:
         nearest = nearest_cones(y, seen)
     cones = jax.tree.map(lambda leaf: leaf[nearest], hand_cones(points, radii))
-    single = lambda cone: jax.tree.map(lambda leaf: leaf[None], cone)
-    to_surface = jax.vmap(lambda p, cone: distances(p, single(cone))[0])(seen, cones)
+    to_surface = paired_distances(seen, cones)
     beyond = jnp.maximum(y["angles"] - upper, 0) - jnp.maximum(lower - y["angles"], 0)
     away = (y["angles"] - 0.5 * (lower + upper)) / (0.5 * (upper - lower))
     return {

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-__all__ = ["RoundCones", "distances", "intersect", "normals"]
+__all__ = ["RoundCones", "distances", "intersect", "normals", "paired_distances"]
 
 _TINY = 1e-12
 
@@ -66,6 +66,40 @@ def distances(point: jax.Array, cones: RoundCones) -> jax.Array:
     side = across * cosine + along * lean - cones.radius_a
     hull = jnp.where(foot <= 0, first, jnp.where(foot >= length, second, side))
     return jnp.where(sided, hull, jnp.minimum(first, second))
+
+
+@jax.custom_jvp
+def paired_distances(points: jax.Array, cones: RoundCones) -> jax.Array:
+    """Signed distances (P,) of points (P, 3), each to one of P cones.
+
+    A cone is a family of spheres c(s) = (1 - s) a + s b, r(s) alike, and the distance the least of
+    |x - c(s)| - r(s). With s where that is and n the unit vector from c(s) to x,
+
+        dd = n . (dx - (1 - s) da - s db) - (1 - s) dr_a - s dr_b,
+
+    which is how it is differentiated: once and for all tangents.
+    """
+    single = lambda x, *cone: distances(x, RoundCones(*(leaf[None] for leaf in cone)))[0]
+    return jax.vmap(single)(points, *cones)
+
+
+@paired_distances.defjvp
+def _paired_distances_jvp(primals, tangents):
+    (points, cones), (moved, turned) = primals, tangents
+    unit, length, lean, sided = _axes(cones)
+    away = points - cones.a
+    along = jnp.sum(away * unit, axis=-1)
+    across = jnp.sqrt(jnp.maximum(jnp.sum(away**2, axis=-1) - along**2, _TINY))
+    share = (along - across * lean / jnp.sqrt(1 - lean**2)) / length
+    inner = cones.radius_a < cones.radius_b  # where one sphere holds the other
+    share = jnp.where(sided, jnp.clip(share, 0, 1), jnp.where(inner, 1.0, 0.0))
+    to = away - (share * length)[:, None] * unit
+    normal = to / jnp.sqrt(jnp.maximum(jnp.sum(to**2, axis=-1), _TINY))[:, None]
+    mix = lambda one, other, s: (1 - s) * one + s * other
+    centre = mix(turned.a, turned.b, share[:, None])
+    radius = mix(turned.radius_a, turned.radius_b, share)
+    out = jnp.sum(normal * (moved - centre), axis=-1) - radius
+    return paired_distances(points, cones), out
 
 
 def intersect(origin: jax.Array, ray: jax.Array, cones: RoundCones) -> jax.Array:

@@ -2,27 +2,30 @@
 
 The energy is `jaxcv.energies.hand`'s. Its minimiser is differentiable in the network's joints, in
 its confidences and in the scales of the energy's parts, so that all of them are learned from the
-error of the refined joints. Points are assigned to the nearest cones and the hand is moved, in
-turns; the last turn, with the assignment fixed, is the minimiser that is differentiated.
+error of the refined joints. First, points are assigned to the nearest cones before each step; the
+minimiser that is differentiated has the last assignment, with which the energy is smooth.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from jaxcv.core.checks import argument_error, check_shape
 from jaxcv.core.damping import Damping
 from jaxcv.core.kernels import Huber
 from jaxcv.core.least_squares import argmin_least_squares, levenberg_marquardt
+from jaxcv.core.marquardt import MarquardtRule, MarquardtState, marquardt_step
 from jaxcv.energies.hand import HandScales, hand_of, hand_residuals, hand_start, nearest_cones
 from jaxcv.geometry.hand import hand_joints
 from jaxcv.geometry.manifolds import SO3, Product
 
 __all__ = ["RefinedHand", "refine_hand"]
 
-_FEW = 5  # steps of the turns before the last
+ROBUST = 2.0  # of the points' scale, from where on their distance counts, not its square
+CHART = Product(rotation=SO3())
 
 
 class RefinedHand(NamedTuple):
@@ -43,6 +46,46 @@ class RefinedHand(NamedTuple):
     steps: jax.Array
 
 
+def _near_start(theta: Any, seen: jax.Array, valid: jax.Array, trials: int) -> Any:
+    """Unknowns near the minimum, from predicted joints on; no gradient passes through."""
+    theta = jax.lax.stop_gradient(theta)
+    start = hand_start(theta["joints"])
+    zero, unravel = ravel_pytree(CHART.tangent(start))
+
+    def terms(y, step, nearest):
+        moved = CHART(y, unravel(step))
+        parts = hand_residuals(moved, theta, seen, valid, nearest)
+        points = parts.pop("points")
+        return jnp.concatenate([points, ravel_pytree(parts)[0]])
+
+    count = seen.shape[0]
+    huber = Huber(ROBUST)
+
+    def energy(y, nearest):
+        squares = terms(y, zero, nearest) ** 2
+        return 0.5 * jnp.sum(huber.rho(squares[:count])) + 0.5 * jnp.sum(squares[count:])
+
+    def propose(y, damping):
+        near = functools.partial(terms, y, nearest=nearest_cones(y, seen))
+        residual, jacobian = near(zero), jax.jacfwd(near)(zero)
+        weight = jnp.ones_like(residual).at[:count].set(huber.weight(residual[:count] ** 2))
+        hessian = jacobian.T @ (weight[:, None] * jacobian)
+        gradient = jacobian.T @ (weight * residual)
+        damped = hessian + damping * jnp.diag(jnp.diag(hessian))
+        factor = jax.scipy.linalg.cho_factor(damped, lower=True)
+        return CHART(y, unravel(-jax.scipy.linalg.cho_solve(factor, gradient)))
+
+    def change(before, after):
+        return energy(after, nearest_cones(after, seen)) - energy(
+            before, nearest_cones(before, seen)
+        )
+
+    rule = MarquardtRule(1e-2, 3.0, 4.0)
+    state = MarquardtState(start, jnp.asarray(rule.initial, zero.dtype), jnp.asarray(True))
+    step = lambda state, _: (marquardt_step(state, propose, change, rule), None)
+    return jax.lax.scan(step, state, length=trials)[0].y
+
+
 def refine_hand(
     joints: jax.Array,
     log_confidence: jax.Array,
@@ -50,8 +93,8 @@ def refine_hand(
     scales: HandScales = HandScales(),  # noqa: B008, an immutable value
     *,
     damping: Damping = Damping(1e-3, relative=True),  # noqa: B008, an immutable value
-    turns: int = 2,
-    max_steps: int = 25,
+    trials: int = 15,
+    max_steps: int = 5,
 ) -> RefinedHand:
     """The hand that minimises the energy of `jaxcv.energies.hand`.
 
@@ -64,8 +107,8 @@ def refine_hand(
         seen: (..., P, 3) [mm] points of the depth image; (0, 0, 0): none.
         scales: of the parts; differentiable.
         damping: of the gradient.
-        turns: of assigning and moving before the last one.
-        max_steps: of the solver in its last turn; those before it take five.
+        trials: of Levenberg and Marquardt, each with the points assigned anew.
+        max_steps: of the solver after them, with the assignment as it is then.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -83,20 +126,12 @@ def refine_hand(
         middle = jax.lax.stop_gradient(jnp.mean(joints, axis=0))  # far from it floats are coarse
         seen = seen - middle
         theta = {"joints": joints - middle, "log_confidence": log_confidence, "scales": scales}
-        solve = functools.partial(
-            argmin_least_squares, hand_residuals, kernel={"points": Huber(2.0)},
-            retract=Product(rotation=SO3()), damping=damping,
-        )  # fmt: skip
-
-        def turn(y, _):
-            data = seen, valid, nearest_cones(y, seen)
-            fixed = jax.lax.stop_gradient(theta)
-            few = levenberg_marquardt(max_steps=_FEW)
-            return jax.lax.stop_gradient(solve(y, fixed, data, solver=few).value), None
-
-        start, _ = jax.lax.scan(turn, hand_start(theta["joints"]), length=turns)
+        start = jax.lax.stop_gradient(_near_start(theta, seen, valid, trials))
         data = seen, valid, nearest_cones(start, seen)
-        solution = solve(start, theta, data, solver=levenberg_marquardt(max_steps=max_steps))
+        solution = argmin_least_squares(
+            hand_residuals, start, theta, data, kernel={"points": Huber(ROBUST)},
+            retract=CHART, damping=damping, solver=levenberg_marquardt(max_steps=max_steps),
+        )  # fmt: skip
         points, radii = hand_of(solution.value)
         points = points + middle
         return RefinedHand(hand_joints(points), points, radii, solution.converged, solution.steps)

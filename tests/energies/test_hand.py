@@ -14,6 +14,8 @@ from jaxcv.energies.hand import (
 from jaxcv.geometry import so3
 from jaxcv.geometry.hand import LIMITS, hand_joints, mean_shape
 
+residuals, hand = jax.jit(hand_residuals), jax.jit(hand_of)
+
 
 def unknowns():
     share = jax.random.uniform(jax.random.key(0), (5, 4), minval=0.1, maxval=0.9)
@@ -26,7 +28,7 @@ def unknowns():
 
 
 def problem(y):
-    points, radii = hand_of(y)
+    points, radii = hand(y)
     theta = {
         "joints": hand_joints(points),
         "log_confidence": jnp.linspace(-1, 1, 14),
@@ -43,17 +45,17 @@ def test_zero_at_the_truth_and_what_each_part_costs():
         y = unknowns()
         theta, tips = problem(y)
         valid = jnp.ones(28).at[3].set(0)
-        found = hand_residuals(y, theta, tips, valid)
+        found = residuals(y, theta, tips, valid)
         np.testing.assert_allclose(found["joints"], 0, atol=1e-12)
         np.testing.assert_array_equal(found["limits"], 0)
         # A point on one of the spheres lies on the surface or within a neighbour.
         assert (np.asarray(found["points"]) < 1e-9).all()
         assert found["points"][3] == 0
         moved = theta | {"joints": theta["joints"] + jnp.array([3.0, 4.0, 0.0])}
-        cost = jnp.sum(hand_residuals(y, moved, tips, valid)["joints"] ** 2, axis=-1)
+        cost = jnp.sum(residuals(y, moved, tips, valid)["joints"] ** 2, axis=-1)
         np.testing.assert_allclose(cost, np.exp(np.linspace(-1, 1, 14)) * 0.25, rtol=1e-9)
         beyond = y | {"angles": y["angles"].at[1, 2].set(LIMITS[1, 2, 1] + 0.1)}
-        limits = hand_residuals(beyond, theta, tips, valid)["limits"]
+        limits = residuals(beyond, theta, tips, valid)["limits"]
         assert limits[1, 2] == np.float64(limits.sum())
         np.testing.assert_allclose(limits[1, 2], 2, rtol=1e-6)
 
@@ -66,6 +68,7 @@ def test_slopes_are_central_differences():
         names = ("translation", "angles", "sizes")
         direction = {n: jax.random.normal(jax.random.key(5), y[n].shape) for n in names}
 
+        @jax.jit
         def energy(s):
             moved = y | {n: y[n] + s * direction[n] for n in names}
             moved["rotation"] = so3.exp(s * jnp.array([1.0, -0.5, 0.2])) @ y["rotation"]
@@ -74,7 +77,7 @@ def test_slopes_are_central_differences():
 
         step = 1e-5
         want = (energy(step) - energy(-step)) / (2 * step)
-        np.testing.assert_allclose(jax.grad(energy)(0.0), want, rtol=1e-6)
+        np.testing.assert_allclose(jax.jit(jax.grad(energy))(0.0), want, rtol=1e-6)
 
 
 def test_sizes_are_logarithms():
@@ -88,8 +91,8 @@ def test_sizes_are_logarithms():
 def test_start_lies_upon_the_joints_of_a_moved_mean_hand():
     middle = jnp.asarray(LIMITS.mean(axis=-1), jnp.float32)
     y = unknowns() | {"angles": middle, "sizes": jnp.zeros(8)}
-    start = hand_start(hand_joints(hand_of(y)[0]))
+    start = jax.jit(hand_start)(hand_joints(hand(y)[0]))
     for name in y:
         np.testing.assert_allclose(start[name], y[name], atol=1e-3)
-    slope = jax.grad(lambda x: jnp.sum(hand_start(x)["translation"]))(jnp.zeros((14, 3)))
+    slope = jax.jit(jax.grad(lambda x: jnp.sum(hand_start(x)["translation"])))(jnp.zeros((14, 3)))
     assert (slope == 0).all()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcv.geometry.round_cones import RoundCones, distances, intersect, normals
+from jaxcv.geometry.round_cones import RoundCones, distances, intersect, normals, paired_distances
 
 ENDS = RoundCones(
     jnp.array([[0.0, 0, 0], [1.0, -2, 0.5], [0, 0, 0], [0, 0, 0], [0.3, 0.1, 0.2]]),
@@ -45,6 +45,33 @@ def test_normals_are_the_gradients_of_distances():
         x = points(50)
         slopes = jax.vmap(jax.jacrev(lambda p: distances(p, cones)))(x)
         np.testing.assert_allclose(jax.vmap(lambda p: normals(p, cones))(x), slopes, atol=1e-9)
+
+
+def test_paired_distances_and_their_two_derivatives_are_those_of_distances():
+    with jax.enable_x64(True):
+        cones = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), float), ENDS)
+        many = jax.tree.map(lambda leaf: jnp.tile(leaf, (12,) + (1,) * (leaf.ndim - 1)), cones)
+        x, keys = jnp.asarray(points(60)), jax.random.split(jax.random.key(0), 5)
+        shapes = (x, *many)
+        moves = [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, shapes, strict=True)]
+
+        def along(function, s):
+            moved = [leaf + s * move for leaf, move in zip(shapes, moves, strict=True)]
+            return function(moved[0], RoundCones(*moved[1:]))
+
+        def plain(x, cones):
+            one = lambda p, *c: distances(p, RoundCones(*(leaf[None] for leaf in c)))[0]
+            return jax.vmap(one)(x, *cones)
+
+        for order in range(3):
+            both = []
+            for function in (paired_distances, plain):
+                line = lambda s, f=function: along(f, s)
+                for _ in range(order):
+                    line = jax.jacfwd(line)
+                both.append(jax.jit(line)(0.0))
+            own, want = both
+            np.testing.assert_allclose(own, want, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("scale", [30.0, pytest.param(1.0, marks=pytest.mark.slow)])

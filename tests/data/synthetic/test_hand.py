@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcv.data.hand import check_frames, pixels_of_joints
+from jaxcv.data.skinned_hand import render_mesh
 from jaxcv.data.synthetic.hand import (
     Sensor,
     draw_hand_pose,
@@ -18,6 +19,7 @@ from jaxcv.data.synthetic.hand import (
 from jaxcv.geometry.camera import pixel_rays
 from jaxcv.geometry.hand import LIMITS, hand_cones, hand_joints, hand_points
 from jaxcv.geometry.round_cones import distances
+from tests.data.synthetic.ray_caster import meshes_of_cones
 
 SIZE = (48, 56)
 K = jnp.array([[100.0, 0, 27.5], [0, 100.0, 23.5], [0, 0, 1]])
@@ -51,6 +53,23 @@ def test_every_seen_point_lies_on_the_surface_and_nothing_before_it(hand):
     np.testing.assert_allclose(np.linalg.norm(view.normal, axis=-1)[hit], 1, rtol=1e-4)
     assert (np.sum(view.normal * rays, axis=-1)[hit] < 0.02).all()
     assert ((np.asarray(view.cone) >= 0) == hit).all()
+
+
+def test_rendering_is_that_of_an_independent_ray_caster(hand):
+    shape, _, points, view = hand
+    vertices, faces = meshes_of_cones(hand_cones(points, shape.radii))
+    depth, normal = render_mesh(vertices, faces, np.asarray(pixel_rays(K, *SIZE), float))
+    ours, theirs = np.isfinite(view.depth), np.isfinite(depth)
+    assert (ours != theirs).sum() <= 2  # of a boundary of some hundred pixels
+    # Where two cones cross a step is as deep as the pixel's ray is off by round-off.
+    both = ours & theirs
+    apart = np.abs(np.asarray(view.depth)[both] - depth[both])
+    facing = -np.sum(view.normal * pixel_rays(K, *SIZE), axis=-1)[both]
+    assert np.median(apart) < 0.005
+    assert apart[facing > 0.1].max() < 0.1
+    assert (apart > 0.1).sum() <= 2
+    agree = np.sum(normal * np.asarray(view.normal), axis=-1)[both]
+    assert np.quantile(agree, 0.02) > 0.999
 
 
 def test_poses_keep_the_limits_and_do_not_collide():
