@@ -90,7 +90,7 @@ class Config:
     width: float = runner.flag(0.25, "Factor on the channels.", lower=0.01, upper=4.0)
     dense: int = runner.flag(256, "Width of the dense layers.", lower=1)
     batch_size: int = runner.flag(32, "Frames a step.", lower=1)
-    learning_rate: float = runner.flag(0.05, "Of gradient descent.", lower=0.0)
+    learning_rate: float = runner.flag(0.1, "Of gradient descent.", lower=0.0)
     momentum: float = runner.flag(0.95, "Of gradient descent.", lower=0.0, upper=0.9999)
     dropout: float = runner.flag(0.03, "Rate after the dense layers.", lower=0.0, upper=0.9)
     patience: int = runner.flag(4, "Epochs without improvement before steps are halved.", lower=1)

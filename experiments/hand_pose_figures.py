@@ -75,7 +75,7 @@ def _chosen(data: Any, found: Any, row: str, test: str) -> np.ndarray:
 
 def _images(data: Any, found: Any, row: str) -> Figure:
     """Predictions over the depth images, as the source's Fig. 4.10."""
-    figure = Figure(figsize=(13, 7.2), layout="constrained")
+    figure = Figure(figsize=(13, 6.4), layout="constrained")
     axes = figure.subplots(2, _SHOWN)
     for line, test in zip(axes, evaluation.TESTS, strict=True):
         frames, truth = data.frames[test], getattr(data, test).joints
@@ -97,7 +97,8 @@ def _images(data: Any, found: Any, row: str) -> Figure:
 
 def _points(data: Any, found: Any, row: str) -> Figure:
     """Predictions among the points of the depth image, as the source's Fig. 4.11."""
-    figure = Figure(figsize=(13, 7.2), layout="constrained")
+    figure = Figure(figsize=(14, 8.4))
+    figure.subplots_adjust(left=0.02, right=0.96, bottom=0.06, top=0.9, wspace=0.25, hspace=0.28)
     for k, test in enumerate(evaluation.TESTS):
         crops = getattr(data, test)
         for j, i in enumerate(_chosen(data, found, row, test)):
@@ -107,8 +108,11 @@ def _points(data: Any, found: Any, row: str) -> Figure:
             ax.scatter(*seen.T, s=3, color="tab:gray", label="depth image")
             plot_joints(ax, turned(crops.joints[i]), BONES, color="tab:green", lw=2, label="truth")
             plot_joints(ax, turned(found[test][row][i]), BONES, color="tab:red", lw=2, label=row)
-            ax.set(xlabel="x [mm]", ylabel="z [mm]", zlabel="-y [mm]", title=test)
+            error = joint_errors(found[test][row][i], crops.joints[i]).mean()
+            ax.set(xlabel="x [mm]", ylabel="z [mm]", zlabel="-y [mm]")
+            ax.set_title(f"{test}, {error:.1f} mm", fontsize=10)
             ax.tick_params(labelsize=6)
+            ax.locator_params(nbins=4)
             ax.set_aspect("equal")
             if not (k or j):
                 ax.legend(fontsize=8)
@@ -126,6 +130,8 @@ def _training(config: Any, trained: Any, metrics: Any) -> Figure:
             label = name if i == 0 else None
             left.plot(history["step"], values, color=f"C{k}", label=label, lw=1.2)
     left.set(xlabel="optimiser steps", ylabel="mean error of the validation [mm]", yscale="log")
+    left.yaxis.set_major_formatter("{x:.0f}")
+    left.yaxis.set_minor_formatter("{x:.0f}")
     left.grid(alpha=0.3, which="both")
     left.legend(fontsize=8)
     names = [k.removesuffix("/mean_error_mm") for k in metrics if k.endswith("/mean_error_mm")]

@@ -1,6 +1,7 @@
 """One pure entry point per task, put together from the rooms of the library."""
 
 from jaxcv.systems.hand_pose import HandCrop, HandEstimate, predict_hand, preprocess
+from jaxcv.systems.hand_refinement import RefinedHand, refine_hand
 from jaxcv.systems.human_pose import Reconstruction, reconstruct_pose
 from jaxcv.systems.pose_model import (
     fit_pose_model,
@@ -22,6 +23,7 @@ __all__ = [
     "HandCrop",
     "HandEstimate",
     "Reconstruction",
+    "RefinedHand",
     "StereoEstimate",
     "StereoNetwork",
     "estimate_depth_and_motion",
@@ -35,6 +37,7 @@ __all__ = [
     "predict_hand",
     "preprocess",
     "reconstruct_pose",
+    "refine_hand",
     "save_pose_parameters",
     "save_stereo_network",
 ]
