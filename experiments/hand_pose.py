@@ -95,12 +95,13 @@ class Config:
     dropout: float = runner.flag(0.03, "Rate after the dense layers.", lower=0.0, upper=0.9)
     patience: int = runner.flag(4, "Epochs without improvement before steps are halved.", lower=1)
     returns: int = runner.flag(4, "How often they are halved.", lower=0)
-    refine_steps: int = runner.flag(300, "Optimiser steps through the energy.", lower=1)
+    refine_steps: int = runner.flag(150, "Optimiser steps through the energy.", lower=1)
     refine_rate: float = runner.flag(3e-4, "Of Adam, through the energy.", lower=0.0)
 
 
 PRESETS = {
     "default": Config(),
+    "refined": Config(refine=True),
     "study": Config(
         net=("1", "2", "4", "6", "8", "8wide", "rgb", "rgbd", "fusepred", "fuse"), num_seeds=3,
         search=True, search_members=6, search_rounds=2, search_steps=300, refine=True,

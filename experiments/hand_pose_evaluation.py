@@ -37,9 +37,12 @@ def _apply(params: Any, images: Any, network: HandNetwork) -> jax.Array:
     return network.apply(params, *images)  # type: ignore[return-value]
 
 
-@functools.partial(jax.jit, static_argnames=("network", "damping"))
-def _refine(params, depth, points, centre, cube, network, damping):
-    return refinement.estimate(params, depth, points, centre, cube, network, damping)
+@functools.partial(jax.jit, static_argnames="network")
+def _refine(params, depth, points, centre, cube, network):
+    # The damping is that of the gradient: all rows are one program here.
+    return refinement.estimate(
+        params, depth, points, centre, cube, network, refinement.DAMPINGS["refined"]
+    )
 
 
 def _in_parts(run: Callable[[slice], Any], count: int) -> Any:
@@ -77,19 +80,15 @@ def _fused(config: Any, data: Data, trained: Any, i: int, crops: Crops) -> dict[
     return {name: np.asarray(fuse_predictions(depth, rgb, w)) for name, w in weights.items()}
 
 
-def _refined(
-    config: Any, trained: Any, name: str, i: int, crops: Crops
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Joints [mm] of the network and of the refined hand, and which solves converged."""
+def _refined(config: Any, params: Any, crops: Crops) -> tuple[np.ndarray, np.ndarray]:
+    """Joints (N, 14, 3) [mm] of the network, and of the hand between them and the points."""
     network = refinement.with_confidence(experiment.networks(config)["net6"])
-    params, damping = _member(trained[name], i), refinement.DAMPINGS[name]
 
     def run(rows):
         joints, refined = _refine(
-            params, crops.depth[rows], crops.points[rows], crops.centre[rows], config.cube,
-            network, damping,
-        )  # fmt: skip
-        return np.asarray(joints), np.asarray(refined.joints), np.asarray(refined.converged)
+            params, crops.depth[rows], crops.points[rows], crops.centre[rows], config.cube, network
+        )
+        return np.asarray(joints), np.asarray(refined.joints)
 
     return _in_parts(run, len(crops.depth))
 
@@ -108,11 +107,14 @@ def joints_of_rows(
         out |= {name: _in_mm(found, crops, config.cube) for name, found in fused.items()}
     if config.refine:
         for name in refinement.DAMPINGS:
-            if name in trained:
-                network_alone, refined, _ = _refined(config, trained, name, i, crops)
-                out[name] = refined
-                if name == "refined":
-                    out["refined_network"] = network_alone
+            alone, out[name] = _refined(config, _member(trained[name], i), crops)
+            if name == "refined":
+                out["refined_network"] = alone  # before the energy, which it was trained for
+        before = _member(trained["net6"], i)["params"]
+        own = {"params": _member(trained["refined"], i)["network"]["params"] | before}
+        equal = jax.tree.map(jnp.zeros_like, own["params"]["confidence"])
+        own["params"] = own["params"] | {"confidence": equal}
+        _, out["refined_untrained"] = _refined(config, refinement.untrained(own), crops)
     return out
 
 

@@ -64,8 +64,13 @@ def _init(key, member, before, *, network: HandNetwork, side: int):
     del member
     new: Any = network.init(key, jnp.zeros((1, side, side, 1)))
     own = {"params": new["params"] | before["params"]}
+    return untrained(own)
+
+
+def untrained(network_params: Any) -> Any:
+    """Params of a network beside the energy's scales as they are by default."""
     logs = HandScales(*(jnp.log(jnp.asarray(scale, jnp.float32)) for scale in HandScales()))
-    return {"network": own, "log_scales": logs}
+    return {"network": network_params, "log_scales": logs}
 
 
 def _batch(data: Any, config: Any, step: int) -> Any:

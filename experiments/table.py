@@ -99,8 +99,16 @@ def _monocular_stereo(m: Mapping[str, Any]) -> str:
     )
 
 
+def _hand_pose(m: Mapping[str, Any]) -> str:
+    tail = "/unseen_mean_error_mm"
+    names = [key.removesuffix(tail) for key in m if key.endswith(tail)]
+    rows = [f"{name} {m[f'{name}/mean_error_mm']:.1f} / {m[name + tail]:.1f}" for name in names]
+    return f"mean joint error on seen / other subjects [mm]: {'; '.join(rows)}"
+
+
 NUMBERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "curve_fitting": _curve_fitting,
+    "hand_pose": _hand_pose,
     "human_pose": _human_pose,
     "monocular_stereo": _monocular_stereo,
     "robust_mean": _robust_mean,

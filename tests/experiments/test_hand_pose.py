@@ -121,6 +121,15 @@ def test_search_in_rounds(tmp_path, members_by):
     assert again["metrics"][key] == metrics[key]
 
 
+@pytest.mark.slow
+def test_refined_rows(tmp_path):
+    config = dataclasses.replace(CONFIG, refine=True, refine_steps=2, num_seeds=2, net=("6",))
+    metrics = hand_pose.train(config, tmp_path / "w")["metrics"]
+    for row in ("refined", "refined_undamped", "refined_untrained", "refined_network"):
+        assert metrics[f"{row}/unseen_mean_error_mm"] > 0
+        assert len(metrics[f"{row}/mean_error_mm_of_seeds"]) == 2
+
+
 def test_searched_settings_are_drawn_anew_and_close_in():
     config = dataclasses.replace(CONFIG, search_members=20)
     first = hand_pose._drawn(config, "net1", 0, {})
