@@ -114,6 +114,7 @@ def test_sweep_over_damping_is_one_vmap_without_retracing():
     assert len(traces) == first, "a new damping value retraced the energy"
 
 
+@pytest.mark.slow
 def test_closed_over_arrays_and_tracers_are_differentiated_as_if_they_were_theta():
     with jax.enable_x64(True):
         width, points, starts = setting()

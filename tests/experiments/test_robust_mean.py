@@ -20,6 +20,7 @@ def trained(tmp_path_factory):
     return folder, robust_mean.train(CONFIG, folder)
 
 
+@pytest.mark.slow
 def test_damping_keeps_the_width_and_undamped_training_leaves(trained):
     _, results = trained
     metrics = results["metrics"]
@@ -31,6 +32,7 @@ def test_damping_keeps_the_width_and_undamped_training_leaves(trained):
     assert np.median(ratio) > 1.5
 
 
+@pytest.mark.slow
 def test_an_exact_minimiser_has_no_negative_curvature_so_shift_is_plain(trained):
     _, results = trained
     metrics = results["metrics"]
@@ -38,6 +40,7 @@ def test_an_exact_minimiser_has_no_negative_curvature_so_shift_is_plain(trained)
     assert max(metrics["damped/unconverged"]) == 0
 
 
+@pytest.mark.slow
 def test_the_work_folder_is_whole(trained):
     folder, results = trained
     saved = json.loads((folder / "results.json").read_text())
@@ -49,12 +52,14 @@ def test_the_work_folder_is_whole(trained):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_evaluating_again_gives_the_same_numbers(trained, tmp_path):
     folder, results = trained
     again = runner.evaluate(robust_mean.EXPERIMENT, None, tmp_path, folder)
     assert again["metrics"] == results["metrics"]
 
 
+@pytest.mark.slow
 def test_predicting_the_users_own_samples(trained, tmp_path):
     import dataclasses
 

@@ -39,7 +39,8 @@ def test_baseline_has_its_known_numbers():
     np.testing.assert_allclose(solved, (0.889, 0.702, 0.997, 1.0), atol=0.04)
 
 
-@pytest.mark.parametrize("through", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("through", [False, True])
 def test_gradient_is_that_of_the_steps_as_written(through):
     with jax.enable_x64(True):
         names = ("sine", "gaussian")
@@ -85,6 +86,7 @@ def test_the_paper_encoding_is_blind_to_the_sign_of_the_jacobian():
         assert np.array_equal(first, second) == blind
 
 
+@pytest.mark.slow
 def test_a_problem_does_not_see_its_neighbours():
     p, network = problems(4), CurveSolver()
     params = init_curve_solver(jax.random.key(0), network)

@@ -29,6 +29,7 @@ def frames(count=4, points=48):
     return noisy, np.stack(seen), np.asarray(hands.joints, float)
 
 
+@pytest.mark.slow
 def test_joints_become_better_and_depend_on_what_is_seen():
     noisy, seen, truth = frames()
     zeros = jnp.zeros((4, 14))

@@ -104,6 +104,7 @@ def test_unit_of_the_baseline_changes_no_image():
     np.testing.assert_allclose(again.motion, found.motion, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_early_stop_freezes_a_problem_before_its_small_move():
     views, start = problem()
     params = moving(init_stereo_network(jax.random.key(1), PLAIN))
@@ -213,6 +214,7 @@ def test_single_precision_images_and_weights_in_double_precision_mode(solver):
         np.testing.assert_allclose(found.motion, double.motion, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_additive_updates_of_the_paper():
     views, start = problem("grey")
     network = NETWORK._replace(
