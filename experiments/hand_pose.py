@@ -171,9 +171,16 @@ def channels(network: HandNetwork) -> list[int]:
     return [{"depth": 1, "rgb": 3, "rgbd": 4}[kind] for kind in network.images]
 
 
-def images_of(crops: Crops, data: Data, kinds: tuple[str, ...]) -> tuple[np.ndarray, ...]:
-    """What a network is shown of crops, for each of its kinds."""
-    mean, deviation = (np.asarray(x, np.float32) for x in data.scale)
+def facts(config: Config, data: Data) -> dict[str, Any]:
+    """What a training remembers of its data: the scale of colours, and the mean pose."""
+    del config
+    mean = data.train.target.mean(axis=0, dtype=float)
+    return {"color_scale": [list(x) for x in data.scale], "mean_pose": mean.tolist()}
+
+
+def images_of(crops: Crops, scale: Any, kinds: tuple[str, ...]) -> tuple[np.ndarray, ...]:
+    """What a network is shown of crops, for each of its kinds; `scale` is that of the training."""
+    mean, deviation = (np.asarray(x, np.float32) for x in scale)
     rgb = lambda: (crops.rgb - mean) / deviation
     make = {
         "depth": lambda: crops.depth,
@@ -217,7 +224,7 @@ def in_turn(config: Config) -> bool:
 
 def _cell(config, data, network, steps, members, *, plateau) -> runner.Cell:
     log_every = min(epoch_of(config, data), steps)
-    valid = images_of(data.valid, data, network.images), data.valid.target
+    valid = images_of(data.valid, data.scale, network.images), data.valid.target
     return runner.Cell(
         init=functools.partial(_init, network=network, side=config.side),
         loss=functools.partial(_loss, network=network),
@@ -251,7 +258,7 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
 def _batch(data: Data, kinds: tuple[str, ...], config: Config, step: int) -> Any:
     rows = rows_of_step(config.seed, config.batch_size, len(data.train.depth), step)
     crops = data.train.take(rows)
-    return images_of(crops, data, kinds), crops.target
+    return images_of(crops, data.scale, kinds), crops.target
 
 
 def _init(key, member, *, network: HandNetwork, side: int):
@@ -322,6 +329,7 @@ EXPERIMENT = runner.Experiment(
     figures=runner.later("hand_pose_figures", "draw_all"),
     predict=runner.later("hand_pose_evaluation", "write_joints"),
     source=SOURCE,
+    facts=facts,
 )
 train = functools.partial(runner.train, EXPERIMENT)
 

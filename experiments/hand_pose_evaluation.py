@@ -50,9 +50,10 @@ def _in_parts(run: Callable[[slice], Any], count: int) -> Any:
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def _found(network: HandNetwork, params: Any, crops: Crops, data: Data) -> np.ndarray:
-    """Joints (N, J, 3) in half sides of the cube."""
-    images = experiment.images_of(crops, data, network.images)
+def _found(network: HandNetwork, trained: runner.Trained, i: int, crops: Crops) -> np.ndarray:
+    """Joints (N, J, 3) in half sides of the cube, by the i-th seed."""
+    images = experiment.images_of(crops, trained.facts["color_scale"], network.images)
+    params = _member(trained, i)
     run = lambda rows: np.asarray(_apply(params, [image[rows] for image in images], network))
     return _in_parts(run, len(crops.depth))
 
@@ -68,7 +69,7 @@ def _in_mm(found: Any, crops: Crops, cube: float) -> np.ndarray:
 def _fused(config: Any, data: Data, trained: Any, i: int, crops: Crops) -> dict[str, np.ndarray]:
     """FusePred in its three forms: half and half, by inverse errors, by least squares."""
     nets = experiment.networks(config)
-    found = lambda name, own: _found(nets[name], _member(trained[name], i), own, data)
+    found = lambda name, own: _found(nets[name], trained[name], i, own)
     one, other = (found(name, data.valid) for name in ("net6", "rgb"))
     errors = [np.abs(own - data.valid.target).mean(axis=0) for own in (one, other)]
     weights = {
@@ -97,10 +98,10 @@ def joints_of_rows(
     config: Any, data: Data, trained: Any, i: int, crops: Crops
 ) -> dict[str, np.ndarray]:
     """Row -> joints (N, J, 3) [mm] in the camera's frame, of the i-th seed."""
-    mean = data.train.target.mean(axis=0)
+    mean = np.asarray(next(iter(trained.values())).facts["mean_pose"], np.float32)
     out = {"mean_pose": _in_mm(np.broadcast_to(mean, crops.target.shape), crops, config.cube)}
     for name, network in experiment.networks(config).items():
-        found = _found(network, _member(trained[name], i), crops, data)
+        found = _found(network, trained[name], i, crops)
         out[name] = _in_mm(found, crops, config.cube)
     if "fusepred" in config.net:
         fused = _fused(config, data, trained, i, crops)
@@ -148,7 +149,7 @@ def metrics(config: Any, data: Data, trained: Any) -> dict[str, Any]:
     out["mean_pose/valid_loss"] = float(pose_loss(mean, jnp.asarray(data.valid.target)))
     for name, network in nets.items():
         crops = data.train.take(slice(0, config.batch_size))
-        images = experiment.images_of(crops, data, network.images)
+        images = experiment.images_of(crops, data.scale, network.images)
         seconds = seconds_per_call(_apply, _member(trained[name], 0), images, network)
         out[f"{name}/images_per_second"] = len(crops.depth) / seconds
         out[f"{name}/parameters"] = experiment.count_parameters(network, config.side)

@@ -71,6 +71,7 @@ def test_second_derivatives_in_every_order_of_modes():
             assert_close(jax.jit(twice)(theta), want, 1e-9)
 
 
+@pytest.mark.slow
 def test_batches_and_failed_lanes():
     with jax.enable_x64(True):
         energy = lambda y, t, d: jnp.sum(jnp.cosh(y - t * d)) + jnp.sum(y**4)

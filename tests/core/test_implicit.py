@@ -86,6 +86,7 @@ def test_damped_gradient_is_the_derivative_of_a_proximal_step(name):
                 assert_close(bar, want, 1e-10)
 
 
+@pytest.mark.slow
 def test_order_k_is_the_derivative_of_k_proximal_steps():
     order = 4
     with jax.enable_x64(True):

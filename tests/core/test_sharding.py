@@ -44,6 +44,7 @@ print(sorted(set(talk)), len(re.findall("all-reduce", text)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_sharded_batch_needs_no_collectives(n):
     environment = os.environ | {

@@ -29,6 +29,7 @@ def loss(width, points, y0):
 over = functools.partial(jax.vmap, in_axes=(None, 0, 0))
 
 
+@pytest.mark.slow
 def test_all_orders_of_jit_vmap_and_grad_agree():
     with jax.enable_x64(True):
         width, points, starts = setting()

@@ -113,6 +113,7 @@ def test_gradient_and_second_derivatives_against_differences():
         assert_grad_matches(slope, theta["rate"], jax.random.key(0), gradient=twice)
 
 
+@pytest.mark.slow
 def test_transforms_agree_and_closures_are_differentiated():
     with jax.enable_x64(True):
         state0, theta, data = setting()

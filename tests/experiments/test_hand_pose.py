@@ -29,6 +29,7 @@ def trained(tmp_path_factory):
     return folder, hand_pose.train(CONFIG, folder)
 
 
+@pytest.mark.slow
 def test_files_and_figures_and_predictions_that_can_be_scored(trained, tmp_path):
     folder, results = trained
     metrics = json.loads((folder / "results.json").read_text())["metrics"]
@@ -57,7 +58,7 @@ def test_frames_are_split_and_centred(data):
         seen = crops.points[crops.points[..., 2] > 0]
         assert len(seen) == crops.points.shape[0] * hand_pose_data.NUM_POINTS
         assert (np.abs(crops.points - crops.centre[:, None]) <= 150.1).all()
-    shown = hand_pose.images_of(data.train, data, ("rgb",))[0]
+    shown = hand_pose.images_of(data.train, data.scale, ("rgb",))[0]
     np.testing.assert_allclose(shown.mean((0, 1, 2)), 0, atol=1e-3)
     np.testing.assert_allclose(shown.std((0, 1, 2)), 1, atol=1e-3)
     np.testing.assert_array_equal(data.seen.subject, (24 + np.arange(8)) % 3)

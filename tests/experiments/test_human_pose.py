@@ -59,6 +59,7 @@ def _training(data):
     return train, human_pose.batch_of(train, 2)
 
 
+@pytest.mark.slow
 def test_subjects_are_either_trained_or_tested_on():
     data = human_pose.load(CONFIG)
     frames, test = data.seeds[0], data.test[0]

@@ -146,6 +146,7 @@ def test_all_doors_lead_to_the_same_gradient():
         assert_grad_matches(slope, theta, jax.random.key(1), steps=(1e-2, 1e-3, 1e-4), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_least_squares_on_rotations_is_the_closed_form():
     """Procrustes by the singular value decomposition, and its derivative."""
     with jax.enable_x64(True):

@@ -56,6 +56,7 @@ def test_the_order_of_the_trackers_does_not_matter(seed):
         )
 
 
+@pytest.mark.slow
 def test_sizes_for_corners_are_no_boxes():
     sizes = np.tile(np.array([[50, 50, 10, 10], [51, 50, 10, 11]], np.float32), (3, 1))
     one = np.tile(np.array([[0, 0, 0, 0], [55, 20, 50, 30]], np.float32), (3, 1))

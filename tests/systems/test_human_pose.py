@@ -165,6 +165,7 @@ def test_hard_selection_is_the_limit_of_the_fusion():
     np.testing.assert_allclose(soft.joints, hard.joints, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_monocular_readout():
     """Undrawn it is the model's pose; drawn hard, it is seen where the detections are."""
     frames, model = people()
