@@ -107,7 +107,9 @@ def _found(folder: pathlib.Path) -> list[str]:
     found = [name for name in SPLITS if (folder / name / "joint_data.mat").is_file()]
     if not found:
         rule = "expected train/joint_data.mat or test/joint_data.mat"
-        came = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else "no folder"
+        came = (
+            sorted(path.name for path in folder.glob("*"))[:8] if folder.is_dir() else "no folder"
+        )
         raise argument_error(str(folder), rule, came, "data_prep/README.md describes the layout.")
     return found
 
