@@ -111,11 +111,9 @@ def joints_of_rows(
             alone, out[name] = _refined(config, _member(trained[name], i), crops)
             if name == "refined":
                 out["refined_network"] = alone  # before the energy, which it was trained for
-        before = _member(trained["net6"], i)["params"]
-        own = {"params": _member(trained["refined"], i)["network"]["params"] | before}
-        equal = jax.tree.map(jnp.zeros_like, own["params"]["confidence"])
-        own["params"] = own["params"] | {"confidence": equal}
-        _, out["refined_untrained"] = _refined(config, refinement.untrained(own), crops)
+        shape = _member(trained["refined"], i)["network"]["params"]["confidence"]
+        before = refinement.untrained(_member(trained["net6"], i), shape)
+        _, out["refined_untrained"] = _refined(config, before, crops)
     return out
 
 

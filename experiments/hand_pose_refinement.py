@@ -15,7 +15,7 @@ from jaxcv.geometry.crop import of_cube
 from jaxcv.models.hand_pose import HandNetwork
 from jaxcv.systems.hand_refinement import RefinedHand, refine_hand
 
-__all__ = ["DAMPINGS", "cells", "estimate"]
+__all__ = ["DAMPINGS", "cells", "estimate", "untrained", "with_confidence"]
 
 # The damped gradient, and that of the minimiser as it is.
 DAMPINGS = {
@@ -23,7 +23,6 @@ DAMPINGS = {
     "refined_undamped": Damping(0.0, mode="plain"),
 }
 BATCH = 16
-_SCALES = HandScales()
 
 
 def cells(config: Any, data: Any, network: HandNetwork) -> dict[str, Any]:
@@ -63,14 +62,14 @@ def _init(key, member, before, *, network: HandNetwork, side: int):
     """The trained network, equal confidences, and the energy's scales as they are by default."""
     del member
     new: Any = network.init(key, jnp.zeros((1, side, side, 1)))
-    own = {"params": new["params"] | before["params"]}
-    return untrained(own)
+    return untrained(before, new["params"]["confidence"])
 
 
-def untrained(network_params: Any) -> Any:
-    """Params of a network beside the energy's scales as they are by default."""
+def untrained(alone: Any, confidence: Any) -> Any:
+    """A trained network with confidences of 0 (in the shape of `confidence`), default scales."""
+    equal = jax.tree.map(jnp.zeros_like, confidence)
     logs = HandScales(*(jnp.log(jnp.asarray(scale, jnp.float32)) for scale in HandScales()))
-    return {"network": network_params, "log_scales": logs}
+    return {"network": {"params": alone["params"] | {"confidence": equal}}, "log_scales": logs}
 
 
 def _batch(data: Any, config: Any, step: int) -> Any:
