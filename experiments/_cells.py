@@ -10,7 +10,7 @@ import numpy as np
 from jaxcv import training
 from jaxcv.core.checks import argument_error
 
-__all__ = ["Cell", "Trained", "check_count", "checked_cells", "count_of", "members_of"]
+__all__ = ["Cell", "Trained", "Trainings", "check_count", "checked_cells", "count_of", "members_of"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,20 @@ class Trained(NamedTuple):
     members: Mapping[str, np.ndarray]
     facts: Mapping[str, Any]
     seconds: float = 0.0
+
+
+class Trainings(dict[str, Trained]):
+    """Cell -> Trained, with a place for what evaluation, figures and predictions have in common."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: dict[Any, Any] = {}
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """`make()`, at the first call with this key; then what it returned."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
 
 def checked_cells(experiment: Any, config: Any, data: Any) -> Mapping[str, Cell]:

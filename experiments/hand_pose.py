@@ -22,7 +22,7 @@ import optax
 
 from experiments import runner
 from experiments.hand_pose_data import Crops, Data, load
-from jaxcv.models.hand_pose import FUSIONS, HandNetwork, pose_loss
+from jaxcv.models.hand_pose import CHANNELS, FUSIONS, HandNetwork, pose_loss
 from jaxcv.training import Plateau, SearchRange, draw_settings, shrink_ranges
 
 CHOICES = (*(str(k) for k in range(1, 10)), "8wide", "depth", "rgb", "rgbd", "fusepred", "fuse")
@@ -70,10 +70,12 @@ class Config:
         "auto", "How members train: at once (vmap) or in turn (loop); auto: loop on CPUs.",
         choices=("auto", "vmap", "loop"),
     )  # fmt: skip
-    num_train: int = runner.flag(6000, "Generated training frames.", lower=8)
-    num_test: int = runner.flag(600, "Test frames, of seen and of other subjects.", lower=4)
-    train_subjects: int = runner.flag(8, "People to learn from.", lower=1)
-    test_subjects: int = runner.flag(8, "Other people, generated.", lower=1)
+    num_train: int = runner.flag(6000, "Generated training frames.", lower=8, of_data=True)
+    num_test: int = runner.flag(
+        600, "Test frames, of seen and of other subjects.", lower=4, of_data=True
+    )
+    train_subjects: int = runner.flag(8, "People to learn from.", lower=1, of_data=True)
+    test_subjects: int = runner.flag(8, "Other people, generated.", lower=1, of_data=True)
     validation: float = runner.flag(0.25, "Share of the training frames.", lower=0.01, upper=0.9)
     split: str = runner.flag(
         "frame", "Validation frames: at random, the last ones, or of subjects of their own.",
@@ -104,7 +106,8 @@ PRESETS = {
     "refined": Config(refine=True),
     "study": Config(
         net=("1", "2", "4", "6", "8", "8wide", "rgb", "rgbd", "fusepred", "fuse"), num_seeds=3,
-        search=True, search_members=6, search_rounds=2, search_steps=300, refine=True,
+        steps=2500, side=48, patience=2, refine=True,
+        search=True, search_members=6, search_rounds=2, search_steps=150,
     ),
     "paper": Config(
         data="nyu", steps=100 * 426, side=128, width=1.0, dense=4096, batch_size=128,
@@ -168,7 +171,7 @@ def matched_width(config: Config) -> int:
 
 def channels(network: HandNetwork) -> list[int]:
     """Of each of its images."""
-    return [{"depth": 1, "rgb": 3, "rgbd": 4}[kind] for kind in network.images]
+    return [CHANNELS[kind] for kind in network.images]
 
 
 def facts(config: Config, data: Data) -> dict[str, Any]:

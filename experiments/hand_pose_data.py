@@ -9,17 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import runner
-from jaxcv.data.hand import PALM, HandFrames, check_frames, joints_of_pixels
+from jaxcv.data.hand import PALM, HandFrames, check_frames, points_in_cube
 from jaxcv.data.synthetic.hand import generate_hands
 from jaxcv.geometry.crop import in_cube
-from jaxcv.systems.hand_pose import ColorScale, crop_color, preprocess
+from jaxcv.systems.hand_pose import NUM_POINTS, ColorScale, crop_color, preprocess
 
 __all__ = ["Crops", "Data", "load", "seen_points"]
 
 # Keys of the frames; the seeds of a study share them.
 TRAIN_FRAMES, UNSEEN_FRAMES = 20171, 20172
 AT_ONCE = 256
-NUM_POINTS = 128  # of a depth image, that the kinematic energy sees
 UNITS = 255.0
 _KEPT = 64  # whole frames of each test
 
@@ -76,6 +75,9 @@ def load(config: Any) -> Data:
     count = len(everything.depth)
     if config.data == "nyu":  # whose test frames begin with the person of the training
         first = unseen.subject == 1
+        if first.all() or not first.any():
+            rule, way_out = "expected test frames of both people", "Give the whole of test."
+            raise runner.data_error("data_dir", rule, f"{len(first)} of one", way_out)
         seen, unseen = unseen.take(first), unseen.take(~first)
     else:
         count -= config.num_test
@@ -210,11 +212,6 @@ def seen_points(
     frames: HandFrames, centre: np.ndarray, cube: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Points (N, P, 3) [mm] drawn from what the depth images see in the cube."""
-    out = np.zeros((len(frames.joints), NUM_POINTS, 3), np.float32)
-    for i, (depth, k) in enumerate(zip(frames.depth, frames.intrinsics, strict=True)):
-        v, u = np.nonzero(np.isfinite(depth) & (depth > 0))
-        points = joints_of_pixels(np.stack([u, v, depth[v, u]], axis=-1), k)
-        inside = points[(np.abs(points - centre[i]) <= 0.5 * cube).all(axis=1)]
-        if len(inside):
-            out[i] = inside[rng.choice(len(inside), NUM_POINTS, replace=len(inside) < NUM_POINTS)]
-    return out
+    seen = zip(frames.depth, frames.intrinsics, centre, strict=True)
+    points = [points_in_cube(depth, k, c, cube, NUM_POINTS, rng) for depth, k, c in seen]
+    return np.asarray(points, np.float32)

@@ -12,9 +12,11 @@ import numpy as np
 from experiments import hand_pose as experiment
 from experiments import hand_pose_refinement as refinement
 from experiments import runner
+from experiments._statistics import change_over_seeds
 from experiments._timing import seconds_per_call
 from experiments.hand_pose_data import Crops, Data
 from jaxcv.data.hand import pixels_of_joints, write_predictions
+from jaxcv.energies.hand import HandScales
 from jaxcv.geometry.crop import of_cube
 from jaxcv.metrics.hand import joint_errors, success_rate
 from jaxcv.models.hand_pose import (
@@ -24,12 +26,21 @@ from jaxcv.models.hand_pose import (
     least_squares_weights,
     pose_loss,
 )
+from jaxcv.systems.hand_files import save_hand_network
+from jaxcv.systems.hand_pose import ColorScale
 
-__all__ = ["SUCCESSES", "TESTS", "joints_of_rows", "metrics", "write_joints"]
+__all__ = ["COMPARED", "SUCCESSES", "TESTS", "joints_of_rows", "metrics", "write_joints"]
 
 AT_ONCE = 128
 TESTS = ("seen", "unseen")
 SUCCESSES = (20, 40)  # [mm]
+COMPARED = (  # first, second: the error of the first over that of the second, less one
+    ("net2", "net1"), ("net4", "net2"), ("net6", "net4"), ("net6", "net1"), ("net8", "net1"),
+    ("net8wide", "net8"), ("net8wide", "net6"), ("rgb", "net6"), ("rgbd", "net6"),
+    ("fusepred", "net6"), ("fuse_conv", "net6"), ("refined", "net6"), ("refined_undamped", "net6"),
+    ("refined_untrained", "net6"), ("refined", "refined_untrained"),
+    ("refined", "refined_undamped"),
+)  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnames="network")
@@ -67,9 +78,15 @@ def _in_mm(found: Any, crops: Crops, cube: float) -> np.ndarray:
 
 
 def _fused(config: Any, data: Data, trained: Any, i: int, crops: Crops) -> dict[str, np.ndarray]:
-    """FusePred in its three forms: half and half, by inverse errors, by least squares."""
+    """FusePred in its three forms: half and half, by inverse errors, by least squares.
+
+    The last two have weights of the validation frames, which must be those of the training.
+    """
     nets = experiment.networks(config)
     found = lambda name, own: _found(nets[name], trained[name], i, own)
+    depth, rgb = (found(name, crops) for name in ("net6", "rgb"))
+    if experiment.facts(config, data) != trained["rgb"].facts:
+        return {"fusepred": fuse_predictions(depth, rgb)}
     one, other = (found(name, data.valid) for name in ("net6", "rgb"))
     errors = [np.abs(own - data.valid.target).mean(axis=0) for own in (one, other)]
     weights = {
@@ -77,7 +94,6 @@ def _fused(config: Any, data: Data, trained: Any, i: int, crops: Crops) -> dict[
         "fusepred_inverse_error": inverse_error_weights(errors[0], errors[1]),
         "fusepred_learned": np.asarray(least_squares_weights(one, other, data.valid.target)),
     }
-    depth, rgb = (found(name, crops) for name in ("net6", "rgb"))
     return {name: np.asarray(fuse_predictions(depth, rgb, w)) for name, w in weights.items()}
 
 
@@ -95,9 +111,16 @@ def _refined(config: Any, params: Any, crops: Crops) -> tuple[np.ndarray, np.nda
 
 
 def joints_of_rows(
-    config: Any, data: Data, trained: Any, i: int, crops: Crops
+    config: Any, data: Data, trained: runner.Trainings, i: int, test: str
 ) -> dict[str, np.ndarray]:
-    """Row -> joints (N, J, 3) [mm] in the camera's frame, of the i-th seed."""
+    """Row -> joints (N, J, 3) [mm] in the camera's frame, of the i-th seed, in one of TESTS."""
+    crops = getattr(data, test)
+    return trained.once((i, test), lambda: _joints_of_rows(config, data, trained, i, crops))
+
+
+def _joints_of_rows(
+    config: Any, data: Data, trained: runner.Trainings, i: int, crops: Crops
+) -> dict[str, np.ndarray]:
     mean = np.asarray(next(iter(trained.values())).facts["mean_pose"], np.float32)
     out = {"mean_pose": _in_mm(np.broadcast_to(mean, crops.target.shape), crops, config.cube)}
     for name, network in experiment.networks(config).items():
@@ -125,7 +148,7 @@ def metrics(config: Any, data: Data, trained: Any) -> dict[str, Any]:
         for test in TESTS:
             crops = getattr(data, test)
             prefix = "" if test == "seen" else f"{test}_"
-            for name, joints in joints_of_rows(config, data, trained, i, crops).items():
+            for name, joints in joints_of_rows(config, data, trained, i, test).items():
                 errors = joint_errors(joints, crops.joints)
                 own = {f"{prefix}mean_error_mm": errors.mean()}
                 rates = success_rate(errors, SUCCESSES)
@@ -139,6 +162,12 @@ def metrics(config: Any, data: Data, trained: Any) -> dict[str, Any]:
         history = trained[name].history
         least = np.nanmin(history["valid_loss"], axis=0)
         kept[f"{name}/valid_loss"] = [float(x) for x in least]
+    for first, second in COMPARED:
+        for metric in ("valid_loss", "mean_error_mm", "unseen_mean_error_mm"):
+            keys = [f"{name}/{metric}" for name in (first, second)]
+            if all(key in kept for key in keys):
+                found = change_over_seeds(*(kept[key] for key in keys))
+                out |= {f"{first}_over_{second}/{metric}_{k}": v for k, v in found.items()}
     for key, values in kept.items():
         out[key] = float(np.mean(values))
         if len(values) > 1 and not key.startswith("mean_pose/"):
@@ -172,12 +201,23 @@ def _searched(config: Any, name: str, trained: Any) -> dict[str, Any]:
 
 
 def write_joints(config: Any, data: Data, trained: Any, folder: pathlib.Path) -> None:
-    """`<row>_<test>.txt` and `labels_<test>.txt`, which `experiments.score_hands` reads.
+    """`<row>_<test>.txt` and `labels_<test>.txt`, which `experiments.score_hands` reads, and
+    `<network>.npz`, which `load_hand_network` reads, of the first seed.
 
     u, v [px] and depth [mm] as NYU's camera would see them, whatever camera took the frames.
     """
     for test in TESTS:
         crops = getattr(data, test)
-        rows = {"labels": crops.joints} | joints_of_rows(config, data, trained, 0, crops)
+        rows = {"labels": crops.joints} | joints_of_rows(config, data, trained, 0, test)
         for name, joints in rows.items():
             write_predictions(folder / f"{name}_{test}.txt", pixels_of_joints(joints))
+    networks = experiment.networks(config)
+    for name in trained:
+        params, scales, network = _member(trained[name], 0), None, networks.get(name)
+        if name in refinement.DAMPINGS:
+            network, scales = refinement.with_confidence(networks["net6"]), params["log_scales"]
+            params, scales = params["network"], HandScales(*(np.exp(x) for x in scales))
+        if network is not None:  # else a round of the search
+            scale = ColorScale(*trained[name].facts["color_scale"])
+            own = {"side": config.side, "cube": config.cube, "color_scale": scale, "scales": scales}
+            save_hand_network(folder / f"{name}.npz", params, network, **own)

@@ -16,13 +16,15 @@ __all__ = ["draw_all"]
 
 TITLES = {"seen": "subjects that were seen", "unseen": "other subjects"}
 _SHOWN = 4  # hands of each test
+_COMPARED_BY_JOINT = (
+    "mean_pose", "net1", "net6", "net8", "rgb", "fuse_conv", "refined_untrained", "refined",
+)  # fmt: skip
 
 
 def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Figure]]:
     """(file name, Figure) of every figure."""
     found = {
-        test: evaluation.joints_of_rows(config, data, trained, 0, getattr(data, test))
-        for test in evaluation.TESTS
+        test: evaluation.joints_of_rows(config, data, trained, 0, test) for test in evaluation.TESTS
     }
     yield "success.png", _success(data, found)
     yield "joints.png", _joints(data, found)
@@ -30,6 +32,8 @@ def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tup
     yield "images.png", _images(data, found, best)
     yield "points.png", _points(data, found, best)
     yield "training.png", _training(config, trained, metrics)
+    if len(experiment.networks(config)) > 1:
+        yield "orders.png", _orders(metrics)
 
 
 def _errors(data: Any, found: Any, test: str) -> dict[str, np.ndarray]:
@@ -44,12 +48,11 @@ def _best(data: Any, found: Any) -> str:
 
 
 def _success(data: Any, found: Any) -> Figure:
-    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    wide = len(found["seen"]) > 6
+    figure = Figure(figsize=(15 if wide else 12, 4.6), layout="constrained")
     for ax, test in zip(figure.subplots(1, 2), evaluation.TESTS, strict=True):
-        curves = {
-            f"{name}: {errors.mean():.1f} mm": success_rate(errors)
-            for name, errors in _errors(data, found, test).items()
-        }
+        rows = sorted(_errors(data, found, test).items(), key=lambda row: row[1].mean())
+        curves = {f"{name}: {errors.mean():.1f} mm": success_rate(errors) for name, errors in rows}
         plot_success(ax, curves, THRESHOLDS)
         ax.set_title(f"{TITLES[test]}, first seed")
     return figure
@@ -59,6 +62,8 @@ def _joints(data: Any, found: Any) -> Figure:
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     for ax, test in zip(figure.subplots(2, 1, sharey=True), evaluation.TESTS, strict=True):
         errors = {n: e.mean(axis=0) for n, e in _errors(data, found, test).items()}
+        if len(errors) > 9:  # too many bars to tell apart
+            errors = {n: e for n, e in errors.items() if n in _COMPARED_BY_JOINT}
         plot_joint_errors(ax, errors, JOINTS)
         ax.set_title(f"{TITLES[test]}, first seed")
         ax.legend(fontsize=8, ncols=4)
@@ -149,4 +154,35 @@ def _training(config: Any, trained: Any, metrics: Any) -> Figure:
     right.set_yticks(places, names)
     right.set(xlabel="mean error [mm]; dots: seeds")
     right.legend(fontsize=8)
+    return figure
+
+
+def _orders(metrics: Any) -> Figure:
+    """Which is better: validation losses beside the source's, and changes between rows."""
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
+    nets = [name for name in (f"net{k}" for k in range(1, 10)) if f"{name}/valid_loss" in metrics]
+    for k, name in enumerate(nets):
+        own = metrics.get(f"{name}/valid_loss_of_seeds", [metrics[f"{name}/valid_loss"]])
+        left.plot(np.full(len(own), k - 0.1), own, "o", color="tab:red", ms=5,
+                  label="here, each seed" if k == 0 else None)  # fmt: skip
+        left.plot(k + 0.1, experiment.SOURCE[f"{name}/valid_loss"], "s", color="tab:gray", ms=6,
+                  label="source, Table 4.3 (other data)" if k == 0 else None)  # fmt: skip
+    left.set_xticks(range(len(nets)), nets)
+    left.set(ylabel="validation loss [half sides of the cube, squared]")
+    left.set_ylim(bottom=0)
+    left.grid(alpha=0.3)
+    left.legend(fontsize=8)
+    key = "{}_over_{}/unseen_mean_error_mm_{}"
+    pairs = [pair for pair in evaluation.COMPARED if key.format(*pair, "change") in metrics]
+    for k, pair in enumerate(reversed(pairs)):
+        change = 100 * np.asarray(metrics[key.format(*pair, "change")])
+        right.plot(change, np.full(len(change), k), "o", color="tab:red", ms=4)
+        if key.format(*pair, "low") in metrics:
+            ends = [100 * metrics[key.format(*pair, end)] for end in ("low", "high")]
+            right.plot(ends, [k, k], color="tab:red", lw=2, alpha=0.5)
+    right.axvline(0, color="k", lw=0.8)
+    right.set_yticks(range(len(pairs)), [f"{a} over {b}" for a, b in reversed(pairs)])
+    right.set_xlabel("change of the mean error on other subjects [%]; dots: seeds, bar: 95%")
+    right.grid(alpha=0.3, axis="x")
     return figure

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments import human_pose as experiment
 from experiments import runner
+from experiments._statistics import change_over_seeds
 from jaxcv.metrics.pose import by_action, mpjpe, procrustes_mpjpe
 from jaxcv.systems import save_pose_parameters
 from jaxcv.training.arrays import write_npz
@@ -103,16 +104,9 @@ def _comparisons(config: Any, out: dict[str, list[float]]) -> dict[str, Any]:
             keys = [f"{name}/{kind(views)}_mpjpe_mm" for name in (first, second)]
             if not all(key in out for key in keys):
                 continue
-            a, b = (np.asarray(out[key]) for key in keys)
-            change = a / b - 1
-            key = f"{first}_over_{second}/{kind(views)}"
-            more[f"{key}_change"] = change.tolist()
-            if len(change) > 1:
-                from scipy import stats
-
-                half = stats.t.ppf(0.975, len(change) - 1) * stats.sem(change)
-                more[f"{key}_low"] = float(change.mean() - half)
-                more[f"{key}_high"] = float(change.mean() + half)
+            found = change_over_seeds(*(out[key] for key in keys))
+            pair = f"{first}_over_{second}/{kind(views)}"
+            more |= {f"{pair}_{name}": value for name, value in found.items()}
     return more
 
 

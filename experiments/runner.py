@@ -37,6 +37,7 @@ from experiments import _flags, _loop, _records
 from experiments._cells import (
     Cell,
     Trained,
+    Trainings,
     check_count,
     checked_cells,
     count_of,
@@ -52,6 +53,7 @@ __all__ = [
     "DataError",
     "Experiment",
     "Trained",
+    "Trainings",
     "data_error",
     "define_flags",
     "evaluate",
@@ -78,7 +80,7 @@ class Experiment:
         cells: `cells(config, data) -> {name: Cell}`, trained in this order. Called as well to
             evaluate and to predict, for the shapes to restore into.
         evaluate: `evaluate(config, data, {name: Trained}) -> {"<method>/<metric>": number or
-            list}`.
+            list}`. The mapping is `Trainings`: its `once` keeps for `figures` what is computed.
         figures: `figures(config, data, {name: Trained}, metrics) -> iterable of (file name,
             matplotlib Figure)`; the runner saves and closes them.
         predict: `predict(config, data, {name: Trained}, folder)`, writes files.
@@ -148,7 +150,7 @@ def train(
         metrics_file = _records.MetricsFile(folder / "metrics.jsonl")
         facts = dict(experiment.facts(config, data)) if experiment.facts else {}
         _records.keep_facts(folder, facts)
-        trained, seconds = {}, 0.0
+        trained, seconds = Trainings(), 0.0
         for name, cell in checked_cells(experiment, config, data).items():
             members = members_of(cell, config, trained)
             checkpoints = _checkpoints(experiment, config, folder, name)
@@ -281,9 +283,7 @@ def _saved_config(experiment: Experiment, folder: pathlib.Path, changes: Mapping
     return config
 
 
-def _restore(
-    experiment: Experiment, config: Any, folder: pathlib.Path
-) -> tuple[Any, dict[str, Trained]]:
+def _restore(experiment: Experiment, config: Any, folder: pathlib.Path) -> tuple[Any, Trainings]:
     saved = _saved_config(experiment, folder, {})
     data = experiment.load(config)
     facts = _records.read_facts(folder)
@@ -294,7 +294,7 @@ def _restore(
             way_out = f"Give data with the same {name}, or train a model on these."
             raise data_error(name, rule, now.get(name), way_out)
     metrics_file = _records.MetricsFile(folder / "metrics.jsonl", read_only=True)
-    trained = {}
+    trained = Trainings()
     for name, cell in checked_cells(experiment, config, data).items():
         members = members_of(cell, config, trained)
         checkpoints = _checkpoints(experiment, saved, folder, name)
@@ -327,7 +327,7 @@ def _finish(
     experiment: Experiment,
     config: Any,
     data: Any,
-    trained: dict[str, Trained],
+    trained: Trainings,
     folder: pathlib.Path,
     command: str | None,
     seconds: float,

@@ -4,11 +4,13 @@ from data_prep.nyu_hand.builder import NyuHand, prepare
 from data_prep.nyu_hand.parser import (
     NyuLabels,
     encode_depth,
+    frame_files,
     read_color,
     read_depth,
     read_labels,
 )
 
 __all__ = [
-    "NyuHand", "NyuLabels", "encode_depth", "prepare", "read_color", "read_depth", "read_labels",
+    "NyuHand", "NyuLabels", "encode_depth", "frame_files", "prepare", "read_color", "read_depth",
+    "read_labels",
 ]  # fmt: skip

@@ -9,7 +9,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_prep._prepare import ArrayRecordBuilder, prepare_builder, tensor
-from data_prep.nyu_hand.parser import JOINTS, VIEWS, read_color, read_depth, read_labels
+from data_prep.nyu_hand.parser import (
+    JOINTS,
+    VIEWS,
+    frame_files,
+    read_color,
+    read_depth,
+    read_labels,
+)
 from jaxcv.core.checks import argument_error
 from jaxcv.data.hand import NYU_INTRINSICS
 
@@ -66,7 +73,7 @@ class NyuHand(ArrayRecordBuilder):
         labels = read_labels(folder / "joint_data.mat")
         joints, pixels = labels.joints[view - 1], labels.pixels[view - 1]
         for i in range(len(joints)):
-            depth_path, color_path = _files(folder, view, i + 1)
+            depth_path, color_path = frame_files(folder, view, i + 1)
             depth, color = read_depth(depth_path), read_color(color_path)
             if color.shape[:2] != depth.shape:
                 rule = f"expected the size of the depth, {depth.shape}"
@@ -96,11 +103,6 @@ def _window(image: np.ndarray, start: np.ndarray) -> np.ndarray:
     part = image[rows, columns]
     out[rows.start - v :, columns.start - u :][: part.shape[0], : part.shape[1]] = part
     return out
-
-
-def _files(folder: pathlib.Path, view: int, frame: int) -> tuple[pathlib.Path, pathlib.Path]:
-    name = f"{view}_{frame:07d}.png"
-    return folder / f"depth_{name}", folder / f"rgb_{name}"
 
 
 def _found(folder: pathlib.Path) -> list[str]:

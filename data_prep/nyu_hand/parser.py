@@ -79,6 +79,14 @@ def read_labels(path: str | os.PathLike[str]) -> NyuLabels:
     return NyuLabels(joints, pixels)
 
 
+def frame_files(
+    folder: str | os.PathLike[str], view: int, frame: int
+) -> tuple[pathlib.Path, pathlib.Path]:
+    """Paths of the depth and of the colour of a frame, which is counted from 1."""
+    name = f"{view}_{frame:07d}.png"
+    return pathlib.Path(folder, f"depth_{name}"), pathlib.Path(folder, f"rgb_{name}")
+
+
 def read_depth(path: str | os.PathLike[str]) -> np.ndarray:
     """Depth (H, W) [mm] uint16 of a PNG, 0 where nothing was seen.
 

@@ -15,7 +15,8 @@ from jaxcv.geometry.camera import check_intrinsics
 
 __all__ = [
     "BONES", "JOINTS", "NYU_INTRINSICS", "NYU_JOINTS", "PALM", "HandFrames", "check_depth",
-    "check_frames", "joints_of_pixels", "pixels_of_joints", "read_predictions", "write_predictions",
+    "check_frames", "joints_of_pixels", "pixels_of_joints", "points_in_cube", "read_predictions",
+    "write_predictions",
 ]  # fmt: skip
 
 NYU_INTRINSICS = np.array([[588.03, 0, 320], [0, -587.07, 240], [0, 0, 1]])
@@ -70,6 +71,28 @@ def pixels_of_joints(joints: Any, intrinsics: Any = NYU_INTRINSICS) -> np.ndarra
     x, y = joints[..., 0] / joints[..., 2], joints[..., 1] / joints[..., 2]
     u = k[0, 0] * x + k[0, 1] * y + k[0, 2]
     return np.stack([u, k[1, 1] * y + k[1, 2], joints[..., 2]], axis=-1)
+
+
+def points_in_cube(
+    depth: Any, intrinsics: Any, centre: Any, cube: float, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Points (count, 3) [mm] drawn from what a depth image sees in a cube; zeros if nothing.
+
+    Args:
+        depth: (H, W) [mm], 0 or nan where nothing was seen.
+        intrinsics: (3, 3) [px].
+        centre: (3,) [mm] of the cube.
+        cube: its side [mm].
+        count: of points; some come twice where fewer are seen.
+        rng: draws them.
+    """
+    depth = np.asarray(depth)
+    v, u = np.nonzero(np.isfinite(depth) & (depth > 0))
+    points = joints_of_pixels(np.stack([u, v, depth[v, u]], axis=-1), intrinsics)
+    inside = points[(np.abs(points - np.asarray(centre)) <= 0.5 * cube).all(axis=1)]
+    if not len(inside):
+        return np.zeros((count, 3))
+    return inside[rng.choice(len(inside), count, replace=len(inside) < count)]
 
 
 def check_depth(name: str, depth: Any) -> np.ndarray:

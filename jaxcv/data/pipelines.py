@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxcv.core.checks import argument_error
+from jaxcv.data.graphics import FactorBatches, check_batches
 from jaxcv.data.hand import NYU_JOINTS, HandFrames
 from jaxcv.data.hand import check_frames as check_hand_frames
 from jaxcv.data.human_pose import PoseFrames, check_frames
@@ -27,7 +28,8 @@ from jaxcv.data.stereo import (
 from jaxcv.data.tracker_fusion import TrackerSequences, pad_sequences
 
 __all__ = [
-    "load_hand_frames", "load_pose_frames", "load_stereo_pairs", "load_tracker_sequences",
+    "load_factor_batches", "load_hand_frames", "load_pose_frames", "load_stereo_pairs",
+    "load_tracker_sequences",
 ]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
@@ -198,6 +200,39 @@ def load_hand_frames(
         frames = HandFrames(**columns | {"joints": columns["joints"][:, list(NYU_JOINTS)]})
         check_hand_frames(frames, f"source[{i}:{i + len(examples)}]")
         yield frames
+
+
+def load_factor_batches(source: Any, *, split: str = "train") -> FactorBatches:
+    """The batches of a prepared data set of images in whose batches one factor changes.
+
+    Each example has `images` (B, S, S) uint8, `kind` and `factors` (B, F), the last of which is the
+    identity; the others are azimuth, elevation and light, or azimuth alone.
+
+    Args:
+        source: a prepared TFDS builder, its folder, or a sequence of such examples.
+        split: the split to read, where `source` is a builder or a folder.
+
+    Raises:
+        ValueError: no prepared data set, an example without a feature, or values against
+            `jaxcv.data.graphics.check_batches`.
+    """
+    source = _open(source, split)
+    examples = [source[i] for i in range(len(source))]
+    fields = ("images", "kind", "factors")
+    for i, example in enumerate(examples):
+        missing = [name for name in fields if name not in example]
+        if missing:
+            raise argument_error(f"source[{i}]", f"expected {missing}", list(example))
+    if not examples:
+        raise argument_error("source", "expected a batch or more", "none")
+    images, kind, factors = (np.stack([np.asarray(e[n]) for e in examples]) for n in fields)
+    count = factors.shape[-1]
+    names = {4: ("azimuth", "elevation", "light", "identity"), 2: ("azimuth", "identity")}
+    if count not in names:
+        raise argument_error("source[0]['factors']", "expected two factors or four", count)
+    batches = FactorBatches(images, kind.astype(int), factors, names[count])
+    check_batches(batches, "source")
+    return batches
 
 
 def _open(source: Any, split: str) -> Any:

@@ -11,6 +11,7 @@ The surface is not that of `jaxcv.geometry.hand`: what is learned there meets an
 Source: the glTF 2.0 specification, section 3.7.3; WebXR Hand Input, W3C.
 """
 
+import functools
 import os
 from typing import Any, NamedTuple
 
@@ -20,7 +21,14 @@ import numpy as np
 
 from jaxcv.core.checks import argument_error
 from jaxcv.data.hand import HandFrames
-from jaxcv.data.synthetic.hand import FOCAL, HandView, Sensor, sense_depth, shade_hand
+from jaxcv.data.synthetic.hand import (
+    HandView,
+    Sensor,
+    draw_hand_view,
+    draw_window,
+    sense_depth,
+    shade_hand,
+)
 from jaxcv.geometry.camera import pixel_rays
 
 __all__ = ["WEBXR_JOINTS", "SkinnedHand", "posed_hand", "read_skinned_hand", "skinned_hands"]
@@ -36,7 +44,6 @@ _PARENTS = [-1] + [
 _MM = 1000.0
 _COMPONENTS = {5121: np.uint8, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
-_MARGIN = 10  # [px] by which a hand may be off the middle of its window
 _WRIST_HALF = 15.0  # [mm] from the wrist to its sides
 
 
@@ -163,10 +170,11 @@ def posed_hand(hand: SkinnedHand, turns: dict[str, np.ndarray]) -> tuple[np.ndar
     return move(hand.vertices, blended), move(hand.joints, transforms)
 
 
-def _random_turns(rng: np.random.Generator, hand: SkinnedHand) -> dict[str, np.ndarray]:
-    """Fingers that bend together with a spread of their own; the thumb apart."""
-    frame, turns = _frame(hand), {}
-    out = frame[2]
+def _random_turns(
+    rng: np.random.Generator, hand: SkinnedHand, out: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Fingers that bend together with a spread of their own; `out` (3,) points out of the palm."""
+    turns = {}
     at = lambda name: hand.joints[_PLACE[name]]
     for finger in _FINGERS:
         base = f"{finger}-phalanx-proximal"
@@ -224,8 +232,20 @@ def render_mesh(
     return depth.reshape(rays.shape[:2]), normals.reshape(rays.shape)
 
 
+@functools.partial(jax.jit, static_argnames="size")
+def _placed(key, points, scored, scale, frame, size):
+    """Vertices, joints and K of a hand that is turned to the camera."""
+    view_key, window_key = jax.random.split(key)
+    rotation, place = draw_hand_view(view_key)
+    move = lambda x: scale * (x - scored[-1]) @ (rotation @ frame).T + place
+    joints = move(scored)
+    k = draw_window(window_key, joints, size)
+    return move(points), joints, k, pixel_rays(k, *size)
+
+
 @jax.jit
-def _sensed(keys: jax.Array, view: HandView, rays: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _sensed(key: jax.Array, view: HandView, rays: jax.Array) -> tuple[jax.Array, jax.Array]:
+    keys = jax.random.split(key)
     depth = jnp.round(sense_depth(keys[0], view, rays, Sensor()))
     return depth, jnp.round(255 * shade_hand(keys[1], view))
 
@@ -240,7 +260,7 @@ def skinned_hands(
 ) -> HandFrames:
     """Frames of hands of several sizes, as `jaxcv.data.synthetic.hand.generate_hands` makes them.
 
-    Sizes vary by 8%; turns are within 0.7, 0.9 and 0.8 rad about x, y and z.
+    Sizes vary by 8%. The skin has one colour all over.
 
     Args:
         hand: of `read_skinned_hand`.
@@ -252,25 +272,16 @@ def skinned_hands(
     if not 1 <= subjects <= count:
         raise argument_error("subjects", f"expected 1 to {count}", subjects)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    sizes, base = np.exp(0.08 * rng.normal(size=subjects)), np.diag([1.0, -1, -1]) @ _frame(hand)
+    sizes, frame = np.exp(0.08 * rng.normal(size=subjects)), _frame(hand)
     columns: dict[str, list[Any]] = {name: [] for name in HandFrames._fields}
     for i in range(count):
-        points, joints = posed_hand(hand, _random_turns(rng, hand))
-        scored = _scored(joints)
-        turn, axes = rng.uniform(-1, 1, 3) * (0.7, 0.9, 0.8), np.eye(3)
-        rotation = _about(axes[2], turn[2]) @ _about(axes[1], turn[1]) @ _about(axes[0], turn[0])
-        rotation = sizes[i % subjects] * rotation @ base
-        place = np.array([0, 0, 800.0]) + rng.uniform(-1, 1, 3) * (100, 80, 200)
-        move = lambda x: (x - scored[-1]) @ rotation.T + place  # noqa: B023
-        points, scored = move(points), move(scored)
-        middle = FOCAL * scored.mean(axis=0)[:2] / scored.mean(axis=0)[2]
-        start = np.round(middle) + rng.integers(-_MARGIN, _MARGIN + 1, 2)
-        corner = np.array([size[1] // 2, size[0] // 2]) - start
-        k = np.array([[FOCAL, 0, corner[0]], [0, FOCAL, corner[1]], [0, 0, 1]])
-        rays = pixel_rays(jnp.asarray(k), *size)
-        depth, normal = render_mesh(points, hand.faces, np.asarray(rays, float))
+        points, joints = posed_hand(hand, _random_turns(rng, hand, frame[2]))
+        own = jax.random.split(jax.random.fold_in(key, i))
+        placed = _placed(own[0], points, _scored(joints), sizes[i % subjects], frame, size)
+        vertices, scored, k, rays = (np.asarray(x, float) for x in placed)
+        depth, normal = render_mesh(vertices, hand.faces, rays)
         view = HandView(jnp.asarray(depth), jnp.asarray(normal), jnp.where(depth < np.inf, 0, -1))
-        seen, color = _sensed(jax.random.split(jax.random.fold_in(key, i)), view, rays)
+        seen, color = _sensed(own[1], view, placed[3])
         values = np.asarray(seen, np.uint16), np.asarray(color, np.uint8), scored, k, i % subjects
         for name, value in zip(columns, values, strict=True):
             columns[name].append(value)

@@ -16,7 +16,7 @@ from jaxcv.core.checks import argument_error, check_choice
 from jaxcv.models.layers import convolve, max_pool
 
 __all__ = [
-    "FUSIONS", "NETS", "HandNetwork", "Layer", "dropout", "fuse_predictions",
+    "CHANNELS", "FUSIONS", "NETS", "HandNetwork", "Layer", "dropout", "fuse_predictions",
     "inverse_error_weights", "layers_of", "least_squares_weights", "pose_loss",
 ]  # fmt: skip
 
@@ -32,6 +32,7 @@ NETS = {
     "net8": "32 P 64 P 128 128 P 128 128 P 128 128 P",
     "net9": "32 P 64 P 128 128 128 P 128 128 128 P",
 }
+CHANNELS = {"depth": 1, "rgb": 3, "rgbd": 4}  # of the kinds of images
 FUSIONS = ("max", "sum", "mean", "concatenate", "convolve")
 _ENDS = ("fc1", "fc2", "output")
 

@@ -1,12 +1,14 @@
 """Layers that are not in flax, and the one place where a layer's code depends on the platform."""
 
+import functools
+import itertools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import check_shape
+from jaxcv.core.checks import check_choice, check_shape
 
 __all__ = [
     "Convolution3x3", "ConvolutionalLSTM", "convolve", "convolve3x3", "double", "max_pool",
@@ -59,18 +61,85 @@ def _product_backward(residuals, bar):
 _as_product.defvjp(_product_forward, _product_backward)
 
 
-def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The platform's convolution with zeros beyond the border, (..., H, W, C') of (..., H, W, C).
+def _platform(x: jax.Array, kernel: jax.Array, padding: Any = "SAME") -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _shifted_sum(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
+    """The convolution as one sum over the kernel's entries, which is fused into one loop."""
+    size, _, channels, _ = kernel.shape
+    edge = size // 2 if padding == "SAME" else 0
+    x = jnp.pad(x, [(0, 0), (edge, edge), (edge, edge), (0, 0)])
+    height, width = x.shape[1] - size + 1, x.shape[2] - size + 1
+    out = jnp.zeros((x.shape[0], height, width, kernel.shape[3]), x.dtype)
+    for i, j, c in itertools.product(range(size), range(size), range(channels)):
+        out += x[:, i : i + height, j : j + width, c, None] * kernel[i, j, c]
+    return out
+
+
+def _column_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The 3 x 3 convolution of images whose channels are those of two columns.
+
+    A pair of columns of the result sees two pairs, one column to the left of it: products twice as
+    long and twice as wide, of which a quarter are zeros.
+    """
+    n, height, width, channels = x.shape
+    left, right = ((0, 0), (0, 1)), ((0, 0), (1, 0))
+    pairs = [jnp.pad(kernel, [*shift, (0, 0), (0, 0)]) for shift in (left, right)]
+    pairs = jnp.stack(pairs, axis=3).reshape(3, 2, 2 * channels, -1)
+    x = jnp.pad(x, [(0, 0), (0, 0), (1, 1), (0, 0)]).reshape(n, height, -1, 2 * channels)
+    return _platform(x, pairs, [(1, 1), (0, 0)]).reshape(n, height, width, -1)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _few_channels(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
+    return _shifted_sum(x, kernel, padding)
+
+
+@jax.custom_jvp
+def _narrow(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _column_pairs(x, kernel)
+
+
+@_few_channels.defjvp
+def _(padding, primals, tangents):
+    """Derivatives by the platform's convolution, whose transposes are faster."""
+    (x, kernel), (x_dot, kernel_dot) = primals, tangents
+    out_dot = _platform(x_dot, kernel, padding) + _platform(x, kernel_dot, padding)
+    return _few_channels(x, kernel, padding), out_dot
+
+
+@_narrow.defjvp
+def _(primals, tangents):
+    (x, kernel), (x_dot, kernel_dot) = primals, tangents
+    return _narrow(x, kernel), _column_pairs(x_dot, kernel) + _platform(x, kernel_dot)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, padding: str = "SAME") -> jax.Array:
+    """A convolution, (..., H', W', C') of (..., H, W, C).
+
+    The platform's own, but on CPUs for images of few channels, where that is several times slower
+    than it need be (of one channel ten times, of eight 1.7 times).
 
     Args:
         x: (..., H, W, C).
-        kernel: (k, k, C, C') with odd k.
+        kernel: (k, k, C, C'); with `SAME` k is odd.
+        padding: `SAME`, zeros beyond the border and H' = H; or `VALID`, H' = H - k + 1.
     """
+    check_choice("padding", padding, ("SAME", "VALID"))
+    size, _, channels, features = kernel.shape
     flat = x.reshape(-1, *x.shape[-3:])
-    out = jax.lax.conv_general_dilated(
-        flat, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    return out.reshape(*x.shape[:-1], kernel.shape[-1])
+    plain = functools.partial(_platform, padding=padding)
+    if size**2 * channels <= 50:
+        few = functools.partial(_few_channels, padding=padding)
+        out = jax.lax.platform_dependent(flat, kernel, cpu=few, default=plain)
+    elif (size, padding) == (3, "SAME") and max(channels, features) <= 8 and x.shape[-2] % 2 == 0:
+        out = jax.lax.platform_dependent(flat, kernel, cpu=_narrow, default=plain)
+    else:
+        out = plain(flat, kernel)
+    return out.reshape(*x.shape[:-3], *out.shape[1:])
 
 
 def convolve3x3(x: jax.Array, kernel: jax.Array, method: str = "auto") -> jax.Array:
@@ -151,9 +220,33 @@ def quarter(x: jax.Array) -> jax.Array:
     return jnp.mean(blocks, axis=(-4, -2))
 
 
+@jax.custom_jvp
+def _largest(x: jax.Array) -> jax.Array:
+    return jnp.max(x, axis=(-4, -2))
+
+
+@_largest.defjvp
+def _(primals, tangents):
+    """The derivative of the first of equals: one selection, where that of `max` shares it out."""
+    (x,), (x_dot,) = primals, tangents
+    out = _largest(x)
+    equal = x == out[..., None, :, None, :]
+    seen = jnp.zeros(out.shape, bool)
+    first = []
+    for i, j in itertools.product(range(2), range(2)):
+        own = equal[..., i, :, j, :]
+        first.append(own & ~seen)
+        seen = seen | own
+    rows = [jnp.stack(first[:2], axis=-2), jnp.stack(first[2:], axis=-2)]
+    chosen = jnp.stack(rows, axis=-4)
+    return out, jnp.sum(jnp.where(chosen, x_dot, 0), axis=(-4, -2))
+
+
 def max_pool(x: jax.Array) -> jax.Array:
-    """The largest of 2 x 2 pixels, (..., H / 2, W / 2, C); of odd sizes the last is left out."""
+    """The largest of 2 x 2 pixels, (..., H / 2, W / 2, C); of odd sizes the last is left out.
+
+    The gradient is that of the first of equal pixels.
+    """
     height, width = x.shape[-3] // 2, x.shape[-2] // 2
     x = x[..., : 2 * height, : 2 * width, :]
-    blocks = x.reshape(*x.shape[:-3], height, 2, width, 2, x.shape[-1])
-    return jnp.max(blocks, axis=(-4, -2))
+    return _largest(x.reshape(*x.shape[:-3], height, 2, width, 2, x.shape[-1]))

@@ -15,12 +15,16 @@ def plot_success(ax: Any, curves: Any, thresholds: Any) -> None:
         curves: method -> (T,) fractions.
         thresholds: (T,) [mm].
     """
-    for name, fractions in curves.items():
-        ax.plot(thresholds, 100 * np.asarray(fractions), label=name)
+    for i, (name, fractions) in enumerate(curves.items()):
+        style = ("-", "--", ":")[i // 10 % 3]  # the colours come again after ten
+        ax.plot(thresholds, 100 * np.asarray(fractions), style, label=name)
     ax.set(xlabel="largest allowed error of a joint [mm]", ylabel="frames [%]", ylim=(0, 100))
     ax.set_xlim(thresholds[0], thresholds[-1])
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=8, loc="lower right")
+    if len(curves) > 6:
+        ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1))
+    else:
+        ax.legend(fontsize=8, loc="lower right")
 
 
 def plot_joint_errors(ax: Any, errors: Any, names: Any) -> None:

@@ -1,8 +1,10 @@
 """One pure entry point per task, put together from the rooms of the library."""
 
+from jaxcv.systems.hand_files import load_hand_network, save_hand_network
 from jaxcv.systems.hand_pose import HandCrop, HandEstimate, predict_hand, preprocess
 from jaxcv.systems.hand_refinement import RefinedHand, refine_hand
 from jaxcv.systems.human_pose import Reconstruction, reconstruct_pose
+from jaxcv.systems.inverse_graphics import Rendering, render_latents
 from jaxcv.systems.pose_model import (
     fit_pose_model,
     load_pose_model,
@@ -24,12 +26,14 @@ __all__ = [
     "HandEstimate",
     "Reconstruction",
     "RefinedHand",
+    "Rendering",
     "StereoEstimate",
     "StereoNetwork",
     "estimate_depth_and_motion",
     "fit_pose_model",
     "fuse_boxes",
     "fuse_frame",
+    "load_hand_network",
     "load_pose_model",
     "load_pose_parameters",
     "load_pose_readout",
@@ -38,6 +42,8 @@ __all__ = [
     "preprocess",
     "reconstruct_pose",
     "refine_hand",
+    "render_latents",
+    "save_hand_network",
     "save_pose_parameters",
     "save_stereo_network",
 ]

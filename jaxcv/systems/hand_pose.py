@@ -2,7 +2,8 @@
 
 The hand is what lies in a metric cube around a centre: given, or the centre of mass of the nearest
 thing that the camera sees, which is found again within its own cube. The cube's content at a fixed
-size goes to a network, whose numbers are joints in half sides of the cube.
+size goes to a network, whose numbers are joints in half sides of the cube. Behind it there
+may be the kinematic energy of `jaxcv.systems.hand_refinement`.
 
 Source: Kazakos, MSc thesis, 2017, section 4.3; Oberweger et al., CVWW 2015.
 """
@@ -10,12 +11,14 @@ Source: Kazakos, MSc thesis, 2017, section 4.3; Oberweger et al., CVWW 2015.
 import functools
 from typing import Any, NamedTuple
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcv.core.checks import argument_error, check_shape
-from jaxcv.data.hand import check_depth
+from jaxcv.data.hand import check_depth, points_in_cube
+from jaxcv.energies.hand import HandScales
 from jaxcv.geometry.camera import check_intrinsics, project
 from jaxcv.geometry.crop import (
     Window,
@@ -27,13 +30,15 @@ from jaxcv.geometry.crop import (
     to_crop,
 )
 from jaxcv.models.hand_pose import HandNetwork
+from jaxcv.systems.hand_refinement import refine_hand
 
 __all__ = [
-    "CUBE_MM", "ColorScale", "HandCrop", "HandEstimate", "crop_color", "find_hand", "predict_hand",
-    "preprocess",
+    "CUBE_MM", "NUM_POINTS", "ColorScale", "HandCrop", "HandEstimate", "crop_color", "find_hand",
+    "predict_hand", "preprocess",
 ]  # fmt: skip
 
 CUBE_MM = 300.0
+NUM_POINTS = 128  # of a depth image, that the kinematic energy sees
 _REFINEMENTS = 3  # of the centre of mass, within its own cube
 _NEAR_SHARE = 0.002  # of the known pixels, that may be nearer than the hand
 
@@ -178,6 +183,7 @@ def predict_hand(
     centre: Any = None,
     side: int = 128,
     cube: float = CUBE_MM,
+    scales: HandScales | None = None,
 ) -> HandEstimate:
     """The joints of the hand in a depth image, or in several.
 
@@ -191,10 +197,13 @@ def predict_hand(
         centre: (..., 3) [mm] of the hand; None: the nearest thing is one.
         side: of the crops that the network was trained on [px].
         cube: of the crops that the network was trained on [mm].
+        scales: of the kinematic energy between the network's joints and the depth image's points;
+            None: the joints are the network's.
 
     Raises:
         ValueError: depths in metres, nothing seen, a centre behind the camera or outside the
-            image, an empty cube, or colour that is missing or of another size.
+            image, an empty cube, colour that is missing, of another size or beyond [0, 1], or
+            weights of another network or another side.
     """
     depth = check_depth("depth", depth)
     k = check_intrinsics("intrinsics", intrinsics)
@@ -207,6 +216,10 @@ def predict_hand(
     if colored and np.shape(color) != (*depth.shape, 3):
         rule = f"expected {(*depth.shape, 3)} for the images {network.images}"
         raise argument_error("color", rule, None if color is None else np.shape(color))
+    if colored and not (np.min(color) >= 0 and np.max(color) <= 1):
+        way_out = "Divide 8-bit values by 255."
+        came = f"{np.min(color)} to {np.max(color)}"
+        raise argument_error("color", "expected values in [0, 1]", came, way_out)
     crop = preprocess(depth, k, centre, side=side, cube=cube)
     empty = ~np.asarray(crop.mask).any(axis=(-2, -1))
     if empty.any():
@@ -217,31 +230,64 @@ def predict_hand(
     if colored:
         images["rgb"] = crop_color(jnp.asarray(color, jnp.float32), crop, color_scale)
         images["rgbd"] = jnp.concatenate([images["rgb"], crop.depth], axis=-1)
-    return _estimate(params, crop, tuple(images[kind] for kind in network.images), k, network)
+    shown = tuple(images[kind] for kind in network.images)
+    try:
+        joints, log_confidence = _network_joints(params, crop, shown, network)
+    except flax.errors.ScopeParamShapeError as error:
+        rule = "expected weights of this network, trained on crops of this `side`"
+        way_out = "Give side= and network= of the training, as load_hand_network returns them."
+        raise argument_error("params", rule, f"side {side}; {error}", way_out) from error
+    k = np.broadcast_to(k, (*depth.shape[:-2], 3, 3))
+    if scales is not None:
+        points = _points(depth, k, np.asarray(crop.centre), cube)
+        joints = _refined_joints(joints, log_confidence, points, scales)
+    pixels, in_crop = _see(joints, crop, jnp.asarray(k, joints.dtype))
+    return HandEstimate(joints, pixels, in_crop, crop.centre)
 
 
 @functools.partial(jax.jit, static_argnames="network")
-def _estimate(params, crop, images, intrinsics, network):
+def _network_joints(params, crop, images, network):
+    """Joints (..., J, 3) [mm] and log confidences (..., J), 0 of a network that has none."""
     batch = crop.mask.shape[:-2]
     flat = [image.reshape(-1, *image.shape[-3:]) for image in images]
     found: Any = network.apply(params, *flat)
-    found = (found[0] if network.confidence else found).reshape(*batch, network.joints, 3)
-    joints = of_cube(found, crop.centre[..., None, :], crop.cube[..., None, None])
-    k = jnp.broadcast_to(jnp.asarray(intrinsics, joints.dtype), (*batch, 3, 3))
+    found, sure = found if network.confidence else (found, jnp.zeros(found.shape[:-1]))
+    joints = found.reshape(*batch, network.joints, 3)
+    joints = of_cube(joints, crop.centre[..., None, :], crop.cube[..., None, None])
+    return joints, sure.reshape(*batch, network.joints)
+
+
+def _points(depth: np.ndarray, k: np.ndarray, centre: np.ndarray, cube: float) -> jax.Array:
+    batch, rng = depth.shape[:-2], np.random.default_rng(0)
+    flat = (x.reshape(-1, *x.shape[len(batch) :]) for x in (depth, k, centre))
+    draw = lambda image, k, c: points_in_cube(image, k, c, cube, NUM_POINTS, rng)
+    points = [draw(*each) for each in zip(*flat, strict=True)]
+    return jnp.asarray(np.reshape(points, (*batch, NUM_POINTS, 3)), jnp.float32)
+
+
+@jax.jit
+def _refined_joints(joints, log_confidence, points, scales):
+    return refine_hand(joints, log_confidence, points, scales).joints
+
+
+@jax.jit
+def _see(joints, crop, k):
+    """The joints' pixels in the image and in the crop."""
 
     def see(joints, k, window):
         pixels = jnp.stack(project(joints, k), axis=-1)
         return pixels, to_crop(pixels, window, crop.mask.shape[-1])
 
-    for _ in batch:
+    for _ in crop.mask.shape[:-2]:
         see = jax.vmap(see)
-    return HandEstimate(joints, *see(joints, k, crop.window), crop.centre)
+    return see(joints, k, crop.window)
 
 
 def _check_centre(centre: np.ndarray, k: np.ndarray, size: tuple[int, int]) -> None:
-    if centre.shape != (*k.shape[:-2], 3) or not np.isfinite(centre).all():
-        rule = f"expected finite {(*k.shape[:-2], 3)} [mm]"
-        raise argument_error("centre", rule, centre.shape)
+    if centre.shape != (*k.shape[:-2], 3):
+        raise argument_error("centre", f"expected {(*k.shape[:-2], 3)} [mm]", centre.shape)
+    if not np.isfinite(centre).all():
+        raise argument_error("centre", "expected finite values [mm]", "nan or inf")
     z = centre[..., 2]
     if not (z > 0).all():
         raise argument_error("centre", "expected a point in front of the camera [mm]", z.min())

@@ -55,9 +55,10 @@ def members(count):
 
 def ours(network, side, images, target):
     """Seconds of a step, of inference, and the first two losses."""
-    sweep, own = sweep_of(network, side), members(1)
-    state, batch, losses = sweep.init(own), (images, target), []
-    params = jax.tree.map(lambda leaf: jnp.array(leaf[0]), state.params)
+    sweep, own = sweep_of(network, side, loop=True), members(1)  # as on CPUs
+    packed, batch, losses = sweep.init(own), (images, target), []
+    params = jax.tree.map(lambda leaf: jnp.array(leaf[0]), packed.params)
+    state = sweep.unpacked(packed)
     for _ in range(2):
         state, metrics = sweep.run(state, own, batch, length=1)
         losses.append(float(metrics["loss"][0, 0]))

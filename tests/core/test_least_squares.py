@@ -255,6 +255,7 @@ def test_zero_residuals():
         assert np.all(np.isfinite(flat.value))
 
 
+@pytest.mark.slow
 def test_more_parameters_than_residuals():
     """Not isolated: never certified; the damped gradient stays within its bound."""
     with jax.enable_x64(True):

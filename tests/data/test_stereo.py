@@ -47,6 +47,7 @@ def test_a_pair_depends_on_its_key_and_number_alone(pairs):
     assert np.abs(pairs.target[1] - pairs.target[0]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_depth_is_that_of_the_surfaces():
     """Points lie on the room's walls, on a box or on a ball, and two views see the same ones."""
     scene = draw_scene(jax.random.key(0))

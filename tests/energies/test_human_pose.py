@@ -145,6 +145,7 @@ def loss_of(model, component, angles, points, visible, **settings):
     return loss
 
 
+@pytest.mark.slow
 def test_implicit_and_unrolled_gradients_agree_at_the_minimum_and_with_differences():
     parameters, *rest = some_problem(num_frames=1)
     gradients = {}
@@ -196,6 +197,7 @@ def test_the_implicit_gradient_is_that_of_argmin(robust):
     assert_close(ours[1], theirs[1], 1e-6)
 
 
+@pytest.mark.slow
 def test_the_model_alone_is_the_limit_of_a_heavy_model_term():
     """Without a free pose the joints are those of the coefficients."""
     *made, angles, points, visible = some_problem()

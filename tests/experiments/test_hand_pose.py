@@ -8,9 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_prep.nyu_hand import builder
 from experiments import hand_pose, hand_pose_data, runner, score_hands
-from jaxcv.data.hand import read_predictions
+from jaxcv.data.hand import PALM, joints_of_pixels, pixels_of_joints, read_predictions
 from jaxcv.models.hand_pose import HandNetwork
+from jaxcv.systems import load_hand_network, predict_hand
+from jaxcv.systems.hand_pose import NUM_POINTS
+from tests.data_prep.test_nyu_hand import write_split
 
 CONFIG = hand_pose.Config(
     steps=6, num_train=24, num_test=8, train_subjects=3, test_subjects=2, side=32, width=0.0625,
@@ -40,6 +44,11 @@ def test_files_and_figures_and_predictions_that_can_be_scored(trained, tmp_path)
         assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
     out = runner.predict(hand_pose.EXPERIMENT, None, tmp_path / "joints", folder)
     assert read_predictions(out / "net1_seen.txt").shape == (8, 14, 3)
+    params, settings = load_hand_network(out / "net1.npz")  # on frames that are not cropped yet
+    frames = hand_pose.load(CONFIG).frames["unseen"]
+    joints = predict_hand(frames.depth, frames.intrinsics, params, **settings).joints
+    written = joints_of_pixels(read_predictions(out / "net1_unseen.txt"))
+    np.testing.assert_allclose(joints, written, atol=5e-3)
     scores = score_hands.score(
         str(out / "labels_unseen.txt"), {"net1": str(out / "net1_unseen.txt")}, tmp_path / "scores"
     )
@@ -56,7 +65,7 @@ def test_frames_are_split_and_centred(data):
             crops.target * 150 + crops.centre[:, None], crops.joints, atol=1e-3
         )
         seen = crops.points[crops.points[..., 2] > 0]
-        assert len(seen) == crops.points.shape[0] * hand_pose_data.NUM_POINTS
+        assert len(seen) == crops.points.shape[0] * NUM_POINTS
         assert (np.abs(crops.points - crops.centre[:, None]) <= 150.1).all()
     shown = hand_pose.images_of(data.train, data.scale, ("rgb",))[0]
     np.testing.assert_allclose(shown.mean((0, 1, 2)), 0, atol=1e-3)
@@ -78,6 +87,32 @@ def test_validation_frames(split):
     if split == "subject":
         with pytest.raises(runner.DataError, match="two training subjects"):
             hand_pose_data._validation(config, np.zeros(5))
+
+
+@pytest.mark.slow
+def test_frames_of_nyus_files(tmp_path, monkeypatch):
+    write_split(tmp_path / "nyu/train", count=4)
+    write_split(tmp_path / "nyu/test", count=3)
+    config = dataclasses.replace(
+        CONFIG, data="nyu", data_dir=str(tmp_path / "nyu"), cache_dir=str(tmp_path / "cache")
+    )
+    with pytest.raises(runner.DataError, match="of both people"):
+        hand_pose.load(config)
+    monkeypatch.setattr(builder, "FIRST_SUBJECT", 1)  # of the three, the first is of the person
+    config = dataclasses.replace(config, cache_dir=str(tmp_path / "again"))
+    data = hand_pose.load(config)
+    assert [len(crops.depth) for crops in data[:4]] == [3, 1, 1, 2]
+    assert {test: len(frames.joints) for test, frames in data.frames.items()} == {
+        "seen": 1, "unseen": 2
+    }  # fmt: skip
+    for crops in data[:4]:
+        np.testing.assert_allclose(
+            crops.target * 150 + crops.centre[:, None], crops.joints, atol=1e-3
+        )
+    by_palm = hand_pose.load(dataclasses.replace(config, centre="palm"))
+    palms = pixels_of_joints(by_palm.unseen.joints[:, PALM])
+    np.testing.assert_allclose(palms, [[300.0, 200.0, 750.0]] * 2, rtol=1e-5)
+    np.testing.assert_allclose(by_palm.unseen.target[:, PALM], 0, atol=1e-5)
 
 
 def test_an_epoch_shows_every_frame_once():
@@ -126,6 +161,13 @@ def test_search_in_rounds(tmp_path, members_by):
 def test_refined_rows(tmp_path):
     config = dataclasses.replace(CONFIG, refine=True, refine_steps=2, num_seeds=2, net=("6",))
     metrics = hand_pose.train(config, tmp_path / "w")["metrics"]
+    out = runner.predict(hand_pose.EXPERIMENT, None, tmp_path / "joints", tmp_path / "w")
+    params, settings = load_hand_network(out / "refined.npz")
+    frames = hand_pose.load(config).frames["seen"]
+    joints = predict_hand(frames.depth, frames.intrinsics, params, **settings).joints
+    assert np.isfinite(joints).all()  # of other points of the same images than the file's rows
+    plain = predict_hand(frames.depth, frames.intrinsics, params, **settings | {"scales": None})
+    assert np.median(np.linalg.norm(joints - plain.joints, axis=-1)) > 0.1
     for row in ("refined", "refined_undamped", "refined_untrained", "refined_network"):
         assert metrics[f"{row}/unseen_mean_error_mm"] > 0
         assert len(metrics[f"{row}/mean_error_mm_of_seeds"]) == 2

@@ -6,9 +6,16 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from data_prep.nyu_hand import encode_depth
 from experiments import score_hands
-from jaxcv.data.hand import NYU_INTRINSICS, pixels_of_joints, write_predictions
+from jaxcv.data.hand import (
+    NYU_INTRINSICS,
+    joints_of_pixels,
+    pixels_of_joints,
+    write_predictions,
+)
 
 
 def files(folder):
@@ -35,6 +42,28 @@ def test_scores_of_known_errors(tmp_path):
     camera = k[0, 0], -k[1, 1], k[0, 2], 480 - k[1, 2]  # errors do not know where up is
     again = score_hands.score(labels, {"off": off}, tmp_path / "again", camera)
     assert again["off"]["mean_error_mm"] == pytest.approx(scores["off"]["mean_error_mm"])
+
+
+def test_depths_of_the_images_where_they_show_the_hand(tmp_path):
+    joints = np.random.default_rng(1).normal([0, 0, 800], [60, 60, 30], (2, 14, 3))
+    pixels = pixels_of_joints(joints)
+    pixels[..., :2] = np.round(pixels[..., :2])
+    guessed = pixels.copy()
+    guessed[..., 2] = 123.0  # is not read
+    write_predictions(tmp_path / "labels.txt", pixels)
+    write_predictions(tmp_path / "flat.txt", guessed)
+    for i, value in ((1, 810), (2, 2000)):  # a wall near the hand, and one far behind it
+        image = encode_depth(np.full((480, 640), value))
+        Image.fromarray(image).save(tmp_path / f"depth_1_000000{i}.png")
+    labels, flat = (str(tmp_path / f"{name}.txt") for name in ("labels", "flat"))
+    scores = score_hands.score(labels, {"flat": flat}, tmp_path / "out", lift=str(tmp_path))
+    rays = np.linalg.norm(joints_of_pixels(pixels[0]) / pixels[0, :, 2:], axis=-1)
+    expected = np.mean(np.abs(810 - pixels[0, :, 2]) * rays) / 2  # the far one: true depths
+    assert scores["flat"]["mean_error_mm"] == pytest.approx(expected, abs=2e-3)
+    (tmp_path / "depth_1_0000002.png").unlink()
+    with pytest.raises(ValueError, match=r"depth_1_0000002.png"):
+        score_hands.score(labels, {"flat": flat}, tmp_path / "bad", lift=str(tmp_path))
+    assert not (tmp_path / "bad").exists()
 
 
 def test_command_line(tmp_path):

@@ -1,12 +1,22 @@
 """The layers against flax's and XLA's own."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
-from jaxcv.models.layers import Convolution3x3, ConvolutionalLSTM, convolve3x3, double, max_pool
+from jaxcv.models.layers import (
+    Convolution3x3,
+    ConvolutionalLSTM,
+    convolve,
+    convolve3x3,
+    double,
+    max_pool,
+)
 
 
 @pytest.mark.parametrize(("channels", "features"), [(3, 8), (8, 3), (5, 5)])
@@ -25,6 +35,33 @@ def test_products_are_the_convolution_and_so_are_their_gradients(channels, featu
     np.testing.assert_allclose(results[0][0], want, atol=1e-5)
     for other in results[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), results[0], other)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(
+    ("size", "width", "channels", "features"),
+    [
+        (3, 7, 1, 4), (3, 6, 4, 3), (7, 6, 1, 2), (3, 6, 8, 8), (3, 7, 8, 8), (3, 6, 5, 2),
+        (5, 6, 9, 3),
+    ],
+)  # fmt: skip
+def test_images_of_few_channels_are_convolved_alike(size, width, channels, features, padding):
+    keys = jax.random.split(jax.random.key(0), 5)
+    x = jax.random.normal(keys[0], (2, 9, width + 2, channels))
+    kernel, other = jax.random.normal(keys[1], (2, size, size, channels, features))
+    plain = lambda x, k: jax.lax.conv_general_dilated(
+        x, k, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    bar = jax.random.normal(keys[2], plain(x, kernel).shape)
+    ours = functools.partial(convolve, padding=padding)
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4)
+    results = []
+    for function in (ours, plain):
+        value, pull = jax.vjp(function, x, kernel)
+        moved = jax.jvp(function, (x, kernel), (x[::-1], other))[1]
+        many = jax.vmap(function, (None, 0))(x, jnp.stack([kernel, other]))
+        results.append((value, *pull(bar), moved, many))
+    jax.tree.map(close, *results)
 
 
 def test_weights_are_those_of_an_ordinary_convolution():
@@ -66,3 +103,13 @@ def test_pool_of_odd_sizes_leaves_the_last_out():
     np.testing.assert_array_equal(max_pool(x), nn.max_pool(x, (2, 2), (2, 2)))
     slopes = jax.grad(lambda x: jnp.sum(max_pool(x) ** 2))(x)
     assert int((np.asarray(slopes) != 0).sum()) == 2 * 2 * 3 * 3
+
+
+def test_gradient_of_the_pool_is_that_of_the_first_of_equals():
+    x = jax.random.permutation(jax.random.key(0), jnp.arange(2 * 4 * 6 * 3.0)).reshape(2, 4, 6, 3)
+    bar = jax.random.normal(jax.random.key(1), (2, 2, 3, 3))
+    (want,) = jax.vjp(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)[1](bar)
+    np.testing.assert_array_equal(jax.vjp(max_pool, x)[1](bar)[0], want)
+    check_grads(max_pool, (x,), order=1, eps=0.1, atol=1e-3)
+    (equal,) = jax.vjp(max_pool, jnp.zeros((1, 2, 2, 1)))[1](jnp.ones((1, 1, 1, 1)))
+    np.testing.assert_array_equal(equal[0, ..., 0], [[1, 0], [0, 0]])

@@ -83,6 +83,7 @@ def test_pixels_that_are_not_seen_have_no_say_in_the_motion():
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_first_moves_are_small_and_the_guess_can_be_improved():
     module = InitialNetwork(CPU_SIZE)
     image = jax.random.uniform(jax.random.key(0), (2, 16, 24, 3))

@@ -7,8 +7,9 @@ import pytest
 
 from jaxcv.data.hand import NYU_INTRINSICS
 from jaxcv.models.hand_pose import HandNetwork
-from jaxcv.systems import predict_hand, preprocess
+from jaxcv.systems import load_hand_network, predict_hand, preprocess, save_hand_network
 from jaxcv.systems.hand_pose import ColorScale, crop_color, find_hand
+from jaxcv.training.arrays import save_arrays
 
 K = np.array([[240.0, 0, 79.5], [0, 240.0, 59.5], [0, 0, 1]])
 SIDE = 16
@@ -31,6 +32,31 @@ def scene(place=(10.0, -20.0, 700.0), wall=1500.0, speckle=0):
 @pytest.fixture(scope="module")
 def params():
     return NETWORK.init(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 1)))
+
+
+def test_a_network_in_a_file_predicts_as_before(tmp_path):
+    network = HandNetwork(
+        net="net1", images=("depth", "rgb"), fuse_at=("conv2", "pool2"), width=0.0625, dense=8
+    )
+    crops = [jnp.zeros((1, SIDE, SIDE, channels)) for channels in (1, 3)]
+    params = network.init(jax.random.key(0), *crops)
+    scale = ColorScale((0.1, 0.2, 0.3), (0.5, 0.5, 0.4))
+    settings = {"side": SIDE, "cube": 250.0, "color_scale": scale}
+    path = tmp_path / "network.npz"
+    save_hand_network(path, params, network, **settings)
+    again, loaded = load_hand_network(path)
+    assert loaded == settings | {"network": network, "scales": None}
+    color = np.full((120, 160, 3), 0.4)
+    found = predict_hand(scene(), K, again, color=color, **loaded)
+    want = predict_hand(scene(), K, params, color=color, network=network, **settings)
+    np.testing.assert_array_equal(found.joints, want.joints)
+
+    save_arrays(tmp_path / "other.npz", {"a": np.zeros(2)}, {"stereo_network": {}})
+    with pytest.raises(ValueError, match=r"other.npz`: expected the file of a hand network"):
+        load_hand_network(tmp_path / "other.npz")
+    save_hand_network(path, params, network.clone(net="net2"), **settings)
+    with pytest.raises(ValueError, match=r"network.npz`: expected the tree of `its settings`"):
+        load_hand_network(path)
 
 
 @pytest.mark.parametrize("speckle", [0, 20])
@@ -106,6 +132,8 @@ def test_networks_of_colour(params):
     assert np.abs(found.joints - other.joints).max() > 1e-3
     with pytest.raises(ValueError, match=r"`color`: expected \(120, 160, 3\)"):
         predict_hand(scene(), K, weights, network=fused, side=SIDE)
+    with pytest.raises(ValueError, match=r"`color`: expected values in \[0, 1\].*255"):
+        predict_hand(scene(), K, weights, network=fused, side=SIDE, color=255 * color)
 
 
 @pytest.mark.parametrize(
@@ -117,12 +145,13 @@ def test_networks_of_colour(params):
         ({"centre": [900.0, 0.0, 700.0]}, "`centre`: expected a point within the image of 160 x"),
         ({"centre": [0.0, 0.0, 400.0]}, "`centre`: expected a hand within 300 mm"),
         ({"centre": [np.nan, 0.0, 400.0]}, "`centre`: expected finite"),
-        ({"centre": [[0.0, 0.0, 700.0]]}, "`centre`: expected finite"),
+        ({"centre": [[0.0, 0.0, 700.0]]}, r"`centre`: expected \(3,\) \[mm\], got \(1, 3\)"),
+        ({"side": 2 * SIDE}, "`params`: expected weights of this network, trained on crops of"),
         ({"intrinsics": NYU_INTRINSICS.T}, "`intrinsics`: expected"),
     ],
 )
 def test_bad_input(params, change, message):
-    inputs = {"depth": scene(), "intrinsics": K} | change
+    inputs = {"depth": scene(), "intrinsics": K, "side": SIDE} | change
     depth, k = inputs.pop("depth"), inputs.pop("intrinsics")
     with pytest.raises(ValueError, match=message):
-        predict_hand(depth, k, params, network=NETWORK, side=SIDE, **inputs)
+        predict_hand(depth, k, params, network=NETWORK, **inputs)

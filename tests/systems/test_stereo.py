@@ -130,6 +130,7 @@ def smooth_problem():
     return views, StereoEstimate(z[None], motion[None, None])
 
 
+@pytest.mark.slow
 def test_marquardt_finds_the_motion_back_and_lowers_the_energy():
     views, truth = smooth_problem()
     turn = se3.exp(jnp.array([0.05, -0.05, 0.05, 0.01, -0.01, 0.01]))

@@ -32,11 +32,11 @@ from jaxcv.geometry.hand import (
 from jaxcv.geometry.round_cones import distances, intersect, normals
 
 __all__ = [
-    "HandView", "Sensor", "draw_hand_pose", "draw_hand_shape", "generate_hands", "overlap",
-    "render_hand", "sense_depth", "shade_hand",
+    "HandView", "Sensor", "draw_hand_pose", "draw_hand_shape", "draw_hand_view", "draw_window",
+    "generate_hands", "overlap", "render_hand", "sense_depth", "shade_hand",
 ]  # fmt: skip
 
-FOCAL = 240.0  # [px], of a camera of 320 x 240
+_CAMERA = np.array([[240.0, 0, 159.5], [0, 240.0, 119.5], [0, 0, 1]])  # of 320 x 240 pixels
 _MARGIN = 10  # [px] by which a hand may be off the middle of its window
 _ALLOWED = 3.0  # [mm] that flesh may give way where fingers touch
 _AT_ONCE = 64
@@ -122,11 +122,7 @@ def _draw_angles(key: jax.Array) -> jax.Array:
 
 
 def draw_hand_pose(key: jax.Array, shape: HandShape) -> HandPose:
-    """A pose without self-collision: palm to the camera, fingers up, then turned and bent.
-
-    Turns are within 0.7, 0.9 and 0.8 rad about x, y and z; the palm's place is within 100, 80 mm
-    of the axis and 600 to 1000 mm away.
-    """
+    """A pose without self-collision, seen as `draw_hand_view` says."""
     keys = jax.random.split(key, 3)
 
     def points_of(angles):
@@ -142,13 +138,38 @@ def draw_hand_pose(key: jax.Array, shape: HandShape) -> HandPose:
 
     start = (keys[0], _draw_angles(keys[1]))
     _, angles = jax.lax.while_loop(lambda state: collides(state[1]), again, start)
-    turn = jax.random.uniform(keys[2], (6,), minval=-1)
+    rotation, place = draw_hand_view(keys[2])
+    palm = hand_joints(points_of(angles))[-1]
+    return HandPose(rotation, place - rotation @ palm, angles)
+
+
+def draw_hand_view(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Rotation (3, 3) of a hand's frame (x to the thumb, y along the fingers, z out of the palm)
+    into the camera's, and the palm's place (3,) there [mm].
+
+    The palm faces the camera and the fingers point up, but for turns within 0.7, 0.9 and 0.8 rad
+    about x, y and z; the palm is within 100 and 80 mm of the axis and 600 to 1000 mm away.
+    """
+    turn = jax.random.uniform(key, (6,), minval=-1)
     about = [so3.exp(turn[k] * s * jnp.eye(3)[k]) for k, s in enumerate((0.7, 0.9, 0.8))]
     facing = jnp.diag(jnp.array([1.0, -1.0, -1.0]))
     rotation = about[2] @ about[1] @ about[0] @ facing
-    place = jnp.array([0.0, 0.0, 800.0]) + turn[3:] * jnp.array([100.0, 80.0, 200.0])
-    palm = hand_joints(points_of(angles))[-1]
-    return HandPose(rotation, place - rotation @ palm, angles)
+    return rotation, jnp.array([0.0, 0.0, 800.0]) + turn[3:] * jnp.array([100.0, 80.0, 200.0])
+
+
+def draw_window(key: jax.Array, joints: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """K (3, 3) of a window of whole pixels about joints (J, 3) [mm], up to 10 px off their middle.
+
+    Args:
+        key: PRNG key.
+        joints: (J, 3) in the frame of a camera of 320 x 240 pixels.
+        size: (H, W) of the window.
+    """
+    camera = jnp.asarray(_CAMERA, joints.dtype)
+    middle = jnp.stack(project(jnp.mean(joints, axis=0), camera))
+    away = jax.random.randint(key, (2,), -_MARGIN, _MARGIN + 1)
+    start = jnp.round(middle) + away - jnp.array([size[1] // 2, size[0] // 2])
+    return camera.at[:2, 2].add(-start)
 
 
 def render_hand(
@@ -242,11 +263,7 @@ def _frames(keys, shapes, size, sensor):
         pose_key, place_key, sense_key, shade_key = jax.random.split(key, 4)
         points = hand_points(draw_hand_pose(pose_key, shape), shape)
         joints = hand_joints(points)
-        camera = jnp.array([[FOCAL, 0, 159.5], [0, FOCAL, 119.5], [0, 0, 1]])
-        middle = jnp.stack(project(jnp.mean(joints, axis=0), camera))
-        away = jax.random.randint(place_key, (2,), -_MARGIN, _MARGIN + 1)
-        start = jnp.round(middle) + away - jnp.array([size[1] // 2, size[0] // 2])
-        k = camera.at[:2, 2].add(-start)  # of the window of whole pixels
+        k = draw_window(place_key, joints, size)
         view = render_hand(points, shape.radii, k, size)
         depth = sense_depth(sense_key, view, pixel_rays(k, *size), sensor)
         color = jnp.round(255 * shade_hand(shade_key, view))
@@ -282,9 +299,11 @@ def generate_hands(
     keys, who = jax.random.split(frames, count), np.arange(count) % subjects
     parts = []
     for i in range(0, count, _AT_ONCE):
-        rows = slice(i, i + _AT_ONCE)
+        rows = np.minimum(np.arange(i, i + _AT_ONCE), count - 1)  # of one shape: compiled once
         own = jax.tree.map(lambda leaf: leaf[who[rows]], shapes)  # noqa: B023
         depth, color, joints, k = jax.device_get(_frames(keys[rows], own, size, sensor or Sensor()))
         parts.append((depth.astype(np.uint16), color.astype(np.uint8), joints, k))
-    depth, color, joints, k = (np.concatenate(leaves) for leaves in zip(*parts, strict=True))
+    depth, color, joints, k = (
+        np.concatenate(leaves)[:count] for leaves in zip(*parts, strict=True)
+    )
     return HandFrames(depth, color, joints, k, who)

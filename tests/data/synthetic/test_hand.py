@@ -55,6 +55,7 @@ def test_every_seen_point_lies_on_the_surface_and_nothing_before_it(hand):
     assert ((np.asarray(view.cone) >= 0) == hit).all()
 
 
+@pytest.mark.slow
 def test_rendering_is_that_of_an_independent_ray_caster(hand):
     shape, _, points, view = hand
     vertices, faces = meshes_of_cones(hand_cones(points, shape.radii))

@@ -1,0 +1,80 @@
+"""Images in batches between whose samples one factor of the scene changes."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+
+__all__ = ["FactorBatches", "FactorImages", "check_batches"]
+
+
+class FactorBatches(NamedTuple):
+    """N batches of B images.
+
+    Attributes:
+        images: (N, B, S, S) grey, in 8 bits (uint8).
+        kind: (N,) which factor changes within a batch, an index of `names`.
+        factors: (N, B, F) their values; the last is a number of the identity.
+        names: of the factors; angles in rad.
+    """
+
+    images: np.ndarray
+    kind: np.ndarray
+    factors: np.ndarray
+    names: tuple[str, ...]
+
+    def take(self, rows: Any) -> "FactorBatches":
+        """Some of the batches."""
+        return FactorBatches(self.images[rows], self.kind[rows], self.factors[rows], self.names)
+
+
+class FactorImages(NamedTuple):
+    """N images whose factors all differ.
+
+    Attributes:
+        images: (N, S, S) grey, in 8 bits (uint8).
+        factors: (N, F).
+        names: of the factors; angles in rad.
+    """
+
+    images: np.ndarray
+    factors: np.ndarray
+    names: tuple[str, ...]
+
+
+def check_batches(batches: FactorBatches, name: str = "batches") -> None:
+    """Raises ValueError unless the values can be learned from.
+
+    Shapes, types, two images or more in a batch, and within a batch no factor but its own that
+    changes (the last, the identity, may bring others with it only in its own batches).
+    """
+    shape = np.shape(batches.images)
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise argument_error(f"{name}.images", "expected (N, B, S, S)", shape)
+    if np.asarray(batches.images).dtype != np.uint8:
+        came = np.asarray(batches.images).dtype
+        raise argument_error(f"{name}.images", "expected 8 bits (uint8)", came)
+    n, size = shape[:2]
+    if size < 2:
+        way_out = "What changes within a batch needs two images or more."
+        raise argument_error(f"{name}.images", "expected batches of two or more", size, way_out)
+    want = {"kind": (n,), "factors": (n, size, len(batches.names))}
+    for field, expected in want.items():
+        came = np.shape(getattr(batches, field))
+        if came != expected:
+            raise argument_error(f"{name}.{field}", f"expected {expected}", came)
+    if not np.isfinite(batches.factors).all():
+        raise argument_error(f"{name}.factors", "expected finite values", "nan or inf")
+    kind = np.asarray(batches.kind)
+    if not (
+        np.issubdtype(kind.dtype, np.integer) and np.isin(kind, range(want["factors"][2])).all()
+    ):
+        rule = f"expected indices of {batches.names}"
+        raise argument_error(f"{name}.kind", rule, np.unique(kind).tolist())
+    still = np.ptp(batches.factors, axis=1) == 0
+    still[np.arange(n), kind] = True
+    if not still.all():
+        batch, factor = (int(x) for x in np.argwhere(~still)[0])
+        rule = f"expected only {batches.names[kind[batch]]!r} to change within batch {batch}"
+        raise argument_error(f"{name}.factors", rule, f"a change of {batches.names[factor]!r}")

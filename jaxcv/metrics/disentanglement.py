@@ -1,0 +1,261 @@
+"""How well single entries of a code follow single factors of a scene: plain arrays in.
+
+Codes (N, D) are the means of an encoder; factors (N, K) are numbers. A factor is discrete (an
+identity) where its entry of `discrete` is true, else continuous. Definitions are those of
+disentanglement_lib where it has them: implementations of one name differ by orders of magnitude, so
+what is computed stands at each function.
+
+Sources: Eastwood and Williams, ICLR 2018 (DCI); Chen et al., NeurIPS 2018 (MIG); Kumar et al., ICLR
+2018 (SAP); Kim and Mnih, ICML 2018 (FactorVAE score); Locatello et al., ICML 2019.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+
+__all__ = [
+    "DciScore", "NovelViews", "dci", "factorvae_score", "mutual_information_gap", "novel_views",
+    "sap", "squared_correlations",
+]  # fmt: skip
+
+_STILL = 1e-12  # variance below which an entry of the code tells nothing
+_PRUNED = 0.05  # standard deviation below which the FactorVAE score leaves an entry out
+
+
+class DciScore(NamedTuple):
+    """Disentanglement, completeness and informativeness in [0, 1], and the importances (D, K)."""
+
+    disentanglement: float
+    completeness: float
+    informativeness: float
+    importance: np.ndarray
+
+
+class NovelViews(NamedTuple):
+    """Mean squared errors of images decoded from one view of a scene, for other views of it.
+
+    Attributes:
+        swap: one entry of the code is that of the other view.
+        copy: the code is that of the first view.
+        reconstruction: the code is that of the other view.
+        gain: (copy - swap) / (copy - reconstruction): 1 where the entry is all that changes.
+    """
+
+    swap: float
+    copy: float
+    reconstruction: float
+    gain: float
+
+
+def _checked(
+    codes: Any, factors: Any, discrete: Sequence[bool] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    codes, factors = np.asarray(codes, float), np.asarray(factors, float)
+    if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors) or len(codes) < 2:
+        rule = "expected (N, D), and factors (N, K), with two samples or more"
+        raise argument_error("codes", rule, (codes.shape, factors.shape))
+    for name, value in (("codes", codes), ("factors", factors)):
+        if not np.isfinite(value).all():
+            raise argument_error(name, "expected finite values", "nan or inf")
+    kinds = np.zeros(factors.shape[1], bool) if discrete is None else np.asarray(discrete, bool)
+    if kinds.shape != factors.shape[1:]:
+        raise argument_error("discrete", f"expected {factors.shape[1]} truth values", kinds.shape)
+    if (np.ptp(factors, axis=0) == 0).any():
+        still = np.flatnonzero(np.ptp(factors, axis=0) == 0).tolist()
+        raise argument_error("factors", "expected factors that vary", f"constant columns {still}")
+    return codes, factors, kinds
+
+
+def squared_correlations(codes: Any, factors: Any) -> np.ndarray:
+    """Pearson's r^2 of every entry of the code and every factor, (D, K); 0 of entries that rest."""
+    codes, factors, _ = _checked(codes, factors, None)
+    codes, factors = codes - codes.mean(axis=0), factors - factors.mean(axis=0)
+    variance = np.outer((codes**2).mean(axis=0), (factors**2).mean(axis=0))
+    product = (codes.T @ factors / len(codes)) ** 2
+    seen = (codes**2).mean(axis=0)[:, None] > _STILL
+    return np.where(seen, product / np.where(seen, variance, 1), 0)
+
+
+def dci(
+    codes: Any,
+    factors: Any,
+    *,
+    discrete: Sequence[bool] | None = None,
+    train_share: float = 2 / 3,
+    seed: int = 0,
+) -> DciScore:
+    """Disentanglement, completeness, informativeness by gradient-boosted trees.
+
+    One regressor (classifier of a discrete factor) for each factor has importances R[d, k] >= 0.
+    With H the entropy to the base of its length of a normalised row or column,
+
+        disentanglement = sum_d w_d (1 - H(R[d, :])), w_d = sum_k R[d, k] / sum R,
+        completeness = sum_k v_k (1 - H(R[:, k])), v_k = sum_d R[d, k] / sum R,
+
+    and informativeness is the mean over factors of R^2 (accuracy of discrete ones) on samples that
+    were not fitted, no less than 0.
+
+    Args:
+        codes: (N, D).
+        factors: (N, K).
+        discrete: (K,).
+        train_share: of the samples, to fit.
+        seed: of the split and the trees.
+    """
+    from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
+
+    codes, factors, kinds = _checked(codes, factors, discrete)
+    order = np.random.default_rng(seed).permutation(len(codes))
+    cut = round(train_share * len(codes))
+    train, test = order[:cut], order[cut:]
+    if min(len(train), len(test)) < 2:
+        raise argument_error("train_share", "expected two samples or more on each side", cut)
+    importance = np.zeros((codes.shape[1], factors.shape[1]))
+    scores = []
+    for k, kind in enumerate(kinds):
+        model = (GradientBoostingClassifier if kind else GradientBoostingRegressor)(
+            random_state=seed
+        )
+        model.fit(codes[train], factors[train, k])
+        importance[:, k] = np.abs(model.feature_importances_)
+        scores.append(max(0.0, model.score(codes[test], factors[test, k])))
+    total = importance.sum()
+    if total == 0:
+        return DciScore(0.0, 0.0, float(np.mean(scores)), importance)
+    rows = _certainty(importance) @ (importance.sum(axis=1) / total)
+    columns = _certainty(importance.T) @ (importance.sum(axis=0) / total)
+    return DciScore(float(rows), float(columns), float(np.mean(scores)), importance)
+
+
+def _certainty(weights: np.ndarray) -> np.ndarray:
+    """1 less the entropy of every row, to the base of the row's length."""
+    if weights.shape[1] == 1:
+        return np.ones(len(weights))
+    p = weights + 1e-11
+    p = p / p.sum(axis=1, keepdims=True)
+    return 1 + (p * np.log(p)).sum(axis=1) / np.log(p.shape[1])
+
+
+def mutual_information_gap(
+    codes: Any,
+    factors: Any,
+    *,
+    discrete: Sequence[bool] | None = None,
+    bins: int = 20,
+    factor_bins: int = 10,
+) -> float:
+    """MIG: the mean over factors of (I_1 - I_2) / H, from histograms.
+
+    I_1 and I_2 are the largest mutual informations [nats] of an entry of the code and the factor, H
+    is the factor's entropy. Entries are cut into `bins` of equal width, continuous factors into
+    `factor_bins`.
+    """
+    from sklearn.metrics import mutual_info_score
+
+    codes, factors, kinds = _checked(codes, factors, discrete)
+    if codes.shape[1] < 2:
+        raise argument_error("codes", "expected two entries or more", codes.shape)
+    cut = [_binned(column, bins) for column in codes.T]
+    gaps = []
+    for kind, factor in zip(kinds, factors.T, strict=True):
+        label = factor if kind else _binned(factor, factor_bins)
+        known = sorted(mutual_info_score(label, column) for column in cut)
+        gaps.append((known[-1] - known[-2]) / mutual_info_score(label, label))
+    return float(np.mean(gaps))
+
+
+def _binned(x: np.ndarray, bins: int) -> np.ndarray:
+    return np.digitize(x, np.histogram(x, bins)[1][:-1])
+
+
+def sap(codes: Any, factors: Any, *, discrete: Sequence[bool] | None = None) -> float:
+    """SAP: the mean over factors of the best entry's score less the second's.
+
+    The score is r^2 for a continuous factor, and for a discrete one the accuracy of a linear
+    support vector classifier of that entry alone (C = 0.01, balanced), on the samples themselves.
+    """
+    codes, factors, kinds = _checked(codes, factors, discrete)
+    if codes.shape[1] < 2:
+        raise argument_error("codes", "expected two entries or more", codes.shape)
+    scores = squared_correlations(codes, factors)
+    for k in np.flatnonzero(kinds):
+        scores[:, k] = [_accuracy(column[:, None], factors[:, k]) for column in codes.T]
+    ordered = np.sort(scores, axis=0)
+    return float(np.mean(ordered[-1] - ordered[-2]))
+
+
+def _accuracy(column: np.ndarray, labels: np.ndarray) -> float:
+    from sklearn.svm import LinearSVC
+
+    model = LinearSVC(C=0.01, class_weight="balanced", random_state=0)
+    return float(model.fit(column, labels).score(column, labels))
+
+
+def factorvae_score(codes: Any, batches: Any, fixed: Any, *, train_share: float = 2 / 3) -> float:
+    """FactorVAE: how often the entry that varies least in a batch tells the factor that is fixed.
+
+    Entries with a standard deviation below 0.05 over `codes` are left out. A batch votes for the
+    entry with the least variance, divided by that over `codes`; an entry is assigned the factor of
+    most of its votes among the first batches, and the score is the share of right votes among the
+    rest; 0 if all entries are left out.
+
+    Args:
+        codes: (N, D), for the variances.
+        batches: (V, L, D) codes of batches of L samples.
+        fixed: (V,) integers: which factor each batch holds fixed; in no order.
+        train_share: of the batches, for the assignment.
+    """
+    codes, batches, fixed = np.asarray(codes, float), np.asarray(batches, float), np.asarray(fixed)
+    if batches.ndim != 3 or batches.shape[1] < 2 or codes.ndim != 2:
+        rule = "expected (V, L, D) with L of two or more, and codes (N, D)"
+        raise argument_error("batches", rule, (batches.shape, codes.shape))
+    if batches.shape[2] != codes.shape[1] or fixed.shape != (len(batches),):
+        rule = f"expected (V, L, {codes.shape[1]}) and fixed (V,)"
+        raise argument_error("batches", rule, (batches.shape, fixed.shape))
+    if not np.issubdtype(fixed.dtype, np.integer) or fixed.min() < 0:
+        raise argument_error("fixed", "expected integers of 0 or more", fixed.dtype)
+    used = codes.std(axis=0, ddof=1) >= _PRUNED
+    if not used.any():
+        return 0.0
+    spread = batches[..., used].var(axis=1, ddof=1) / codes[:, used].var(axis=0, ddof=1)
+    votes = spread.argmin(axis=1)
+    cut = round(train_share * len(votes))
+    table = np.zeros((int(used.sum()), int(fixed.max()) + 1), int)
+    np.add.at(table, (votes[:cut], fixed[:cut]), 1)
+    return float(np.mean(table.argmax(axis=1)[votes[cut:]] == fixed[cut:]))
+
+
+def novel_views(
+    decode: Callable[[np.ndarray], Any], codes: Any, images: Any, entry: int
+) -> NovelViews:
+    """How well one entry of the code makes the other views of a scene from its first.
+
+    Args:
+        decode: codes (M, D) -> images (M, ...).
+        codes: (S, V, D) of V views of S scenes, between which one factor changes.
+        images: (S, V, ...).
+        entry: of the code, that is exchanged.
+    """
+    codes, images = np.asarray(codes), np.asarray(images)
+    if codes.ndim != 3 or codes.shape[1] < 2 or images.shape[:2] != codes.shape[:2]:
+        rule = "expected (S, V, D) with two views or more, and images (S, V, ...)"
+        raise argument_error("codes", rule, (codes.shape, images.shape))
+    if not 0 <= entry < codes.shape[2]:
+        raise argument_error("entry", f"expected 0 to {codes.shape[2] - 1}", entry)
+    first = np.repeat(codes[:, :1], codes.shape[1] - 1, axis=1)
+    other = codes[:, 1:]
+    swapped = first.copy()
+    swapped[..., entry] = other[..., entry]
+    target = images[:, 1:].reshape(-1, *images.shape[2:])
+
+    def error(code: np.ndarray) -> float:
+        made = np.asarray(decode(code.reshape(-1, code.shape[-1])))
+        return float(np.mean((made.reshape(target.shape) - target) ** 2))
+
+    swap, copy, reconstruction = error(swapped), error(first), error(other)
+    apart = copy - reconstruction
+    gain = (copy - swap) / apart if apart != 0 else float("nan")
+    return NovelViews(swap, copy, reconstruction, gain)

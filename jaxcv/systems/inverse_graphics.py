@@ -1,0 +1,199 @@
+"""An image taken apart into pose, light and the rest, and drawn again with other ones.
+
+The first entries of the code are the scene's, in the order of LATENTS; the rest is what the thing
+is. In training a batch varies one factor, and only that factor's entries are active: the others are
+held at one value (`jaxcv.core.clamp`), on the mean and on the log variance. With x the images of
+a batch of B, the loss is
+
+    1 / B sum_b (-log p(x_b | z_b) + KL(q(z | x_b) || N(0, 1))),  z_b ~ q(z | x_b) clamped,
+
+Bernoulli and per image; the pull of the inactive entries together is kappa / B.
+
+Source: Kulkarni et al., Deep Convolutional Inverse Graphics Network, NIPS 2015, sections 3.1, 3.2.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcv.core.checks import argument_error, check_choice
+from jaxcv.core.clamp import clamp_inactive
+from jaxcv.models.inverse_graphics import (
+    GraphicsNetwork,
+    bernoulli_loss,
+    kl_divergence,
+    sample_code,
+)
+
+__all__ = [
+    "LATENTS", "LatentScale", "Rendering", "active_latents", "graphics_loss", "render_latents",
+]  # fmt: skip
+
+LATENTS = ("azimuth", "elevation", "light")
+
+
+class LatentScale(NamedTuple):
+    """Lines from the first entries of a code to their factors: factor = offset + slope z.
+
+    Attributes:
+        offset: (F,), of the scene's entries, in the factors' unit.
+        slope: (F,), not 0.
+    """
+
+    offset: Any = (0.0, 0.0, 0.0)
+    slope: Any = (1.0, 1.0, 1.0)
+
+
+class Rendering(NamedTuple):
+    """Images drawn from codes.
+
+    Attributes:
+        images: (..., S, S, 1) in [0, 1].
+        code: (..., D) that they were drawn from.
+        found: name of LATENTS -> (...) the factor that the given images have.
+    """
+
+    images: jax.Array
+    code: jax.Array
+    found: dict[str, jax.Array]
+
+
+def active_latents(kind: Any, latents: int, scene: int = len(LATENTS)) -> jax.Array:
+    """(D,) bool: which entries a batch of this kind may vary.
+
+    Args:
+        kind: which factor varies; 0 .. scene - 1 are one entry each, `scene` is all others. May be
+            traced.
+        latents: D.
+        scene: how many entries are the scene's.
+    """
+    entry = jnp.arange(latents)
+    return jnp.where(entry < scene, entry == kind, kind == scene)
+
+
+def graphics_loss(
+    params: Any,
+    images: jax.Array,
+    key: jax.Array,
+    *,
+    network: GraphicsNetwork,
+    active: Any = None,
+    strength: Any = 0.01,
+    reference: str = "mean",
+    sign: str = "attract",
+    clamp_on: str = "statistics",
+    log_variance_too: bool = True,
+    share_noise: bool = False,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss of a batch, and its parts.
+
+    Args:
+        params: of the network.
+        images: (B, S, S, 1) in [0, 1].
+        key: of the code's noise.
+        network: encoder and decoder.
+        active: (D,) of `active_latents`; None: all, the ordinary (entangled) training.
+        strength: kappa, of the sum over the batch. The released code adds its term twice: 0.02
+            here is 0.01 there.
+        reference: see `clamp_inactive`: `mean` (paper) or `first` (released code).
+        sign: see `clamp_inactive`: `attract` (paper) or `repel` (released code).
+        clamp_on: `statistics`, the mean and the log variance before the noise (released code), or
+            `sample`, the code after it (the paper's words).
+        log_variance_too: whether the inactive log variances are drawn together as well.
+        share_noise: one noise for the batch.
+        axis_name: of devices that share the batch; the mean of their gradients is the batch's.
+
+    Returns:
+        The loss per image, and {reconstruction, kl}, per image.
+    """
+    check_choice("clamp_on", clamp_on, ("statistics", "sample"))
+    encoded: Any = network.apply(params, images, method="encode")
+    mean, log_variance = encoded
+    count = images.shape[0]
+    clamp = functools.partial(
+        clamp_inactive, active=active, reference=reference, sign=sign, axis_name=axis_name
+    )
+    if active is not None and clamp_on == "statistics":
+        mean = clamp(mean, strength=strength / count)
+        log_variance = clamp(log_variance, strength=strength / count * log_variance_too)
+    noise = mean[:1] if share_noise else mean
+    drawn = sample_code(key, jnp.zeros_like(noise), jnp.zeros_like(noise))
+    code = mean + jnp.exp(0.5 * log_variance) * drawn
+    if active is not None and clamp_on == "sample":
+        code = clamp(code, strength=strength / count)
+    logits: Any = network.apply(params, code, method="decode")
+    parts = {
+        "reconstruction": jnp.mean(bernoulli_loss(logits, images)),
+        "kl": jnp.mean(kl_divergence(mean, log_variance)),
+    }
+    return parts["reconstruction"] + parts["kl"], parts
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _render(params, images, given, scale, network):
+    mean, _ = network.apply(params, images, method="encode")
+    offset, slope = (jnp.asarray(row, mean.dtype) for row in scale)
+    count = len(offset)
+    found = offset + slope * mean[:, :count]
+    wanted = jnp.where(jnp.isnan(given), found, given)
+    code = mean.at[:, :count].set((wanted - offset) / slope)
+    logits = network.apply(params, code, method="decode")
+    return jax.nn.sigmoid(logits), code, found
+
+
+def render_latents(
+    images: Any,
+    params: Any,
+    *,
+    network: GraphicsNetwork,
+    scale: LatentScale = LatentScale(),  # noqa: B008, an immutable value
+    azimuth: Any = None,
+    elevation: Any = None,
+    light: Any = None,
+) -> Rendering:
+    """Images drawn anew, with the factors that are given and otherwise those that are found.
+
+    Args:
+        images: (..., S, S, 1) grey in [0, 1], of the network's size.
+        params: of the network.
+        network: encoder and decoder.
+        scale: of the training, with which factors are in its unit; the default leaves them as
+            entries of the code.
+        azimuth: (...) or a scalar; None: as found.
+        elevation: (...) or a scalar; None: as found.
+        light: (...) or a scalar; None: as found.
+
+    Raises:
+        ValueError: images of another size or beyond [0, 1], or not finite; a factor that the
+            network does not have, or that is not finite.
+    """
+    side = network.size.image
+    images = np.asarray(images)
+    if images.ndim < 3 or images.shape[-3:] != (side, side, 1):
+        way_out = "Make them grey, and resize them."
+        raise argument_error("images", f"expected (..., {side}, {side}, 1)", images.shape, way_out)
+    if not (np.min(images) >= 0 and np.max(images) <= 1):  # nan as well
+        way_out = "Divide 8-bit values by 255; replace pixels that are nan."
+        came = f"{np.min(images)} to {np.max(images)}"
+        raise argument_error("images", "expected values in [0, 1]", came, way_out)
+    batch, count = images.shape[:-3], len(scale.slope)
+    given = np.full((*batch, count), np.nan)
+    for i, (name, value) in enumerate(zip(LATENTS, (azimuth, elevation, light), strict=True)):
+        if value is None:
+            continue
+        if i >= count:
+            raise argument_error(name, f"expected one of {LATENTS[:count]}", name)
+        if not np.isfinite(value).all():
+            raise argument_error(name, "expected finite values", value)
+        given[..., i] = value
+    flat = jnp.asarray(images, jnp.float32).reshape(-1, side, side, 1)
+    made, code, found = _render(params, flat, given.reshape(-1, count), scale, network)
+    return Rendering(
+        made.reshape(images.shape),
+        code.reshape(*batch, -1),
+        {name: found[:, i].reshape(batch) for i, name in enumerate(LATENTS[:count])},
+    )

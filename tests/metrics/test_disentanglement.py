@@ -1,0 +1,112 @@
+"""Disentanglement metrics on codes whose scores are known."""
+
+import numpy as np
+import pytest
+
+from jaxcv.metrics.disentanglement import (
+    dci,
+    factorvae_score,
+    mutual_information_gap,
+    novel_views,
+    sap,
+    squared_correlations,
+)
+
+RNG = np.random.default_rng(0)
+FACTORS = np.stack([RNG.uniform(-1, 1, 600), RNG.uniform(0, 2, 600), RNG.integers(0, 4, 600)], 1)
+DISCRETE = (False, False, True)
+CLEAN = np.c_[3 * FACTORS[:, 1], -FACTORS[:, 0], FACTORS[:, 2], np.zeros(600)]  # one entry each
+MIXED = np.c_[FACTORS, FACTORS[:, ::-1]] @ RNG.normal(size=(6, 4))
+NOISE = RNG.normal(size=(600, 4))
+
+
+def test_squared_correlations():
+    table = squared_correlations(CLEAN, FACTORS)
+    np.testing.assert_allclose(table[[1, 0, 2], [0, 1, 2]], 1)
+    np.testing.assert_array_equal(table[3], 0)
+    noisy = FACTORS[:, :1] + FACTORS[:, :1].std() * RNG.normal(size=(600, 1))
+    assert squared_correlations(noisy, FACTORS[:, :1])[0, 0] == pytest.approx(0.5, abs=0.05)
+    want = np.corrcoef(NOISE[:, 0], FACTORS[:, 0])[0, 1] ** 2
+    assert squared_correlations(NOISE, FACTORS)[0, 0] == pytest.approx(want)
+
+
+def test_dci():
+    clean = dci(CLEAN, FACTORS, discrete=DISCRETE)
+    assert clean[:3] == pytest.approx((1, 1, 1), abs=0.01)
+    assert clean.importance.argmax(axis=0).tolist() == [1, 0, 2]
+    twice = dci(np.c_[CLEAN[:, :2], CLEAN[:, 1:2]], FACTORS[:, :2])
+    assert twice.disentanglement > 0.99
+    # Two equal entries share one factor: 1 - log 2 / log 3 for it at most, 1 for the other.
+    assert (1 - np.log(2) / np.log(3) + 1) / 2 - 0.01 < twice.completeness < 1.01
+    mixed, noise = (dci(codes, FACTORS, discrete=DISCRETE) for codes in (MIXED, NOISE))
+    assert mixed.disentanglement < 0.6
+    assert noise.informativeness < 0.15
+    assert noise.disentanglement < 0.1
+
+
+def test_mutual_information_gap():
+    discrete = FACTORS[:, 2:]
+    assert mutual_information_gap(CLEAN, discrete, discrete=[True]) == pytest.approx(1, abs=0.05)
+    assert mutual_information_gap(CLEAN, FACTORS, discrete=DISCRETE) > 0.9
+    both = np.c_[CLEAN, CLEAN]
+    assert mutual_information_gap(both, FACTORS, discrete=DISCRETE) == pytest.approx(0)
+    assert mutual_information_gap(NOISE, FACTORS, discrete=DISCRETE) < 0.02
+
+
+def test_sap():
+    assert sap(CLEAN[:, :2], FACTORS[:, :2]) == pytest.approx(1, abs=0.01)
+    assert sap(np.c_[CLEAN, CLEAN], FACTORS, discrete=DISCRETE) == pytest.approx(0)
+    assert 0 <= sap(NOISE, FACTORS, discrete=DISCRETE) < 0.1
+
+
+def fixed_batches(make, votes=300, size=32):
+    rng = np.random.default_rng(1)
+    fixed = rng.integers(0, 3, votes)
+    factors = FACTORS[rng.integers(0, 600, (votes, size))]
+    factors[np.arange(votes), :, fixed] = factors[np.arange(votes), :1, fixed]
+    return make(factors), fixed
+
+
+def test_factorvae_score():
+    clean = lambda f: np.stack([3 * f[..., 1], -f[..., 0], f[..., 2], 0 * f[..., 0]], axis=-1)
+    assert factorvae_score(CLEAN, *fixed_batches(clean)) == 1
+    rng = np.random.default_rng(2)
+    noise = lambda f: rng.normal(size=(*f.shape[:2], 4))
+    assert factorvae_score(NOISE, *fixed_batches(noise)) < 0.55
+    assert factorvae_score(0 * CLEAN, *fixed_batches(clean)) == 0
+
+
+def test_novel_views():
+    codes = np.random.default_rng(0).normal(size=(6, 5, 3))
+    codes[:, :, 1:] = codes[:, :1, 1:]  # between the views of a scene entry 0 changes
+    mix = np.random.default_rng(1).normal(size=(3, 7))
+    decode = lambda c: c @ mix
+    images = decode(codes)
+    views = novel_views(decode, codes, images, 0)
+    assert views.swap == views.reconstruction == 0
+    assert views.gain == 1
+    change = (codes[:, 1:, 0] - codes[:, :1, 0])[..., None] * mix[0]
+    assert views.copy == pytest.approx(np.mean(change**2))
+    assert novel_views(decode, codes, images, 2).gain == 0
+    half = novel_views(lambda c: (c * [0.5, 1, 1]) @ mix, codes, images, 0)
+    assert half.gain == pytest.approx(1)
+    assert half.reconstruction > 0
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda: dci(CLEAN[:5], FACTORS), r"`codes`: expected \(N, D\), and factors"),
+        (lambda: sap(np.full((5, 2), np.nan), FACTORS[:5]), "`codes`: expected finite"),
+        (lambda: sap(CLEAN, np.ones((600, 1))), "`factors`: expected factors that vary"),
+        (lambda: sap(CLEAN[:, :1], FACTORS), "`codes`: expected two entries"),
+        (lambda: dci(CLEAN, FACTORS, discrete=[True]), "`discrete`: expected 3 truth values"),
+        (lambda: factorvae_score(CLEAN, np.ones((4, 1, 4)), np.zeros(4, int)), "`batches`"),
+        (lambda: factorvae_score(CLEAN, np.ones((4, 3, 4)), np.zeros(4)), "`fixed`: expected int"),
+        (lambda: novel_views(len, np.ones((2, 3, 4)), np.ones((2, 3)), 4), "`entry`: expected 0"),
+        (lambda: novel_views(len, np.ones((2, 1, 4)), np.ones((2, 1)), 0), "`codes`: expected"),
+    ],
+)
+def test_bad_input(run, message):
+    with pytest.raises(ValueError, match=message):
+        run()
