@@ -6,7 +6,13 @@ import numpy as np
 
 from jaxcv.core.checks import argument_error
 
-__all__ = ["FactorBatches", "FactorImages", "check_batches"]
+__all__ = ["FACTORS", "FactorBatches", "FactorImages", "check_batches"]
+
+# How many factors -> their names, and how many of them have batches of their own.
+FACTORS = {
+    4: (("azimuth", "elevation", "light", "identity"), 3),  # faces
+    3: (("azimuth", "elevation", "identity"), 1),  # chairs
+}
 
 
 class FactorBatches(NamedTuple):
@@ -17,16 +23,20 @@ class FactorBatches(NamedTuple):
         kind: (N,) which factor changes within a batch, an index of `names`.
         factors: (N, B, F) their values; the last is a number of the identity.
         names: of the factors; angles in rad.
+        entries: how many of the factors, from the first, have batches of their own; those between
+            them and the identity change with the identity.
     """
 
     images: np.ndarray
     kind: np.ndarray
     factors: np.ndarray
     names: tuple[str, ...]
+    entries: int
 
     def take(self, rows: Any) -> "FactorBatches":
         """Some of the batches."""
-        return FactorBatches(self.images[rows], self.kind[rows], self.factors[rows], self.names)
+        images, kind, factors = self.images[rows], self.kind[rows], self.factors[rows]
+        return self._replace(images=images, kind=kind, factors=factors)
 
 
 class FactorImages(NamedTuple):
@@ -47,7 +57,7 @@ def check_batches(batches: FactorBatches, name: str = "batches") -> None:
     """Raises ValueError unless the values can be learned from.
 
     Shapes, types, two images or more in a batch, and within a batch no factor but its own that
-    changes (the last, the identity, may bring others with it only in its own batches).
+    changes, with those that come with the identity.
     """
     shape = np.shape(batches.images)
     if len(shape) != 4 or shape[2] != shape[3]:
@@ -67,13 +77,14 @@ def check_batches(batches: FactorBatches, name: str = "batches") -> None:
     if not np.isfinite(batches.factors).all():
         raise argument_error(f"{name}.factors", "expected finite values", "nan or inf")
     kind = np.asarray(batches.kind)
-    if not (
-        np.issubdtype(kind.dtype, np.integer) and np.isin(kind, range(want["factors"][2])).all()
-    ):
-        rule = f"expected indices of {batches.names}"
+    last = len(batches.names) - 1
+    own = [*range(batches.entries), last]
+    if not (np.issubdtype(kind.dtype, np.integer) and np.isin(kind, own).all()):
+        rule = f"expected some of {own}, indices of {batches.names}"
         raise argument_error(f"{name}.kind", rule, np.unique(kind).tolist())
     still = np.ptp(batches.factors, axis=1) == 0
     still[np.arange(n), kind] = True
+    still[kind == last, batches.entries :] = True
     if not still.all():
         batch, factor = (int(x) for x in np.argwhere(~still)[0])
         rule = f"expected only {batches.names[kind[batch]]!r} to change within batch {batch}"

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxcv.core.checks import argument_error
-from jaxcv.data.graphics import FactorBatches, check_batches
+from jaxcv.data.graphics import FACTORS, FactorBatches, FactorImages, check_batches
 from jaxcv.data.hand import NYU_JOINTS, HandFrames
 from jaxcv.data.hand import check_frames as check_hand_frames
 from jaxcv.data.human_pose import PoseFrames, check_frames
@@ -28,8 +28,8 @@ from jaxcv.data.stereo import (
 from jaxcv.data.tracker_fusion import TrackerSequences, pad_sequences
 
 __all__ = [
-    "load_factor_batches", "load_hand_frames", "load_pose_frames", "load_stereo_pairs",
-    "load_tracker_sequences",
+    "load_factor_batches", "load_factor_images", "load_hand_frames", "load_pose_frames",
+    "load_stereo_pairs", "load_tracker_sequences",
 ]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
@@ -205,8 +205,9 @@ def load_hand_frames(
 def load_factor_batches(source: Any, *, split: str = "train") -> FactorBatches:
     """The batches of a prepared data set of images in whose batches one factor changes.
 
-    Each example has `images` (B, S, S) uint8, `kind` and `factors` (B, F), the last of which is the
-    identity; the others are azimuth, elevation and light, or azimuth alone.
+    Each example has `images` (B, S, S) uint8, `kind` and `factors` (B, F): azimuth, elevation,
+    light and identity of faces, or azimuth, elevation and identity of chairs, whose elevation
+    changes with the identity.
 
     Args:
         source: a prepared TFDS builder, its folder, or a sequence of such examples.
@@ -216,6 +217,24 @@ def load_factor_batches(source: Any, *, split: str = "train") -> FactorBatches:
         ValueError: no prepared data set, an example without a feature, or values against
             `jaxcv.data.graphics.check_batches`.
     """
+    images, kind, factors, names, entries = _factor_examples(source, split)
+    batches = FactorBatches(images, kind.astype(int), factors, names, entries)
+    check_batches(batches, "source")
+    return batches
+
+
+def load_factor_images(source: Any, *, split: str = "factors") -> FactorImages:
+    """The images of a prepared data set whose factors all differ.
+
+    The arguments and errors are those of `load_factor_batches`.
+    """
+    images, _, factors, names, _ = _factor_examples(source, split)
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    return FactorImages(flat(images), flat(factors), names)
+
+
+def _factor_examples(source: Any, split: str) -> tuple[Any, Any, Any, tuple[str, ...], int]:
+    """Images, kinds and factors of all examples; names of the factors, how many have batches."""
     source = _open(source, split)
     examples = [source[i] for i in range(len(source))]
     fields = ("images", "kind", "factors")
@@ -227,12 +246,9 @@ def load_factor_batches(source: Any, *, split: str = "train") -> FactorBatches:
         raise argument_error("source", "expected a batch or more", "none")
     images, kind, factors = (np.stack([np.asarray(e[n]) for e in examples]) for n in fields)
     count = factors.shape[-1]
-    names = {4: ("azimuth", "elevation", "light", "identity"), 2: ("azimuth", "identity")}
-    if count not in names:
-        raise argument_error("source[0]['factors']", "expected two factors or four", count)
-    batches = FactorBatches(images, kind.astype(int), factors, names[count])
-    check_batches(batches, "source")
-    return batches
+    if count not in FACTORS:
+        raise argument_error("source[0]['factors']", "expected three factors or four", count)
+    return images, kind, factors, *FACTORS[count]
 
 
 def _open(source: Any, split: str) -> Any:

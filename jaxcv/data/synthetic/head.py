@@ -4,25 +4,24 @@ A head is a deformed sphere in longitude and latitude: an ellipsoid whose jaw ta
 bumps for brows, sockets, eyes, nose, cheeks, lips, chin and ears, and an albedo with irises, brows,
 lips and hair. Twenty-four numbers, each N(0, 1), are an identity. It is drawn by an orthographic
 camera before a white background; turned by azimuth about the vertical and by elevation about the
-camera's x axis, and lit from an azimuth that is the camera's, not the head's:
+camera's x axis, through a pivot behind its middle as on a neck (0.18 of half its height), and lit
+from an azimuth that is the camera's, not the head's:
 
     R = R_x(elevation) R_y(azimuth),   l ~ (sin light, 0.25, cos light),
     shade = albedo (0.25 + 0.75 max(0, n l)).
 """
 
-from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from jaxcv.core.checks import argument_error
-from jaxcv.data.graphics import FactorBatches, FactorImages
+from jaxcv.data.graphics import FACTORS, FactorImages
 from jaxcv.data.synthetic.rasterise import interpolate, rasterise
+from jaxcv.data.synthetic.scenes import check_batch, check_identities, eight_bits, turn
 
-__all__ = [
-    "IDENTITY", "NAMES", "RANGES", "generate_head_batches", "generate_heads", "head_batch",
-    "head_mesh", "render_head",
-]  # fmt: skip
+__all__ = ["IDENTITY", "Heads", "head_mesh", "render_head"]
 
 # What an identity changes: name, mean and standard deviation.
 _SIZES = (
@@ -36,9 +35,8 @@ _SIZES = (
     ("fringe", 0.10, 0.10),
 )  # fmt: skip
 IDENTITY = tuple(name for name, _, _ in _SIZES)
-NAMES = ("azimuth", "elevation", "light", "identity")  # of the factors
-RANGES = {"azimuth": 1.5, "elevation": 0.4, "light": 1.4}  # the source's, +- [rad]
 _AT_MOST = 2.0  # standard deviations
+_PIVOT = np.array([0.0, 0.0, -0.18])
 _HALF = 1.15  # of the image's side, in units of the head's height
 _BACKGROUND = 1.0
 
@@ -123,7 +121,7 @@ def render_head(
     light: float,
     side: int = 48,
 ) -> np.ndarray:
-    """A grey image (S, S) in [0, 1], the mean of 2 x 2 samples a pixel.
+    """A grey image (S, S) uint8, the mean of 2 x 2 samples a pixel.
 
     Args:
         mesh: of `head_mesh`.
@@ -133,10 +131,7 @@ def render_head(
         side: S [px].
     """
     vertices, faces, albedo = mesh
-    ca, sa, ce, se = np.cos(azimuth), np.sin(azimuth), np.cos(elevation), np.sin(elevation)
-    about_y = np.array([[ca, 0, sa], [0, 1, 0], [-sa, 0, ca]])
-    about_x = np.array([[1, 0, 0], [0, ce, -se], [0, se, ce]])
-    turned = vertices @ (about_x @ about_y).T
+    turned = (vertices - _PIVOT) @ turn(azimuth, elevation).T
     raster = rasterise(turned, faces, 2 * side, _HALF)
     normals = _vertex_normals(turned, faces)
     seen = interpolate(raster, faces, np.c_[normals, albedo])
@@ -144,7 +139,7 @@ def render_head(
     lamp = np.array([np.sin(light), 0.25, np.cos(light)])
     lambert = np.maximum(normal @ (lamp / np.linalg.norm(lamp)), 0)
     image = np.where(raster.face >= 0, seen[..., 3] * (0.25 + 0.75 * lambert), _BACKGROUND)
-    return image.reshape(side, 2, side, 2).mean(axis=(1, 3))
+    return eight_bits(image)
 
 
 def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -160,119 +155,61 @@ def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
 
 
-def generate_head_batches(
-    seed: int,
-    counts: Mapping[str, int],
-    *,
-    batch: int = 20,
-    side: int = 48,
-    ranges: Mapping[str, float] = RANGES,
-) -> FactorBatches:
-    """Batches in which one factor is drawn anew for every image, and the others for the batch.
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """Heads whose azimuth, elevation and light are the scene's entries.
 
-    Every batch has a head of its own; in those of `identity` every image has. Angles are uniform
-    within +- their range. The batches come in random order.
+    In a batch one factor is drawn anew for every image; every batch has a head of its own, and in
+    those of the identity every image has. Angles are uniform within +- their range.
 
-    Args:
-        seed: of everything; other seeds are other heads.
-        counts: of the batches in which each of NAMES changes.
-        batch: images of one.
+    Attributes:
+        azimuth: its range [rad]; the source's are the defaults.
+        elevation: its range [rad].
+        light: its range [rad].
         side: of the images [px].
-        ranges: of the angles [rad].
     """
-    _check_names("counts", counts, NAMES)
-    kinds = np.repeat([NAMES.index(name) for name in counts], list(counts.values()))
-    kinds = np.random.default_rng(seed).permutation(kinds)
-    made = [
-        head_batch(seed, n, int(kind), batch=batch, side=side, ranges=ranges)
-        for n, kind in enumerate(kinds)
-    ]
-    images, factors = (np.stack(leaves) for leaves in zip(*made, strict=True))
-    return FactorBatches(images, kinds, factors, NAMES)
 
+    azimuth: float = 1.5
+    elevation: float = 0.4
+    light: float = 1.4
+    side: int = 48
+    names, entries = FACTORS[4]
 
-def head_batch(
-    seed: int,
-    number: int,
-    kind: int,
-    *,
-    batch: int = 20,
-    side: int = 48,
-    ranges: Mapping[str, float] = RANGES,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images (B, S, S) uint8 and factors (B, 4) of one batch, which depend on no other batch.
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        for name in self.names[: self.entries]:
+            if not 0 <= getattr(self, name) <= np.pi:
+                raise argument_error(name, "expected 0 to pi [rad]", getattr(self, name))
 
-    Args:
-        seed: of all batches.
-        number: of this one.
-        kind: which of NAMES changes, its index.
-        batch: B, two or more.
-        side: of the images [px].
-        ranges: of the angles [rad].
-    """
-    if batch < 2:
-        raise argument_error("batch", "expected two images or more", batch)
-    if kind not in range(len(NAMES)):
-        raise argument_error("kind", f"expected 0 to {len(NAMES) - 1}, of {NAMES}", kind)
-    ranges, identity = _checked_ranges(ranges), len(NAMES) - 1
-    rng = np.random.default_rng([seed, number])
-    angles = np.tile(_angles(rng, ranges, 1), (batch, 1))
-    if kind != identity:
-        angles[:, kind] = _angles(rng, ranges, batch)[:, kind]
-    count = batch if kind == identity else 1
-    meshes = [head_mesh(rng.normal(size=len(IDENTITY))) for _ in range(count)] * (batch // count)
-    images = [_eight_bits(m, a, side) for m, a in zip(meshes, angles, strict=True)]
-    who = number * batch + (np.arange(batch) if kind == identity else np.zeros(batch))
-    return np.array(images), np.c_[angles, who]
+    def batch(
+        self, seed: int, number: int, kind: int, size: int = 20
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Images (B, S, S) uint8 and factors (B, 4); see `jaxcv.data.synthetic.scenes`."""
+        check_batch(self, kind, size)
+        rng = np.random.default_rng([seed, number])
+        angles = np.tile(self._angles(rng, 1), (size, 1))
+        if kind != self.entries:
+            angles[:, kind] = self._angles(rng, size)[:, kind]
+        count = size if kind == self.entries else 1
+        meshes = [head_mesh(rng.normal(size=len(IDENTITY))) for _ in range(count)] * (size // count)
+        who = number * size + (np.arange(size) if kind == self.entries else np.zeros(size))
+        return self._seen(meshes, angles), np.c_[angles, who]
 
+    def images(self, seed: int, count: int, identities: int) -> FactorImages:
+        """Images of a few heads; see `jaxcv.data.synthetic.scenes`."""
+        check_identities(identities, count)
+        rng = np.random.default_rng(seed)
+        meshes = [head_mesh(rng.normal(size=len(IDENTITY))) for _ in range(identities)]
+        angles, who = self._angles(rng, count), np.arange(count) % identities
+        return FactorImages(
+            self._seen([meshes[k] for k in who], angles), np.c_[angles, who], self.names
+        )
 
-def generate_heads(
-    seed: int,
-    count: int,
-    *,
-    identities: int = 20,
-    side: int = 48,
-    ranges: Mapping[str, float] = RANGES,
-) -> FactorImages:
-    """Images of a few heads, with all angles drawn for every image: for the metrics.
+    def _angles(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        return rng.uniform(-1, 1, (count, 3)) * [self.azimuth, self.elevation, self.light]
 
-    Args:
-        seed: of everything; other seeds are other heads.
-        count: of images.
-        identities: of heads, in equal shares.
-        side: of the images [px].
-        ranges: of the angles [rad].
-    """
-    ranges = _checked_ranges(ranges)
-    if not 1 <= identities <= count:
-        raise argument_error("identities", f"expected 1 to {count}", identities)
-    rng = np.random.default_rng(seed)
-    meshes = [head_mesh(rng.normal(size=len(IDENTITY))) for _ in range(identities)]
-    angles, who = _angles(rng, ranges, count), np.arange(count) % identities
-    images = [_eight_bits(meshes[k], a, side) for k, a in zip(who, angles, strict=True)]
-    return FactorImages(np.array(images), np.c_[angles, who], NAMES)
-
-
-def _check_names(name: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    unknown = [key for key in given if key not in known]
-    if unknown or not given:
-        raise argument_error(name, f"expected some of {known}", unknown or "none")
-
-
-def _checked_ranges(ranges: Mapping[str, float]) -> dict[str, float]:
-    _check_names("ranges", ranges, tuple(RANGES))
-    out = RANGES | dict(ranges)
-    for key, value in out.items():
-        if not 0 <= value <= np.pi:
-            raise argument_error(f"ranges[{key!r}]", "expected 0 to pi [rad]", value)
-    return out
-
-
-def _angles(rng: np.random.Generator, ranges: Mapping[str, float], count: int) -> np.ndarray:
-    return rng.uniform(-1, 1, (count, 3)) * [ranges[name] for name in NAMES[:3]]
-
-
-def _eight_bits(mesh: Any, angles: np.ndarray, side: int) -> np.ndarray:
-    azimuth, elevation, light = angles
-    image = render_head(mesh, azimuth, elevation, light, side)
-    return np.round(255 * image).astype(np.uint8)
+    def _seen(self, meshes: list[Any], angles: np.ndarray) -> np.ndarray:
+        pairs = zip(meshes, angles, strict=True)
+        return np.array(
+            [render_head(mesh, a, e, light, self.side) for mesh, (a, e, light) in pairs]
+        )

@@ -1,0 +1,142 @@
+"""The TFDS builder of rendered scenes."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_prep._prepare import ArrayRecordBuilder, prepare_builder, tensor
+from jaxcv.core.checks import argument_error
+from jaxcv.data import synthetic
+from jaxcv.data.synthetic.head import Heads
+from jaxcv.data.synthetic.scenes import Scenes, drawn_kinds
+
+__all__ = ["RenderedScenes", "ScenesConfig", "prepare"]
+
+SPLITS = ("train", "test")
+FACTORS = "factors"  # the split of images whose factors all differ
+_ALL = -1  # kind of its batches
+_SOURCES = ("scenes.py", "rasterise.py", "head.py", "chair.py")  # what the images depend on
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class ScenesConfig(tfds.core.BuilderConfig):
+    """What is rendered.
+
+    Attributes:
+        scenes: `jaxcv.data.synthetic.head.Heads` or `chair.Chairs`.
+        train: batches in which each factor that has its own changes, in their order, and then
+            the identity.
+        test: the same, of other heads or chairs.
+        batch: images of a batch.
+        factor_batches: of images whose factors all differ, of a third set of heads or chairs.
+        identities: of these.
+        seed: of the training; those of test and factors are the next two.
+        beam: whether Apache Beam renders (`pip install jaxcv[beam]`), on all workers it has; the
+            data are the same.
+    """
+
+    name: str = ""
+    scenes: Scenes = Heads()  # noqa: RUF009, an immutable value
+    train: tuple[int, ...] = (250, 250, 250, 250)
+    test: tuple[int, ...] = (10, 10, 10, 10)
+    batch: int = 20
+    factor_batches: int = 75
+    identities: int = 20
+    seed: int = 0
+    beam: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the counts, and names the config by a hash of what it renders."""
+        for name in SPLITS:
+            counts, kinds = getattr(self, name), self.scenes.entries + 1
+            if len(counts) != kinds or min(counts) < 0 or not sum(counts):
+                rule = f"expected {kinds} counts of 0 or more, and a batch or more"
+                raise argument_error(name, rule, counts)
+        if self.factor_batches < 1:
+            raise argument_error("factor_batches", "expected 1 or more", self.factor_batches)
+        own = [self.scenes, self.train, self.test, self.batch, self.factor_batches]
+        text = repr([*own, self.identities, self.seed])
+        self.name = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class RenderedScenes(ArrayRecordBuilder):
+    """Batches of `jaxcv.data.synthetic.scenes`, one an example."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config: Any = self.builder_config
+        side, names = config.scenes.side, config.scenes.names
+        features = {
+            "images": tensor((config.batch, side, side), np.uint8),
+            "kind": np.int32,  # which factor changes; -1: all
+            "factors": tensor((config.batch, len(names)), np.float64),  # angles [rad]
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,  # by number
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        del dl_manager
+        batches = {split: self._generate_examples(split) for split in SPLITS}
+        return batches | {FACTORS: self._factor_examples()}
+
+    def _generate_examples(self, split: str) -> Any:
+        config: Any = self.builder_config
+        seed, scenes = config.seed + SPLITS.index(split), config.scenes
+        names = (*scenes.names[: scenes.entries], scenes.names[-1])
+        counts = dict(zip(names, getattr(config, split), strict=True))
+        jobs = [(n, int(kind)) for n, kind in enumerate(drawn_kinds(scenes, seed, counts))]
+        render = _Render(scenes, seed, config.batch)
+        if config.beam:
+            beam = tfds.core.lazy_imports.apache_beam
+            return beam.Create(jobs) | beam.Map(render)
+        return map(render, jobs)
+
+    def _factor_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        config: Any = self.builder_config
+        count = config.factor_batches * config.batch
+        made = config.scenes.images(config.seed + len(SPLITS), count, config.identities)
+        for number in range(config.factor_batches):
+            rows = slice(number * config.batch, (number + 1) * config.batch)
+            yield number, {
+                "images": made.images[rows], "kind": _ALL, "factors": made.factors[rows]
+            }  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class _Render:
+    """(number, kind) -> the example of one batch; can be sent to other processes."""
+
+    scenes: Scenes
+    seed: int
+    batch: int
+
+    def __call__(self, job: tuple[int, int]) -> tuple[int, dict[str, Any]]:
+        number, kind = job
+        images, factors = self.scenes.batch(self.seed, number, kind, self.batch)
+        return number, {"images": images, "kind": kind, "factors": factors}
+
+
+def prepare(
+    cache_dir: str | os.PathLike[str], config: ScenesConfig | None = None
+) -> RenderedScenes:
+    """A builder whose data are rendered; nothing is rendered twice by the same code.
+
+    Args:
+        cache_dir: where to prepare.
+        config: what to render; None: `ScenesConfig()`.
+    """
+    config = config or ScenesConfig()
+    make = lambda data_dir: RenderedScenes(config=config, data_dir=data_dir)
+    folder = pathlib.Path(next(iter(synthetic.__path__)))
+    return prepare_builder(make, folder, cache_dir, [folder / name for name in _SOURCES])
