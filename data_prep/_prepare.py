@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
@@ -51,7 +52,8 @@ def prepare_builder(
         files: all files that are read.
     """
     cache = pathlib.Path(cache_dir) / _fingerprint(pathlib.Path(manual_dir), files)
-    builder = make(os.fspath(cache))
+    with _quiet():
+        builder = make(os.fspath(cache))
     try:
         with _quiet():
             builder.download_and_prepare(
@@ -76,13 +78,17 @@ def _fingerprint(root: pathlib.Path, files: Iterable[pathlib.Path]) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the banners and the progress bars of TFDS, which draws a bar for each shard."""
+    """Without TFDS's banners, its bar for each shard, and its warning of a config of our own."""
     from tensorflow_datasets.core.utils import tqdm_utils
 
     shown = getattr(tqdm_utils, "_active", True)
     tfds.disable_progress_bar()
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         tfds.display_progress_bar(shown)
+        logger.setLevel(level)

@@ -266,10 +266,16 @@ def _commit() -> str | None:
 
 
 def save_figures(figures: Iterable[tuple[str, Any]], folder: pathlib.Path) -> None:
-    """Saves (file name, Figure) pairs, as PNG unless the name says otherwise, and closes them."""
+    """Saves (file name, Figure) pairs, as PNG unless the name says otherwise, and closes them.
+
+    What is text already, a page, is written as it is.
+    """
     folder.mkdir(exist_ok=True)
     for name, figure in figures:
         path = folder / name
+        if isinstance(figure, str):
+            write_text(path, figure)
+            continue
         figure.savefig(path if path.suffix else path.with_suffix(".png"))
         if "matplotlib.pyplot" in sys.modules:  # a figure made by pyplot stays until it is closed
             sys.modules["matplotlib.pyplot"].close(figure)

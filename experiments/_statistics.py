@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["change_over_seeds"]
+__all__ = ["change_over_seeds", "interval_of_mean"]
 
 
 def change_over_seeds(first: Sequence[float], second: Sequence[float]) -> dict[str, object]:
@@ -17,8 +17,14 @@ def change_over_seeds(first: Sequence[float], second: Sequence[float]) -> dict[s
     change = np.asarray(first, float) / np.asarray(second, float) - 1
     out: dict[str, object] = {"change": change.tolist()}
     if len(change) > 1:
-        from scipy import stats
-
-        half = stats.t.ppf(0.975, len(change) - 1) * stats.sem(change)
-        out |= {"low": float(change.mean() - half), "high": float(change.mean() + half)}
+        out |= dict(zip(("low", "high"), interval_of_mean(change), strict=True))
     return out
+
+
+def interval_of_mean(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """The ends of the 95% interval of the mean of two values or more (Student's t)."""
+    from scipy import stats
+
+    mean = float(np.mean(values))
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return mean - half, mean + half

@@ -82,7 +82,7 @@ class Experiment:
         evaluate: `evaluate(config, data, {name: Trained}) -> {"<method>/<metric>": number or
             list}`. The mapping is `Trainings`: its `once` keeps for `figures` what is computed.
         figures: `figures(config, data, {name: Trained}, metrics) -> iterable of (file name,
-            matplotlib Figure)`; the runner saves and closes them.
+            matplotlib Figure or a page as text)`; the runner saves and closes them.
         predict: `predict(config, data, {name: Trained}, folder)`, writes files.
         source: the published numbers, under the keys of the metrics.
         x64: run wholly in double precision.

@@ -106,10 +106,29 @@ def _hand_pose(m: Mapping[str, Any]) -> str:
     return f"mean joint error on seen / other subjects [mm]: {'; '.join(rows)}"
 
 
+def _inverse_graphics(m: Mapping[str, Any]) -> str:
+    tail = "/reconstruction_mse"
+    names = [key.removesuffix(tail) for key in m if key.endswith(tail)]
+    factors = [k.split("corr2_")[1] for k in m if k.startswith(f"{names[0]}/corr2_")]
+    factors = [name for name in factors if not name.endswith(("_of_seeds", "_low", "_high"))]
+    rows = []
+    for name in names:
+        if f"{name}/mig" not in m:  # the mean image
+            rows.append(f"{name} {m[name + tail]:.4f}")
+            continue
+        pairs = (f"{m[f'{name}/corr2_{f}']:.2f} / {m[f'{name}/gain_{f}']:.2f}" for f in factors)
+        rows.append(f"{name} {', '.join(pairs)}; {m[name + tail]:.4f}")
+    return (
+        f"corr² of the entry / gain of novel views for {', '.join(factors)}; squared error of "
+        f"reconstruction: {'. '.join(rows)}"
+    )
+
+
 NUMBERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "curve_fitting": _curve_fitting,
     "hand_pose": _hand_pose,
     "human_pose": _human_pose,
+    "inverse_graphics": _inverse_graphics,
     "monocular_stereo": _monocular_stereo,
     "robust_mean": _robust_mean,
     "tracker_fusion": _tracker_fusion,

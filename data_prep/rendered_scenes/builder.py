@@ -7,10 +7,10 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 
-from data_prep._prepare import ArrayRecordBuilder, prepare_builder, tensor
+from data_prep._factors import ALL, FACTORS, SPLITS, FactorBuilder, check_counts
+from data_prep._prepare import prepare_builder
 from jaxcv.core.checks import argument_error
 from jaxcv.data import synthetic
 from jaxcv.data.synthetic.head import Heads
@@ -18,9 +18,6 @@ from jaxcv.data.synthetic.scenes import Scenes, drawn_kinds
 
 __all__ = ["RenderedScenes", "ScenesConfig", "prepare"]
 
-SPLITS = ("train", "test")
-FACTORS = "factors"  # the split of images whose factors all differ
-_ALL = -1  # kind of its batches
 _SOURCES = ("scenes.py", "rasterise.py", "head.py", "chair.py")  # what the images depend on
 
 
@@ -53,37 +50,27 @@ class ScenesConfig(tfds.core.BuilderConfig):
 
     def __post_init__(self) -> None:
         """Checks the counts, and names the config by a hash of what it renders."""
-        for name in SPLITS:
-            counts, kinds = getattr(self, name), self.scenes.entries + 1
-            if len(counts) != kinds or min(counts) < 0 or not sum(counts):
-                rule = f"expected {kinds} counts of 0 or more, and a batch or more"
-                raise argument_error(name, rule, counts)
+        for split in SPLITS:
+            check_counts(split, getattr(self, split), self.scenes.entries + 1)
         if self.factor_batches < 1:
             raise argument_error("factor_batches", "expected 1 or more", self.factor_batches)
         own = [self.scenes, self.train, self.test, self.batch, self.factor_batches]
         text = repr([*own, self.identities, self.seed])
         self.name = hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def side(self) -> int:
+        """Of the images [px]."""
+        return self.scenes.side
 
-class RenderedScenes(ArrayRecordBuilder):
+    @property
+    def num_factors(self) -> int:
+        """How many factors an image has."""
+        return len(self.scenes.names)
+
+
+class RenderedScenes(FactorBuilder):
     """Batches of `jaxcv.data.synthetic.scenes`, one an example."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        config: Any = self.builder_config
-        side, names = config.scenes.side, config.scenes.names
-        features = {
-            "images": tensor((config.batch, side, side), np.uint8),
-            "kind": np.int32,  # which factor changes; -1: all
-            "factors": tensor((config.batch, len(names)), np.float64),  # angles [rad]
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,  # by number
-        )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager
@@ -109,7 +96,7 @@ class RenderedScenes(ArrayRecordBuilder):
         for number in range(config.factor_batches):
             rows = slice(number * config.batch, (number + 1) * config.batch)
             yield number, {
-                "images": made.images[rows], "kind": _ALL, "factors": made.factors[rows]
+                "images": made.images[rows], "kind": ALL, "factors": made.factors[rows]
             }  # fmt: skip
 
 

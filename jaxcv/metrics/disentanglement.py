@@ -17,8 +17,8 @@ import numpy as np
 from jaxcv.core.checks import argument_error
 
 __all__ = [
-    "DciScore", "NovelViews", "dci", "factorvae_score", "mutual_information_gap", "novel_views",
-    "sap", "squared_correlations",
+    "DciScore", "NovelViews", "dci", "explained", "factorvae_score", "mutual_information_gap",
+    "novel_views", "rows_with_a_fixed_factor", "sap", "squared_correlations",
 ]  # fmt: skip
 
 _STILL = 1e-12  # variance below which an entry of the code tells nothing
@@ -66,7 +66,8 @@ def _checked(
     if (np.ptp(factors, axis=0) == 0).any():
         still = np.flatnonzero(np.ptp(factors, axis=0) == 0).tolist()
         raise argument_error("factors", "expected factors that vary", f"constant columns {still}")
-    return codes, factors, kinds
+    numbered = [np.unique(column, return_inverse=True)[1] for column in factors.T]
+    return codes, np.where(kinds, np.stack(numbered, axis=1), factors), kinds
 
 
 def squared_correlations(codes: Any, factors: Any) -> np.ndarray:
@@ -77,6 +78,43 @@ def squared_correlations(codes: Any, factors: Any) -> np.ndarray:
     product = (codes.T @ factors / len(codes)) ** 2
     seen = (codes**2).mean(axis=0)[:, None] > _STILL
     return np.where(seen, product / np.where(seen, variance, 1), 0)
+
+
+def explained(
+    code: Any, factor: Any, *, period: float | None = None, train_share: float = 0.5, seed: int = 0
+) -> float:
+    """R^2 of a factor as any function of one entry of the code, on samples that were not fitted.
+
+    By gradient-boosted trees: an entry that folds (|azimuth|) or jumps is judged by what it tells,
+    not by a line. At least 0.
+
+    Args:
+        code: (N,).
+        factor: (N,).
+        period: of an angle that goes round; then the mean R^2 of its cosine and sine.
+        train_share: of the samples, to fit.
+        seed: of the split and the trees.
+    """
+    from sklearn.ensemble import GradientBoostingRegressor
+
+    code, factor = np.ravel(code)[:, None], np.ravel(factor)[:, None]
+    codes, factors, _ = _checked(code, factor, None)
+    turn = 2 * np.pi * factors[:, 0] / period if period is not None else None
+    goals = [factors[:, 0]] if turn is None else [np.cos(turn), np.sin(turn)]
+    train, test = _split(len(codes), train_share, seed)
+    scores = []
+    for goal in goals:
+        model = GradientBoostingRegressor(random_state=seed).fit(codes[train], goal[train])
+        scores.append(model.score(codes[test], goal[test]))
+    return max(0.0, float(np.mean(scores)))
+
+
+def _split(count: int, train_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    order = np.random.default_rng(seed).permutation(count)
+    cut = round(train_share * count)
+    if min(cut, count - cut) < 2:
+        raise argument_error("train_share", "expected two samples or more on each side", cut)
+    return order[:cut], order[cut:]
 
 
 def dci(
@@ -108,11 +146,7 @@ def dci(
     from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
 
     codes, factors, kinds = _checked(codes, factors, discrete)
-    order = np.random.default_rng(seed).permutation(len(codes))
-    cut = round(train_share * len(codes))
-    train, test = order[:cut], order[cut:]
-    if min(len(train), len(test)) < 2:
-        raise argument_error("train_share", "expected two samples or more on each side", cut)
+    train, test = _split(len(codes), train_share, seed)
     importance = np.zeros((codes.shape[1], factors.shape[1]))
     scores = []
     for k, kind in enumerate(kinds):
@@ -226,6 +260,45 @@ def factorvae_score(codes: Any, batches: Any, fixed: Any, *, train_share: float 
     table = np.zeros((int(used.sum()), int(fixed.max()) + 1), int)
     np.add.at(table, (votes[:cut], fixed[:cut]), 1)
     return float(np.mean(table.argmax(axis=1)[votes[cut:]] == fixed[cut:]))
+
+
+def rows_with_a_fixed_factor(
+    factors: Any,
+    *,
+    discrete: Sequence[bool] | None = None,
+    count: int = 1200,
+    size: int = 64,
+    bins: int = 10,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Batches for `factorvae_score` out of samples that are there already.
+
+    Each fixes one factor, drawn in turn: its samples are drawn, with replacement, from those that
+    share the value of a drawn one (of continuous factors, its bin of equal width).
+
+    Args:
+        factors: (N, K).
+        discrete: (K,).
+        count: V, of batches.
+        size: L, of samples in each.
+        bins: of continuous factors.
+        seed: of the draws.
+
+    Returns:
+        rows (V, L) and fixed (V,).
+    """
+    _, factors, kinds = _checked(factors, factors, discrete)
+    rng = np.random.default_rng(seed)
+    labels = [
+        column if kind else _binned(column, bins)
+        for kind, column in zip(kinds, factors.T, strict=True)
+    ]
+    fixed = rng.permutation(np.arange(count) % len(labels))
+    rows = []
+    for k in fixed:
+        same = np.flatnonzero(labels[k] == labels[k][rng.integers(len(factors))])
+        rows.append(rng.choice(same, size))
+    return np.array(rows), fixed
 
 
 def novel_views(

@@ -179,9 +179,12 @@ class GraphicsNetwork(nn.Module):
         return mean, log_variance, self.decode(mean)
 
 
-def sample_code(key: jax.Array, mean: jax.Array, log_variance: jax.Array) -> jax.Array:
-    """mean + exp(log_variance / 2) e with e ~ N(0, 1), drawn for every entry."""
-    return mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape, mean.dtype)
+def sample_code(
+    key: jax.Array, mean: jax.Array, log_variance: jax.Array, *, share_noise: bool = False
+) -> jax.Array:
+    """mean + exp(log_variance / 2) e, (B, D), with e ~ N(0, 1); one e for the batch if shared."""
+    shape = (1, *mean.shape[1:]) if share_noise else mean.shape
+    return mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, shape, mean.dtype)
 
 
 def bernoulli_loss(logits: jax.Array, images: jax.Array) -> jax.Array:

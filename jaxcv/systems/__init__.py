@@ -1,5 +1,6 @@
 """One pure entry point per task, put together from the rooms of the library."""
 
+from jaxcv.systems.graphics_files import load_graphics_network, save_graphics_network
 from jaxcv.systems.hand_files import load_hand_network, save_hand_network
 from jaxcv.systems.hand_pose import HandCrop, HandEstimate, predict_hand, preprocess
 from jaxcv.systems.hand_refinement import RefinedHand, refine_hand
@@ -33,6 +34,7 @@ __all__ = [
     "fit_pose_model",
     "fuse_boxes",
     "fuse_frame",
+    "load_graphics_network",
     "load_hand_network",
     "load_pose_model",
     "load_pose_parameters",
@@ -43,6 +45,7 @@ __all__ = [
     "reconstruct_pose",
     "refine_hand",
     "render_latents",
+    "save_graphics_network",
     "save_hand_network",
     "save_pose_parameters",
     "save_stereo_network",

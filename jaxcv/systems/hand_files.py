@@ -9,7 +9,7 @@ from jaxcv.core.checks import argument_error, check_structure
 from jaxcv.energies.hand import HandScales
 from jaxcv.models.hand_pose import CHANNELS, HandNetwork
 from jaxcv.systems.hand_pose import CUBE_MM, ColorScale
-from jaxcv.training.arrays import load_arrays, save_arrays
+from jaxcv.training.arrays import as_tuples, load_arrays, save_arrays
 
 __all__ = ["load_hand_network", "save_hand_network"]
 
@@ -60,12 +60,9 @@ def load_hand_network(path: Any) -> tuple[Any, dict[str, Any]]:
     """
     params, about = load_arrays(path)
     try:
-        settings = dict(about["hand_network"])
-        lists: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in settings["network"].items()
-        }
-        settings["network"] = network = HandNetwork(**lists)
-        settings["color_scale"] = ColorScale(*(tuple(row) for row in settings["color_scale"]))
+        settings = as_tuples(about["hand_network"])
+        settings["network"] = network = HandNetwork(**settings["network"])
+        settings["color_scale"] = ColorScale(*settings["color_scale"])
         if settings["scales"] is not None:
             settings["scales"] = HandScales(*settings["scales"])
         side = int(settings["side"])

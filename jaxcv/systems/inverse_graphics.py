@@ -120,9 +120,7 @@ def graphics_loss(
     if active is not None and clamp_on == "statistics":
         mean = clamp(mean, strength=strength / count)
         log_variance = clamp(log_variance, strength=strength / count * log_variance_too)
-    noise = mean[:1] if share_noise else mean
-    drawn = sample_code(key, jnp.zeros_like(noise), jnp.zeros_like(noise))
-    code = mean + jnp.exp(0.5 * log_variance) * drawn
+    code = sample_code(key, mean, log_variance, share_noise=share_noise)
     if active is not None and clamp_on == "sample":
         code = clamp(code, strength=strength / count)
     logits: Any = network.apply(params, code, method="decode")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxcv.core.checks import argument_error, check_structure
 from jaxcv.models import ls_net
 from jaxcv.systems.stereo import StereoNetwork, init_stereo_network
-from jaxcv.training.arrays import load_arrays, save_arrays
+from jaxcv.training.arrays import as_tuples, load_arrays, save_arrays
 
 __all__ = ["load_stereo_network", "save_stereo_network"]
 
@@ -33,11 +33,8 @@ def load_stereo_network(path: Any) -> tuple[Any, StereoNetwork]:
     """
     params, about = load_arrays(path)
     try:
-        fields = about["stereo_network"]
-        lists: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in fields["size"].items()
-        }
-        network = StereoNetwork(**fields | {"size": ls_net.Size(**lists)})
+        fields = as_tuples(about["stereo_network"])
+        network = StereoNetwork(**fields | {"size": ls_net.Size(**fields["size"])})
         want = jax.eval_shape(lambda: init_stereo_network(jax.random.key(0), network))
     except (KeyError, TypeError, AttributeError) as error:
         rule = "expected the file of a stereo network"

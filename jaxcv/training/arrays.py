@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxcv.core.checks import argument_error
 
-__all__ = ["load_arrays", "save_arrays", "write_npz"]
+__all__ = ["as_tuples", "load_arrays", "save_arrays", "write_npz"]
 
 _ABOUT = "about"
 _BROKEN = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
@@ -72,3 +72,12 @@ def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
             node = node.setdefault(parent, {})
         node[last] = array
     return tree, about
+
+
+def as_tuples(value: Any) -> Any:
+    """What JSON made of a tree of settings, with tuples in place of lists."""
+    if isinstance(value, list):
+        return tuple(as_tuples(each) for each in value)
+    if isinstance(value, Mapping):
+        return {name: as_tuples(each) for name, each in value.items()}
+    return value

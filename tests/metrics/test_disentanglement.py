@@ -5,9 +5,11 @@ import pytest
 
 from jaxcv.metrics.disentanglement import (
     dci,
+    explained,
     factorvae_score,
     mutual_information_gap,
     novel_views,
+    rows_with_a_fixed_factor,
     sap,
     squared_correlations,
 )
@@ -74,6 +76,31 @@ def test_factorvae_score():
     noise = lambda f: rng.normal(size=(*f.shape[:2], 4))
     assert factorvae_score(NOISE, *fixed_batches(noise)) < 0.55
     assert factorvae_score(0 * CLEAN, *fixed_batches(clean)) == 0
+
+
+def test_one_entry_as_any_curve():
+    rng = np.random.default_rng(3)
+    angle = rng.uniform(-np.pi, np.pi, 800)
+    assert explained(angle, angle, period=2 * np.pi) > 0.98
+    assert explained(np.abs(angle), angle) < 0.05  # folded: the sign is lost
+    half = explained(np.abs(angle), angle, period=2 * np.pi)
+    assert 0.35 < half < 0.55  # the cosine is known, the sine is not
+    jumps = np.where(angle > 0, angle, 9 + angle)
+    assert explained(jumps, angle) > 0.98
+    assert squared_correlations(jumps[:, None], angle[:, None])[0, 0] < 0.5
+    assert explained(rng.normal(size=800), angle) == 0
+
+
+def test_rows_that_share_a_factor():
+    factors = np.c_[np.random.default_rng(0).uniform(size=300), np.arange(300) % 4]
+    rows, fixed = rows_with_a_fixed_factor(factors, discrete=[False, True], count=40, size=9)
+    assert rows.shape == (40, 9)
+    assert np.bincount(fixed).tolist() == [20, 20]
+    seen = factors[rows]
+    assert (np.ptp(seen[fixed == 0][..., 0], axis=1) <= 0.1).all()
+    assert (np.ptp(seen[fixed == 1][..., 1], axis=1) == 0).all()
+    assert (np.ptp(seen[fixed == 1][..., 0], axis=1) > 0.2).all()
+    assert factorvae_score(factors, factors[rows], fixed) == 1
 
 
 def test_novel_views():

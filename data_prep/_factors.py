@@ -1,0 +1,69 @@
+"""What the data sets of images in batches, between which one factor changes, have in common."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_prep._prepare import ArrayRecordBuilder, tensor
+from jaxcv.core.checks import argument_error
+
+__all__ = ["ALL", "FACTORS", "SPLITS", "FactorBuilder", "check_counts", "read_grey"]
+
+SPLITS = ("train", "test")
+FACTORS = "factors"  # the split of images whose factors all differ
+ALL = -1  # kind of its batches
+_GREY = np.array([0.21, 0.72, 0.07])  # weights of red, green and blue, the source's
+_WAY_OUT = "Fetch or render the file again; data_prep/README.md describes the layout."
+
+
+class FactorBuilder(ArrayRecordBuilder):
+    """A builder whose examples are batches; its config has `batch`, `side` and `num_factors`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012
+    HOMEPAGE = ""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config: Any = self.builder_config
+        features = {
+            "images": tensor((config.batch, config.side, config.side), np.uint8),
+            "kind": np.int32,  # which factor changes; -1: all
+            "factors": tensor((config.batch, config.num_factors), np.float64),  # angles [rad]
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            homepage=self.HOMEPAGE or None,
+            disable_shuffling=True,  # by number
+        )
+
+
+def check_counts(name: str, counts: tuple[int, ...], kinds: int) -> None:
+    """Raises ValueError unless there is a count for each kind of batch, and a batch or more."""
+    if len(counts) != kinds or min(counts) < 0 or not sum(counts):
+        rule = f"expected {kinds} counts of 0 or more, and a batch or more"
+        raise argument_error(name, rule, counts)
+
+
+def read_grey(path: pathlib.Path, side: int) -> np.ndarray:
+    """An image (S, S) in 8 bits: grey by the source's weights, before white, scaled by area.
+
+    Raises:
+        ValueError: no image that can be read, or one that is not square.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            flat = Image.new("RGBA", image.size, "white")
+            flat.alpha_composite(image.convert("RGBA"))
+            pixels = np.asarray(flat.convert("RGB"), float) @ _GREY
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow's
+        rule = "expected an image that can be read"
+        raise argument_error(str(path), rule, str(error), _WAY_OUT) from error
+    if pixels.shape[0] != pixels.shape[1]:
+        raise argument_error(str(path), "expected a square image", pixels.shape[::-1], _WAY_OUT)
+    small = Image.fromarray(pixels.astype(np.float32)).resize((side, side), Image.Resampling.BOX)
+    return np.clip(np.round(np.asarray(small)), 0, 255).astype(np.uint8)

@@ -1,0 +1,176 @@
+"""The TFDS builder of face renderings in the folders of the source's code.
+
+::
+
+    AZ_VARIED/face_<n>/*.png         a batch each: one factor changes
+    EL_VARIED/face_<n>/*.png
+    LIGHT_AZ_VARIED/face_<n>/*.png
+    SHAPE_VARIED/face_<n>/*.png
+    <any of these>/factors.csv       file,azimuth,elevation,light,identity: a line an image [rad]
+
+Images are square, in grey or colour; all folders hold as many.
+
+Source: Kulkarni et al., NIPS 2015, and its released code; the factors are not part of that.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import math
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_prep._factors import ALL, FACTORS, SPLITS, FactorBuilder, read_grey
+from data_prep._prepare import prepare_builder
+from jaxcv.core.checks import argument_error
+
+__all__ = ["BaselFaces", "FacesConfig", "prepare"]
+
+FOLDERS = ("AZ_VARIED", "EL_VARIED", "LIGHT_AZ_VARIED", "SHAPE_VARIED")
+COLUMNS = ("azimuth", "elevation", "light", "identity")
+_TABLE = "factors.csv"
+_WAY_OUT = "data_prep/README.md describes the layout."
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class FacesConfig(tfds.core.BuilderConfig):
+    """What is read.
+
+    Attributes:
+        batch: images of a batch: the first so many of each folder.
+        side: of the images [px].
+        test_share: of the batches of each kind, the last ones.
+    """
+
+    name: str = ""
+    batch: int = 20
+    side: int = 150
+    test_share: float = 0.1
+    num_factors = len(COLUMNS)
+
+    def __post_init__(self) -> None:
+        """Checks the values, and names the config by a hash of them."""
+        if self.batch < 2:
+            raise argument_error("batch", "expected two images or more", self.batch)
+        if not 0 < self.test_share < 1:
+            raise argument_error("test_share", "expected more than 0, less than 1", self.test_share)
+        text = repr([self.batch, self.side, self.test_share])
+        self.name = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class BaselFaces(FactorBuilder):
+    """One folder a batch. The images of `factors` are those of the test, in other batches."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put your renderings into manual_dir; see data_prep/README.md."
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        config: Any = self.builder_config
+        found = found_batches(pathlib.Path(dl_manager.manual_dir))
+        parts: dict[str, list[tuple[int, pathlib.Path]]] = {split: [] for split in SPLITS}
+        for kind, folders in enumerate(found):
+            cut = len(folders) - max(1, math.ceil(config.test_share * len(folders)))
+            if cut < 1:
+                rule = f"expected two folders or more in {FOLDERS[kind]}, for training and test"
+                raise argument_error(str(dl_manager.manual_dir), rule, len(folders), _WAY_OUT)
+            for split, rows in (("train", folders[:cut]), ("test", folders[cut:])):
+                parts[split] += [(kind, folder) for folder in rows]
+        out = {split: self._generate_examples(rows) for split, rows in parts.items()}
+        return out | {FACTORS: self._mixed(parts["test"])}
+
+    def _generate_examples(
+        self, rows: list[tuple[int, pathlib.Path]]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for n, (kind, folder) in enumerate(rows):
+            images, factors = self._read(folder)
+            yield n, {"images": images, "kind": kind, "factors": factors}
+
+    def _mixed(self, rows: list[tuple[int, pathlib.Path]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """All images of the test in a drawn order, so that every factor changes in a batch."""
+        parts = [self._read(folder) for _, folder in rows]
+        images, factors = (np.concatenate(leaves) for leaves in zip(*parts, strict=True))
+        order = np.random.default_rng(0).permutation(len(images)).reshape(len(rows), -1)
+        for n, own in enumerate(order):
+            yield n, {"images": images[own], "kind": ALL, "factors": factors[own]}
+
+    def _read(self, folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+        config: Any = self.builder_config
+        table = read_factors(folder / _TABLE)
+        if len(table) < config.batch:
+            rule = f"expected {config.batch} images or more"
+            raise argument_error(str(folder / _TABLE), rule, len(table), _WAY_OUT)
+        names = sorted(table)[: config.batch]
+        images = np.array([read_grey(folder / name, config.side) for name in names])
+        return images, np.array([table[name] for name in names])
+
+
+def found_batches(folder: pathlib.Path) -> list[list[pathlib.Path]]:
+    """For each of FOLDERS its face_<n>, by number.
+
+    Raises:
+        ValueError: one of them has none.
+    """
+    number = lambda path: int(re.sub(r"\D", "", path.name) or 0)
+    out = [sorted(folder.glob(f"{name}/face_*"), key=number) for name in FOLDERS]
+    missing = [name for name, found in zip(FOLDERS, out, strict=True) if not found]
+    if missing:
+        rule = f"expected folders face_<n> in {', '.join(missing)}"
+        came = sorted(p.name for p in folder.glob("*"))[:8] if folder.is_dir() else "no folder"
+        raise argument_error(str(folder), rule, came, _WAY_OUT)
+    return out
+
+
+def read_factors(path: pathlib.Path) -> dict[str, list[float]]:
+    """File name -> azimuth, elevation, light [rad], identity.
+
+    Raises:
+        ValueError: no such file, a column that is missing, or a value that is not finite.
+    """
+    try:
+        with path.open(newline="") as file:
+            lines = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rule = "expected a table with the factors of each image"
+        raise argument_error(str(path), rule, str(error), _WAY_OUT) from error
+    out = {}
+    for number, line in enumerate(lines, 2):
+        try:
+            values = [float(line[name]) for name in COLUMNS]
+            if not np.isfinite(values).all():
+                raise ValueError("a value that is not finite")
+            out[line["file"]] = values
+        except (KeyError, TypeError, ValueError) as error:
+            rule = f"expected file,{','.join(COLUMNS)}"
+            raise argument_error(f"{path}:{number}", rule, repr(error), _WAY_OUT) from error
+    return out
+
+
+def prepare(
+    manual_dir: str | os.PathLike[str],
+    cache_dir: str | os.PathLike[str],
+    config: FacesConfig | None = None,
+) -> BaselFaces:
+    """A builder whose data are those of `manual_dir` as it is now.
+
+    Args:
+        manual_dir: the folder with AZ_VARIED and the others.
+        cache_dir: where to prepare.
+        config: what is read; None: `FacesConfig()`.
+
+    Raises:
+        ValueError: a folder or file is missing or malformed; nothing is left that looks complete.
+    """
+    root, config = pathlib.Path(manual_dir), config or FacesConfig()
+    files = [
+        path
+        for folders in found_batches(root)
+        for folder in folders
+        for path in sorted(folder.iterdir())
+    ]
+    make = lambda data_dir: BaselFaces(config=config, data_dir=data_dir)
+    return prepare_builder(make, manual_dir, cache_dir, files)

@@ -1,0 +1,192 @@
+"""The TFDS builder of the public chair images, in batches of azimuths and of chairs.
+
+::
+
+    <model>/renders/image_<number>_p<elevation>_t<azimuth>_r096.png
+
+62 views a model: 31 azimuths at each of the elevations 20 and 30 degrees, before white.
+
+Source: Aubry et al., Seeing 3D chairs, CVPR 2014.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_prep._factors import ALL, FACTORS, SPLITS, FactorBuilder, check_counts, read_grey
+from data_prep._prepare import prepare_builder
+from jaxcv.core.checks import argument_error
+
+__all__ = ["ChairsConfig", "PublicChairs", "prepare"]
+
+AZIMUTHS, ELEVATIONS = 31, 2
+_NAME = re.compile(r"image_\d+_p(\d+)_t(\d+)_r\d+\.png")
+_IDENTITY = 2  # its place among azimuth, elevation and identity
+_WAY_OUT = "Unpack rendered_chairs.tar again; data_prep/README.md describes the layout."
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class ChairsConfig(tfds.core.BuilderConfig):
+    """What is read.
+
+    Attributes:
+        train: batches in which the azimuth changes, and all the rest (the chair, its elevation).
+        test: the same, of models that the training has not.
+        test_share: of the models.
+        batch: images of a batch, at most 31.
+        side: of the images [px].
+        factor_batches: of test images whose factors all differ.
+        identities: models on these.
+        seed: of the split and the batches.
+    """
+
+    name: str = ""
+    train: tuple[int, int] = (250, 250)
+    test: tuple[int, int] = (10, 10)
+    test_share: float = 0.111
+    batch: int = 20
+    side: int = 48
+    factor_batches: int = 75
+    identities: int = 20
+    seed: int = 0
+    num_factors = 3
+
+    def __post_init__(self) -> None:
+        """Checks the counts, and names the config by a hash of what it reads."""
+        for split in SPLITS:
+            check_counts(split, getattr(self, split), 2)
+        if not 2 <= self.batch <= AZIMUTHS:
+            raise argument_error("batch", f"expected 2 to {AZIMUTHS} images", self.batch)
+        own = [self.train, self.test, self.test_share, self.batch, self.side, self.factor_batches]
+        text = repr([*own, self.identities, self.seed])
+        self.name = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class PublicChairs(FactorBuilder):
+    """Batches of 20 of a chair's azimuths, and of chairs at one azimuth; split by model."""
+
+    HOMEPAGE = "https://www.di.ens.fr/willow/research/seeing3Dchairs/"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Unpack rendered_chairs.tar into manual_dir; see data_prep/README.md."
+    )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        config: Any = self.builder_config
+        models = found_models(pathlib.Path(dl_manager.manual_dir))
+        order = np.random.default_rng(config.seed).permutation(len(models))
+        count = max(1, round(config.test_share * len(models)))
+        parts = {"test": order[:count], "train": order[count:]}
+        for split, rows in parts.items():
+            if len(rows) < config.batch and getattr(config, split)[1]:
+                rule = f"expected {config.batch} models or more for the {split}, one an image"
+                raise argument_error(str(dl_manager.manual_dir), rule, len(rows), _WAY_OUT)
+        out = {
+            split: self._generate_examples(models, parts[split], k, getattr(config, split))
+            for k, split in enumerate(SPLITS)
+        }
+        return out | {FACTORS: self._images(models, parts["test"])}
+
+    def _generate_examples(
+        self, models: list[pathlib.Path], rows: np.ndarray, number: int, counts: tuple[int, int]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        config: Any = self.builder_config
+        rng = np.random.default_rng([config.seed, number])
+        kinds = rng.permutation(np.repeat([0, _IDENTITY], counts))
+        for n, kind in enumerate(kinds):
+            if kind == 0:
+                who = np.repeat(rng.choice(rows), config.batch)
+                low = np.repeat(rng.integers(ELEVATIONS), config.batch)
+                at = rng.choice(AZIMUTHS, config.batch, replace=False)
+            else:
+                who = rng.choice(rows, config.batch, replace=False)
+                low = rng.integers(ELEVATIONS, size=config.batch)
+                at = np.repeat(rng.integers(AZIMUTHS), config.batch)
+            yield n, self._example(models, who, low, at, int(kind))
+
+    def _images(
+        self, models: list[pathlib.Path], rows: np.ndarray
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        config: Any = self.builder_config
+        rng = np.random.default_rng([config.seed, len(SPLITS)])
+        for n in range(config.factor_batches):
+            who = rng.choice(rows[: config.identities], config.batch)
+            low = rng.integers(ELEVATIONS, size=config.batch)
+            at = rng.integers(AZIMUTHS, size=config.batch)
+            yield n, self._example(models, who, low, at, ALL)
+
+    def _example(self, models, who, low, at, kind: int) -> dict[str, Any]:
+        config: Any = self.builder_config
+        views = {k: views_of(models[k]) for k in np.unique(who)}
+        seen = [views[k][e][a] for k, e, a in zip(who, low, at, strict=True)]
+        factors = [
+            [azimuth, elevation, k] for (_, elevation, azimuth), k in zip(seen, who, strict=True)
+        ]
+        return {
+            "images": np.array([read_grey(path, config.side) for path, _, _ in seen]),
+            "kind": kind,
+            "factors": np.array(factors, float),
+        }
+
+
+def found_models(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of the models, by name.
+
+    Raises:
+        ValueError: there are none, or one has not its 62 views.
+    """
+    models = sorted(path.parent for path in folder.glob("*/renders"))
+    if not models:
+        came = sorted(p.name for p in folder.glob("*"))[:8] if folder.is_dir() else "no folder"
+        raise argument_error(str(folder), "expected folders <model>/renders", came, _WAY_OUT)
+    for model in models:
+        views_of(model)
+    return models
+
+
+def views_of(model: pathlib.Path) -> list[list[tuple[pathlib.Path, float, float]]]:
+    """Path, elevation and azimuth [rad], (2, 31), in their order.
+
+    Raises:
+        ValueError: views are missing.
+    """
+    views: dict[int, list[tuple[int, pathlib.Path]]] = {}
+    for path in (model / "renders").iterdir():
+        match = _NAME.fullmatch(path.name)
+        if match:
+            views.setdefault(int(match[1]), []).append((int(match[2]), path))
+    came = {f"{elevation} degrees": len(each) for elevation, each in sorted(views.items())}
+    if sorted(came.values()) != [AZIMUTHS] * ELEVATIONS:
+        rule = f"expected {AZIMUTHS} views at each of {ELEVATIONS} elevations"
+        raise argument_error(str(model / "renders"), rule, came or "none", _WAY_OUT)
+    return [
+        [(path, np.deg2rad(elevation), np.deg2rad(t)) for t, path in sorted(views[elevation])]
+        for elevation in sorted(views)
+    ]
+
+
+def prepare(
+    manual_dir: str | os.PathLike[str],
+    cache_dir: str | os.PathLike[str],
+    config: ChairsConfig | None = None,
+) -> PublicChairs:
+    """A builder whose data are those of `manual_dir` as it is now.
+
+    Args:
+        manual_dir: the folder with the models (rendered_chairs).
+        cache_dir: where to prepare.
+        config: what is read; None: `ChairsConfig()`.
+
+    Raises:
+        ValueError: a view is missing or cannot be read; nothing is left that looks complete.
+    """
+    folder, config = pathlib.Path(manual_dir), config or ChairsConfig()
+    files = [path for model in found_models(folder) for row in views_of(model) for path, *_ in row]
+    make = lambda data_dir: PublicChairs(config=config, data_dir=data_dir)
+    return prepare_builder(make, manual_dir, cache_dir, files)

@@ -1,0 +1,91 @@
+"""The images of inverse graphics: generated heads and chairs, or renderings of the user's."""
+
+import logging
+import math
+from typing import Any, NamedTuple
+
+from data_prep._prepare import cache_folder
+from experiments import runner
+from jaxcv.data.graphics import FactorBatches, FactorImages
+from jaxcv.models.inverse_graphics import CPU_SIZE, PAPER_SIZE
+
+__all__ = ["SIZES", "SOURCES", "Data", "load"]
+
+_logger = logging.getLogger(__name__)
+
+SIZES = {"cpu": CPU_SIZE, "paper": PAPER_SIZE}
+SOURCES = ("faces", "chairs", "basel", "public_chairs")
+
+
+class Data(NamedTuple):
+    """Batches to learn from and to test on, and images whose factors all differ.
+
+    The test and the images show other heads or chairs than the training, each their own.
+    """
+
+    train: FactorBatches
+    test: FactorBatches
+    images: FactorImages
+
+
+def load(config: Any) -> Data:
+    """Batches of the source, prepared once.
+
+    Raises:
+        DataError: naming the file or the flag.
+    """
+    from jaxcv.data.pipelines import load_factor_batches, load_factor_images
+
+    if config.data in ("basel", "public_chairs") and not config.data_dir:
+        rule = f"expected the folder of --data={config.data}"
+        raise runner.data_error("data_dir", rule, "none", "data_prep/README.md has its layout.")
+    _logger.info("images of %s: prepared at the first run, which takes minutes", config.data)
+    try:
+        builder = _BUILDERS[config.data](config)
+        train, test = (load_factor_batches(builder, split=split) for split in ("train", "test"))
+        return Data(train, test, load_factor_images(builder))
+    except ValueError as error:
+        raise runner.DataError(str(error)) from error
+
+
+def _counts(config: Any, kinds: int) -> dict[str, Any]:
+    return {
+        "train": (config.num_train,) * kinds,
+        "test": (config.num_test,) * kinds,
+        "batch": config.batch_size,
+        "factor_batches": math.ceil(config.num_images / config.batch_size),
+        "identities": config.identities,
+    }
+
+
+def _rendered(config: Any) -> Any:
+    from data_prep.rendered_scenes import ScenesConfig, prepare
+    from jaxcv.data.synthetic.chair import Chairs
+    from jaxcv.data.synthetic.head import Heads
+
+    side = SIZES[config.size].image
+    if config.data == "faces":
+        scenes: Any = Heads(elevation=config.elevation, side=side)
+    else:
+        scenes = Chairs(models=config.models, side=side)
+    what = ScenesConfig(scenes=scenes, **_counts(config, scenes.entries + 1))
+    return prepare(cache_folder(config.cache_dir, "rendered_scenes"), what)
+
+
+def _public_chairs(config: Any) -> Any:
+    from data_prep.public_chairs import ChairsConfig, prepare
+
+    what = ChairsConfig(side=SIZES[config.size].image, **_counts(config, 2))
+    return prepare(config.data_dir, cache_folder(config.cache_dir, "public_chairs"), what)
+
+
+def _basel(config: Any) -> Any:
+    from data_prep.basel_faces import FacesConfig, prepare
+
+    what = FacesConfig(side=SIZES[config.size].image, batch=config.batch_size)
+    return prepare(config.data_dir, cache_folder(config.cache_dir, "basel_faces"), what)
+
+
+_BUILDERS = {
+    "faces": _rendered, "chairs": _rendered, "basel": _basel, "public_chairs": _public_chairs
+}  # fmt: skip
