@@ -68,7 +68,7 @@ class Config:
     method: tuple[str, ...] = runner.flag(
         ("dcign", "entangled"), "What is trained; repeat it.", choices=tuple(METHODS)
     )
-    steps: int = runner.flag(10_000, "Optimiser steps.", lower=1)
+    steps: int = runner.flag(8000, "Optimiser steps.", lower=1)
     seed: int = runner.flag(0, "Seeds weights, noise and batches.", lower=0, upper=2**31 - 1)
     num_seeds: int = runner.flag(1, "How many seeds, from --seed on.", lower=1, upper=100)
     warm_steps: int = runner.flag(0, "Of them at the start with no entry held.", lower=0)
@@ -76,7 +76,7 @@ class Config:
         (1, 1, 2, 1), "How often batches of azimuth, elevation, light and identity come (chairs: "
         "azimuth, and all the rest).", lower=0.0,
     )  # fmt: skip
-    strength: float = runner.flag(0.3, "Kappa, the pull of inactive entries.", lower=0.0)
+    strength: float = runner.flag(1.0, "Kappa, the pull of inactive entries.", lower=0.0)
     reference: str = runner.flag(
         "mean", "Inactive entries become the batch's mean (paper) or its first (released code).",
         choices=("mean", "first"),

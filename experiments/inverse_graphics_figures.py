@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments import inverse_graphics as experiment
 from experiments import inverse_graphics_evaluation as evaluation
-from experiments.inverse_graphics_page import page
+from experiments.inverse_graphics_page import page, shown
 from jaxcv.plots.inverse_graphics import plot_inferred, plot_strip
 
 __all__ = ["draw_all"]
@@ -46,7 +46,7 @@ def _range(codes: Any, entry: int, steps: int = STEPS) -> np.ndarray:
     return np.linspace(low, high, steps)
 
 
-def _some(data: Any, kind: int, count: int = SHOWN) -> np.ndarray:
+def _of_kind(data: Any, kind: int, count: int = SHOWN) -> np.ndarray:
     """Indices of test batches of a kind."""
     return np.flatnonzero(data.test.kind == kind)[:count]
 
@@ -56,14 +56,12 @@ def _swept(config: Any, data: Any, trained: Any, method: str, k: int, count: int
     params, network = evaluation.network_of(config, trained, method, 0)
     codes = evaluation.codes_of(config, data, trained, method, 0)
     entry, rows = int(codes.entries[k]), []
-    last = len(data.test.names) - 1  # of the identity: every image of such a batch is another
-    batch = _some(data, last, 1)[0]
-    for one in range(count):
-        code = codes.test[batch, one]
+    for one in shown(data, count):
+        code = codes.images[one]
         each = np.repeat(code[None], 1 + STEPS, axis=0)
         each[1:, entry] = _range(codes, entry)
         made = evaluation.decode(params, each, network)
-        rows.append(np.concatenate([data.test.images[batch, one][None] / 255, made]))
+        rows.append(np.concatenate([data.images.images[one][None] / 255, made]))
     return np.array(rows)
 
 
@@ -132,8 +130,9 @@ def _scores(config: Any, metrics: Any, names: tuple[str, ...]) -> Figure:
         for source, label in ((2.7722e-4, "source, as printed"), (3 * 2.7722e-4, "source, x 3")):
             ax.axvline(source, ls=":", color="k", lw=1)
             ax.annotate(label, (source, len(rows) - 0.4), rotation=90, fontsize=7, va="top")
+        ax.set_xscale("log")
     ax.set_yticks(range(len(rows)), rows)
-    ax.set(xlabel="mean squared error of decoded test images", xscale="log")
+    ax.set_xlabel("squared error of decoded test images")
     ax.margins(x=0.3)
     figure.suptitle("test; dots: seeds. Of the entangled code the best single entry")
     return figure
@@ -186,7 +185,7 @@ def _rotation(config: Any, data: Any, trained: Any) -> Figure:
     params, network = evaluation.network_of(config, trained, method, 0)
     codes = evaluation.codes_of(config, data, trained, method, 0)
     rows = []
-    for batch in _some(data, 0):
+    for batch in _of_kind(data, 0):
         order = np.argsort(data.test.factors[batch, :, 0])
         order = order[np.linspace(0, len(order) - 1, 10).astype(int)]
         rows.append(data.test.images[batch, order] / 255)

@@ -10,11 +10,17 @@ import numpy as np
 
 from experiments import inverse_graphics_evaluation as evaluation
 
-__all__ = ["page"]
+__all__ = ["page", "shown"]
 
 PEOPLE = 4
 STEPS = {1: (37,), 3: (13, 9, 9)}  # positions of the sliders, by how many there are
 DEGREES = 180 / np.pi
+
+
+def shown(data: Any, count: int) -> list[int]:
+    """Indices of images whose factors all differ, each of another head or chair."""
+    who = data.images.factors[:, -1]
+    return [int(np.flatnonzero(who == k)[0]) for k in np.unique(who)[:count]]
 
 
 def page(config: Any, data: Any, trained: Any) -> str:
@@ -28,13 +34,12 @@ def page(config: Any, data: Any, trained: Any) -> str:
     codes = evaluation.codes_of(config, data, trained, method, 0)
     scale = evaluation.scale_of(config, data, trained, method, 0)
     entries = data.test.entries
-    batch = np.flatnonzero(data.test.kind == len(data.test.names) - 1)[0]
     ends = [np.abs(data.train.factors[..., k]).max() for k in range(entries)]
     angles = [np.linspace(-end, end, n) for end, n in zip(ends, STEPS[entries], strict=True)]
     grid = np.array(list(itertools.product(*angles)))  # (G, E)
     people = []
-    for one in range(PEOPLE):
-        code = codes.test[batch, one]
+    for one in shown(data, PEOPLE):
+        code = codes.images[one]
         own = np.repeat(code[None], len(grid), axis=0)
         own[:, :entries] = (grid - np.asarray(scale.offset)) / np.asarray(scale.slope)
         made = evaluation.decode(params, own, network)
@@ -42,7 +47,7 @@ def page(config: Any, data: Any, trained: Any) -> str:
         people.append(
             {
                 "sheet": _sheet(made),
-                "image": _sheet(data.test.images[batch, one][None] / 255),
+                "image": _sheet(data.images.images[one][None] / 255),
                 "found": [round(DEGREES * float(x), 1) for x in found],
             }
         )
@@ -63,7 +68,7 @@ def _columns(count: int) -> int:
 
 
 def _sheet(images: np.ndarray) -> str:
-    """Images (N, S, S) side by side in a PNG, as a data URL."""
+    """Images (N, S, S) side by side in one picture, as a data URL."""
     from PIL import Image
 
     count, side, _ = images.shape
@@ -74,8 +79,8 @@ def _sheet(images: np.ndarray) -> str:
     whole = whole.reshape(rows, columns, side, side).swapaxes(1, 2)
     pixels = np.round(255 * whole.reshape(rows * side, columns * side)).astype(np.uint8)
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    Image.fromarray(pixels).save(file, "WEBP", quality=88)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 _PAGE = """<!DOCTYPE html>

@@ -56,7 +56,7 @@ def test_files_figures_page_and_networks(trained, data, tmp_path):
     for name in ("sweeps_dcign", "inferred", "scores", "invariance", "baseline", "rotation"):
         assert (figures / f"{name}.png").stat().st_size > 10_000
     page = (figures / "sliders.html").read_text()
-    assert page.count("data:image/png;base64,") == 8
+    assert page.count("data:image/webp;base64,") == 8
     assert "@" not in page.replace("@charset", "")
     assert "http" not in page  # nothing is loaded from elsewhere
     out = runner.predict(inverse_graphics.EXPERIMENT, None, tmp_path / "networks", folder)
