@@ -44,8 +44,7 @@ def jacobians(name):
         ("rbf", "auto"),
         ("mixture", "auto"),
         ("valley", "cholesky"),
-        ("huber", "auto"),
-        pytest.param("huber", "cg", marks=pytest.mark.slow),
+        *(pytest.param("huber", linear, marks=pytest.mark.slow) for linear in ("auto", "cg")),
         ("tree", "auto"),
     ],
 )
@@ -71,7 +70,7 @@ def test_closed_form_of_the_one_dimensional_rbf_energy():
                 np.testing.assert_allclose(float(bar), -mixed / (curvature + lam), rtol=1e-11)
 
 
-@pytest.mark.parametrize("name", ["rbf", "mixture", "tree"])
+@pytest.mark.parametrize("name", ["rbf", "mixture", pytest.param("tree", marks=pytest.mark.slow)])
 def test_damped_gradient_is_the_derivative_of_a_proximal_step(name):
     # P(y, theta) = argmin_z E(z, theta) + lambda |z - y|^2 / 2 has dP/dtheta = -(H + lambda)^-1 B.
     with jax.enable_x64(True):

@@ -113,7 +113,9 @@ def test_scale_of_a_kernel_is_learned():
         assert_grad_matches(loss, jnp.asarray(0.7), jax.random.key(0), steps=(1e-3, 1e-4, 1e-5))
 
 
-@pytest.mark.parametrize("solver", [levenberg_marquardt(), gauss_newton()])
+@pytest.mark.parametrize(
+    "solver", [levenberg_marquardt(), pytest.param(gauss_newton(), marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     ("dtype", "rtol"), [pytest.param("float32", 2e-6, marks=pytest.mark.slow), ("float64", 1e-12)]
 )
@@ -235,6 +237,7 @@ def test_second_derivatives_and_forward_mode():
         np.testing.assert_allclose(forward, slope(1.2, "reverse"), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_zero_residuals():
     """A perfect fit: the Hessian is J^T J and the gradient that of the inverse function."""
     with jax.enable_x64(True):
@@ -291,6 +294,7 @@ def test_a_lane_that_fails_leaves_the_others_alone():
     np.testing.assert_allclose(gradient, alone, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_structure_that_does_not_match_is_reported():
     with jax.enable_x64(True):
         chain = lambda y, theta: jnp.concatenate([y - theta, y[1:] * y[:-1]])

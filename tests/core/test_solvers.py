@@ -56,7 +56,7 @@ def test_solvers_are_values():
     ("solver", "accuracy"),
     [
         (lbfgs(), 1e-9),
-        (lbfgs(history=2), 1e-8),
+        pytest.param(lbfgs(history=2), 1e-8, marks=pytest.mark.slow),
         (gradient_descent(), 1e-7),
         (gradient_descent(step_size=0.05), 1e-7),
         (final_newton_step(lbfgs(tolerance=1e-7), damping=UNDAMPED), 1e-6),

@@ -148,6 +148,7 @@ def test_energy_blinded_by_a_constant():
     assert np.all(norms < 1e-4)
 
 
+@pytest.mark.slow
 def test_start_near_a_minimum_whose_terms_cancel():
     # sqrt(1 + r^2) - 1 near r = 0: the energy's noise is far above eps |E|.
     design = np.random.default_rng(0).normal(size=(50, 5))

@@ -49,6 +49,7 @@ def test_jacobian_is_exact_and_diagonal_in_depth(seed):
         np.testing.assert_allclose(additive(terms, xi).motion, add, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_rest_and_turning_in_place():
     with jax.enable_x64(True):
         z, xi, target, source = problem(0)

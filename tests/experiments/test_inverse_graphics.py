@@ -124,6 +124,7 @@ def test_the_paper_s_network_and_words_of_its_optimiser(data):
     np.testing.assert_allclose(update["w"], [-1e-3 / np.sqrt(0.1), 1e-3 / np.sqrt(0.1)], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_chairs(config, tmp_path):
     own = dataclasses.replace(config, data="chairs", ratio=(1, 1), method=("dcign",), steps=2)
     results = inverse_graphics.train(own, tmp_path)

@@ -74,6 +74,7 @@ def test_gradient_is_that_of_the_steps_as_written(through):
             assert jnp.isfinite(slope)
 
 
+@pytest.mark.slow
 def test_the_paper_encoding_is_blind_to_the_sign_of_the_jacobian():
     p = problems(1)
     terms = curve_terms("sine", p.start[1, 0], p.t[1], p.y[1, 0])
