@@ -76,7 +76,8 @@ def _sweeps(config: Any, data: Any, trained: Any, method: str) -> Figure:
         swept = _range(codes, int(codes.entries[k]))
         plot_strip(ax, images, labels=["image", "decoded", *(f"{z:.1f}" for z in swept)])
         ax.set_title(f"{name}: entry {codes.entries[k]} set to", fontsize=10)
-    figure.suptitle(f"{method}: things that were not trained on")
+    what = "chairs" if _are_chairs(config) else "heads"
+    figure.suptitle(f"{method}: {what} that were not trained on")
     return figure
 
 

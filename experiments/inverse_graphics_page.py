@@ -125,7 +125,12 @@ const view = document.getElementById("view"), draw = view.getContext("2d");
 view.width = view.height = facts.side;
 let person = 0;
 const position = facts.angles.map(a => (a.length - 1) >> 1);
-const sheets = facts.people.map(p => { const i = new Image(); i.src = p.sheet; return i; });
+const sheets = facts.people.map(p => {
+  const image = new Image();
+  image.addEventListener("load", () => show());
+  image.src = p.sheet;
+  return image;
+});
 const nearest = (list, x) =>
   list.reduce((best, y, i) => Math.abs(y - x) < Math.abs(list[best] - x) ? i : best, 0);
 const inputs = facts.names.map((name, k) => {
@@ -161,7 +166,7 @@ function show() {
   draw.drawImage(sheets[person], x * s, y * s, s, s, 0, 0, s, s);
 }
 document.getElementById("reset").addEventListener("click", asFound);
-Promise.all(sheets.map(s => s.decode())).then(asFound);
+asFound();
 </script>
 </body>
 </html>

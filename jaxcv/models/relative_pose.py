@@ -1,0 +1,250 @@
+"""Siamese networks that regress the relative pose of two cameras from two images.
+
+Both images go through one trunk, the convolutions of AlexNet; the maps, or their spatial pyramids,
+are put side by side, and two linear layers make of them a rotation and a translation.
+
+Source: Melekhov, Ylioinas, Kannala, Rahtu, Relative camera pose estimation using convolutional
+neural networks, 2017; trunks of Krizhevsky et al. 2012 and 2014.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcv.core.checks import argument_error, check_choice
+from jaxcv.models.pyramid import pyramid_pool
+
+__all__ = [
+    "NETS", "TRUNKS", "PoseNetwork", "Trunk", "TrunkLayer", "feature_shape", "relative_pose_loss",
+    "rotation_of",
+]  # fmt: skip
+
+
+class TrunkLayer(NamedTuple):
+    """A convolution with a rectifier: channels, size, stride, padding, groups."""
+
+    channels: int
+    size: int
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+
+
+class Trunk(NamedTuple):
+    """Five convolutions, pools of 3 x 3 with stride 2 after the first two and the last.
+
+    Attributes:
+        layers: of them.
+        ceil: whether a pool's last window may hang over the border, as Caffe's do.
+        normalised: whether the first two pools are normalised over channels, as Caffe's net is.
+    """
+
+    layers: tuple[TrunkLayer, ...]
+    ceil: bool
+    normalised: bool
+
+
+TRUNKS = {
+    "caffenet": Trunk(
+        (
+            TrunkLayer(96, 11, 4), TrunkLayer(256, 5, 1, 2, 2), TrunkLayer(384, 3, 1, 1),
+            TrunkLayer(384, 3, 1, 1, 2), TrunkLayer(256, 3, 1, 1, 2),
+        ),
+        ceil=True, normalised=True,
+    ),
+    "alexnet": Trunk(  # of the second paper, for which ImageNet's weights are at hand
+        (
+            TrunkLayer(64, 11, 4, 2), TrunkLayer(192, 5, 1, 2), TrunkLayer(384, 3, 1, 1),
+            TrunkLayer(256, 3, 1, 1), TrunkLayer(256, 3, 1, 1),
+        ),
+        ceil=False, normalised=False,
+    ),
+}  # fmt: skip
+NETS = {  # whether the last pool stays, and the levels of the pyramid
+    "cnnA": (True, ()),
+    "cnnB": (False, ()),
+    "cnnAspp": (True, (6, 3, 2, 1)),
+    "cnnBspp": (False, (13, 6, 3, 2, 1)),
+}
+SIDE = 227  # of the images of the networks without a pyramid [px]
+_POOLED = (0, 1)  # convolutions that a pool follows in any case
+
+
+def _pooled(length: int, ceil: bool) -> int:
+    return -(-(length - 3) // 2) + 1 if ceil else (length - 3) // 2 + 1
+
+
+def feature_shape(net: str, trunk: str, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the map that an image makes.
+
+    Raises:
+        ValueError: an image that is too small, naming the least size.
+    """
+    check_choice("net", net, NETS)
+    check_choice("trunk", trunk, TRUNKS)
+    least = next(n for n in range(1, 200) if _rows(net, trunk, n) > 0)
+    if min(height, width) < least:
+        rule = f"expected {least} pixels a side or more for {net} with {trunk}"
+        raise argument_error("images", rule, (height, width), "Enlarge the images.")
+    return _rows(net, trunk, height), _rows(net, trunk, width)
+
+
+def _rows(net: str, trunk: str, length: int) -> int:
+    """Rows of the map; 0 or less where there are none."""
+    last = NETS[net][0]
+    for k, layer in enumerate(TRUNKS[trunk].layers):
+        length = (length + 2 * layer.padding - layer.size) // layer.stride + 1
+        if k in _POOLED or (last and k == len(TRUNKS[trunk].layers) - 1):
+            length = _pooled(length, TRUNKS[trunk].ceil) if length >= 3 else 0
+        if length < 1:
+            return 0
+    return length
+
+
+def _max_pool(x: jax.Array, ceil: bool) -> jax.Array:
+    over = [(0, 2 * (_pooled(n, ceil) - 1) + 3 - n) for n in x.shape[-3:-1]] if ceil else None
+    padding = [(0, max(0, after)) for _, after in over] if over else "VALID"
+    return nn.max_pool(x, (3, 3), (2, 2), padding)  # pads with -inf
+
+
+def _over_channels(x: jax.Array) -> jax.Array:
+    """Local response normalisation, x / (1 + 1e-4 / 5 sum x^2)^0.75 over five channels."""
+    square = jnp.pad(x**2, [(0, 0)] * (x.ndim - 1) + [(2, 2)])
+    total = sum(square[..., k : k + x.shape[-1]] for k in range(5))
+    return x / (1 + 1e-4 / 5 * total) ** 0.75
+
+
+def _channels(layer: TrunkLayer, width: float) -> int:
+    """Channels of a narrower trunk: even, since the next layer may have two groups."""
+    return 2 * max(1, round(width * layer.channels / 2))
+
+
+class _Convolution(nn.Module):
+    layer: TrunkLayer
+    features: int
+
+    @nn.compact
+    def __call__(self, x):
+        size, groups = self.layer.size, self.layer.groups
+        shape = (size, size, x.shape[-1] // groups, self.features)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        edge = (self.layer.padding,) * 2
+        out = jax.lax.conv_general_dilated(
+            x, kernel, (self.layer.stride,) * 2, (edge, edge), feature_group_count=groups,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+        return nn.relu(out + bias)
+
+
+class PoseNetwork(nn.Module):
+    """The relative pose of two images.
+
+    Attributes:
+        net: a row of NETS.
+        trunk: a row of TRUNKS.
+        width: factor on the trunk's channels.
+        rotation: what the first head makes: a `quaternion` (4), as published, or `6d`, two columns
+            of a matrix.
+        spp_rule: of the pyramid's windows; see `jaxcv.models.pyramid`.
+        normalised: over channels after the first two pools; None: as the trunk was trained.
+    """
+
+    net: str = "cnnBspp"
+    trunk: str = "alexnet"
+    width: float = 1.0
+    rotation: str = "quaternion"
+    spp_rule: str = "adaptive"
+    normalised: bool | None = None
+
+    def setup(self) -> None:
+        """Makes the layers."""
+        check_choice("net", self.net, NETS)
+        check_choice("trunk", self.trunk, TRUNKS)
+        check_choice("rotation", self.rotation, ("quaternion", "6d"))
+        layers = TRUNKS[self.trunk].layers
+        self.convolutions = [_Convolution(layer, _channels(layer, self.width)) for layer in layers]
+        small = nn.initializers.normal(1e-3)
+        self.rotation_head = nn.Dense(4 if self.rotation == "quaternion" else 6, kernel_init=small)
+        self.translation_head = nn.Dense(3, kernel_init=small)
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """The vector (B, D / 2) of images (B, H, W, 3), standardised."""
+        if images.ndim != 4 or images.shape[-1] != 3:
+            raise argument_error("images", "expected (B, H, W, 3)", images.shape)
+        last, levels = NETS[self.net]
+        feature_shape(self.net, self.trunk, *images.shape[1:3])
+        if not levels and images.shape[1:3] != (SIDE, SIDE):
+            way_out = "Resize them, or use a network with a pyramid."
+            rule = f"expected {SIDE} x {SIDE} pixels for {self.net}"
+            raise argument_error("images", rule, images.shape[1:3], way_out)
+        trunk, x = TRUNKS[self.trunk], images
+        normalised = trunk.normalised if self.normalised is None else self.normalised
+        for k, convolution in enumerate(self.convolutions):
+            x = convolution(x)
+            if k in _POOLED:
+                x = _max_pool(x, trunk.ceil)
+                x = _over_channels(x) if normalised else x
+        x = _max_pool(x, trunk.ceil) if last else x
+        if levels:
+            return pyramid_pool(x, levels, self.spp_rule)
+        return jnp.moveaxis(x, -1, -3).reshape(x.shape[0], -1)
+
+    def __call__(self, first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Rotation (B, 4) or (B, 6) and translation (B, 3), as they come out of the heads."""
+        both = jnp.concatenate([self.features(first), self.features(second)], axis=-1)
+        return self.rotation_head(both), self.translation_head(both)
+
+
+def rotation_of(output: jax.Array) -> jax.Array:
+    """Rotations (..., 3, 3) of outputs (..., 4), quaternions (w, x, y, z), or (..., 6).
+
+    Of six numbers the first column is the first three, made a unit, the second the rest less what
+    it shares with the first (Zhou et al., CVPR 2019). A quaternion of length 0 gives the identity.
+    """
+    if output.shape[-1] == 6:
+        a, b = output[..., :3], output[..., 3:]
+        first = _unit(a, jnp.array([1.0, 0, 0], output.dtype))
+        rest = b - jnp.sum(first * b, axis=-1, keepdims=True) * first
+        second = _unit(rest, jnp.roll(first, 1, axis=-1))
+        return jnp.stack([first, second, jnp.cross(first, second)], axis=-1)
+    if output.shape[-1] != 4:
+        raise argument_error("output", "expected (..., 4) or (..., 6)", output.shape)
+    w, x, y, z = jnp.moveaxis(_unit(output, jnp.array([1.0, 0, 0, 0], output.dtype)), -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def _unit(x: jax.Array, otherwise: jax.Array) -> jax.Array:
+    square = jnp.sum(x**2, axis=-1, keepdims=True)
+    safe = square > 0
+    return jnp.where(safe, x / jnp.sqrt(jnp.where(safe, square, 1)), otherwise)
+
+
+def _length(x: jax.Array) -> jax.Array:
+    """The length (...) of (..., K), with gradient 0 at 0."""
+    square = jnp.sum(x**2, axis=-1)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def relative_pose_loss(
+    rotation: jax.Array, translation: jax.Array, target_rotation: Any, target_translation: Any,
+    beta: Any = 10.0,
+) -> jax.Array:  # fmt: skip
+    """|t - t*| + beta |q - q*| (B,), eq. (1): lengths, not squares, with no unit constraint.
+
+    Args:
+        rotation: (B, K), of the network.
+        translation: (B, 3), of the network.
+        target_rotation: (B, K), in the network's form; quaternions with w >= 0.
+        target_translation: (B, 3), of length 1.
+        beta: the weight of the rotation.
+    """
+    away = _length(translation - target_translation)
+    return away + beta * _length(rotation - target_rotation)
