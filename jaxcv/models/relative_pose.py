@@ -104,9 +104,9 @@ def _rows(net: str, trunk: str, length: int) -> int:
 
 
 def _max_pool(x: jax.Array, ceil: bool) -> jax.Array:
-    over = [(0, 2 * (_pooled(n, ceil) - 1) + 3 - n) for n in x.shape[-3:-1]] if ceil else None
-    padding = [(0, max(0, after)) for _, after in over] if over else "VALID"
-    return nn.max_pool(x, (3, 3), (2, 2), padding)  # pads with -inf
+    over = [2 * (_pooled(n, ceil) - 1) + 3 - n for n in x.shape[-3:-1]]
+    padding: Any = [(0, max(0, after)) for after in over]  # of -inf
+    return nn.max_pool(x, (3, 3), (2, 2), padding)
 
 
 def _over_channels(x: jax.Array) -> jax.Array:
@@ -131,7 +131,7 @@ class _Convolution(nn.Module):
         shape = (size, size, x.shape[-1] // groups, self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        edge = (self.layer.padding,) * 2
+        edge = (self.layer.padding, self.layer.padding)
         out = jax.lax.conv_general_dilated(
             x, kernel, (self.layer.stride,) * 2, (edge, edge), feature_group_count=groups,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
