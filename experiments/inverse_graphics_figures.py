@@ -90,7 +90,8 @@ def _compared(config: Any) -> list[str]:
 def _inferred(config: Any, data: Any, trained: Any, metrics: Any) -> Figure:
     """As the source's Fig. 6: the entry beside the true factor."""
     names, methods = data.test.names[: data.test.entries], _compared(config)
-    figure = Figure(figsize=(4.2 * len(names), 3.1 * len(methods)), layout="constrained")
+    size = max(7.5, 4.2 * len(names)), 3.1 * len(methods)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(methods), len(names), squeeze=False)
     for line, method in zip(axes, methods, strict=True):
         codes = evaluation.codes_of(config, data, trained, method, 0)
@@ -128,10 +129,11 @@ def _scores(config: Any, metrics: Any, names: tuple[str, ...]) -> Figure:
     for place, value in enumerate(values):
         ax.annotate(f" {value:.4f}", (value, place), va="center", fontsize=8)
     if _are_chairs(config):
-        for source, label in ((2.7722e-4, "source, as printed"), (3 * 2.7722e-4, "source, x 3")):
-            ax.axvline(source, ls=":", color="k", lw=1)
-            ax.annotate(label, (source, len(rows) - 0.4), rotation=90, fontsize=7, va="top")
+        printed = experiment.SOURCE["dcign/chairs_reconstruction_mse"]
+        ax.axvline(printed, ls=":", color="k", lw=1, label="source's chairs, as printed")
+        ax.axvline(3 * printed, ls="--", color="k", lw=1, label="the same a pixel, x 3")
         ax.set_xscale("log")
+        ax.legend(fontsize=7, loc="upper left")
     ax.set_yticks(range(len(rows)), rows)
     ax.set_xlabel("squared error of decoded test images")
     ax.margins(x=0.3)

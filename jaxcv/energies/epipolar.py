@@ -1,0 +1,73 @@
+"""The relative pose of two cameras: matches that should meet, and a prior pose.
+
+Of R in SO(3) and a unit vector t, with r_n the Sampson distance of match n (normalised points) and
+rho Welsch's kernel,
+
+    E = sum_n w_n rho(r_n^2) / (2 s^2) + 1/2 p_R |R - R_0|^2 / 2 + 1/2 p_t |t - t_0|^2.
+
+Matches count in units of their noise s, so that E is a negative log likelihood; |R - R_0|^2 / 2 is
+the squared angle between the rotations to second order, |t - t_0|^2 that of the directions,
+so that precisions p are 1 / angle^2. What a network says comes in as the prior, its precisions
+and the matches' confidences: all are learned through the minimiser.
+
+Source: the future work of Melekhov et al. 2017; Sampson 1982; Welsch's kernel in `jaxcv.core`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcv.core.kernels import Welsch
+from jaxcv.geometry.epipolar import essential_matrix, sampson_distance
+
+__all__ = ["EpipolarParameters", "epipolar_energy"]
+
+
+class EpipolarParameters(NamedTuple):
+    """What the energy is given for one pair.
+
+    Attributes:
+        rotation: (3, 3) R_0.
+        direction: (3,) t_0, of length 1.
+        log_precision: (2,) log of p_R and p_t [1/rad^2].
+        log_confidence: (N,) log of w_n.
+        log_noise: () log of s, in normalised units.
+        log_width: () log of the kernel's scale over s: beyond it a match is an outlier.
+    """
+
+    rotation: Any
+    direction: Any
+    log_precision: Any
+    log_confidence: Any
+    log_noise: Any
+    log_width: Any
+
+
+def epipolar_energy(
+    y: dict[str, jax.Array],
+    theta: EpipolarParameters,
+    points1: jax.Array,
+    points2: jax.Array,
+    valid: jax.Array,
+) -> jax.Array:
+    """E of a pose {rotation (3, 3), direction (3,)}.
+
+    Args:
+        y: the pose, x2 = R x1 + t.
+        theta: prior, precisions, confidences and scales.
+        points1: (N, 2), normalised by the intrinsics.
+        points2: (N, 2).
+        valid: (N,) which of them are matches; the others are padding.
+
+    Returns:
+        ().
+    """
+    essential = essential_matrix(y["rotation"], y["direction"])
+    square = sampson_distance(essential, points1, points2) ** 2 * jnp.exp(-2 * theta.log_noise)
+    costs = Welsch(jnp.exp(theta.log_width)).rho(square)
+    matches = 0.5 * jnp.sum(jnp.where(valid, jnp.exp(theta.log_confidence) * costs, 0))
+    turned = 0.5 * jnp.sum((y["rotation"] - theta.rotation) ** 2)
+    moved = jnp.sum((y["direction"] - theta.direction) ** 2)
+    prior = 0.5 * jnp.vdot(jnp.exp(theta.log_precision), jnp.stack([turned, moved]))
+    return matches + prior
