@@ -19,8 +19,7 @@ from jaxcv.geometry.manifolds import SO3, Product, Sphere
 __all__ = ["RefinedPose", "refine_relative_pose"]
 
 _POSE = Product(rotation=SO3(), direction=Sphere())
-_WIDEST = 4.0  # times the kernel's own width: the first of the widths that shrink to it
-_STAGES = 3
+_WIDTHS = (1.0, 4.0, 12.0)  # times the kernel's own: where the search for the minimum begins
 
 
 class RefinedPose(NamedTuple):
@@ -55,8 +54,9 @@ def refine_relative_pose(
 ) -> RefinedPose:
     """The pose of least energy, differentiable in theta.
 
-    The kernel begins four times as wide and shrinks to its own width, each minimum the next start:
-    far from the pose all matches look like outliers. Only the last minimum is differentiated.
+    Far from the pose all matches look like outliers, and to a wide kernel the outliers matter: the
+    search minimises with kernels of 1, 4 and 12 times the width, from each of these minima with its
+    own, and keeps the lowest. Only the last minimum is differentiated.
 
     Args:
         theta: prior, precisions, confidences and scales of one pair; batch with `jax.vmap`.
@@ -75,11 +75,16 @@ def refine_relative_pose(
         argmin, epipolar_energy, data=(points1, points2, valid), solver=newton(max_steps=max_steps),
         damping=damping, retract=_POSE,
     )  # fmt: skip
-    for stage in range(_STAGES - 1):
-        wider = jnp.log(_WIDEST) * (1 - stage / (_STAGES - 1))
-        wide = jax.lax.stop_gradient(theta._replace(log_width=theta.log_width + wider))
-        y = solve(y0=y, theta=wide).value
-    found = solve(y0=y, theta=theta)
+    free = jax.lax.stop_gradient(theta)
+
+    def search(width):
+        wide = free._replace(log_width=free.log_width + jnp.log(width))
+        found = solve(y0=solve(y0=y, theta=wide).value, theta=free)
+        return found.value, found.energy
+
+    values, energies = jax.vmap(search)(jnp.asarray(_WIDTHS, unit.dtype))
+    best = jnp.argmin(jnp.where(jnp.isfinite(energies), energies, jnp.inf))
+    found = solve(y0=jax.tree.map(lambda leaf: leaf[best], values), theta=theta)
     return RefinedPose(
         found.value["rotation"], found.value["direction"], found.energy, found.converged,
         found.diagnostics.min_eigenvalue,
