@@ -1,10 +1,19 @@
-"""Errors of relative camera motions, in degrees: plain arrays in, one value per sample out."""
+"""Errors of relative camera motions, in degrees: plain arrays in, one value per sample out.
+
+A direction of translation is known up to its sign by who looks only at the essential matrix: its
+error is then folded, min(e, 180 - e). Both are common, and differ: say which.
+"""
 
 from typing import Any
 
 import numpy as np
 
-__all__ = ["rotation_error", "translation_error"]
+from jaxcv.core.checks import argument_error
+
+__all__ = [
+    "cumulative_histogram", "folded", "pose_auc", "pose_failures", "rotation_error",
+    "translation_error",
+]  # fmt: skip
 
 
 def rotation_error(predicted: Any, target: Any) -> np.ndarray:
@@ -27,3 +36,54 @@ def translation_error(predicted: Any, target: Any) -> np.ndarray:
     t = t / np.linalg.norm(t, axis=-1, keepdims=True)
     angle = 2 * np.arctan2(np.linalg.norm(p - t, axis=-1), np.linalg.norm(p + t, axis=-1))
     return np.rad2deg(np.where(length[..., 0] > 1e-6, angle, np.pi / 2))
+
+
+def folded(error: Any) -> np.ndarray:
+    """min(e, 180 - e) (...) of errors of directions (...) [deg], whose sign does not count."""
+    error = np.asarray(error, float)
+    return np.minimum(error, 180 - error)
+
+
+def cumulative_histogram(errors: Any, thresholds: Any) -> np.ndarray:
+    """The share (T,) of errors (N,) that are at most each threshold (T,); nan counts as above."""
+    errors = _checked(errors)
+    return (errors[:, None] <= np.asarray(thresholds, float)).mean(axis=0)
+
+
+def pose_auc(rotation: Any, translation: Any, thresholds: Any = (5.0, 10.0, 20.0)) -> np.ndarray:
+    """The area (T,) under the recall of poses, up to each threshold, over the threshold.
+
+    A pose counts by max(rotation error, translation error), which is to be folded where the sign
+    does not count. Recall is piecewise linear through (0, 0) and (e_k, k / N) for the sorted
+    errors, and constant from the last one below the threshold on. A pose that is not there (nan) is
+    beyond every threshold.
+
+    Args:
+        rotation: (N,) [deg].
+        translation: (N,) [deg].
+        thresholds: (T,) [deg].
+
+    Source: the evaluation of SuperGlue (Sarlin et al., CVPR 2020).
+    """
+    errors = np.sort(np.maximum(_checked(rotation), _checked(translation)))
+    errors = np.where(np.isfinite(errors), errors, np.inf)
+    recall = np.arange(1, len(errors) + 1) / len(errors)
+    x, y = np.r_[0.0, errors], np.r_[0.0, recall]
+    out = []
+    for threshold in np.asarray(thresholds, float):
+        last = np.searchsorted(x, threshold)
+        inside = np.r_[x[:last], threshold], np.r_[y[:last], y[last - 1]]
+        out.append(np.trapezoid(inside[1], inside[0]) / threshold)
+    return np.array(out)
+
+
+def pose_failures(rotation: Any, translation: Any, limit: float = 20.0) -> np.ndarray:
+    """(N,) bool: which poses have an error above `limit` [deg], or are not there (nan)."""
+    return ~(np.maximum(_checked(rotation), _checked(translation)) <= limit)
+
+
+def _checked(errors: Any) -> np.ndarray:
+    errors = np.asarray(errors, float)
+    if errors.ndim != 1 or not len(errors) or (errors < 0).any():
+        raise argument_error("errors", "expected (N,) of 0 or more [deg], or nan", errors.shape)
+    return errors
