@@ -6,7 +6,7 @@ Gaussian filter wherever the surface is flat. So the depth of every pixel is exa
 not alias. The second view has another gain and bias, and both have noise.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -144,7 +144,7 @@ def _balls(scene: Scene, origin, rays):
 
 
 def render(
-    scene: Scene, pose: jax.Array, intrinsics: jax.Array, shape: tuple[int, int], blur: float
+    scene: Scene, pose: jax.Array, intrinsics: jax.Array, shape: tuple[int, int], blur: Any
 ) -> View:
     """A view of a scene.
 

@@ -1,0 +1,90 @@
+"""Pairs of images with the relative pose of their cameras.
+
+    x2 = R x1 + t,  |t| = 1;  x right, y down, z forward; pixel centres at whole numbers
+
+which is what OpenCV's recoverPose returns.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+from jaxcv.geometry.camera import check_intrinsics
+
+__all__ = ["PosePairs", "check_pose_pairs", "swapped"]
+
+
+class PosePairs(NamedTuple):
+    """N pairs.
+
+    Attributes:
+        first: (N, H, W, 3) in 8 bits (uint8).
+        second: (N, H, W, 3).
+        intrinsics1: (N, 3, 3) of the first images [px].
+        intrinsics2: (N, 3, 3) of the second [px].
+        rotation: (N, 3, 3).
+        direction: (N, 3), of length 1.
+        textured: (N,) bool: whether surfaces have texture.
+        overlap: (N,) the share of the first image's pixels that the second sees; nan if unknown.
+    """
+
+    first: Any
+    second: Any
+    intrinsics1: Any
+    intrinsics2: Any
+    rotation: Any
+    direction: Any
+    textured: Any
+    overlap: Any
+
+    def take(self, rows: Any) -> "PosePairs":
+        """Some of the pairs."""
+        return PosePairs(*(leaf[rows] for leaf in self))
+
+
+def swapped(pairs: PosePairs) -> PosePairs:
+    """The pairs in the other order: R^T and -R^T t; the overlap is not known."""
+    turned = np.swapaxes(pairs.rotation, -1, -2)
+    moved = -np.einsum("...ij,...j->...i", turned, pairs.direction)
+    return pairs._replace(
+        first=pairs.second, second=pairs.first,
+        intrinsics1=pairs.intrinsics2, intrinsics2=pairs.intrinsics1,
+        rotation=turned, direction=moved, overlap=np.full_like(pairs.overlap, np.nan),
+    )  # fmt: skip
+
+
+def check_pose_pairs(pairs: PosePairs, name: str = "pairs") -> None:
+    """Raises ValueError unless the values can be learned from.
+
+    Shapes fit, images have 8 bits, K is upper triangular, rotations have determinant 1, directions
+    length 1.
+    """
+    shape = np.shape(pairs.first)
+    n = shape[0] if len(shape) == 4 else 0
+    want = {
+        "first": (n, *shape[1:3], 3), "second": (n, *shape[1:3], 3), "intrinsics1": (n, 3, 3),
+        "intrinsics2": (n, 3, 3), "rotation": (n, 3, 3), "direction": (n, 3), "textured": (n,),
+        "overlap": (n,),
+    }  # fmt: skip
+    for field, expected in want.items():
+        came = np.shape(getattr(pairs, field))
+        if not n or came != expected:
+            raise argument_error(f"{name}.{field}", f"expected {expected}", came)
+    for field in ("first", "second"):
+        came = np.asarray(getattr(pairs, field)).dtype
+        if came != np.uint8:
+            raise argument_error(f"{name}.{field}", "expected 8 bits (uint8)", came)
+    for field in ("intrinsics1", "intrinsics2"):
+        check_intrinsics(f"{name}.{field}", getattr(pairs, field))
+    r, t = np.asarray(pairs.rotation, float), np.asarray(pairs.direction, float)
+    away = np.abs(r @ r.swapaxes(1, 2) - np.eye(3)).max(axis=(1, 2))
+    bad = np.flatnonzero(~(away < 1e-3) | ~(np.linalg.det(r) > 0))
+    if bad.size:
+        rule = "expected rotations of determinant 1"
+        raise argument_error(f"{name}.rotation[{bad[0]}]", rule, r[bad[0]].tolist())
+    bad = np.flatnonzero(~(np.abs(np.linalg.norm(t, axis=1) - 1) < 1e-3))
+    if bad.size:
+        way_out = "Divide translations by their length; leave out pairs that only turn."
+        rule = "expected directions of length 1"
+        raise argument_error(f"{name}.direction[{bad[0]}]", rule, t[bad[0]].tolist(), way_out)

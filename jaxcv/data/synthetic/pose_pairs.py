@@ -1,0 +1,151 @@
+"""Two views of generated rooms from cameras far apart, with and without texture.
+
+The rooms are those of `jaxcv.data.synthetic.stereo`, rendered exactly. The second camera goes
+sideways around what the first looks at, and looks at it, too, but for a turn of its own; each pair
+has intrinsics, exposure, blur and noise of its own.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+from jaxcv.data.relative_pose import PosePairs
+from jaxcv.data.synthetic.stereo import draw_scene, render
+from jaxcv.geometry import so3
+from jaxcv.geometry.camera import pixel_rays
+
+__all__ = ["PairRanges", "draw_pose_pair", "generate_pose_pairs"]
+
+_NEARER = 0.05  # relative depth by which a point may be hidden and still count as seen
+_FAINT = 0.02  # of the amplitude of textures, where there is none
+
+
+class PairRanges(NamedTuple):
+    """What is drawn.
+
+    Attributes:
+        angle: largest angle [rad] between the cameras, as seen from what they look at; at least a
+            tenth of it.
+        turn: standard deviation of the second camera's own turn [rad].
+        roll: standard deviation of its turn about the optical axis [rad].
+        focal: least and largest focal length, in image widths.
+        blur: least and largest sigma [px].
+        noise: largest standard deviation of the brightness.
+        exposure: largest change of gain.
+    """
+
+    angle: float = 0.6
+    turn: float = 0.08
+    roll: float = 0.05
+    focal: tuple[float, float] = (0.8, 1.2)
+    blur: tuple[float, float] = (0.6, 1.8)
+    noise: float = 0.02
+    exposure: float = 0.2
+
+
+def draw_pose_pair(
+    key: jax.Array,
+    shape: tuple[int, int],
+    textured: Any,
+    ranges: PairRanges = PairRanges(),  # noqa: B008
+) -> PosePairs:
+    """One pair, without the leading axis, in [0, 1]; every number is a function of the key.
+
+    Args:
+        key: PRNG key.
+        shape: (H, W).
+        textured: () bool, may be traced.
+        ranges: what is drawn.
+    """
+    keys = iter(jax.random.split(key, 16))
+    uniform = lambda low, high, shape=(): jax.random.uniform(
+        next(keys), shape, minval=low, maxval=high
+    )
+    height, width = shape
+    scene = draw_scene(next(keys))
+    faint = jnp.where(textured, 1.0, _FAINT)
+    scene = scene._replace(amplitude=faint * scene.amplitude)
+    focal = width * uniform(*ranges.focal)
+    k = jnp.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+    blur = uniform(*ranges.blur)
+    one = render(scene, jnp.eye(4), k, shape, blur)
+    middle = one.depth[height // 4 : -height // 4, width // 4 : -width // 4]
+    target = jnp.array([0.0, 0.0, 1.0]) * jnp.median(middle)  # what both look at
+    angle = uniform(0.1 * ranges.angle, ranges.angle)
+    way = jax.random.normal(next(keys), (2,))
+    axis = jnp.append(way / jnp.linalg.norm(way), 0.0)  # across the optical axis
+    around = so3.exp(angle * axis)
+    own = so3.exp(
+        jax.random.normal(next(keys), (3,)) * jnp.array([ranges.turn, ranges.turn, ranges.roll])
+    )
+    closer = 1 + 0.15 * uniform(-1.0, 1.0)
+    # In the second camera's frame the target is straight ahead, before its own turn.
+    rotation = own @ around
+    move = own @ (closer * target - around @ target)
+    bottom = jnp.array([[0.0, 0.0, 0.0, 1.0]])
+    pose = jnp.concatenate([jnp.concatenate([rotation, move[:, None]], axis=1), bottom])
+    two = render(scene, pose, k, shape, blur)
+    gain = 1 + ranges.exposure * uniform(-1.0, 1.0)
+    grain = uniform(0.0, ranges.noise) * jax.random.normal(next(keys), (2, *shape, 3))
+    return PosePairs(
+        jnp.clip(one.image + grain[0], 0, 1), jnp.clip(gain * two.image + grain[1], 0, 1),
+        k, k, rotation, move / jnp.linalg.norm(move), jnp.asarray(textured),
+        _overlap(one.depth, two.depth, pose, k),
+    )  # fmt: skip
+
+
+def _overlap(depth1: jax.Array, depth2: jax.Array, pose: jax.Array, k: jax.Array) -> jax.Array:
+    """The share of the first image's pixels that the second sees and nothing hides."""
+    height, width = depth1.shape
+    points = depth1[..., None] * pixel_rays(k, height, width)
+    moved = points @ pose[:3, :3].T + pose[:3, 3]
+    z = jnp.maximum(moved[..., 2], 1e-6)
+    u, v = (jnp.round((moved @ k.T)[..., i] / z).astype(int) for i in range(2))
+    inside = (moved[..., 2] > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    seen = depth2[jnp.clip(v, 0, height - 1), jnp.clip(u, 0, width - 1)]
+    return jnp.mean(inside & (z < (1 + _NEARER) * seen))
+
+
+def generate_pose_pairs(
+    seed: int,
+    count: int,
+    shape: tuple[int, int] = (96, 128),
+    *,
+    textureless: float = 0.5,
+    ranges: PairRanges = PairRanges(),  # noqa: B008, an immutable value
+) -> PosePairs:
+    """Pairs of different rooms, in 8 bits; pair i depends on the seed and on i alone.
+
+    Args:
+        seed: of everything; other seeds are other rooms, textures and intrinsics.
+        count: N.
+        shape: (H, W).
+        textureless: the share of pairs without texture, spread evenly.
+        ranges: what is drawn.
+
+    Raises:
+        ValueError: no pair, an image of fewer than 8 pixels a side, a share beyond [0, 1].
+    """
+    if count < 1:
+        raise argument_error("count", "expected 1 or more", count)
+    if min(shape) < 8:
+        raise argument_error("shape", "expected 8 pixels a side or more", shape)
+    if not 0 <= textureless <= 1:
+        raise argument_error("textureless", "expected 0 to 1", textureless)
+    key = jax.random.key(seed)
+    numbers = np.arange(count)
+    bare = np.floor((numbers + 1) * textureless) > np.floor(numbers * textureless)
+
+    @jax.jit
+    def one(i, textured):
+        return draw_pose_pair(jax.random.fold_in(key, i), shape, textured, ranges)
+
+    rows = []
+    for i in range(count):
+        pair = jax.device_get(one(i, ~bare[i]))
+        bits = [np.round(255 * image).astype(np.uint8) for image in pair[:2]]
+        rows.append(PosePairs(*bits, *pair[2:]))
+    return PosePairs(*(np.stack(leaves) for leaves in zip(*rows, strict=True)))
