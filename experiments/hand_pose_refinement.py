@@ -23,6 +23,7 @@ DAMPINGS = {
     "refined_undamped": Damping(0.0, mode="plain"),
 }
 BATCH = 16
+WARM_UP = 20  # steps
 
 
 def cells(config: Any, data: Any, network: HandNetwork) -> dict[str, Any]:
@@ -54,7 +55,9 @@ def with_confidence(network: HandNetwork) -> HandNetwork:
 
 
 def _optimizer(config: Any) -> optax.GradientTransformation:
-    rate = optax.cosine_decay_schedule(config.refine_rate, config.refine_steps)
+    # Without the warm-up Adam's first steps, all of full length, undo part of the training before.
+    steps, warm_up = config.refine_steps, min(WARM_UP, config.refine_steps // 2)
+    rate = optax.warmup_cosine_decay_schedule(0.0, config.refine_rate, warm_up, steps)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
 

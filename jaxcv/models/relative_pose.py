@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcv.core.checks import argument_error, check_choice
 from jaxcv.models.pyramid import pyramid_pool
 
 __all__ = [
-    "NETS", "TRUNKS", "PoseNetwork", "Trunk", "TrunkLayer", "feature_shape", "relative_pose_loss",
-    "rotation_of",
+    "DEVIATION", "MEAN", "NETS", "TRUNKS", "PoseNetwork", "Trunk", "TrunkLayer", "feature_shape",
+    "relative_pose_loss", "rotation_of", "standardised", "with_trunk",
 ]  # fmt: skip
 
 
@@ -68,6 +69,9 @@ NETS = {  # whether the last pool stays, and the levels of the pyramid
     "cnnAspp": (True, (6, 3, 2, 1)),
     "cnnBspp": (False, (13, 6, 3, 2, 1)),
 }
+# Of ImageNet's images in [0, 1], RGB: what the networks are shown is (image - MEAN) / DEVIATION.
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
 SIDE = 227  # of the images of the networks without a pyramid [px]
 _POOLED = (0, 1)  # convolutions that a pool follows in any case
 
@@ -196,6 +200,37 @@ class PoseNetwork(nn.Module):
         """Rotation (B, 4) or (B, 6) and translation (B, 3), as they come out of the heads."""
         both = jnp.concatenate([self.features(first), self.features(second)], axis=-1)
         return self.rotation_head(both), self.translation_head(both)
+
+
+def standardised(images: Any) -> jax.Array:
+    """(image - MEAN) / DEVIATION of images (..., 3), in 8 bits or in [0, 1]."""
+    images = jnp.asarray(images)
+    if images.dtype == jnp.uint8:
+        images = images.astype(jnp.float32) / 255
+    return (images - jnp.array(MEAN, images.dtype)) / jnp.array(DEVIATION, images.dtype)
+
+
+def with_trunk(params: Any, trunk: Any) -> Any:
+    """Params of a `PoseNetwork` with the convolutions of a trained trunk.
+
+    Args:
+        params: {"params": {convolutions_0, ...}}.
+        trunk: {convolutions_0: {kernel, bias}, ...}, e.g. of `data_prep.trunk_weights`.
+
+    Raises:
+        ValueError: another trunk or width.
+    """
+    own = dict(params["params"])
+    for name in (f"convolutions_{k}" for k in range(5)):
+        for field in ("kernel", "bias"):
+            want, came = own[name][field].shape, np.shape(trunk.get(name, {}).get(field))
+            if want != came:
+                way_out = "Trained trunks have width 1; name the trunk that they belong to."
+                raise argument_error(
+                    f"trunk[{name!r}][{field!r}]", f"expected {want}", came, way_out
+                )
+        own[name] = {field: jnp.asarray(trunk[name][field]) for field in ("kernel", "bias")}
+    return {**params, "params": own}
 
 
 def rotation_of(output: jax.Array) -> jax.Array:

