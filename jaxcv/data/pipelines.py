@@ -18,6 +18,7 @@ from jaxcv.data.graphics import FACTORS, FactorBatches, FactorImages, check_batc
 from jaxcv.data.hand import NYU_JOINTS, HandFrames
 from jaxcv.data.hand import check_frames as check_hand_frames
 from jaxcv.data.human_pose import PoseFrames, check_frames
+from jaxcv.data.relative_pose import Gathered, PosePairs, check_pose_pairs
 from jaxcv.data.stereo import (
     StereoPairs,
     check_pairs,
@@ -29,7 +30,7 @@ from jaxcv.data.tracker_fusion import TrackerSequences, pad_sequences
 
 __all__ = [
     "load_factor_batches", "load_factor_images", "load_hand_frames", "load_pose_frames",
-    "load_stereo_pairs", "load_tracker_sequences",
+    "load_pose_pairs", "load_stereo_pairs", "load_tracker_sequences",
 ]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
@@ -235,31 +236,73 @@ def load_factor_images(source: Any, *, split: str = "factors") -> FactorImages:
 
 def _factor_examples(source: Any, split: str) -> tuple[Any, Any, Any, tuple[str, ...], int]:
     """Images, kinds and factors of all examples; names of the factors, how many have batches."""
-    source = _open(source, split)
-    examples = [source[i] for i in range(len(source))]
-    fields = ("images", "kind", "factors")
-    for i, example in enumerate(examples):
-        missing = [name for name in fields if name not in example]
-        if missing:
-            raise argument_error(f"source[{i}]", f"expected {missing}", list(example))
-    if not examples:
-        raise argument_error("source", "expected a batch or more", "none")
-    images, kind, factors = (np.stack([np.asarray(e[n]) for e in examples]) for n in fields)
+    columns = _columns(_open(source, split), ("images", "kind", "factors"), "source")
+    images, kind, factors = columns["images"], columns["kind"], columns["factors"]
     count = factors.shape[-1]
     if count not in FACTORS:
         raise argument_error("source[0]['factors']", "expected three factors or four", count)
     return images, kind, factors, *FACTORS[count]
 
 
+def load_pose_pairs(source: Any, *, split: str = "train") -> PosePairs:
+    """The pairs of a prepared data set of images with poses; images that pairs share are kept once.
+
+    Args:
+        source: a prepared TFDS builder of `data_prep.posed_images`, or its folder.
+        split: the split of pairs to read.
+
+    Raises:
+        ValueError: no prepared data set, no such split, an example without a feature, or values
+            against `jaxcv.data.relative_pose.check_pose_pairs`.
+    """
+    source = _builder(source)
+    if split not in source.info.splits:
+        way_out = "With test_scenes every pair may be of the other split."
+        raise argument_error(
+            "split", f"expected one of {sorted(source.info.splits)}", split, way_out
+        )
+    rows = _columns(
+        _open(source, split), ("views", "rotation", "direction", "textured", "overlap"), "source"
+    )
+    used, ends = np.unique(rows["views"], return_inverse=True)
+    views = _open(source, "views")
+    columns = _columns([views[int(i)] for i in used], ("image", "intrinsics"), "views")
+    first, second = ends.reshape(-1, 2).T
+    images, k = columns["image"], columns["intrinsics"]
+    pairs = PosePairs(
+        Gathered(images, first), Gathered(images, second), k[first], k[second],
+        rows["rotation"], rows["direction"], rows["textured"].astype(bool), rows["overlap"],
+    )  # fmt: skip
+    check_pose_pairs(pairs, "source")
+    return pairs
+
+
+def _columns(examples: Any, fields: tuple[str, ...], name: str) -> dict[str, np.ndarray]:
+    rows = [examples[i] for i in range(len(examples))]
+    for i, row in enumerate(rows):
+        missing = [field for field in fields if field not in row]
+        if missing:
+            raise argument_error(f"{name}[{i}]", f"expected {missing}", list(row))
+    if not rows:
+        raise argument_error(name, "expected an example or more", "none")
+    return {field: np.stack([np.asarray(row[field]) for row in rows]) for field in fields}
+
+
+def _builder(source: Any) -> Any:
+    """The builder of the folder of a prepared data set; other values as they are."""
+    if not isinstance(source, (str, os.PathLike)):
+        return source
+    folder = os.fspath(source)
+    if not os.path.isfile(os.path.join(folder, "dataset_info.json")):
+        way_out = "Prepare the data set first; see data_prep/README.md."
+        rule = "expected the folder of a prepared data set, with a dataset_info.json"
+        raise argument_error("source", rule, folder, way_out)
+    return tfds.builder_from_directory(folder)
+
+
 def _open(source: Any, split: str) -> Any:
     """Examples of a builder, of the folder of a prepared data set, or of a sequence of them."""
-    if isinstance(source, (str, os.PathLike)):
-        folder = os.fspath(source)
-        if not os.path.isfile(os.path.join(folder, "dataset_info.json")):
-            way_out = "Prepare the data set first; see data_prep/README.md."
-            rule = "expected the folder of a prepared data set, with a dataset_info.json"
-            raise argument_error("source", rule, folder, way_out)
-        source = tfds.builder_from_directory(folder)
+    source = _builder(source)
     if hasattr(source, "as_data_source"):
         source = source.as_data_source(split=split)
     return source

@@ -12,14 +12,48 @@ import numpy as np
 from jaxcv.core.checks import argument_error
 from jaxcv.geometry.camera import check_intrinsics
 
-__all__ = ["PosePairs", "check_pose_pairs", "swapped"]
+__all__ = ["Gathered", "PosePairs", "check_pose_pairs", "swapped"]
+
+
+class Gathered:
+    """Rows of an array, taken when they are asked for: the images of pairs that share views.
+
+    Behaves as `array[rows]` does where it is indexed or made an array, and needs no memory of its
+    own.
+    """
+
+    def __init__(self, array: np.ndarray, rows: Any):
+        self.array, self.rows = array, np.asarray(rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, ...)."""
+        return (*self.rows.shape, *self.array.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the array."""
+        return self.array.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.array[self.rows[index]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+    def take(self, rows: Any) -> "Gathered":
+        """The same of some of the rows."""
+        return Gathered(self.array, self.rows[rows])
 
 
 class PosePairs(NamedTuple):
     """N pairs.
 
     Attributes:
-        first: (N, H, W, 3) in 8 bits (uint8).
+        first: (N, H, W, 3) in 8 bits (uint8); an array, or `Gathered`.
         second: (N, H, W, 3).
         intrinsics1: (N, 3, 3) of the first images [px].
         intrinsics2: (N, 3, 3) of the second [px].
@@ -40,7 +74,8 @@ class PosePairs(NamedTuple):
 
     def take(self, rows: Any) -> "PosePairs":
         """Some of the pairs."""
-        return PosePairs(*(leaf[rows] for leaf in self))
+        some = (leaf.take(rows) if isinstance(leaf, Gathered) else leaf[rows] for leaf in self)
+        return PosePairs(*some)
 
 
 def swapped(pairs: PosePairs) -> PosePairs:
@@ -72,7 +107,7 @@ def check_pose_pairs(pairs: PosePairs, name: str = "pairs") -> None:
         if not n or came != expected:
             raise argument_error(f"{name}.{field}", f"expected {expected}", came)
     for field in ("first", "second"):
-        came = np.asarray(getattr(pairs, field)).dtype
+        came = np.dtype(getattr(pairs, field).dtype)
         if came != np.uint8:
             raise argument_error(f"{name}.{field}", "expected 8 bits (uint8)", came)
     for field in ("intrinsics1", "intrinsics2"):

@@ -81,5 +81,5 @@ def test_bad_input():
         load_factor_batches([example])
     with pytest.raises(ValueError, match="expected three factors or four, got 2"):
         load_factor_batches([example | {"factors": np.zeros((3, 2))}])
-    with pytest.raises(ValueError, match="`source`: expected a batch or more"):
+    with pytest.raises(ValueError, match="`source`: expected an example or more"):
         load_factor_batches([])

@@ -1,0 +1,16 @@
+"""Pairs of images with relative poses: folders, COLMAP models, DTU, 1DSfM's landmarks, rendered."""
+
+from data_prep.posed_images.builder import (
+    SOURCES,
+    PosedConfig,
+    PosedImages,
+    RenderedConfig,
+    RenderedPairs,
+    prepare,
+    prepare_rendered,
+)
+
+__all__ = [
+    "SOURCES", "PosedConfig", "PosedImages", "RenderedConfig", "RenderedPairs", "prepare",
+    "prepare_rendered",
+]  # fmt: skip

@@ -1,0 +1,268 @@
+"""TFDS builders of pairs of images with the relative pose of their cameras."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data_prep._prepare import ArrayRecordBuilder, prepare_builder, tensor
+from data_prep.posed_images import colmap, dtu, folder, landmarks
+from data_prep.posed_images.views import labels, pairs_within, read_image
+from jaxcv.core.checks import argument_error, check_choice
+from jaxcv.data import synthetic
+from jaxcv.data.synthetic.pose_pairs import PairRanges, generate_pose_pairs
+
+__all__ = [
+    "SOURCES", "PosedConfig", "PosedImages", "RenderedConfig", "RenderedPairs", "prepare",
+    "prepare_rendered",
+]  # fmt: skip
+
+SOURCES: dict[str, Any] = {
+    "folder": folder, "colmap": colmap, "dtu": dtu, "landmarks": landmarks
+}  # fmt: skip
+SPLITS = ("train", "test")
+VIEWS = "views"  # the split of the images, which the pairs name by their numbers
+_SOURCES = ("pose_pairs.py", "stereo.py")  # what rendered images depend on
+
+
+class _Pairs(ArrayRecordBuilder):
+    """Splits `train` and `test` of pairs, `views` of images; the config has `shape`."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config: Any = self.builder_config
+        features = {
+            "image": tensor((None, None, 3), np.uint8),  # of a view; empty of a pair
+            "intrinsics": tensor((3, 3), np.float64),  # of a view [px]
+            "name": tfds.features.Text(),
+            "views": tensor((2,), np.int64),  # of a pair: numbers in `views`
+            "rotation": tensor((3, 3), np.float64),  # x2 = R x1 + t
+            "direction": tensor((3,), np.float64),
+            "textured": np.bool_,
+            "overlap": np.float32,  # nan: not known
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"{config.shape[0]} x {config.shape[1]} px",
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
+
+
+def _view(image: np.ndarray, intrinsics: np.ndarray, name: str) -> dict[str, Any]:
+    return {
+        "image": image, "intrinsics": np.asarray(intrinsics, float), "name": name,
+        "views": np.zeros(2, int), "rotation": np.eye(3), "direction": np.zeros(3),
+        "textured": True, "overlap": np.float32(np.nan),
+    }  # fmt: skip
+
+
+def _pair(
+    ends: Any, rotation: Any, direction: Any, name: str, *, textured: bool = True,
+    overlap: float = np.nan,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "image": np.zeros((0, 0, 3), np.uint8), "intrinsics": np.eye(3), "name": name,
+        "views": np.asarray(ends, np.int64), "rotation": np.asarray(rotation, float),
+        "direction": np.asarray(direction, float), "textured": bool(textured),
+        "overlap": np.float32(overlap),
+    }  # fmt: skip
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class PosedConfig(tfds.core.BuilderConfig):
+    """What is read of a folder.
+
+    Attributes:
+        source: its layout, of SOURCES.
+        shape: (H, W) that images are brought to, each axis scaled by itself, K with them.
+        test_scenes: scenes (scans, landmarks, or as the folder names them) of the test; none: one
+            in five pairs is of the test, whatever its views.
+        largest_angle: between the optical axes [rad] of pairs, where the source names no pairs.
+        most_pairs: of a split, drawn at random; None: all.
+    """
+
+    name: str = ""
+    source: str = "folder"
+    shape: tuple[int, int] = (120, 160)
+    test_scenes: tuple[str, ...] = ()
+    largest_angle: float = 0.8
+    most_pairs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values, and names the config by a hash of them."""
+        check_choice("source", self.source, SOURCES)
+        if len(self.shape) != 2 or min(self.shape) < 8:
+            raise argument_error("shape", "expected (H, W), 8 pixels a side or more", self.shape)
+        if self.most_pairs is not None and self.most_pairs < 1:
+            raise argument_error("most_pairs", "expected 1 or more", self.most_pairs)
+        own = (
+            self.source, self.shape, self.test_scenes, self.largest_angle, self.most_pairs
+        )  # fmt: skip
+        self.name = hashlib.sha256(repr(own).encode()).hexdigest()[:16]
+
+
+class PosedImages(_Pairs):
+    """Pairs of photographs."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "See data_prep/README.md for the layouts."
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        config: Any = self.builder_config
+        root = pathlib.Path(dl_manager.manual_dir)
+        views, named = SOURCES[config.source].read(root)
+        pairs = labels(views, pairs_within(views, config.largest_angle) if named is None else named)
+        if not len(pairs.views):
+            rule = "expected a pair of different places or more"
+            raise argument_error(str(root), rule, f"none of {len(views.files)} views")
+        scenes = np.asarray(views.scenes)[pairs.views[:, 0]]
+        missing = sorted(set(config.test_scenes) - set(scenes.tolist()))
+        if missing:
+            rule = f"expected scenes among {sorted(set(scenes.tolist()))[:20]}"
+            raise argument_error("test_scenes", rule, missing)
+        test = np.isin(scenes, config.test_scenes)
+        if not config.test_scenes:
+            test = np.arange(len(scenes)) % 5 == 4
+        splits = {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}
+        rng = np.random.default_rng(0)
+        for name, rows in splits.items():
+            if config.most_pairs is not None and len(rows) > config.most_pairs:
+                splits[name] = np.sort(rng.choice(rows, config.most_pairs, replace=False))
+        used = np.unique(pairs.views[np.concatenate(list(splits.values()))])
+        number = {int(view): k for k, view in enumerate(used)}
+        out: dict[str, Any] = {
+            name: self._generate_examples(views, pairs, rows, number)
+            for name, rows in splits.items()
+            if len(rows)
+        }
+        return out | {VIEWS: _images(views, used, root, config.shape)}
+
+    def _generate_examples(self, views: Any, pairs: Any, rows: Any, number: Any) -> Any:
+        for key, row in enumerate(rows):
+            ends = [int(view) for view in pairs.views[row]]
+            name = " ".join(views.files[view].name for view in ends)
+            yield (
+                key,
+                _pair(
+                    [number[view] for view in ends], pairs.rotation[row], pairs.direction[row], name
+                ),
+            )
+
+
+def _images(views, used, root, shape) -> Iterator[tuple[int, dict[str, Any]]]:
+    for key, view in enumerate(used):
+        path = views.files[view]
+        image, k = read_image(path, np.asarray(views.intrinsics[view]), shape)
+        yield key, _view(image, k, path.relative_to(root).as_posix())
+
+
+def prepare(
+    manual_dir: str | os.PathLike[str],
+    cache_dir: str | os.PathLike[str],
+    config: PosedConfig | None = None,
+) -> PosedImages:
+    """A builder whose data are those of `manual_dir` as it is now.
+
+    Args:
+        manual_dir: the folder.
+        cache_dir: where to prepare.
+        config: how to read it; None: `PosedConfig()`.
+
+    Raises:
+        ValueError: a file is missing or malformed; nothing is left that looks complete.
+    """
+    config = config or PosedConfig()
+    root = pathlib.Path(manual_dir)
+    make = lambda data_dir: PosedImages(config=config, data_dir=data_dir)
+    return prepare_builder(make, root, cache_dir, SOURCES[config.source].files_of(root))
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class RenderedConfig(tfds.core.BuilderConfig):
+    """What is rendered.
+
+    Attributes:
+        train: pairs to learn from.
+        test: pairs of other rooms, textures and intrinsics.
+        shape: (H, W).
+        textureless: the share of pairs without texture.
+        ranges: what is drawn.
+        seed: of the training; that of the test is the next.
+    """
+
+    name: str = ""
+    train: int = 4000
+    test: int = 400
+    shape: tuple[int, int] = (120, 160)
+    textureless: float = 0.5
+    ranges: PairRanges = PairRanges()  # noqa: RUF009, an immutable value
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Names the config by a hash of what it renders."""
+        own = (
+            self.train, self.test, self.shape, self.textureless, self.ranges, self.seed
+        )  # fmt: skip
+        self.name = hashlib.sha256(repr(own).encode()).hexdigest()[:16]
+
+
+class RenderedPairs(_Pairs):
+    """Pairs of `jaxcv.data.synthetic.pose_pairs`."""
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        del dl_manager
+        config: Any = self.builder_config
+        made = {
+            split: generate_pose_pairs(
+                config.seed + k, getattr(config, split), config.shape,
+                textureless=config.textureless, ranges=config.ranges,
+            )
+            for k, split in enumerate(SPLITS)
+        }  # fmt: skip
+        first = {"train": 0, "test": 2 * config.train}
+        pairs: dict[str, Any] = {
+            split: self._generate_examples(made[split], first[split]) for split in SPLITS
+        }
+        return pairs | {VIEWS: _rendered(made)}
+
+    def _generate_examples(self, pairs: Any, first: int) -> Any:
+        for i in range(len(pairs.rotation)):
+            ends = first + 2 * i, first + 2 * i + 1
+            yield i, _pair(
+                ends, pairs.rotation[i], pairs.direction[i], f"pair {i}",
+                textured=pairs.textured[i], overlap=pairs.overlap[i],
+            )  # fmt: skip
+
+
+def _rendered(made: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    key = 0
+    for split in SPLITS:
+        pairs = made[split]
+        for i in range(len(pairs.rotation)):
+            for image, k in (
+                (pairs.first[i], pairs.intrinsics1[i]), (pairs.second[i], pairs.intrinsics2[i])
+            ):  # fmt: skip
+                yield key, _view(image, k, f"{split} pair {i}")
+                key += 1
+
+
+def prepare_rendered(
+    cache_dir: str | os.PathLike[str], config: RenderedConfig | None = None
+) -> RenderedPairs:
+    """A builder whose data are rendered; nothing is rendered twice by the same code.
+
+    Args:
+        cache_dir: where to prepare.
+        config: what to render; None: `RenderedConfig()`.
+    """
+    config = config or RenderedConfig()
+    make = lambda data_dir: RenderedPairs(config=config, data_dir=data_dir)
+    root = pathlib.Path(next(iter(synthetic.__path__)))
+    return prepare_builder(make, root, cache_dir, [root / name for name in _SOURCES])

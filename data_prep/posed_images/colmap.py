@@ -1,0 +1,111 @@
+"""A COLMAP model in text: cameras.txt, images.txt, and the images.
+
+    cameras.txt   CAMERA_ID MODEL WIDTH HEIGHT PARAMS...
+    images.txt    two lines an image: IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then
+                  X Y POINT3D_ID ... of its features
+
+Poses are world to camera, x right, y down, z forward; COLMAP's pixel centres are at x + 1/2. Only
+models without distortion are read: undistort the images with `colmap image_undistorter` first.
+Pairs are images that see `_SHARED` points in common or more.
+"""
+
+import itertools
+import pathlib
+
+import numpy as np
+
+from data_prep.posed_images.views import PosedViews, check_views
+from jaxcv.core.checks import argument_error
+
+__all__ = ["read"]
+
+_SHARED = 30
+_MODELS = {"SIMPLE_PINHOLE": (0, 0, 1, 2), "PINHOLE": (0, 1, 2, 3)}  # fx, fy, cx, cy in PARAMS
+_WAY_OUT = "Export the model as text with `colmap model_converter`; see data_prep/README.md."
+
+
+def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What the preparation depends on."""
+    views, _ = read(folder)
+    return [folder / "cameras.txt", folder / "images.txt", *dict.fromkeys(views.files)]
+
+
+def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
+    """The views, and the pairs (N, 2) that share points."""
+    intrinsics = _cameras(folder / "cameras.txt")
+    path = folder / "images.txt"
+    lines = _lines(path)
+    if len(lines) % 2:
+        raise argument_error(str(path), "expected two lines an image", len(lines), _WAY_OUT)
+    files, k, rotation, translation, seen = [], [], [], [], []
+    for (number, text), (_, points) in zip(lines[::2], lines[1::2], strict=True):
+        words = text.split(maxsplit=9)
+        name = f"{path}, line {number}"
+        try:
+            q, t = np.array(words[1:5], float), np.array(words[5:8], float)
+            camera, file = words[8], words[9]
+            ids = np.array(points.split()[2::3], int)
+            if not np.isfinite([*q, *t]).all() or not np.linalg.norm(q) > 1e-6:
+                raise ValueError(f"a quaternion {q} or translation {t}")
+        except (ValueError, IndexError) as error:
+            rule = "expected ID, quaternion, translation, camera, name; then x, y, point"
+            raise argument_error(name, rule, repr(error), _WAY_OUT) from error
+        if camera not in intrinsics:
+            rule = "expected a camera of cameras.txt"
+            raise argument_error(name, rule, camera, _WAY_OUT)
+        images = folder / "images"
+        files.append((images if images.is_dir() else folder) / file)
+        k.append(intrinsics[camera])
+        rotation.append(rotation_of_quaternion(q))
+        translation.append(t)
+        seen.append(set(ids[ids >= 0].tolist()))
+    views = PosedViews(
+        tuple(files), ("",) * len(files), np.array(k), np.array(rotation), np.array(translation)
+    )
+    check_views(views, str(path))
+    pairs = [
+        (i, j)
+        for i, j in itertools.combinations(range(len(files)), 2)
+        if len(seen[i] & seen[j]) >= _SHARED
+    ]
+    return views, np.array(pairs, int).reshape(-1, 2)
+
+
+def rotation_of_quaternion(q: np.ndarray) -> np.ndarray:
+    """(3, 3) of (w, x, y, z) of any length but 0."""
+    from scipy.spatial.transform import Rotation
+
+    return Rotation.from_quat(np.roll(q, -1)).as_matrix()
+
+
+def _lines(path: pathlib.Path) -> list[tuple[int, str]]:
+    """Numbered lines without comments; an empty one stays, an image may have no feature."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise argument_error(str(path), "expected a text file", str(error), _WAY_OUT) from error
+    return [(i, line) for i, line in enumerate(lines, 1) if not line.startswith("#")]
+
+
+def _cameras(path: pathlib.Path) -> dict[str, np.ndarray]:
+    out = {}
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        words = line.split()
+        name = f"{path}, line {number}"
+        try:
+            model, params = words[1], np.array(words[4:], float)
+        except (ValueError, IndexError) as error:
+            rule = "expected ID, model, width, height and parameters"
+            raise argument_error(name, rule, repr(error), _WAY_OUT) from error
+        if model not in _MODELS:
+            rule = f"expected a model among {', '.join(_MODELS)}"
+            way_out = "Undistort the images with `colmap image_undistorter`."
+            raise argument_error(name, rule, model, way_out)
+        if len(params) != max(_MODELS[model]) + 1:
+            rule = f"expected {max(_MODELS[model]) + 1} parameters of {model}"
+            raise argument_error(name, rule, len(params), _WAY_OUT)
+        fx, fy, cx, cy = params[list(_MODELS[model])]
+        out[words[0]] = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
+    return out

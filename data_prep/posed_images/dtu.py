@@ -1,0 +1,142 @@
+"""DTU's robot images: rectified or cleaned views of many scans from the same 49 or 64 places.
+
+    DIR/Calibration/cal18/pos_NNN.txt                 P (3 x 4) of place NNN, from 1 on
+    DIR/Rectified/scanS/rect_NNN_L_r5000.png          light L, 0 to 6 or max; or
+    DIR/Cleaned/scanS/clean_NNN_max.png
+    DIR/pairs.txt                                     "id1 id2 ..." a line, if at hand
+
+`pairs.txt` may be one of the lists of the paper's authors (three lines of heading, then
+id1 id2 scan and seven numbers): only its ids are used, since its translations are
+R_i R_j^T (C_i - C_j) with centres in world axes, 97 degrees in the median from the direction
+that a pair of images shows. Without it, pairs are the places whose viewing frusta, cut off at
+`FAR` mm, intersect. Of 49 places that makes 511 pairs against the authors' 512, of which 399 are
+the same: how they chose is not known, and no near or far plane makes their set.
+
+Source: Jensen et al., CVPR 2014; the lists of Melekhov et al. 2017.
+"""
+
+import itertools
+import pathlib
+import re
+
+import numpy as np
+
+from data_prep.posed_images.frustum import frusta_intersect
+from data_prep.posed_images.views import PosedViews, check_views
+from jaxcv.core.checks import argument_error
+
+__all__ = ["FAR", "SHAPE", "decomposed", "read", "read_pairs", "read_places"]
+
+SHAPE = (1200, 1600)  # of the images [px]
+FAR = 340.0  # [mm]
+_WAY_OUT = "data_prep/README.md describes the layout."
+_IMAGE = re.compile(r"(?:rect|clean)_(\d{3})_(\d|max)(?:_r5000)?\.png")
+
+
+def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What the preparation depends on."""
+    listed = [folder / "pairs.txt"] if (folder / "pairs.txt").is_file() else []
+    return [*_calibrations(folder), *listed, *_images(folder)]
+
+
+def _calibrations(folder: pathlib.Path) -> list[pathlib.Path]:
+    found = sorted((folder / "Calibration" / "cal18").glob("pos_*.txt"))
+    if not found:
+        rule = "expected Calibration/cal18/pos_001.txt and on"
+        raise argument_error(str(folder), rule, "none", _WAY_OUT)
+    return found
+
+
+def _images(folder: pathlib.Path) -> list[pathlib.Path]:
+    found = sorted(
+        path
+        for kind in ("Rectified", "Cleaned")
+        for path in (folder / kind).glob("scan*/*.png")
+        if _IMAGE.fullmatch(path.name)
+    )
+    if not found:
+        rule = "expected Rectified/scan<n>/rect_<place>_<light>_r5000.png or Cleaned/..."
+        raise argument_error(str(folder), rule, "none", _WAY_OUT)
+    return found
+
+
+def decomposed(projection: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """K (3, 3) with a positive diagonal, R (3, 3) and T (3,) of P = s K [R | T] (3, 4)."""
+    from scipy.linalg import rq
+
+    k, rotation = rq(projection[:, :3])
+    signs = np.diag(np.sign(np.diag(k)))
+    k, rotation = k @ signs, signs @ rotation
+    scale = k[2, 2]
+    translation = np.linalg.solve(k, projection[:, 3])
+    if np.linalg.det(rotation) < 0:  # P is known up to its sign
+        rotation, translation = -rotation, -translation
+    k = np.triu(k / scale)
+    k[2, 2] = 1
+    return k, rotation, translation
+
+
+def read_places(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """K (P, 3, 3), R (P, 3, 3) and T (P, 3) [mm] of the places, in order."""
+    out = []
+    for number, path in enumerate(_calibrations(folder), 1):
+        try:
+            values = np.array(path.read_text().split(), float)
+            if path.name != f"pos_{number:03d}.txt" or len(values) != 12:
+                raise ValueError(f"{path.name} with {len(values)} numbers")
+            if not np.isfinite(values).all() or np.linalg.matrix_rank(values.reshape(3, 4)) < 3:
+                raise ValueError("no projection")
+        except ValueError as error:
+            rule = f"expected pos_{number:03d}.txt with 12 finite numbers of a 3 x 4 projection"
+            raise argument_error(str(path), rule, str(error), _WAY_OUT) from error
+        out.append(decomposed(values.reshape(3, 4)))
+    k, rotation, translation = (np.stack(part) for part in zip(*out, strict=True))
+    return k, rotation, translation
+
+
+def read_pairs(path: pathlib.Path, places: int) -> np.ndarray:
+    """Pairs (N, 2) of places, from 0 on, each once, of two columns or of the authors' ten."""
+    out = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if line.startswith("-") or not line.strip():  # the authors' heading
+            continue
+        words = line.split()
+        try:
+            ends = int(words[0]) - 1, int(words[1]) - 1
+            if len(words) not in (2, 10):
+                raise ValueError(f"{len(words)} columns")
+            if ends[0] == ends[1] or not all(0 <= end < places for end in ends):
+                raise ValueError(f"places {words[:2]} of {places}")
+        except (ValueError, IndexError) as error:
+            rule = "expected `id1 id2`, or `id1 id2 scan` and seven numbers, ids from 1 on"
+            raise argument_error(f"{path}, line {number}", rule, str(error), _WAY_OUT) from error
+        out.append(ends)
+    return np.array(list(dict.fromkeys(out)), int).reshape(-1, 2)
+
+
+def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
+    """All views of all scans, and the pairs (N, 2) of views of one scan and light."""
+    k, rotation, translation = read_places(folder)
+    paths = _images(folder)
+    named = [_IMAGE.fullmatch(path.name) for path in paths]
+    place = np.array([int(match[1]) - 1 for match in named if match])
+    lights = [match[2] for match in named if match]
+    if place.max() >= len(k):
+        rule = f"expected places up to {len(k)}, as there are calibrations"
+        raise argument_error(str(paths[place.argmax()]), rule, int(place.max()) + 1, _WAY_OUT)
+    listed = folder / "pairs.txt"
+    if listed.is_file():
+        pairs = read_pairs(listed, len(k))
+    else:
+        pairs = frusta_intersect(k, rotation, translation, SHAPE, far=FAR)
+    scenes = tuple(path.parent.name for path in paths)
+    views = PosedViews(tuple(paths), scenes, k[place], rotation[place], translation[place])
+    check_views(views, str(folder))
+    row = {key: i for i, key in enumerate(zip(scenes, lights, place.tolist(), strict=True))}
+    groups = dict.fromkeys(zip(scenes, lights, strict=True))
+    out = [
+        (row[(*group, i)], row[(*group, j)])
+        for group, (i, j) in itertools.product(groups, pairs.tolist())
+        if (*group, i) in row and (*group, j) in row
+    ]
+    return views, np.array(out, int).reshape(-1, 2)

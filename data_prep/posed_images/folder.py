@@ -1,0 +1,88 @@
+"""A plain folder of images with poses.
+
+    DIR/cameras.json   {"pose": "world_to_camera" or "camera_to_world",
+                        "images": [{"file": "a.png", "intrinsics": 3 x 3 [px], "pose": 4 x 4,
+                                    "scene": "kitchen"}, ...],
+                        "pairs": [["a.png", "b.png"], ...]}
+
+`intrinsics` may stand once beside `images`; `scene` and `pairs` may be left out.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from data_prep.posed_images.views import PosedViews, check_views
+from jaxcv.core.checks import argument_error
+
+__all__ = ["read"]
+
+_WAY_OUT = "data_prep/README.md describes the layout."
+
+
+def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What the preparation depends on."""
+    views, _ = read(folder)
+    return [folder / "cameras.json", *dict.fromkeys(views.files)]
+
+
+def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray | None]:
+    """The views, and the pairs (N, 2) where the file names them."""
+    path = folder / "cameras.json"
+    try:
+        content = json.loads(path.read_text())
+        entries, shared, form = content["images"], content.get("intrinsics"), content["pose"]
+        if form not in ("world_to_camera", "camera_to_world") or not isinstance(entries, list):
+            raise ValueError(f"pose {form!r}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        rule = "expected JSON with `images` and `pose`, world_to_camera or camera_to_world"
+        raise argument_error(str(path), rule, repr(error), _WAY_OUT) from error
+    files, scenes, intrinsics, poses = [], [], [], []
+    for i, entry in enumerate(entries):
+        name = f"{path}, images[{i}]"
+        try:
+            files.append(folder / str(entry["file"]))
+            scenes.append(str(entry.get("scene", "")))
+            intrinsics.append(_matrix(entry.get("intrinsics", shared), 3))
+            poses.append(_matrix(entry["pose"], 4))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            rule = "expected file, pose (4 x 4) and intrinsics (3 x 3), in numbers"
+            raise argument_error(name, rule, repr(error), _WAY_OUT) from error
+    pose = np.array(poses).reshape(-1, 4, 4)
+    if form == "camera_to_world":
+        pose = inverse(pose)
+    k = np.array(intrinsics).reshape(-1, 3, 3)
+    views = PosedViews(tuple(files), tuple(scenes), k, pose[:, :3, :3], pose[:, :3, 3])
+    check_views(views, str(path))
+    listed = content.get("pairs")
+    return views, None if listed is None else _rows(path, entries, listed)
+
+
+def _matrix(value: Any, n: int) -> np.ndarray:
+    array = np.asarray(value, float)
+    if array.shape != (n, n) or not np.isfinite(array).all():
+        raise ValueError(f"{value!r} is no finite matrix of {n} x {n}")
+    return array
+
+
+def inverse(pose: np.ndarray) -> np.ndarray:
+    """Of rigid motions (..., 4, 4)."""
+    out = np.zeros_like(pose)
+    turned = pose[..., :3, :3].swapaxes(-1, -2)
+    out[..., :3, :3] = turned
+    out[..., :3, 3] = -np.einsum("...ij,...j->...i", turned, pose[..., :3, 3])
+    out[..., 3, 3] = 1
+    return out
+
+
+def _rows(path: pathlib.Path, entries: list[Any], listed: Any) -> np.ndarray:
+    number = {entry["file"]: i for i, entry in enumerate(entries)}
+    out = []
+    for i, pair in enumerate(listed if isinstance(listed, list) else [listed]):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(str(p) in number for p in pair):
+            rule = "expected two files among images"
+            raise argument_error(f"{path}, pairs[{i}]", rule, pair, _WAY_OUT)
+        out.append([number[file] for file in pair])
+    return np.array(out, int).reshape(-1, 2)

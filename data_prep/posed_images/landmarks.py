@@ -1,0 +1,150 @@
+"""Landmarks of 1DSfM, a folder a landmark: Bundler's cameras, and the edges between them.
+
+    DIR/<landmark>/list.txt          "name [0 focal]" a line; line k is camera k everywhere
+    DIR/<landmark>/gt_bundle.out     Bundler v0.3: "ncams npts", then "f k1 k2", R (3 rows) and T
+                                     of each camera; zeros where it is not registered
+    DIR/<landmark>/EGs.txt           "i j R_ij (9) t_ij (3)" a line: the pairs
+    DIR/<landmark>/images/<name>
+
+Bundler's cameras look along -z with y up, P = R X + T: with F = diag(1, -1, -1) they become F R and
+F T. Its R_ij = R_i R_j^T, and t_ij is the direction of j's centre in i's frame: the labels follow
+from the registered cameras, and `edge_labels` makes them of the edges, to compare. Focal lengths
+are those of gt_bundle.out, principal points the middles of the images; distortion is left as it is.
+
+Source: Wilson and Snavely, ECCV 2014, and its data.
+"""
+
+import pathlib
+
+import numpy as np
+
+from data_prep.posed_images.views import PairList, PosedViews, check_views
+from jaxcv.core.checks import argument_error
+
+__all__ = ["edge_labels", "read"]
+
+_WAY_OUT = "Fetch the landmark again; data_prep/README.md describes the layout."
+_FLIP = np.diag([1.0, -1.0, -1.0])
+_NAMES = ("list.txt", "gt_bundle.out", "EGs.txt")
+
+
+def _landmarks(folder: pathlib.Path) -> list[pathlib.Path]:
+    found = sorted(path.parent for path in folder.glob("*/gt_bundle.out"))
+    if not found:
+        rule = "expected folders with gt_bundle.out"
+        raise argument_error(str(folder), rule, "none", _WAY_OUT)
+    return found
+
+
+def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What the preparation depends on; of the images the names, sizes are read."""
+    return [own / name for own in _landmarks(folder) for name in _NAMES]
+
+
+def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
+    """All registered views of all landmarks, and the edges (N, 2) between them."""
+    parts = [_read(own) for own in _landmarks(folder)]
+    first = np.cumsum([0, *(len(views.files) for views, _ in parts)])
+    views = PosedViews(
+        tuple(file for own, _ in parts for file in own.files),
+        tuple(scene for own, _ in parts for scene in own.scenes),
+        np.concatenate([own.intrinsics for own, _ in parts]),
+        np.concatenate([own.rotation for own, _ in parts]),
+        np.concatenate([own.translation for own, _ in parts]),
+    )
+    check_views(views, str(folder))
+    return views, np.concatenate([
+        pairs + start for (_, pairs), start in zip(parts, first[:-1], strict=True)
+    ])  # fmt: skip
+
+
+def _read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
+    names = [line.split()[0] for line in _text(folder / "list.txt") if line.strip()]
+    focal, rotation, translation = _bundle(folder / "gt_bundle.out", len(names))
+    registered = np.flatnonzero(focal > 0)
+    if not len(registered):
+        raise argument_error(str(folder / "gt_bundle.out"), "expected a registered camera", "none")
+    row = np.full(len(names), -1)
+    row[registered] = np.arange(len(registered))
+    files = tuple(folder / "images" / pathlib.Path(names[k]).name for k in registered)
+    k = np.array([_intrinsics(file, f) for file, f in zip(files, focal[registered], strict=True)])
+    ends, _, _ = _edges(folder / "EGs.txt", len(names))
+    pairs = row[ends]
+    views = PosedViews(
+        files, (folder.name,) * len(files), k, _FLIP @ rotation[registered],
+        translation[registered] @ _FLIP,
+    )  # fmt: skip
+    return views, pairs[(pairs >= 0).all(axis=1)]
+
+
+def _intrinsics(file: pathlib.Path, focal: float) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+    except (OSError, SyntaxError) as error:
+        raise argument_error(str(file), "expected the image", str(error), _WAY_OUT) from error
+    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+
+
+def _text(path: pathlib.Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise argument_error(str(path), "expected a text file", str(error), _WAY_OUT) from error
+
+
+def _bundle(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Focal lengths (C,), R (C, 3, 3), T (C, 3) as Bundler has them; focal 0: not registered."""
+    lines = [line for line in _text(path) if not line.startswith("#")]
+    try:
+        cameras = int(lines[0].split()[0])
+        if cameras != count:
+            raise ValueError(f"{cameras} cameras")
+        table = [np.array(line.split(), float) for line in lines[1 : 1 + 5 * cameras]]
+        rows = np.stack(table).reshape(-1, 5, 3) if table else np.zeros((0, 5, 3))
+        if len(rows) != cameras or not np.isfinite(rows).all():
+            raise ValueError(f"{len(rows)} whole cameras of finite numbers")
+    except (ValueError, IndexError) as error:
+        rule = f"expected {count} cameras, as in list.txt, of five lines with three numbers"
+        raise argument_error(str(path), rule, str(error), _WAY_OUT) from error
+    focal = np.where(np.abs(rows[:, 1:4]).sum(axis=(1, 2)) > 0, rows[:, 0, 0], 0.0)
+    return focal, rows[:, 1:4], rows[:, 4]
+
+
+def _edges(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ends (N, 2), R_ij (N, 3, 3) and t_ij (N, 3) as the file has them."""
+    out = []
+    for number, line in enumerate(_text(path), 1):
+        try:
+            values = np.array(line.split(), float)
+            ends = values[:2].astype(int)
+            if len(values) != 14 or not np.isfinite(values).all():
+                raise ValueError(f"{len(values)} columns")
+            if (ends != values[:2]).any() or (ends < 0).any() or (ends >= count).any():
+                raise ValueError(f"cameras {values[:2].tolist()} of {count}")
+        except (ValueError, IndexError) as error:
+            rule = "expected 14 finite numbers: i, j, nine of a rotation, three of a direction"
+            raise argument_error(f"{path}, line {number}", rule, str(error), _WAY_OUT) from error
+        out.append(values)
+    table = np.array(out).reshape(-1, 14)
+    return table[:, :2].astype(int), table[:, 2:11].reshape(-1, 3, 3), table[:, 11:]
+
+
+def edge_labels(path: pathlib.Path, count: int) -> PairList:
+    """What the edges themselves say of their pairs, in the convention of this library.
+
+    R = F R_ij^T F and t = -R F t_ij over its length.
+
+    Args:
+        path: EGs.txt.
+        count: of the cameras in list.txt.
+    """
+    ends, rotation, move = _edges(path, count)
+    turned = _FLIP @ rotation.swapaxes(1, 2) @ _FLIP
+    direction = -np.einsum("nij,nj->ni", turned, move @ _FLIP)
+    length = np.linalg.norm(direction, axis=1, keepdims=True)
+    if not (length > 0).all():
+        raise argument_error(str(path), "expected directions that are not 0", "a zero", _WAY_OUT)
+    return PairList(ends, turned, direction / length)

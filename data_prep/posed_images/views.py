@@ -1,0 +1,109 @@
+"""Images with the poses of their cameras, and the pairs that are made of them.
+
+x_camera = R x_world + T;  of a pair (i, j)  R = R_j R_i^T,  t = (T_j - R T_i) / |T_j - R T_i|
+"""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcv.core.checks import argument_error
+from jaxcv.data.human_pose import check_rotations
+from jaxcv.geometry.camera import check_intrinsics, resize_intrinsics
+
+__all__ = ["PairList", "PosedViews", "check_views", "labels", "pairs_within", "read_image"]
+
+_NEAREST = 1e-9  # of the largest coordinate: centres so near have no direction between them
+_WAY_OUT = "data_prep/README.md describes the layout."
+
+
+class PosedViews(NamedTuple):
+    """V views.
+
+    Attributes:
+        files: V paths.
+        scenes: V names; views of different scenes make no pair.
+        intrinsics: (V, 3, 3) [px], pixel centres at whole numbers.
+        rotation: (V, 3, 3) world to camera, x right, y down, z forward.
+        translation: (V, 3), in any unit.
+    """
+
+    files: tuple[pathlib.Path, ...]
+    scenes: tuple[str, ...]
+    intrinsics: Any
+    rotation: Any
+    translation: Any
+
+
+class PairList(NamedTuple):
+    """N pairs of views.
+
+    Attributes:
+        views: (N, 2) rows of the views.
+        rotation: (N, 3, 3), x2 = R x1 + t.
+        direction: (N, 3), of length 1.
+    """
+
+    views: np.ndarray
+    rotation: np.ndarray
+    direction: np.ndarray
+
+
+def check_views(views: PosedViews, name: str) -> None:
+    """Raises ValueError unless files are there, K is upper triangular, rotations are rotations."""
+    if not views.files:
+        raise argument_error(name, "expected one view or more", "none", _WAY_OUT)
+    for path in views.files:
+        if not path.is_file():
+            raise argument_error(name, "expected the image", f"no file {path}", _WAY_OUT)
+    check_intrinsics(f"{name}, intrinsics", views.intrinsics)
+    check_rotations(f"{name}, rotation", np.asarray(views.rotation), 1e-3)
+    if not np.isfinite(views.translation).all():
+        raise argument_error(f"{name}, translation", "expected finite numbers", "nan or inf")
+
+
+def labels(views: PosedViews, pairs: Any) -> PairList:
+    """Relative poses of pairs (N, 2); those whose centres coincide are left out."""
+    pairs = np.asarray(pairs, int).reshape(-1, 2)
+    r, t = np.asarray(views.rotation, float), np.asarray(views.translation, float)
+    one, other = pairs.T
+    rotation = r[other] @ r[one].swapaxes(1, 2)
+    move = t[other] - np.einsum("nij,nj->ni", rotation, t[one])
+    length = np.linalg.norm(move, axis=1)
+    kept = length > _NEAREST * np.abs(t).max(initial=0)
+    return PairList(pairs[kept], rotation[kept], move[kept] / length[kept, None])
+
+
+def pairs_within(views: PosedViews, largest_angle: float) -> np.ndarray:
+    """Pairs (N, 2), i < j, of one scene whose optical axes are at most this angle [rad] apart."""
+    axis = np.asarray(views.rotation)[:, 2]  # z forward, in the world
+    out = []
+    scenes = np.asarray(views.scenes)
+    for scene in dict.fromkeys(views.scenes):
+        rows = np.flatnonzero(scenes == scene)
+        cosine = axis[rows] @ axis[rows].T
+        i, j = np.nonzero(np.triu(cosine >= np.cos(largest_angle), k=1))
+        out.append(np.stack([rows[i], rows[j]], axis=1))
+    return np.concatenate(out)
+
+
+def read_image(
+    path: pathlib.Path, intrinsics: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """An image (H, W, 3) in 8 bits at a size, each axis scaled by itself, and its K (3, 3).
+
+    Raises:
+        ValueError: no image that can be read.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            small = image.convert("RGB").resize((shape[1], shape[0]), Image.Resampling.BOX)
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow's
+        rule = "expected an image that can be read"
+        raise argument_error(str(path), rule, str(error), "Fetch the file again.") from error
+    k = np.asarray(resize_intrinsics(intrinsics, shape[1] / width, shape[0] / height))
+    return np.asarray(small), k
