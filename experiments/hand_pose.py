@@ -103,10 +103,10 @@ class Config:
 
 PRESETS = {
     "default": Config(),
-    "refined": Config(refine=True),
+    "refined": Config(refine=True, refine_steps=300, refine_rate=1e-4),
     "study": Config(
         net=("1", "2", "4", "6", "8", "8wide", "rgb", "rgbd", "fusepred", "fuse"), num_seeds=3,
-        steps=2500, side=48, patience=2, refine=True,
+        steps=2500, side=48, patience=2, refine=True, refine_steps=300, refine_rate=1e-4,
         search=True, search_members=6, search_rounds=2, search_steps=150,
     ),
     "paper": Config(
