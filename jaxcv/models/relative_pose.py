@@ -18,8 +18,8 @@ from jaxcv.core.checks import argument_error, check_choice
 from jaxcv.models.pyramid import pyramid_pool
 
 __all__ = [
-    "DEVIATION", "MEAN", "NETS", "TRUNKS", "PoseNetwork", "Trunk", "TrunkLayer", "feature_shape",
-    "relative_pose_loss", "rotation_of", "standardised", "with_trunk",
+    "DEVIATION", "MEAN", "NETS", "TRUNKS", "MatchHead", "PoseNetwork", "Trunk", "TrunkLayer",
+    "feature_shape", "relative_pose_loss", "rotation_of", "standardised", "with_trunk",
 ]  # fmt: skip
 
 
@@ -72,7 +72,6 @@ NETS = {  # whether the last pool stays, and the levels of the pyramid
 # Of ImageNet's images in [0, 1], RGB: what the networks are shown is (image - MEAN) / DEVIATION.
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
-SIDE = 227  # of the images of the networks without a pyramid [px]
 _POOLED = (0, 1)  # convolutions that a pool follows in any case
 
 
@@ -154,6 +153,8 @@ class PoseNetwork(nn.Module):
             of a matrix.
         spp_rule: of the pyramid's windows; see `jaxcv.models.pyramid`.
         normalised: over channels after the first two pools; None: as the trunk was trained.
+        shape: (H, W) of the images of a network without a pyramid, whose heads have weights for
+            each place; with one it is not read.
     """
 
     net: str = "cnnBspp"
@@ -162,6 +163,7 @@ class PoseNetwork(nn.Module):
     rotation: str = "quaternion"
     spp_rule: str = "adaptive"
     normalised: bool | None = None
+    shape: tuple[int, int] = (227, 227)
 
     def setup(self) -> None:
         """Makes the layers."""
@@ -180,9 +182,9 @@ class PoseNetwork(nn.Module):
             raise argument_error("images", "expected (B, H, W, 3)", images.shape)
         last, levels = NETS[self.net]
         feature_shape(self.net, self.trunk, *images.shape[1:3])
-        if not levels and images.shape[1:3] != (SIDE, SIDE):
+        if not levels and images.shape[1:3] != tuple(self.shape):
             way_out = "Resize them, or use a network with a pyramid."
-            rule = f"expected {SIDE} x {SIDE} pixels for {self.net}"
+            rule = f"expected {self.shape[0]} x {self.shape[1]} pixels for {self.net}"
             raise argument_error("images", rule, images.shape[1:3], way_out)
         trunk, x = TRUNKS[self.trunk], images
         normalised = trunk.normalised if self.normalised is None else self.normalised
@@ -198,8 +200,37 @@ class PoseNetwork(nn.Module):
 
     def __call__(self, first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Rotation (B, 4) or (B, 6) and translation (B, 3), as they come out of the heads."""
-        both = jnp.concatenate([self.features(first), self.features(second)], axis=-1)
+        return self.poses(self.both_features(first, second))
+
+    def both_features(self, first: jax.Array, second: jax.Array) -> jax.Array:
+        """The vectors (B, D) of two images, side by side."""
+        return jnp.concatenate([self.features(first), self.features(second)], axis=-1)
+
+    def poses(self, both: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What the heads make of `both_features`: linear, so g(first) + h(second)."""
         return self.rotation_head(both), self.translation_head(both)
+
+
+class MatchHead(nn.Module):
+    """How far matches are to be trusted, by their own numbers and by what the network saw.
+
+    At the start every match has log confidence 0.
+
+    Attributes:
+        context: width of the summary of the images.
+        hidden: width of the layer over a match and the summary.
+    """
+
+    context: int = 8
+    hidden: int = 32
+
+    @nn.compact
+    def __call__(self, both: jax.Array, matches: jax.Array) -> jax.Array:
+        """log w (B, N) of features (B, D) of two images, and numbers (B, N, F) of their matches."""
+        seen = jnp.tanh(nn.Dense(self.context, kernel_init=nn.initializers.normal(1e-3))(both))
+        seen = jnp.broadcast_to(seen[:, None], (*matches.shape[:2], self.context))
+        x = nn.relu(nn.Dense(self.hidden)(jnp.concatenate([matches, seen], axis=-1)))
+        return nn.Dense(1, kernel_init=nn.initializers.zeros)(x)[..., 0]
 
 
 def standardised(images: Any) -> jax.Array:

@@ -13,6 +13,11 @@ from jaxcv.systems.pose_model import (
     load_pose_readout,
     save_pose_parameters,
 )
+from jaxcv.systems.relative_pose_files import (
+    load_relative_pose_network,
+    save_relative_pose_network,
+)
+from jaxcv.systems.relative_refinement import RefinedPose, refine_relative_pose
 from jaxcv.systems.stereo import (
     StereoEstimate,
     StereoNetwork,
@@ -20,6 +25,7 @@ from jaxcv.systems.stereo import (
 )
 from jaxcv.systems.stereo_files import load_stereo_network, save_stereo_network
 from jaxcv.systems.tracker_fusion import FusedBox, fuse_boxes, fuse_frame
+from jaxcv.systems.two_view import RelativePose, relative_pose
 
 __all__ = [
     "FusedBox",
@@ -27,6 +33,8 @@ __all__ = [
     "HandEstimate",
     "Reconstruction",
     "RefinedHand",
+    "RefinedPose",
+    "RelativePose",
     "Rendering",
     "StereoEstimate",
     "StereoNetwork",
@@ -39,14 +47,18 @@ __all__ = [
     "load_pose_model",
     "load_pose_parameters",
     "load_pose_readout",
+    "load_relative_pose_network",
     "load_stereo_network",
     "predict_hand",
     "preprocess",
     "reconstruct_pose",
     "refine_hand",
+    "refine_relative_pose",
+    "relative_pose",
     "render_latents",
     "save_graphics_network",
     "save_hand_network",
     "save_pose_parameters",
+    "save_relative_pose_network",
     "save_stereo_network",
 ]

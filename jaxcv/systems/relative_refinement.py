@@ -4,22 +4,38 @@ The pose minimises `jaxcv.energies.epipolar` on SO(3) x S^2. With the prior's pr
 confidences alike it is the robust Sampson fit; with no matches it is the prior.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxcv.core.charts import chart_at
 from jaxcv.core.damping import Damping
 from jaxcv.core.implicit import argmin
+from jaxcv.core.kernels import Welsch
 from jaxcv.core.solvers import newton
 from jaxcv.energies.epipolar import EpipolarParameters, epipolar_energy
+from jaxcv.geometry.epipolar import essential_matrix, essential_pose, sampson_distance
 from jaxcv.geometry.manifolds import SO3, Product, Sphere
 
-__all__ = ["RefinedPose", "refine_relative_pose"]
+__all__ = ["RefinedPose", "refine_relative_pose", "sampled_poses"]
 
 _POSE = Product(rotation=SO3(), direction=Sphere())
-_WIDTHS = (1.0, 4.0, 12.0)  # times the kernel's own: where the search for the minimum begins
+_SAMPLE = 5  # matches of a sample
+_SAMPLE_STEPS = 8  # of the search for its pose
+_EDGE = 1e-3  # of z, where a ray has no image
+_USUAL = 3.0  # log odds a priori of cameras that move
+_NONE = -30.0  # log precision of no prior
+_WIDEST = 15.0  # log of a kernel's width that makes it least squares
+_BEGIN = 1e-3  # the first damping of the search, of the mean curvature
+_SEARCH_STEPS = 10  # with each kernel
+_WIDTHS = (
+    1.0,
+    3.0,
+    10.0,
+    30.0,
+    100.0,
+)  # times the kernel's own: where the search for the minimum begins
 
 
 class RefinedPose(NamedTuple):
@@ -31,8 +47,9 @@ class RefinedPose(NamedTuple):
         energy: ().
         converged: () bool.
         min_eigenvalue: () of the Hessian in five angles [1/rad^2]: the least certain direction.
-            Near the prior's precision where the matches say nothing of it, as of the translation
-            under pure rotation.
+            Near the prior's precision where the matches say nothing of it.
+        moved: () the probability that the cameras moved and not only turned, by the matches: under
+            pure rotation every direction of t fits, and the least eigenvalue is one of noise.
     """
 
     rotation: jax.Array
@@ -40,6 +57,7 @@ class RefinedPose(NamedTuple):
     energy: jax.Array
     converged: jax.Array
     min_eigenvalue: jax.Array
+    moved: jax.Array
 
 
 def refine_relative_pose(
@@ -55,37 +73,181 @@ def refine_relative_pose(
     """The pose of least energy, differentiable in theta.
 
     Far from the pose all matches look like outliers, and to a wide kernel the outliers matter: the
-    search minimises with kernels of 1, 4 and 12 times the width, from each of these minima with its
-    own, and keeps the lowest. Only the last minimum is differentiated.
+    search goes down with kernels of 1 to 100 times the width, on from there with its own, and
+    keeps the lowest. Newton's method ends there, and only its minimum is differentiated.
 
     Args:
         theta: prior, precisions, confidences and scales of one pair; batch with `jax.vmap`.
         points1: (N, 2), normalised by the intrinsics.
         points2: (N, 2).
         valid: (N,) which are matches; None: all.
-        start: rotation and direction; None: the prior. No gradient.
+        start: rotation (S, 3, 3) and direction (S, 3), where the search begins as well as at
+            another; without S, at one. None: the prior. No gradient.
         damping: of the gradient, in 1/rad^2.
-        max_steps: of each minimisation.
+        max_steps: of Newton's method at the end.
     """
     valid = jnp.ones(points1.shape[0], bool) if valid is None else valid
     rotation, direction = (theta.rotation, theta.direction) if start is None else start
-    unit = jnp.asarray(direction) / jnp.linalg.norm(direction)  # whatever length the prior has
+    rotation = jnp.asarray(rotation).reshape(-1, 3, 3)
+    direction = jnp.asarray(direction).reshape(-1, 3)
+    unit = direction / jnp.linalg.norm(direction, axis=-1, keepdims=True)  # a prior has any length
     y = jax.lax.stop_gradient({"rotation": rotation, "direction": unit})
-    solve = functools.partial(
-        argmin, epipolar_energy, data=(points1, points2, valid), solver=newton(max_steps=max_steps),
-        damping=damping, retract=_POSE,
-    )  # fmt: skip
     free = jax.lax.stop_gradient(theta)
+    matches = points1, points2, valid
 
-    def search(width):
+    def search(width, y):
         wide = free._replace(log_width=free.log_width + jnp.log(width))
-        found = solve(y0=solve(y0=y, theta=wide).value, theta=free)
-        return found.value, found.energy
+        found = _go_down(_go_down(y, wide, *matches, _SEARCH_STEPS), free, *matches, _SEARCH_STEPS)
+        return found, epipolar_energy(found, free, *matches)
 
-    values, energies = jax.vmap(search)(jnp.asarray(_WIDTHS, unit.dtype))
+    widths = jnp.asarray(_WIDTHS, unit.dtype)
+    found = jax.vmap(lambda y: jax.vmap(lambda width: search(width, y))(widths))(y)
+    values, energies = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
     best = jnp.argmin(jnp.where(jnp.isfinite(energies), energies, jnp.inf))
-    found = solve(y0=jax.tree.map(lambda leaf: leaf[best], values), theta=theta)
+    y0 = jax.lax.stop_gradient(jax.tree.map(lambda leaf: leaf[best], values))
+    found = argmin(
+        epipolar_energy, y0, theta, matches, solver=newton(max_steps=max_steps), damping=damping,
+        retract=_POSE,
+    )  # fmt: skip
     return RefinedPose(
         found.value["rotation"], found.value["direction"], found.energy, found.converged,
-        found.diagnostics.min_eigenvalue,
+        found.diagnostics.min_eigenvalue, _moved(y0, free, *matches),
     )  # fmt: skip
+
+
+def _moved(pose, theta, points1, points2, valid) -> jax.Array:
+    """The probability of an epipolar geometry against that of a rotation, by Torr's GRIC.
+
+    Both explain matches in four dimensions, by a surface of three dimensions and of two: with
+    residual costs C, half of their difference is to exceed n log(4) / 2. A priori cameras move.
+    """
+    weight = jnp.where(valid, jnp.exp(theta.log_confidence), 0)
+    kernel = Welsch(jnp.exp(theta.log_width))
+    first = jnp.concatenate([points1, jnp.ones_like(points1[:, :1])], axis=-1)
+
+    def away(rotation):
+        turned = first @ rotation.T
+        z = jnp.where(jnp.abs(turned[:, 2:]) < _EDGE, _EDGE, turned[:, 2:])
+        return (turned[:, :2] / z - points2) * jnp.exp(-theta.log_noise) / jnp.sqrt(2.0)
+
+    def step(rotation, _):
+        place = lambda flat: SO3()(rotation, flat)
+        origin = jnp.zeros(3, rotation.dtype)
+        distance = away(rotation)
+        slope = jax.jacfwd(lambda flat: away(place(flat)))(origin)  # (N, 2, 3)
+        kept = weight * kernel.weight(jnp.sum(distance**2, axis=-1))
+        hessian = jnp.einsum("n,nki,nkj->ij", kept, slope, slope)
+        gradient = jnp.einsum("n,nki,nk->i", kept, slope, distance)
+        ridge = _BEGIN * jnp.trace(hessian) / 3 + jnp.finfo(gradient.dtype).tiny
+        return place(
+            -jnp.linalg.solve(hessian + ridge * jnp.eye(3, dtype=origin.dtype), gradient)
+        ), None
+
+    rotation, _ = jax.lax.scan(step, pose["rotation"], length=_SEARCH_STEPS)
+    turned = 0.5 * weight @ kernel.rho(jnp.sum(away(rotation) ** 2, axis=-1))
+    essential = essential_matrix(pose["rotation"], pose["direction"])
+    square = sampson_distance(essential, points1, points2) ** 2 * jnp.exp(-2 * theta.log_noise)
+    count = weight @ kernel.weight(square)
+    gain = turned - 0.5 * weight @ kernel.rho(square)
+    return jax.nn.sigmoid(_USUAL + gain - 0.5 * count * jnp.log(4.0))
+
+
+def _go_down(y, theta, points1, points2, valid, steps: int):
+    """y after some steps of Levenberg-Marquardt on the energy, as reweighted least squares.
+
+    A step that would go up is not taken, and the next one is shorter.
+    """
+    weight = jnp.where(valid, jnp.exp(theta.log_confidence), 0)
+    kernel = Welsch(jnp.exp(theta.log_width))
+    precision = jnp.exp(theta.log_precision)
+
+    def residuals(flat, place):
+        own = place(flat)
+        essential = essential_matrix(own["rotation"], own["direction"])
+        distance = sampson_distance(essential, points1, points2) * jnp.exp(-theta.log_noise)
+        turned = jnp.sqrt(precision[0] / 2) * (own["rotation"] - theta.rotation).ravel()
+        moved = jnp.sqrt(precision[1]) * (own["direction"] - theta.direction)
+        return distance, jnp.concatenate([turned, moved])
+
+    def energy(own):
+        return epipolar_energy(own, theta, points1, points2, valid)
+
+    def step(carry, _):
+        own, lowest, damping = carry
+        chart = chart_at(own, _POSE)
+        distance, prior = residuals(chart.origin, chart.place)
+        slope, tilt = jax.jacfwd(residuals)(chart.origin, chart.place)
+        kept = weight * kernel.weight(distance**2)
+        gradient = slope.T @ (kept * distance) + tilt.T @ prior
+        hessian = slope.T @ (kept[:, None] * slope) + tilt.T @ tilt
+        ridge = damping * jnp.trace(hessian) / 5 + jnp.finfo(gradient.dtype).tiny
+        move = -jnp.linalg.solve(hessian + ridge * jnp.eye(5, dtype=hessian.dtype), gradient)
+        new = chart.place(move)
+        below = energy(new)
+        down = below < lowest  # false for nan
+        kept_y = jax.tree.map(lambda a, b: jnp.where(down, a, b), new, own)
+        return (
+            kept_y, jnp.where(down, below, lowest), damping * jnp.where(down, 0.1, 10.0)
+        ), None  # fmt: skip
+
+    first = y, energy(y), jnp.asarray(_BEGIN, theta.direction.dtype)
+    return jax.lax.scan(step, first, length=steps)[0][0]
+
+
+def sampled_poses(
+    key: jax.Array,
+    theta: EpipolarParameters,
+    points1: jax.Array,
+    points2: jax.Array,
+    valid: jax.Array | None = None,
+    *,
+    num_samples: int = 256,
+    count: int = 3,
+) -> tuple[jax.Array, jax.Array]:
+    """Poses to begin at, without a prior: those of least energy among those of random matches.
+
+    Five matches are drawn at a time, those of greater confidence more often, and give five Sampson
+    distances of five unknown angles: Levenberg-Marquardt from the prior's rotation and a random
+    direction. Of the four poses of that essential matrix the one with most of the five before both
+    cameras is scored by the whole energy. (Eight matches would give E by a linear system, but not
+    where they lie in a plane, as on a wall.)
+
+    Args:
+        key: PRNG key.
+        theta: prior, precisions, confidences and scales of one pair; batch with `jax.vmap`.
+        points1: (N, 2), normalised by the intrinsics, N of 5 or more.
+        points2: (N, 2).
+        valid: (N,) which are matches; None: all.
+        num_samples: how many times.
+        count: how many poses are returned.
+
+    Returns:
+        Rotations (count, 3, 3), directions (count, 3). With fewer than five matches they are not to
+        be relied on.
+    """
+    valid = jnp.ones(points1.shape[0], bool) if valid is None else valid
+    theta = jax.lax.stop_gradient(theta)
+    weight = jnp.where(valid, theta.log_confidence, -jnp.inf)
+    alike = theta._replace(  # of a sample: no prior, no outlier
+        log_precision=jnp.full_like(theta.log_precision, _NONE),
+        log_confidence=jnp.zeros(_SAMPLE, points1.dtype),
+        log_width=theta.log_width + _WIDEST,
+    )
+
+    def one(key):
+        keys = jax.random.split(key)
+        # The largest sums with Gumbel noise are a draw without replacement.
+        _, rows = jax.lax.top_k(weight + jax.random.gumbel(keys[0], weight.shape), _SAMPLE)
+        some = points1[rows], points2[rows]
+        direction = jax.random.normal(keys[1], (3,), points1.dtype)
+        y = {"rotation": theta.rotation, "direction": direction / jnp.linalg.norm(direction)}
+        found = _go_down(y, alike, *some, valid[rows], _SAMPLE_STEPS)
+        essential = essential_matrix(found["rotation"], found["direction"])
+        rotation, direction = essential_pose(essential, *some)
+        y = {"rotation": rotation, "direction": direction}
+        energy = epipolar_energy(y, theta, points1, points2, valid)
+        return y, jnp.where(jnp.isfinite(energy), energy, jnp.inf)
+
+    poses, energies = jax.vmap(one)(jax.random.split(key, num_samples))
+    _, best = jax.lax.top_k(-energies, count)
+    return poses["rotation"][best], poses["direction"][best]

@@ -3,17 +3,10 @@
 import numpy as np
 import pytest
 
-from experiments.relative_pose_baselines import (
-    ESTIMATORS,
-    FEATURES,
-    Matches,
-    find_matches,
-    normalised,
-    padded,
-    pose_of_matches,
-)
+from experiments.relative_pose_baselines import ESTIMATORS, pose_of_matches
 from jaxcv.data.synthetic.pose_pairs import PairRanges, generate_pose_pairs
 from jaxcv.metrics.motion import rotation_error, translation_error
+from jaxcv.systems.feature_matches import FEATURES, Matches, find_matches, normalised, padded
 
 FEWEST_SHARE = 0.2  # of the matches that agree with a pose
 EASY = PairRanges(angle=0.3, blur=(0.5, 0.8), noise=0.002, exposure=0.1, turn=0.03)

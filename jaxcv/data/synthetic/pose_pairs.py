@@ -1,8 +1,9 @@
 """Two views of generated rooms from cameras far apart, with and without texture.
 
-The rooms are those of `jaxcv.data.synthetic.stereo`, rendered exactly. The second camera goes
-sideways around what the first looks at, and looks at it, too, but for a turn of its own; each pair
-has intrinsics, exposure, blur and noise of its own.
+The rooms are those of `jaxcv.data.synthetic.stereo`, rendered exactly, but as rooms mostly are: the
+floor level and darker than the ceiling, the right wall lighter than the left. The second camera
+goes sideways around what the first looks at, and looks at it, too, but for a turn of its own; each
+pair has intrinsics, exposure, blur and noise of its own.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 
 from jaxcv.core.checks import argument_error
 from jaxcv.data.relative_pose import PosePairs
-from jaxcv.data.synthetic.stereo import draw_scene, render
+from jaxcv.data.synthetic.stereo import Scene, draw_scene, render
 from jaxcv.geometry import so3
 from jaxcv.geometry.camera import pixel_rays
 
@@ -27,6 +28,8 @@ class PairRanges(NamedTuple):
     """What is drawn.
 
     Attributes:
+        yaw: largest angle [rad] between the first camera and the room, about the vertical, +-.
+        tilt: standard deviation [rad] of its angles about the two other axes.
         angle: largest angle [rad] between the cameras, as seen from what they look at; at least a
             tenth of it.
         turn: standard deviation of the second camera's own turn [rad].
@@ -37,6 +40,8 @@ class PairRanges(NamedTuple):
         exposure: largest change of gain.
     """
 
+    yaw: float = 0.15
+    tilt: float = 0.03
     angle: float = 0.6
     turn: float = 0.08
     roll: float = 0.05
@@ -65,7 +70,7 @@ def draw_pose_pair(
         next(keys), shape, minval=low, maxval=high
     )
     height, width = shape
-    scene = draw_scene(next(keys))
+    scene = _furnished(next(keys), draw_scene(next(keys)), ranges)
     faint = jnp.where(textured, 1.0, _FAINT)
     scene = scene._replace(amplitude=faint * scene.amplitude)
     focal = width * uniform(*ranges.focal)
@@ -94,6 +99,22 @@ def draw_pose_pair(
         jnp.clip(one.image + grain[0], 0, 1), jnp.clip(gain * two.image + grain[1], 0, 1),
         k, k, rotation, move / jnp.linalg.norm(move), jnp.asarray(textured),
         _overlap(one.depth, two.depth, pose, k),
+    )  # fmt: skip
+
+
+def _furnished(key: jax.Array, scene: Scene, ranges: PairRanges) -> Scene:
+    """The same room, upright, with a floor, a ceiling and walls that differ in colour."""
+    keys = jax.random.split(key, 3)
+    yaw = jax.random.uniform(keys[0], minval=-ranges.yaw, maxval=ranges.yaw)
+    tilt = ranges.tilt * jax.random.normal(keys[1], (2,))
+    turn = so3.exp(jnp.array([tilt[0], 0.0, tilt[1]])) @ so3.exp(yaw * jnp.array([0.0, 1.0, 0.0]))
+    middle = scene.turn[0] @ scene.centre[0]
+    # Inward normals; y points down, so that the floor's is -y.
+    level = jnp.array([-0.2, 0.25, 0.0, 0.2, -0.3, 0.0])[:, None]
+    spread = jnp.array([0.06, 0.05, 0.1, 0.06, 0.05, 0.1])[:, None]
+    return scene._replace(
+        turn=scene.turn.at[0].set(turn), centre=scene.centre.at[0].set(turn.T @ middle),
+        faces=level + spread * jax.random.normal(keys[2], (6, 3)),
     )  # fmt: skip
 
 

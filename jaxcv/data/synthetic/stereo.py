@@ -38,6 +38,8 @@ class Scene(NamedTuple):
         phase: (1 + 5 + 3, 16).
         amplitude: (1 + 5 + 3, 16, 3) by colour.
         light: (3,) direction to the light.
+        faces: (6, 3) what is added to the colour of the room's faces, by their inward normals
+            +x, +y, +z, -x, -y, -z in the room's frame; None: nothing.
     """
 
     turn: jax.Array
@@ -50,6 +52,7 @@ class Scene(NamedTuple):
     phase: jax.Array
     amplitude: jax.Array
     light: jax.Array
+    faces: jax.Array | None = None
 
 
 class View(NamedTuple):
@@ -177,7 +180,12 @@ def render(
         frequency = frequency + along**2
     angle = jnp.einsum("hwki,hwi->hwk", wave, point) + scene.phase[which]
     level = jnp.sin(angle) * jnp.exp(-0.5 * blur**2 * frequency)
-    texture = scene.colour[which] + jnp.einsum("hwk,hwkc->hwc", level, scene.amplitude[which])
+    colour = scene.colour[which]
+    if scene.faces is not None:
+        local = normal @ scene.turn[0].T
+        sides = jnp.concatenate([jnp.maximum(local, 0), jnp.maximum(-local, 0)], axis=-1)
+        colour = colour + jnp.where((which == 0)[..., None], sides @ scene.faces, 0)
+    texture = colour + jnp.einsum("hwk,hwkc->hwc", level, scene.amplitude[which])
     shade = 0.65 + 0.35 * jnp.clip(normal @ scene.light, -1, 1)
     return View(texture * shade[..., None], depth)
 

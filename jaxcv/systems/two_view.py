@@ -1,0 +1,291 @@
+"""The relative pose of two images: a network's, refined by the matches of features.
+
+    x2 = R x1 + t,  |t| = 1;  x right, y down, z forward
+
+Where only the network is there, or only matches, the pose is that of what is there.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcv.core.checks import argument_error, check_choice
+from jaxcv.core.damping import Damping
+from jaxcv.energies.epipolar import EpipolarParameters
+from jaxcv.geometry.camera import check_intrinsics
+from jaxcv.models.relative_pose import MatchHead, PoseNetwork, rotation_of, standardised
+from jaxcv.systems.feature_matches import Matches, find_matches, padded
+from jaxcv.systems.relative_refinement import RefinedPose, refine_relative_pose, sampled_poses
+
+__all__ = [
+    "MATCHES", "MatchArrays", "PoseScales", "RelativePose", "confidence_of", "intrinsics_or_guess",
+    "match_arrays", "network_and_refined_poses", "refined_alone", "relative_pose", "resized",
+]  # fmt: skip
+
+MATCHES = 128  # that enter the energy, the best by their ratio
+FEWEST = 5
+_LIMIT = np.deg2rad(20.0)  # error beyond which a pose counts as failed
+_FOCAL = 1.2  # of the longer side, where no intrinsics are given
+_FLAT = -30.0  # log precision of no prior
+
+
+class PoseScales(NamedTuple):
+    """What the energy weighs its terms by.
+
+    Attributes:
+        log_precision: (2,) log of the precisions of the network's rotation and direction [1/rad^2].
+        log_noise: () log of the noise of a match [px].
+        log_width: () log of the kernel's scale over the noise.
+    """
+
+    log_precision: Any = (0.0, 0.0)
+    log_noise: Any = float(np.log(0.5))
+    log_width: Any = float(np.log(3.0))
+
+
+class MatchArrays(NamedTuple):
+    """Matches of B pairs as arrays of one size.
+
+    Attributes:
+        points1: (B, M, 2), normalised by the intrinsics.
+        points2: (B, M, 2).
+        ratio: (B, M) of the distances to the nearest and the second descriptor.
+        valid: (B, M) which of them are matches.
+        focal: (B,) mean focal length [px].
+    """
+
+    points1: Any
+    points2: Any
+    ratio: Any
+    valid: Any
+    focal: Any
+
+
+class RelativePose(NamedTuple):
+    """x2 = R x1 + t.
+
+    Attributes:
+        rotation: (3, 3).
+        direction: (3,) unit t; the length of a translation is not seen in two images.
+        confidence: () in [0, 1], the probability that the cameras moved and neither angle is off by
+            more than 20 degrees, if errors are as likely as the energy says: `confidence_of`. Near
+            0 where the translation is not seen, as under pure rotation.
+        matches: () how many there were.
+    """
+
+    rotation: Any
+    direction: Any
+    confidence: Any
+    matches: Any
+
+
+def confidence_of(refined: RefinedPose) -> jax.Array:
+    """P(moved) (1 - exp(-L^2 h / 2)) of poses (...), with L of 20 degrees.
+
+    The first factor is `RefinedPose.moved`, the second the probability that a Gaussian angle of
+    precision h, the Hessian's least eigenvalue [1/rad^2], is below L.
+    """
+    h = jnp.maximum(refined.min_eigenvalue, 0)
+    return refined.moved * (1 - jnp.exp(-0.5 * _LIMIT**2 * h))
+
+
+def match_arrays(
+    matches: list[Matches], intrinsics1: Any, intrinsics2: Any, count: int = MATCHES
+) -> MatchArrays:
+    """Matches of B pairs, the best `count` of each; K (B, 3, 3) are theirs."""
+    rows = [padded(*one, count) for one in zip(matches, intrinsics1, intrinsics2, strict=True)]
+    points1, points2, ratio, valid = (np.stack(leaves) for leaves in zip(*rows, strict=True))
+    both = np.stack([np.asarray(intrinsics1, float), np.asarray(intrinsics2, float)])
+    focal = np.abs(both[..., [0, 1], [0, 1]]).mean(axis=(0, 2)).astype(np.float32)
+    return MatchArrays(points1, points2, ratio, valid, focal)
+
+
+def _numbers_of(matches: MatchArrays) -> jax.Array:
+    """(B, M, 5): the ratio and the places, about 1 in size."""
+    return jnp.concatenate([matches.ratio[..., None], matches.points1, matches.points2], axis=-1)
+
+
+def network_and_refined_poses(
+    params: Any,
+    first: jax.Array,
+    second: jax.Array,
+    matches: MatchArrays,
+    *,
+    network: PoseNetwork,
+    head: MatchHead,
+    damping: Damping = Damping(value=1.0),  # noqa: B008, an immutable value
+    key: jax.Array | None = None,
+    max_steps: int = 20,
+) -> tuple[tuple[jax.Array, jax.Array], RefinedPose]:
+    """What the network says of B pairs, and the minimisers between that and the matches.
+
+    The network enters the energy as the prior and, with the head, as the confidence of each match,
+    so that both are learned through the minimiser.
+
+    Args:
+        params: {"network", "head", "scales": PoseScales}.
+        first: (B, H, W, 3), standardised.
+        second: (B, H, W, 3).
+        matches: of the pairs.
+        network: that the params belong to.
+        head: that the params belong to.
+        damping: of the gradient [1/rad^2].
+        key: to begin at a sampled pose as well; None: at the prior only.
+        max_steps: of each minimisation.
+    """
+    both: Any = network.apply(params["network"], first, second, method="both_features")
+    heads: Any = network.apply(params["network"], both, method="poses")
+    rotation = rotation_of(heads[0])
+    length = jnp.sqrt(jnp.sum(heads[1] ** 2, axis=-1, keepdims=True) + 1e-12)
+    direction = heads[1] / length
+    log_confidence: Any = head.apply(params["head"], both, _numbers_of(matches))
+    scales = PoseScales(*(jnp.asarray(x, direction.dtype) for x in params["scales"]))
+
+    def one(rotation, direction, log_confidence, own, key):
+        theta = EpipolarParameters(
+            rotation, direction, scales.log_precision, log_confidence,
+            scales.log_noise - jnp.log(own.focal), scales.log_width,
+        )  # fmt: skip
+        start = None
+        if key is not None:
+            sampled = sampled_poses(key, theta, own.points1, own.points2, own.valid)
+            start = (
+                jnp.concatenate([rotation[None], sampled[0]]),
+                jnp.concatenate([direction[None], sampled[1]]),
+            )
+        return refine_relative_pose(
+            theta, own.points1, own.points2, own.valid, start=start, damping=damping,
+            max_steps=max_steps,
+        )  # fmt: skip
+
+    keys = None if key is None else jax.random.split(key, first.shape[0])
+    refined = jax.vmap(one)(rotation, direction, log_confidence, matches, keys)
+    return (rotation, direction), refined
+
+
+@functools.partial(jax.jit, static_argnames=("network", "head"))
+def _with_network(params, first, second, matches, key, network, head):
+    images = standardised(first), standardised(second)
+    return network_and_refined_poses(params, *images, matches, network=network, head=head, key=key)
+
+
+@functools.partial(jax.jit, static_argnames="start")
+def refined_alone(matches: MatchArrays, key: jax.Array, *, start: str = "sampled") -> RefinedPose:
+    """The minimisers of the matches of B pairs, without a prior.
+
+    Args:
+        matches: of the pairs.
+        key: PRNG key.
+        start: `sampled` poses, or the `identity` with motion to the side.
+    """
+    check_choice("start", start, ("sampled", "identity"))
+
+    def one(own, key):
+        scales = PoseScales()
+        theta = EpipolarParameters(
+            jnp.eye(3), jnp.array([1.0, 0.0, 0.0]), jnp.full(2, _FLAT), jnp.zeros(own.ratio.shape),
+            scales.log_noise - jnp.log(own.focal), jnp.asarray(scales.log_width),
+        )  # fmt: skip
+        begin = None
+        if start == "sampled":
+            begin = sampled_poses(key, theta, own.points1, own.points2, own.valid)
+        return refine_relative_pose(theta, own.points1, own.points2, own.valid, start=begin)
+
+    return jax.vmap(one)(matches, jax.random.split(key, matches.focal.shape[0]))
+
+
+def _image(name: str, image: Any) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < 8:
+        rule = "expected (H, W, 3), 8 pixels a side or more"
+        raise argument_error(name, rule, image.shape)
+    if image.dtype != np.uint8:
+        if not np.issubdtype(image.dtype, np.floating) or not np.isfinite(image).all():
+            raise argument_error(name, "expected 8 bits, or finite values in [0, 1]", image.dtype)
+        if image.min() < 0 or image.max() > 1:
+            came = f"{image.min():g} to {image.max():g}"
+            raise argument_error(name, "expected values in [0, 1]", came, "Divide by 255.")
+        image = np.round(255 * image).astype(np.uint8)
+    return image
+
+
+def resized(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """An image (H, W, 3) in 8 bits at another size, by areas, each axis by itself."""
+    from PIL import Image
+
+    if image.shape[:2] == tuple(shape):
+        return image
+    size = (shape[1], shape[0])
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+
+
+def intrinsics_or_guess(name: str, k: Any, image: np.ndarray) -> np.ndarray:
+    """K (3, 3) as it is given, or a focal length of 1.2 times the longer side, and the middle."""
+    height, width = image.shape[:2]
+    if k is None:
+        focal = _FOCAL * max(height, width)
+        return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+    return check_intrinsics(name, np.asarray(k, float)).reshape(3, 3)
+
+
+def relative_pose(
+    image1: Any,
+    image2: Any,
+    K1: Any = None,
+    K2: Any = None,
+    *,
+    params: Any = None,
+    network: PoseNetwork | None = None,
+    head: MatchHead | None = None,
+    shape: tuple[int, int] | None = None,
+    features: str = "sift",
+    seed: int = 0,
+) -> RelativePose:
+    """The pose of the second camera in terms of the first: x2 = R x1 + t with |t| = 1.
+
+    Features are matched (OpenCV), and the robust epipolar energy of the matches is minimised on
+    SO(3) x S^2, from poses of random samples and, with a network, from its pose, which is a prior.
+
+    Args:
+        image1: (H, W, 3) RGB, uint8 or floats in [0, 1].
+        image2: (H', W', 3).
+        K1: (3, 3) of the first image [px], pixel centres at whole numbers; None: a focal length of
+            1.2 times the longer side, and the middle.
+        K2: of the second; None: the same rule.
+        params: of a network (`load_relative_pose_network`); None: matches only.
+        network: that they belong to.
+        head: that they belong to.
+        shape: (H, W) that the network is shown.
+        features: `sift`, `orb` or `surf`.
+        seed: of the samples.
+
+    Returns:
+        The pose. Without a network and with fewer than five matches: nan with confidence 0.
+
+    Raises:
+        ValueError: no image, values out of range, K that is none.
+    """
+    images = _image("image1", image1), _image("image2", image2)
+    k1, k2 = intrinsics_or_guess("K1", K1, images[0]), intrinsics_or_guess("K2", K2, images[1])
+    found = find_matches(*images, features)
+    matches, key = match_arrays([found], k1[None], k2[None]), jax.random.key(seed)
+    if params is not None:
+        if network is None or head is None or shape is None:
+            missing = [
+                n for n, v in (("network", network), ("head", head), ("shape", shape)) if v is None
+            ]
+            way_out = "load_relative_pose_network returns params and these settings."
+            raise argument_error("params", f"expected {missing} with them", "none", way_out)
+        small = [resized(image, shape)[None] for image in images]
+        _, refined = _with_network(params, *small, matches, key, network, head)
+    elif len(found.ratio) < FEWEST:
+        nan = np.full((3, 3), np.nan)
+        return RelativePose(nan, nan[0], np.float64(0), len(found.ratio))
+    else:
+        refined = refined_alone(matches, key)
+    pose = jax.tree.map(lambda leaf: np.asarray(leaf[0]), refined)
+    confidence = np.asarray(confidence_of(pose))
+    return RelativePose(pose.rotation, pose.direction, confidence, len(found.ratio))
