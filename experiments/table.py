@@ -124,12 +124,30 @@ def _inverse_graphics(m: Mapping[str, Any]) -> str:
     )
 
 
+def _relative_pose(m: Mapping[str, Any]) -> str:
+    tail = "/textured/failures"
+    rows = []
+    for name in (key.removesuffix(tail) for key in m if key.endswith(tail)):
+        parts = []
+        for regime in ("textured", "textureless"):
+            if f"{name}/{regime}/failures" in m:
+                own = (m[f"{name}/{regime}/{k}"] for k in ("roe_median_deg", "rte_median_deg"))
+                angles = " / ".join(f"{x:.1f}" for x in own)
+                parts.append(f"{angles} / {100 * m[f'{name}/{regime}/failures']:.0f}%")
+        rows.append(f"{name} {', '.join(parts)}")
+    return (
+        "median error of rotation [°] / of translation's direction [°] / failures with texture, "
+        f"without: {'; '.join(rows)}"
+    )
+
+
 NUMBERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "curve_fitting": _curve_fitting,
     "hand_pose": _hand_pose,
     "human_pose": _human_pose,
     "inverse_graphics": _inverse_graphics,
     "monocular_stereo": _monocular_stereo,
+    "relative_pose": _relative_pose,
     "robust_mean": _robust_mean,
     "tracker_fusion": _tracker_fusion,
 }

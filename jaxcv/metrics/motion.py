@@ -4,6 +4,7 @@ A direction of translation is known up to its sign by who looks only at the esse
 error is then folded, min(e, 180 - e). Both are common, and differ: say which.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from jaxcv.core.checks import argument_error
 
 __all__ = [
-    "cumulative_histogram", "folded", "pose_auc", "pose_failures", "rotation_error",
+    "cumulative_histogram", "cycle_errors", "folded", "pose_auc", "pose_failures", "rotation_error",
     "translation_error",
 ]  # fmt: skip
 
@@ -36,6 +37,30 @@ def translation_error(predicted: Any, target: Any) -> np.ndarray:
     t = t / np.linalg.norm(t, axis=-1, keepdims=True)
     angle = 2 * np.arctan2(np.linalg.norm(p - t, axis=-1), np.linalg.norm(p + t, axis=-1))
     return np.rad2deg(np.where(length[..., 0] > 1e-6, angle, np.pi / 2))
+
+
+def cycle_errors(views: Any, rotation: Any) -> np.ndarray:
+    """Angles (T,) [deg] of R_jk R_ij R_ik^T of all triangles among pairs: 0 where labels agree.
+
+    Args:
+        views: (N, 2) numbers of the views.
+        rotation: (N, 3, 3) from the first to the second.
+    """
+    rows = np.asarray(views, int)
+    r = np.asarray(rotation, float)
+    known: dict[tuple[int, int], np.ndarray] = {}
+    for (i, j), own in zip(rows.tolist(), r, strict=True):
+        known[i, j], known[j, i] = own, own.T
+    beside: dict[int, set[int]] = {}
+    for i, j in known:
+        beside.setdefault(i, set()).add(j)
+    errors = [
+        rotation_error(known[j, k] @ known[i, j], known[i, k])
+        for i in sorted(beside)
+        for j, k in itertools.combinations(sorted(n for n in beside[i] if n > i), 2)
+        if (j, k) in known
+    ]
+    return np.array(errors, float)
 
 
 def folded(error: Any) -> np.ndarray:

@@ -50,6 +50,8 @@ class RefinedPose(NamedTuple):
             Near the prior's precision where the matches say nothing of it.
         moved: () the probability that the cameras moved and not only turned, by the matches: under
             pure rotation every direction of t fits, and the least eigenvalue is one of noise.
+        supported: () the probability that as many matches do not agree by accident: 1 / (1 + NFA),
+            with the number of false alarms of Moisan and Stival, IJCV 2004.
     """
 
     rotation: jax.Array
@@ -58,6 +60,7 @@ class RefinedPose(NamedTuple):
     converged: jax.Array
     min_eigenvalue: jax.Array
     moved: jax.Array
+    supported: jax.Array
 
 
 def refine_relative_pose(
@@ -112,6 +115,7 @@ def refine_relative_pose(
     return RefinedPose(
         found.value["rotation"], found.value["direction"], found.energy, found.converged,
         found.diagnostics.min_eigenvalue, _moved(y0, free, *matches),
+        _supported(y0, free, *matches),
     )  # fmt: skip
 
 
@@ -150,6 +154,27 @@ def _moved(pose, theta, points1, points2, valid) -> jax.Array:
     count = weight @ kernel.weight(square)
     gain = turned - 0.5 * weight @ kernel.rho(square)
     return jax.nn.sigmoid(_USUAL + gain - 0.5 * count * jnp.log(4.0))
+
+
+def _supported(pose, theta, points1, points2, valid) -> jax.Array:
+    """1 / (1 + NFA) of the matches within three deviations of a pose.
+
+    NFA = (n - 5) C(n, k) C(k, 5) a^(k - 5): how often k of n matches would agree with the best of
+    the poses of five of them, if each did by chance a, the share of the image that lies within
+    three deviations of a line.
+    """
+    essential = essential_matrix(pose["rotation"], pose["direction"])
+    near = 3 * jnp.exp(theta.log_noise)
+    agrees = valid & (jnp.abs(sampson_distance(essential, points1, points2)) < near)
+    n, k = (jnp.sum(x).astype(points1.dtype) for x in (valid, agrees))
+    low = jnp.min(jnp.where(valid[:, None], points2, jnp.inf), axis=0)
+    high = jnp.max(jnp.where(valid[:, None], points2, -jnp.inf), axis=0)
+    size = jnp.where(n > 1, high - low, 1) + 2 * near
+    chance = jnp.clip(2 * near * jnp.linalg.norm(size) / jnp.prod(size), 1e-9, 1.0)
+    log = lambda a: jax.scipy.special.gammaln(a + 1)
+    choices = log(n) - log(n - k) - log(jnp.maximum(k - _SAMPLE, 0)) - log(float(_SAMPLE))
+    false = jnp.log(jnp.maximum(n - _SAMPLE, 1)) + choices + (k - _SAMPLE) * jnp.log(chance)
+    return jnp.where(k > _SAMPLE, jax.nn.sigmoid(-false), 0.0)
 
 
 def _go_down(y, theta, points1, points2, valid, steps: int):

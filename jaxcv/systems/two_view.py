@@ -70,9 +70,9 @@ class RelativePose(NamedTuple):
     Attributes:
         rotation: (3, 3).
         direction: (3,) unit t; the length of a translation is not seen in two images.
-        confidence: () in [0, 1], the probability that the cameras moved and neither angle is off by
-            more than 20 degrees, if errors are as likely as the energy says: `confidence_of`. Near
-            0 where the translation is not seen, as under pure rotation.
+        confidence: () in [0, 1], how likely it is that neither angle is off by more than 20
+            degrees: `confidence_of`. Near 0 where too few matches agree, or where the translation
+            is not seen, as under pure rotation.
         matches: () how many there were.
     """
 
@@ -82,14 +82,19 @@ class RelativePose(NamedTuple):
     matches: Any
 
 
-def confidence_of(refined: RefinedPose) -> jax.Array:
-    """P(moved) (1 - exp(-L^2 h / 2)) of poses (...), with L of 20 degrees.
+def confidence_of(refined: RefinedPose, log_precision: Any = None) -> jax.Array:
+    """How likely it is that neither angle of poses (...) is off by more than 20 degrees.
 
-    The first factor is `RefinedPose.moved`, the second the probability that a Gaussian angle of
-    precision h, the Hessian's least eigenvalue [1/rad^2], is below L.
+        c = s P(h) + (1 - s) P(p),   P(h) = 1 - exp(-L^2 h / 2),   s = moved x supported
+
+    with L the limit, h the Hessian's least eigenvalue, p the lesser precision of the prior (0
+    without one) in 1/rad^2, P(h) the probability that a Gaussian angle of precision h is below L,
+    and s what the matches are worth: `RefinedPose.moved` and `RefinedPose.supported`.
     """
-    h = jnp.maximum(refined.min_eigenvalue, 0)
-    return refined.moved * (1 - jnp.exp(-0.5 * _LIMIT**2 * h))
+    within = lambda h: 1 - jnp.exp(-0.5 * _LIMIT**2 * jnp.maximum(h, 0))
+    share = refined.moved * refined.supported
+    prior = 0.0 if log_precision is None else within(jnp.exp(jnp.min(jnp.asarray(log_precision))))
+    return share * within(refined.min_eigenvalue) + (1 - share) * prior
 
 
 def match_arrays(
@@ -287,5 +292,6 @@ def relative_pose(
     else:
         refined = refined_alone(matches, key)
     pose = jax.tree.map(lambda leaf: np.asarray(leaf[0]), refined)
-    confidence = np.asarray(confidence_of(pose))
+    prior = None if params is None else params["scales"].log_precision
+    confidence = np.asarray(confidence_of(pose, prior))
     return RelativePose(pose.rotation, pose.direction, confidence, len(found.ratio))

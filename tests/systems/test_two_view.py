@@ -107,6 +107,24 @@ def test_a_pure_rotation_has_little_confidence():
     assert confidence["turned"] < 0.1
 
 
+def test_matches_that_agree_by_accident_are_not_trusted():
+    rng = np.random.default_rng(0)
+    rotation, direction, p1, p2, *_ = scene(0, 40, 0.3, 3e-4)
+    del rotation, direction
+    other = jnp.asarray(rng.uniform(-0.4, 0.4, (40, 2)))
+    found = {}
+    for name, points in (("true", p2), ("random", other)):
+        one = (jnp.asarray(x, jnp.float32)[None] for x in (p1, points, np.full(40, 0.5)))
+        matches = MatchArrays(*one, jnp.ones((1, 40), bool), jnp.full(1, 500.0))
+        found[name] = refined_alone(matches, jax.random.key(0))
+    assert found["true"].supported[0] > 0.99
+    assert found["random"].supported[0] < 0.3
+    # With a prior an answer that matches do not support is worth what the prior is.
+    prior = float(confidence_of(found["random"], jnp.array([8.0, 4.0]))[0])
+    bound = 1 - np.exp(-0.5 * np.deg2rad(20) ** 2 * np.exp(4.0))
+    np.testing.assert_allclose(prior, bound, atol=0.1)
+
+
 def test_samples_find_poses_of_planes():
     """Matches on one wall, half of them wrong: eight points have no essential matrix there."""
     rng = np.random.default_rng(1)

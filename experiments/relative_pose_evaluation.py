@@ -1,0 +1,272 @@
+"""How relative poses are scored: networks, features, refinements, and what a constant would get."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import relative_pose as experiment
+from experiments import relative_pose_refinement as refinement
+from experiments import runner
+from experiments._statistics import interval_of_mean
+from experiments._timing import seconds_per_call
+from experiments.relative_pose_baselines import pose_of_matches
+from experiments.relative_pose_data import Data, Matched, matched_pairs, quaternions
+from jaxcv.metrics.motion import (
+    folded,
+    pose_auc,
+    pose_failures,
+    rotation_error,
+    translation_error,
+)
+from jaxcv.models.relative_pose import rotation_of, standardised
+from jaxcv.systems.two_view import (
+    PoseScales,
+    confidence_of,
+    network_and_refined_poses,
+    refined_alone,
+)
+
+__all__ = ["METHODS", "Poses", "errors_of", "metrics", "poses_of_methods", "scales_of"]
+
+AT_ONCE = 50
+# Feature methods: what is matched, and who estimates.
+METHODS = {
+    "sift_ransac": ("sift", "ransac"), "sift_magsac": ("sift", "magsac"),
+    "orb_ransac": ("orb", "ransac"), "surf_ransac": ("surf", "ransac"),
+    "poselib": ("sift", "poselib"),
+}  # fmt: skip
+REGIMES = ("textured", "textureless")
+
+
+class Poses(NamedTuple):
+    """What a method answers to N pairs.
+
+    Attributes:
+        rotation: (N, 3, 3); nan where there is no answer.
+        direction: (N, 3).
+        confidence: (N,) in [0, 1]; nan of a method that has none.
+    """
+
+    rotation: np.ndarray
+    direction: np.ndarray
+    confidence: np.ndarray
+
+
+def _member(trained: runner.Trained, i: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[i], trained.params)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _apply(params: Any, first: Any, second: Any, network: Any) -> tuple[jax.Array, jax.Array]:
+    heads: Any = network.apply(params, standardised(first), standardised(second))
+    return rotation_of(heads[0]), experiment.unit(heads[1])
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _refine(params, first, second, matches, network):
+    _, refined = network_and_refined_poses(
+        params, standardised(first), standardised(second), matches, network=network,
+        head=refinement.HEAD,
+    )  # fmt: skip
+    confidence = confidence_of(refined, PoseScales(*params["scales"]).log_precision)
+    return refined.rotation, refined.direction, confidence
+
+
+def _in_parts(run: Callable[[np.ndarray], Any], count: int) -> Any:
+    """`run` on rows of one number at a time, so that it is compiled once; the last repeat."""
+    rows = np.minimum(np.arange(-(-count // AT_ONCE) * AT_ONCE), count - 1)
+    parts = [jax.device_get(run(some)) for some in rows.reshape(-1, AT_ONCE)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
+
+
+def _by_network(config: Any, params: Any, net: str, pairs: Any) -> Poses:
+    own = experiment.network(config, net)
+    run = lambda rows: _apply(params, pairs.first[rows], pairs.second[rows], own)
+    rotation, direction = _in_parts(run, len(pairs.rotation))
+    return Poses(rotation, direction, np.full(len(rotation), np.nan))
+
+
+def _by_refinement(config: Any, params: Any, test: Matched) -> Poses:
+    own = experiment.network(config, config.net[-1])
+
+    def run(rows):
+        some = jax.tree.map(lambda leaf: leaf[rows], test.matches)
+        return _refine(params, test.pairs.first[rows], test.pairs.second[rows], some, own)
+
+    return Poses(*_in_parts(run, len(test.found)))
+
+
+def _by_features(test: Matched, found: Any, estimator: str, seed: int) -> Poses:
+    count = len(found)
+    rotation, direction = np.full((count, 3, 3), np.nan), np.full((count, 3), np.nan)
+    for i, matches in enumerate(found):
+        k = test.full.intrinsics1[i], test.full.intrinsics2[i]
+        pose = pose_of_matches(matches, *k, estimator, seed)
+        if pose is not None:
+            rotation[i], direction[i] = pose.rotation, pose.direction
+    return Poses(rotation, direction, np.full(count, np.nan))
+
+
+def scales_of(config: Any, data: Data, params: Any, net: str) -> PoseScales:
+    """Precisions of a network's rotation and direction, by its errors on the validation pairs.
+
+    Of Gaussian angles about two or three axes the median is about one and a half deviations.
+    """
+    poses = _by_network(config, params, net, data.valid)
+    turned = rotation_error(poses.rotation, data.valid.rotation)
+    moved = translation_error(poses.direction, data.valid.direction)
+    deviation = np.deg2rad([np.median(turned), np.median(moved)]) / 1.5
+    return PoseScales(tuple(float(x) for x in -2 * np.log(deviation)))
+
+
+def constant_of(data: Data) -> tuple[np.ndarray, np.ndarray]:
+    """The mean rotation and direction of the training: what a method must beat."""
+    q = quaternions(data.train.rotation).mean(axis=0)
+    t = np.asarray(data.train.direction).mean(axis=0)
+    return np.asarray(rotation_of(jnp.asarray(q))), t / np.linalg.norm(t)
+
+
+def poses_of_methods(
+    config: Any, data: Data, trained: runner.Trainings, i: int, test: Matched
+) -> dict[str, Poses]:
+    """Method -> its answers on the pairs of `test`, by the i-th seed."""
+    count = len(test.found)
+    rotation, direction = constant_of(data)
+    nothing = np.full(count, np.nan)
+    out = {
+        "constant": Poses(
+            np.tile(rotation, (count, 1, 1)), np.tile(direction, (count, 1)), nothing
+        )
+    }  # fmt: skip
+    for net in config.net:
+        out[net] = _by_network(config, _member(trained[net], i)["network"], net, test.pairs)
+    if i == 0:  # the others draw by their own seeds, and answer once
+        for name, (features, estimator) in METHODS.items():
+            found = test.found
+            if features != "sift":
+                found = matched_pairs(test.full, config.shape, features).found
+            out[name] = _by_features(test, found, estimator, config.seed)
+        out["refined_sampled"] = _alone(test, "sampled", config.seed)
+        out["refined_identity"] = _alone(test, "identity", config.seed)
+    if config.refine:
+        last = _member(trained[config.net[-1]], i)["network"]
+        scales = scales_of(config, data, last, config.net[-1])
+        before = refinement.untrained(config, last, scales, jax.random.key(0))
+        out["refined"] = _by_refinement(config, before, test)
+        out["joint"] = _by_refinement(config, _member(trained["joint"], i), test)
+    return out
+
+
+def _alone(test: Matched, start: str, seed: int) -> Poses:
+    def run(rows):
+        some = jax.tree.map(lambda leaf: leaf[rows], test.matches)
+        found = refined_alone(some, jax.random.key(seed), start=start)
+        return found.rotation, found.direction, confidence_of(found)
+
+    poses = Poses(*_in_parts(run, len(test.found)))
+    none = test.matches.valid.sum(axis=1) < 5
+    gone = lambda x: np.where(none.reshape(-1, *[1] * (x.ndim - 1)), np.nan, x)
+    return Poses(gone(poses.rotation), gone(poses.direction), np.where(none, 0, poses.confidence))
+
+
+def errors_of(poses: Poses, pairs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Errors (N,) of rotation and direction [deg]; 180 where there is no answer."""
+    none = ~np.isfinite(poses.direction).all(axis=1)
+    turned = rotation_error(poses.rotation, pairs.rotation)
+    moved = translation_error(poses.direction, pairs.direction)
+    return np.where(none, 180.0, turned), np.where(none, 180.0, moved)
+
+
+def answers(
+    config: Any, data: Data, trained: runner.Trainings, i: int, *, unrelated: bool = False
+) -> dict[str, Poses]:
+    """`poses_of_methods` on the test; or with each second image that of another pair."""
+    return trained.once(
+        (i, unrelated), lambda: poses_of_methods(config, data, trained, i, _test(data, unrelated))
+    )
+
+
+def _test(data: Data, unrelated: bool) -> Matched:
+    if not unrelated:
+        return data.test
+    rows = np.roll(np.arange(len(data.test.found)), 1)
+    full = data.test.full._replace(
+        second=data.test.full.take(rows).second,
+        intrinsics2=np.asarray(data.test.full.intrinsics2)[rows],
+    )
+    return matched_pairs(full, data.test.pairs.first.shape[1:3])
+
+
+def _scores(poses: Poses, pairs: Any) -> dict[str, float]:
+    out = {}
+    textured = np.asarray(pairs.textured)
+    for regime, rows in zip(REGIMES, (textured, ~textured), strict=True):
+        if not rows.any():
+            continue
+        turned, moved = (error[rows] for error in errors_of(poses, pairs))
+        auc = pose_auc(turned, folded(moved))
+        own = {
+            "roe_median_deg": np.median(turned), "rte_median_deg": np.median(moved),
+            "rte_folded_median_deg": np.median(folded(moved)),
+            "auc5": auc[0], "auc10": auc[1], "auc20": auc[2],
+            "failures": pose_failures(turned, moved).mean(),
+        }  # fmt: skip
+        confident = poses.confidence[rows] >= 0.5
+        if np.isfinite(poses.confidence[rows]).all():
+            own["confident"] = confident.mean()
+            if confident.any():
+                own["confident_failures"] = pose_failures(turned, moved)[confident].mean()
+        out |= {f"{regime}/{name}": float(value) for name, value in own.items()}
+    return out
+
+
+def metrics(config: Any, data: Data, trained: runner.Trainings) -> dict[str, Any]:
+    """Means over the seeds, and the numbers of each seed where there are several."""
+    kept: dict[str, list[float]] = {}
+    for i in range(config.num_seeds):
+        for method, poses in answers(config, data, trained, i).items():
+            for name, value in _scores(poses, data.test.pairs).items():
+                kept.setdefault(f"{method}/{name}", []).append(value)
+    out: dict[str, Any] = {}
+    for key, values in kept.items():
+        out[key] = float(np.mean(values))
+        if len(values) > 1 and not key.startswith("constant/"):
+            low, high = interval_of_mean(values)
+            out |= {f"{key}_of_seeds": values, f"{key}_low": low, f"{key}_high": high}
+    for method, poses in answers(config, data, trained, 0, unrelated=True).items():
+        turned, _ = errors_of(poses, data.test.pairs)
+        out[f"{method}/unrelated/answered"] = float(np.mean(np.isfinite(poses.direction[:, 0])))
+        out[f"{method}/unrelated/roe_median_deg"] = float(np.median(turned))
+        if np.isfinite(poses.confidence).all():
+            out[f"{method}/unrelated/confident"] = float(np.mean(poses.confidence >= 0.5))
+    out |= {f"{name}/training_minutes": trained[name].seconds / 60 for name in trained}
+    return out | _speeds(config, data, trained)
+
+
+def _speeds(config: Any, data: Data, trained: Any) -> dict[str, float]:
+    """Pairs a second: networks in batches; features with matching, of the first test pairs."""
+    out = {}
+    count = AT_ONCE
+    some = data.test.take(np.arange(count) % len(data.test.found))
+    for net in config.net:
+        own = experiment.network(config, net)
+        params = _member(trained[net], 0)["network"]
+        images = jnp.asarray(some.pairs.first[:]), jnp.asarray(some.pairs.second[:])
+        out[f"{net}/pairs_per_second"] = count / seconds_per_call(_apply, params, *images, own)
+    for name, (features, estimator) in METHODS.items():
+        start = time.perf_counter()
+        found = matched_pairs(some.full, config.shape, features).found
+        _by_features(some, found, estimator, config.seed)
+        out[f"{name}/pairs_per_second"] = count / (time.perf_counter() - start)
+    if config.refine:
+        params = _member(trained["joint"], 0)
+        own = experiment.network(config, config.net[-1])
+        arrays = some.pairs.first[:], some.pairs.second[:], some.matches
+        seconds = seconds_per_call(_refine, params, *jax.tree.map(jnp.asarray, arrays), own)
+        out["joint/pairs_per_second_after_matching"] = count / seconds
+    return out

@@ -1,0 +1,224 @@
+"""Figures of relative pose: shares below an error, failures, epipolar lines, confidence."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments import relative_pose_evaluation as evaluation
+from experiments.relative_pose_data import Data
+from jaxcv.metrics.motion import cumulative_histogram, pose_failures
+
+__all__ = ["draw_all", "draw_matches"]
+
+_NAMES = {
+    "constant": "constant", "cnnA": "cnnA", "cnnB": "cnnB", "cnnAspp": "cnnA-spp",
+    "cnnBspp": "cnnB-spp", "sift_ransac": "SIFT, RANSAC", "sift_magsac": "SIFT, MAGSAC",
+    "orb_ransac": "ORB, RANSAC", "surf_ransac": "SURF, RANSAC", "poselib": "SIFT, PoseLib",
+    "refined_sampled": "energy, from samples", "refined_identity": "energy, from identity",
+    "refined": "energy, prior of the network", "joint": "energy and network, trained jointly",
+}  # fmt: skip
+_SHOWN = 3  # pairs of each regime with lines
+_LINES = 12
+_LARGEST = 60.0  # [deg] of the histograms
+
+
+def _colours(names: Any) -> dict[str, Any]:
+    table = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    return {name: table[list(_NAMES).index(name) % 20] for name in names}
+
+
+def draw_all(
+    config: Any, data: Data, trained: Any, metrics: dict[str, Any]
+) -> Iterator[tuple[str, Any]]:
+    """All figures, one after the other."""
+    poses = evaluation.answers(config, data, trained, 0)
+    yield "cumulative.png", _cumulative(data, poses)
+    yield "failures.png", _failures(poses, metrics)
+    yield "lines.png", _lines(data, poses)
+    if config.refine:
+        yield "confidence.png", _confidence(data, poses)
+    yield "training.png", _training(config, trained)
+
+
+def _regimes(data: Data) -> list[tuple[str, np.ndarray]]:
+    textured = np.asarray(data.test.pairs.textured)
+    both = [("textured", textured), ("textureless", ~textured)]
+    return [(name, rows) for name, rows in both if rows.any()]
+
+
+def _cumulative(data: Data, poses: Any) -> Any:
+    """Share of pairs below an error: rotation and translation, with and without texture."""
+    regimes = _regimes(data)
+    figure, axes = plt.subplots(
+        len(regimes), 2, figsize=(12, 4.2 * len(regimes)), sharex=True, sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    at, colours = np.linspace(0, _LARGEST, 200), _colours(poses)
+    for row, (regime, rows) in zip(axes, regimes, strict=True):
+        for name, own in poses.items():
+            errors = evaluation.errors_of(own, data.test.pairs)
+            style = ":" if name == "constant" else "--" if name in evaluation.METHODS else "-"
+            for axis, error in zip(row, errors, strict=True):
+                axis.plot(
+                    at, cumulative_histogram(error[rows], at), style, color=colours[name],
+                    label=_NAMES[name],
+                )  # fmt: skip
+        for axis, what in zip(row, ("rotation", "direction of translation"), strict=True):
+            axis.set(
+                title=f"{what}, {regime} ({rows.sum()} pairs)", ylim=(0, 1), xlim=(0, _LARGEST)
+            )
+            axis.grid(alpha=0.3)
+    for axis in axes[-1]:
+        axis.set_xlabel("error [deg], sign not folded")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share of pairs below")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center")
+    return figure
+
+
+def _failures(poses: Any, metrics: dict[str, Any]) -> Any:
+    """Failures (an angle above 20 degrees, or no answer) and the area below 10 degrees."""
+    regimes = [r for r in evaluation.REGIMES if f"constant/{r}/failures" in metrics]
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
+    names = list(poses)
+    places = np.arange(len(names))
+    parts = (("failures", "share of pairs that fail"), ("auc10", "AUC at 10 degrees, folded"))
+    for axis, (metric, label) in zip(axes, parts, strict=True):
+        for k, regime in enumerate(regimes):
+            values = [metrics[f"{name}/{regime}/{metric}"] for name in names]
+            bars = axis.barh(places + 0.4 * k - 0.2, values, 0.38, label=regime)
+            axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=7)
+        axis.set(xlabel=label, xlim=(0, 1.1))
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(places, [_NAMES[name] for name in names])
+    axes[0].invert_yaxis()
+    axes[0].legend()
+    return figure
+
+
+def draw_matches(
+    axes: Any, first: np.ndarray, second: np.ndarray, matches: Any, essential: Any, k1: Any, k2: Any
+) -> None:
+    """Some matches in two images, with the epipolar lines that a pose gives each.
+
+    Args:
+        axes: two of matplotlib's.
+        first: (H, W, 3).
+        second: (H', W', 3).
+        matches: `Matches` [px].
+        essential: (3, 3).
+        k1: (3, 3) of the first image.
+        k2: of the second.
+    """
+    fundamental = np.linalg.inv(k2).T @ np.asarray(essential) @ np.linalg.inv(k1)
+    some = np.linspace(0, len(matches.ratio) - 1, min(_LINES, len(matches.ratio))).astype(int)
+    colours = plt.get_cmap("hsv")(np.linspace(0, 1, len(some) + 1))
+    parts = (
+        (axes[0], first, matches.points1, matches.points2, fundamental.T),
+        (axes[1], second, matches.points2, matches.points1, fundamental),
+    )
+    for axis, image, own, other, matrix in parts:
+        axis.imshow(image)
+        height, width = image.shape[:2]
+        for n, colour in zip(some, colours, strict=False):
+            a, b, c = matrix @ np.append(other[n], 1)
+            axis.axline(*_on_line(a, b, c), color=colour, linewidth=0.8)
+            axis.plot(*own[n], "o", color=colour, markersize=4, markeredgecolor="black")
+        axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+
+
+def _on_line(a: float, b: float, c: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Two points of a x + b y + c = 0."""
+    square = max(a * a + b * b, 1e-30)
+    x, y = -a * c / square, -b * c / square
+    length = np.sqrt(square)
+    return (x, y), (x - b / length, y + a / length)
+
+
+def _lines(data: Data, poses: Any) -> Any:
+    """Matches and epipolar lines of the last method, errors in the titles."""
+    from jaxcv.geometry.epipolar import essential_matrix
+
+    name = list(poses)[-1]
+    own, full = poses[name], data.test.full
+    turned, moved = evaluation.errors_of(own, data.test.pairs)
+    shown = [i for _, rows in _regimes(data) for i in np.flatnonzero(rows)[:_SHOWN]]
+    figure, axes = plt.subplots(
+        -(-len(shown) // 3) * 2, 3, figsize=(12, 6.2 * -(-len(shown) // 3)), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    for n, i in enumerate(shown):
+        pair = axes[2 * (n // 3), n % 3], axes[2 * (n // 3) + 1, n % 3]
+        for axis in pair:
+            axis.set_axis_on()
+        essential = np.nan_to_num(np.asarray(essential_matrix(own.rotation[i], own.direction[i])))
+        draw_matches(
+            pair, full.first[i], full.second[i], data.test.found[i], essential,
+            full.intrinsics1[i], full.intrinsics2[i],
+        )  # fmt: skip
+        pair[0].set_title(
+            f"{len(data.test.found[i].ratio)} matches, "
+            f"off by {turned[i]:.1f} and {moved[i]:.1f} deg",
+            fontsize=9,
+        )
+    figure.suptitle(f"Matches and the epipolar lines of: {_NAMES[name]}")
+    return figure
+
+
+def _confidence(data: Data, poses: Any) -> Any:
+    """How often a pose of a stated confidence is within 20 degrees."""
+    figure, axis = plt.subplots(figsize=(6, 5), layout="constrained")
+    edges = np.linspace(0, 1, 6)
+    for name in ("refined_sampled", "refined", "joint"):
+        if name not in poses:
+            continue
+        turned, moved = evaluation.errors_of(poses[name], data.test.pairs)
+        good = ~pose_failures(turned, moved)
+        bins = np.clip(np.digitize(poses[name].confidence, edges) - 1, 0, 4)
+        used = [b for b in range(5) if (bins == b).any()]
+        stated = [poses[name].confidence[bins == b].mean() for b in used]
+        found = [good[bins == b].mean() for b in used]
+        sizes = [20 + 2 * (bins == b).sum() for b in used]
+        axis.plot(stated, found, color=_colours([name])[name], label=_NAMES[name])
+        axis.scatter(stated, found, sizes, color=_colours([name])[name])
+    axis.plot([0, 1], [0, 1], ":", color="grey", label="as often as stated")
+    axis.set(
+        xlabel="stated confidence (size: pairs)", ylabel="share within 20 degrees", xlim=(0, 1.02),
+        ylim=(0, 1.02),
+    )  # fmt: skip
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
+def _training(config: Any, trained: Any) -> Any:
+    """Validation errors of the networks over steps, and what the energy's training shows."""
+    count = 1 + bool(config.refine)
+    figure, axes = plt.subplots(
+        1, count, figsize=(6 * count, 4.2), squeeze=False, layout="constrained"
+    )
+    for net in config.net:
+        history = trained[net].history
+        line = axes[0, 0].plot(
+            history["step"], history["valid_rotation_deg"][:, 0], label=f"{_NAMES[net]}, rotation"
+        )
+        axes[0, 0].plot(
+            history["step"], history["valid_direction_deg"][:, 0], "--", color=line[0].get_color(),
+            label=f"{_NAMES[net]}, direction",
+        )  # fmt: skip
+    axes[0, 0].set(xlabel="step", ylabel="median error on validation pairs [deg]", ylim=(0, None))
+    if config.refine:
+        history = trained["joint"].history
+        for name, label in (("rotation", "rotation"), ("direction", "direction of translation")):
+            axes[0, 1].plot(history["step"], history[f"refined_{name}_deg"][:, 0], label=label)
+        axes[0, 1].set(
+            xlabel="step through the energy", ylabel="median error in batches [deg]", ylim=(0, None)
+        )
+    for axis in axes.ravel():
+        axis.grid(alpha=0.3)
+        axis.legend()
+    return figure

@@ -1,0 +1,113 @@
+"""The training of network, confidences and scales through the energy of matches and prior."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import relative_pose as experiment
+from experiments import runner
+from experiments.relative_pose_data import Data, quaternions
+from jaxcv.models.relative_pose import MatchHead, standardised
+from jaxcv.systems.two_view import MatchArrays, PoseScales, network_and_refined_poses
+
+__all__ = ["HEAD", "cell", "untrained"]
+
+HEAD = MatchHead()
+WARM_UP = 20  # steps
+_NEW_RATE = 10.0  # factor on the rate for head and scales
+_NETWORK_RATE = 0.1  # factor on the rate for what was trained before
+
+
+def cell(config: Any, data: Data) -> runner.Cell:
+    """The training from that of the last network on."""
+    log_every = min(50, config.refine_steps)
+    seeds = np.arange(config.seed, config.seed + config.num_seeds)
+    return runner.Cell(
+        init=functools.partial(_init, config=config),
+        after=config.net[-1],
+        loss=functools.partial(_loss, config=config),
+        optimizer=functools.partial(_optimizer, config),
+        hyperparameters=(),
+        members={"seed": seeds},
+        steps=config.refine_steps,
+        batches=functools.partial(_batch, data, config),
+        loop=experiment.in_turn(config),
+        log_every=log_every,
+        checkpoint_every=log_every,
+        fused=1,
+    )
+
+
+def untrained(
+    config: Any, network: Any, scales: PoseScales, key: jax.Array, *, net: str | None = None
+) -> Any:
+    """A trained network with a head that trusts all matches alike."""
+    own = experiment.network(config, net or config.net[-1])
+    image = jnp.zeros((1, *config.shape, 3))
+    both: Any = jax.eval_shape(
+        lambda p: own.apply(p, image, image, method="both_features"), network
+    )
+    head = HEAD.init(key, jnp.zeros(both.shape), jnp.zeros((1, 1, 5)))
+    return {"network": network, "head": head, "scales": scales}
+
+
+def _init(key, member, before, *, config: Any):
+    del member
+    scales = PoseScales(*(jnp.asarray(x, jnp.float32) for x in PoseScales()))
+    return untrained(config, before["network"], scales, key)
+
+
+def _optimizer(config: Any) -> optax.GradientTransformation:
+    steps, warm_up = config.refine_steps, min(WARM_UP, config.refine_steps // 2)
+
+    def make(factor):
+        rate = optax.warmup_cosine_decay_schedule(0.0, factor * config.refine_rate, warm_up, steps)
+        return optax.adam(rate)
+
+    def labels(params):
+        def name(path):
+            text = jax.tree_util.keystr(path)
+            if "'network'" not in text:
+                return "new"
+            return "heads" if "head" in text else "trunk"
+
+        return jax.tree_util.tree_map_with_path(lambda path, _: name(path), params)
+
+    rates: Any = {
+        "new": make(_NEW_RATE), "trunk": make(_NETWORK_RATE),
+        "heads": make(_NETWORK_RATE * config.head_rate),
+    }  # fmt: skip
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.multi_transform(rates, labels))
+
+
+def _batch(data: Data, config: Any, step: int) -> Any:
+    rng = np.random.default_rng([config.seed, step, 1])
+    own = data.matched
+    rows = rng.integers(len(own.pairs.rotation), size=config.refine_batch)
+    some = own.pairs.take(rows)
+    return {
+        "first": np.asarray(some.first), "second": np.asarray(some.second),
+        "quaternion": quaternions(some.rotation),
+        "direction": np.asarray(some.direction, np.float32),
+        "matches": MatchArrays(*(np.asarray(leaf)[rows] for leaf in own.matches)),
+    }  # fmt: skip
+
+
+def _loss(params, batch, key, member, *, config: Any):
+    """The mean of both angles [rad], beyond a radian by its logarithm: a pose that is lost is."""
+    del key, member
+    _, refined = network_and_refined_poses(
+        params, standardised(batch["first"]), standardised(batch["second"]), batch["matches"],
+        network=experiment.network(config, config.net[-1]), head=HEAD,
+    )  # fmt: skip
+    turned, moved = experiment.angles(refined.rotation, refined.direction, batch)
+    shares = {
+        "refined_rotation_deg": jnp.rad2deg(jnp.median(turned)),
+        "refined_direction_deg": jnp.rad2deg(jnp.median(moved)),
+        "converged": jnp.mean(refined.converged),
+    }
+    return jnp.mean(jnp.log1p(4 * turned) + jnp.log1p(4 * moved)), shares

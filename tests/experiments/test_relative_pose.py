@@ -1,0 +1,180 @@
+"""The experiment of relative pose: augmentation, losses, cells, rows, modes, bad input."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from experiments import relative_pose as experiment
+from experiments import relative_pose_evaluation as evaluation
+from experiments import runner
+from experiments.relative_pose_data import load, quaternions
+from jaxcv.models.relative_pose import rotation_of
+from jaxcv.systems import load_relative_pose_network
+
+CONFIG = experiment.Config(
+    width=0.05, height=40, width_px=48, full_height=96, full_width=128, num_train=12, num_valid=4,
+    num_matched=6, num_test=6, steps=2, batch_size=4, refine_steps=1, refine_batch=2,
+)  # fmt: skip
+
+
+def batch(count=5, seed=0):
+    rng = np.random.default_rng(seed)
+    r = Rotation.random(count, rng).as_matrix()
+    t = rng.normal(size=(count, 3))
+    images = rng.integers(0, 255, (2, count, 8, 8, 3), dtype=np.uint8)
+    return r, {
+        "first": images[0], "second": images[1], "quaternion": quaternions(r),
+        "direction": (t / np.linalg.norm(t, axis=1, keepdims=True)).astype(np.float32),
+    }  # fmt: skip
+
+
+def test_swapped_pairs_have_the_inverse_pose():
+    r, before = batch()
+    after = experiment.augmented(before, np.random.default_rng(0), 1.0)
+    turned = r.swapaxes(1, 2)
+    np.testing.assert_allclose(rotation_of(jnp.asarray(after["quaternion"])), turned, atol=1e-5)
+    moved = -np.einsum("nij,nj->ni", turned, before["direction"])
+    np.testing.assert_allclose(after["direction"], moved, atol=1e-5)
+    # The images change places; their colour channels are exchanged alike in both.
+    for one, other in (("first", "second"), ("second", "first")):
+        np.testing.assert_array_equal(np.sort(after[one], axis=-1), np.sort(before[other], axis=-1))
+    still = experiment.augmented(before, np.random.default_rng(0), 0.0)
+    np.testing.assert_allclose(still["direction"], before["direction"])
+
+
+def test_the_swap_distance_is_zero_for_inverse_poses():
+    r, own = batch()
+    q, t = jnp.asarray(own["quaternion"]), jnp.asarray(own["direction"])
+    turned = r.swapaxes(1, 2)
+    inverse = jnp.asarray(quaternions(turned)), -jnp.einsum("nij,nj->ni", turned, t)
+    np.testing.assert_allclose(experiment._swap_distance((3 * q, 2 * t), inverse), 0, atol=1e-5)
+    assert (experiment._swap_distance((q, t), (q, t)) > 0.01).all()
+
+
+@pytest.mark.parametrize("weighting", ["fixed", "homoscedastic"])
+@pytest.mark.parametrize("rotation", ["quaternion", "6d"])
+def test_losses_fall_at_the_truth(weighting, rotation):
+    config = dataclasses.replace(CONFIG, weighting=weighting, rotation=rotation, swap_weight=0.1)
+    _, own = batch(2)
+    own = own | {name: np.zeros((2, 40, 48, 3), np.uint8) for name in ("first", "second")}
+    params = experiment._init(jax.random.key(0), {}, config=config, net="cnnBspp", start=None)
+    q, t = experiment._targets(own, config)
+
+    def value(params):
+        return experiment._loss(params, own, None, {}, config=config, net="cnnBspp")
+
+    loss, shares = value(params)
+    assert np.isfinite(loss)
+    heads = params["network"]["params"]
+    alone = jax.tree.map(lambda leaf: leaf[:1], own)  # grey images: the biases alone answer
+    heads["rotation_head"]["bias"], heads["translation_head"]["bias"] = q[0], t[0]
+    _, better = experiment._loss(params, alone, None, {}, config=config, net="cnnBspp")
+    assert better["rotation_loss"] < 0.1 * shares["rotation_loss"]
+    assert better["translation_loss"] < 0.1 * shares["translation_loss"]
+    slope = jax.grad(lambda p: value(p)[0])(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+
+
+def test_published_networks_add_what_each_image_says(monkeypatch):
+    """The heads are linear: g(first) + h(second), whatever the other image shows."""
+    network = experiment.network(CONFIG, "cnnBspp")
+    images = jax.random.normal(jax.random.key(0), (4, 1, 40, 48, 3))
+    params = network.init(jax.random.key(1), images[0], images[0])
+    out = lambda i, j: jnp.concatenate(network.apply(params, images[i], images[j]), axis=-1)
+    np.testing.assert_allclose(out(0, 1) + out(2, 3), out(0, 3) + out(2, 1), atol=1e-5)
+
+
+def test_the_pair_of_a_constant_answer():
+    r, own = batch(6)
+    poses = evaluation.Poses(r, own["direction"], np.full(6, np.nan))
+    pairs = type("Pairs", (), {})()
+    pairs.rotation, pairs.direction, pairs.textured = r, own["direction"], np.arange(6) < 4
+    scores = evaluation._scores(poses, pairs)
+    assert scores["textured/failures"] == scores["textureless/failures"] == 0
+    assert scores["textured/auc5"] > 0.99
+    gone = poses._replace(direction=np.full((6, 3), np.nan))
+    scores = evaluation._scores(gone, pairs)
+    assert scores["textured/failures"] == 1
+    assert scores["textureless/roe_median_deg"] == 180
+
+
+def command(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.relative_pose", *flags], capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": "folder"}, "expected the folder of --data=folder"),
+        ({"data": "folder", "data_dir": "/nowhere"}, "cameras.json"),
+    ],
+)
+def test_data_that_are_missing(change, message):
+    with pytest.raises(runner.DataError, match=message):
+        load(dataclasses.replace(CONFIG, **change))
+
+
+@pytest.mark.slow
+def test_end_to_end(tmp_path):
+    """Training, rows, figures; then networks in files, one pair, and a training that goes on."""
+    config = dataclasses.replace(CONFIG, cache_dir=str(tmp_path / "cache"), num_seeds=2)
+    results = experiment.train(config, tmp_path / "run")
+    rows = {key.split("/")[0] for key in results["metrics"]}
+    wanted = {"constant", "cnnBspp", "refined", "joint", "refined_identity", "refined_sampled"}
+    assert wanted | set(evaluation.METHODS) <= rows
+    for regime in evaluation.REGIMES:
+        for metric in ("roe_median_deg", "rte_median_deg", "auc5", "auc10", "auc20", "failures"):
+            assert np.isfinite(results["metrics"][f"joint/{regime}/{metric}"])
+    assert len(results["metrics"]["joint/textured/auc5_of_seeds"]) == 2
+    names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+    figures = {"cumulative", "failures", "lines", "confidence", "training"}
+    assert names == {f"{name}.png" for name in figures}
+
+    run = tmp_path / "run"
+    out = runner.predict(experiment.EXPERIMENT, None, tmp_path / "out", run)
+    params, settings = load_relative_pose_network(out / "joint.npz")
+    assert settings["shape"] == (40, 48)
+    assert len((out / "poses.csv").read_text().splitlines()) == 1 + CONFIG.num_test
+    del params
+
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    flags = [
+        f"--checkpoint={run}", "--mode=predict", f"--workdir={tmp_path / 'pair'}",
+        f"--image1={tmp_path / 'a.png'}", f"--image2={tmp_path / 'b.png'}",
+    ]  # fmt: skip
+    done = command(*flags, "--intrinsics=70,70,39.5,29.5")
+    assert done.returncode == 0, done.stderr
+    pose = json.loads((tmp_path / "pair" / "pose.json").read_text())
+    assert json.loads(done.stdout) == pose
+    np.testing.assert_allclose(np.linalg.norm(pose["direction"]), 1, rtol=1e-5)
+    assert (tmp_path / "pair" / "matches.png").stat().st_size > 1000
+    for extra, message in (
+        ("--intrinsics=1,2", "fx,fy,cx,cy"), (f"--image2={run}/config.json", "that can be read"),
+        ("--intrinsics=0,0,1,1", "focal lengths"),
+    ):  # fmt: skip
+        others = [flag for flag in flags if flag.split("=")[0] != extra.split("=")[0]]
+        done = command(*others, extra)
+        assert done.returncode != 0
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+    larger = dataclasses.replace(
+        config, start=str(out / "cnnBspp.npz"), height=56, width_px=64, num_seeds=1, refine=False
+    )
+    again = experiment.train(larger, tmp_path / "larger")
+    assert np.isfinite(again["metrics"]["cnnBspp/textured/auc20"])
+    wrong = dataclasses.replace(larger, net=("cnnA",))
+    with pytest.raises(runner.DataError, match="expected a network like"):
+        experiment.train(wrong, tmp_path / "wrong")
