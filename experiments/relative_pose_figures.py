@@ -124,7 +124,8 @@ def draw_matches(
         height, width = image.shape[:2]
         for n, colour in zip(some, colours, strict=False):
             a, b, c = matrix @ np.append(other[n], 1)
-            axis.axline(*_on_line(a, b, c), color=colour, linewidth=0.8)
+            if a or b:  # not where there is no pose
+                axis.axline(*_on_line(a, b, c), color=colour, linewidth=0.8)
             axis.plot(*own[n], "o", color=colour, markersize=4, markeredgecolor="black")
         axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
 

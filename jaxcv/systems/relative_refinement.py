@@ -18,7 +18,7 @@ from jaxcv.energies.epipolar import EpipolarParameters, epipolar_energy
 from jaxcv.geometry.epipolar import essential_matrix, essential_pose, sampson_distance
 from jaxcv.geometry.manifolds import SO3, Product, Sphere
 
-__all__ = ["RefinedPose", "refine_relative_pose", "sampled_poses"]
+__all__ = ["NEAR_WIDTHS", "WIDTHS", "RefinedPose", "refine_relative_pose", "sampled_poses"]
 
 _POSE = Product(rotation=SO3(), direction=Sphere())
 _SAMPLE = 5  # matches of a sample
@@ -29,13 +29,8 @@ _NONE = -30.0  # log precision of no prior
 _WIDEST = 15.0  # log of a kernel's width that makes it least squares
 _BEGIN = 1e-3  # the first damping of the search, of the mean curvature
 _SEARCH_STEPS = 10  # with each kernel
-_WIDTHS = (
-    1.0,
-    3.0,
-    10.0,
-    30.0,
-    100.0,
-)  # times the kernel's own: where the search for the minimum begins
+# Times the kernel's own width, at which the search for the minimum begins: from afar, from nearby.
+WIDTHS, NEAR_WIDTHS = (1.0, 3.0, 10.0, 30.0, 100.0), (1.0, 3.0)
 
 
 class RefinedPose(NamedTuple):
@@ -72,12 +67,13 @@ def refine_relative_pose(
     start: tuple[Any, Any] | None = None,
     damping: Damping = Damping(value=1.0),  # noqa: B008, an immutable value
     max_steps: int = 20,
+    widths: tuple[float, ...] = WIDTHS,
 ) -> RefinedPose:
     """The pose of least energy, differentiable in theta.
 
     Far from the pose all matches look like outliers, and to a wide kernel the outliers matter: the
-    search goes down with kernels of 1 to 100 times the width, on from there with its own, and
-    keeps the lowest. Newton's method ends there, and only its minimum is differentiated.
+    search goes down with kernels of some `widths`, on from there with its own, and keeps the
+    lowest. Newton's method ends there, and only its minimum is differentiated.
 
     Args:
         theta: prior, precisions, confidences and scales of one pair; batch with `jax.vmap`.
@@ -88,6 +84,7 @@ def refine_relative_pose(
             another; without S, at one. None: the prior. No gradient.
         damping: of the gradient, in 1/rad^2.
         max_steps: of Newton's method at the end.
+        widths: times the kernel's own, at which the search begins; 1 alone where the start is good.
     """
     valid = jnp.ones(points1.shape[0], bool) if valid is None else valid
     rotation, direction = (theta.rotation, theta.direction) if start is None else start
@@ -103,8 +100,8 @@ def refine_relative_pose(
         found = _go_down(_go_down(y, wide, *matches, _SEARCH_STEPS), free, *matches, _SEARCH_STEPS)
         return found, epipolar_energy(found, free, *matches)
 
-    widths = jnp.asarray(_WIDTHS, unit.dtype)
-    found = jax.vmap(lambda y: jax.vmap(lambda width: search(width, y))(widths))(y)
+    at = jnp.asarray(widths, unit.dtype)
+    found = jax.vmap(lambda y: jax.vmap(lambda width: search(width, y))(at))(y)
     values, energies = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
     best = jnp.argmin(jnp.where(jnp.isfinite(energies), energies, jnp.inf))
     y0 = jax.lax.stop_gradient(jax.tree.map(lambda leaf: leaf[best], values))

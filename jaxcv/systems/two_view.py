@@ -18,7 +18,13 @@ from jaxcv.energies.epipolar import EpipolarParameters
 from jaxcv.geometry.camera import check_intrinsics
 from jaxcv.models.relative_pose import MatchHead, PoseNetwork, rotation_of, standardised
 from jaxcv.systems.feature_matches import Matches, find_matches, padded
-from jaxcv.systems.relative_refinement import RefinedPose, refine_relative_pose, sampled_poses
+from jaxcv.systems.relative_refinement import (
+    NEAR_WIDTHS,
+    WIDTHS,
+    RefinedPose,
+    refine_relative_pose,
+    sampled_poses,
+)
 
 __all__ = [
     "MATCHES", "MatchArrays", "PoseScales", "RelativePose", "confidence_of", "intrinsics_or_guess",
@@ -197,7 +203,10 @@ def refined_alone(matches: MatchArrays, key: jax.Array, *, start: str = "sampled
         begin = None
         if start == "sampled":
             begin = sampled_poses(key, theta, own.points1, own.points2, own.valid)
-        return refine_relative_pose(theta, own.points1, own.points2, own.valid, start=begin)
+        return refine_relative_pose(
+            theta, own.points1, own.points2, own.valid, start=begin,
+            widths=WIDTHS if begin is None else NEAR_WIDTHS,
+        )  # fmt: skip
 
     return jax.vmap(one)(matches, jax.random.split(key, matches.focal.shape[0]))
 

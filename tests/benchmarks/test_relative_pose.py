@@ -21,7 +21,7 @@ from jaxcv.energies.epipolar import EpipolarParameters
 from jaxcv.geometry.epipolar import eight_point, essential_pose
 from jaxcv.metrics.motion import pose_failures, rotation_error, translation_error
 from jaxcv.systems.feature_matches import Matches
-from jaxcv.systems.relative_refinement import refine_relative_pose
+from jaxcv.systems.relative_refinement import NEAR_WIDTHS, refine_relative_pose
 from jaxcv.systems.two_view import MatchArrays, PoseScales, refined_alone
 
 FOLDER = pathlib.Path("runs/benchmarks")
@@ -68,7 +68,7 @@ def linear(points1, points2):
             *start, jnp.full(2, -30.0), jnp.zeros(MATCHES), scales.log_noise - jnp.log(FOCAL),
             jnp.asarray(scales.log_width),
         )  # fmt: skip
-        found = refine_relative_pose(theta, p1, p2)
+        found = refine_relative_pose(theta, p1, p2, widths=NEAR_WIDTHS)
         return found.rotation, found.direction
 
     return jax.vmap(one)(points1, points2)
