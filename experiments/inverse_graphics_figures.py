@@ -105,6 +105,12 @@ def _inferred(config: Any, data: Any, trained: Any, metrics: Any) -> Figure:
     return figure
 
 
+def _legend(figure: Figure, ax: Any) -> None:
+    """One legend for all axes, below them."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=len(labels))
+
+
 def _scores(config: Any, metrics: Any, names: tuple[str, ...]) -> Figure:
     """Correlations, gains and reconstruction of all methods."""
     figure = Figure(figsize=(14, 4.4), layout="constrained")
@@ -122,7 +128,7 @@ def _scores(config: Any, metrics: Any, names: tuple[str, ...]) -> Figure:
         ax.set_xticks(range(len(names)), names)
         ax.set(ylabel=label, ylim=(min(0, ax.get_ylim()[0]), 1.02))
         ax.grid(axis="y", alpha=0.3)
-    axes[0].legend(fontsize=8, loc="lower left")
+    _legend(figure, axes[0])
     ax, rows = axes[2], ["mean_image", *config.method]
     values = [metrics[f"{name}/reconstruction_mse"] for name in rows]
     ax.barh(range(len(rows)), values, color=["0.7", *(f"C{j}" for j in range(len(config.method)))])
@@ -160,7 +166,7 @@ def _invariance(config: Any, trained: Any) -> Figure:
         ax.grid(alpha=0.3)
         if key == "spread_absolute":
             ax.set_yscale("log")
-    axes[0].legend(fontsize=8)
+    _legend(figure, axes[0])
     figure.suptitle("entries that a test batch should hold still: the less they vary, the better")
     return figure
 

@@ -109,13 +109,13 @@ def test_a_pure_rotation_has_little_confidence():
 
 def test_matches_that_agree_by_accident_are_not_trusted():
     rng = np.random.default_rng(0)
-    rotation, direction, p1, p2, *_ = scene(0, 40, 0.3, 3e-4)
+    rotation, direction, p1, p2, *_ = scene(0, 60, 0.3, 3e-4)
     del rotation, direction
-    other = jnp.asarray(rng.uniform(-0.4, 0.4, (40, 2)))
+    other = jnp.asarray(rng.uniform(-0.4, 0.4, (60, 2)))
     found = {}
     for name, points in (("true", p2), ("random", other)):
-        one = (jnp.asarray(x, jnp.float32)[None] for x in (p1, points, np.full(40, 0.5)))
-        matches = MatchArrays(*one, jnp.ones((1, 40), bool), jnp.full(1, 500.0))
+        one = (jnp.asarray(x, jnp.float32)[None] for x in (p1, points, np.full(60, 0.5)))
+        matches = MatchArrays(*one, jnp.ones((1, 60), bool), jnp.full(1, 500.0))
         found[name] = refined_alone(matches, jax.random.key(0))
     assert found["true"].supported[0] > 0.99
     assert found["random"].supported[0] < 0.3
