@@ -152,7 +152,7 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
             hyperparameters=(),
             members={"seed": seeds},
             steps=config.steps,
-            data=None if data.valid is None else _shown(data.valid, slice(None)),
+            data=None if data.valid is None else shown(data.valid, slice(None)),
             batches=functools.partial(_batch, data, config),
             validate=functools.partial(_validate, config=config, net=net),
             loop=in_turn(config),
@@ -221,7 +221,7 @@ def _optimizer(config: Config) -> optax.GradientTransformation:
     return optax.multi_transform({"trunk": make(1.0), "heads": make(config.head_rate)}, labels)
 
 
-def _shown(pairs: Any, rows: Any) -> dict[str, np.ndarray]:
+def shown(pairs: Any, rows: Any) -> dict[str, np.ndarray]:
     """What a loss is given of some pairs."""
     some = pairs.take(rows)
     return {
@@ -234,7 +234,7 @@ def _shown(pairs: Any, rows: Any) -> dict[str, np.ndarray]:
 def _batch(data: Data, config: Config, step: int) -> Any:
     rng = np.random.default_rng([config.seed, step])
     rows = rng.integers(len(data.train.rotation), size=config.batch_size)
-    batch = _shown(data.train, rows)
+    batch = shown(data.train, rows)
     return augmented(batch, rng, config.swap) if config.augment else batch
 
 

@@ -132,7 +132,7 @@ def draw_matches(
 
 def _on_line(a: float, b: float, c: float) -> tuple[tuple[float, float], tuple[float, float]]:
     """Two points of a x + b y + c = 0."""
-    square = max(a * a + b * b, 1e-30)
+    square = a * a + b * b
     x, y = -a * c / square, -b * c / square
     length = np.sqrt(square)
     return (x, y), (x - b / length, y + a / length)

@@ -11,8 +11,10 @@ from experiments import relative_pose as experiment
 from experiments import relative_pose_evaluation as evaluation
 from experiments import relative_pose_refinement as refinement
 from experiments import runner
+from experiments.relative_pose_data import quaternions
 from jaxcv.systems import relative_pose, save_relative_pose_network
 from jaxcv.systems.feature_matches import find_matches
+from jaxcv.systems.two_view import PoseScales, intrinsics_or_guess
 
 __all__ = ["CONVENTION", "write"]
 
@@ -39,9 +41,7 @@ def write(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
             folder / f"{name}.npz", own, network, refinement.HEAD, config.shape
         )
     name, poses = list(evaluation.answers(config, data, trained, 0).items())[-1]
-    table = np.c_[
-        evaluation.quaternions(poses.rotation), poses.direction, poses.confidence[:, None]
-    ]
+    table = np.c_[quaternions(poses.rotation), poses.direction, poses.confidence[:, None]]
     header = f"qw,qx,qy,qz,tx,ty,tz,confidence  # {name}: {CONVENTION.replace(',', ';')}"
     np.savetxt(folder / "poses.csv", table, "%.6g", ",", header=header, comments="")
 
@@ -50,7 +50,7 @@ def _params(config: Any, data: Any, trained: Any, name: str) -> Any:
     own = jax.tree.map(lambda leaf: leaf[0], trained[name].params)
     if name == "joint":
         return own
-    scales = evaluation.PoseScales()
+    scales = PoseScales()
     if data is not None:
         scales = evaluation.scales_of(config, data, own["network"], name)
     return refinement.untrained(config, own["network"], scales, jax.random.key(0), net=name)
@@ -69,7 +69,7 @@ def _one_pair(config: Any, trained: Any, folder: pathlib.Path) -> None:
         pose = relative_pose(images[0], images[1], k1, k2, params=params, **settings)
     except ValueError as error:
         raise runner.DataError(str(error)) from error
-    quaternion = evaluation.quaternions(pose.rotation[None])[0]
+    quaternion = quaternions(pose.rotation[None])[0]
     result = {
         "convention": CONVENTION,
         "rotation": np.asarray(pose.rotation, float).round(9).tolist(),
@@ -117,7 +117,6 @@ def _draw(path: pathlib.Path, images: Any, pose: Any, k1: Any, k2: Any) -> None:
 
     from experiments.relative_pose_figures import draw_matches
     from jaxcv.geometry.epipolar import essential_matrix
-    from jaxcv.systems.two_view import intrinsics_or_guess
 
     figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
     k = [intrinsics_or_guess("K", own, image) for own, image in zip((k1, k2), images, strict=True)]

@@ -10,7 +10,7 @@ import optax
 
 from experiments import relative_pose as experiment
 from experiments import runner
-from experiments.relative_pose_data import Data, quaternions
+from experiments.relative_pose_data import Data
 from jaxcv.models.relative_pose import MatchHead, standardised
 from jaxcv.systems.two_view import MatchArrays, PoseScales, network_and_refined_poses
 
@@ -88,13 +88,8 @@ def _batch(data: Data, config: Any, step: int) -> Any:
     rng = np.random.default_rng([config.seed, step, 1])
     own = data.matched
     rows = rng.integers(len(own.pairs.rotation), size=config.refine_batch)
-    some = own.pairs.take(rows)
-    return {
-        "first": np.asarray(some.first), "second": np.asarray(some.second),
-        "quaternion": quaternions(some.rotation),
-        "direction": np.asarray(some.direction, np.float32),
-        "matches": MatchArrays(*(np.asarray(leaf)[rows] for leaf in own.matches)),
-    }  # fmt: skip
+    matches = MatchArrays(*(np.asarray(leaf)[rows] for leaf in own.matches))
+    return experiment.shown(own.pairs, rows) | {"matches": matches}
 
 
 def _loss(params, batch, key, member, *, config: Any):

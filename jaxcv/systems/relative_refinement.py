@@ -18,14 +18,21 @@ from jaxcv.energies.epipolar import EpipolarParameters, epipolar_energy
 from jaxcv.geometry.epipolar import essential_matrix, essential_pose, sampson_distance
 from jaxcv.geometry.manifolds import SO3, Product, Sphere
 
-__all__ = ["NEAR_WIDTHS", "WIDTHS", "RefinedPose", "refine_relative_pose", "sampled_poses"]
+__all__ = [
+    "NEAR_WIDTHS",
+    "NO_PRIOR",
+    "WIDTHS",
+    "RefinedPose",
+    "refine_relative_pose",
+    "sampled_poses",
+]
 
 _POSE = Product(rotation=SO3(), direction=Sphere())
 _SAMPLE = 5  # matches of a sample
 _SAMPLE_STEPS = 8  # of the search for its pose
 _EDGE = 1e-3  # of z, where a ray has no image
 _USUAL = 3.0  # log odds a priori of cameras that move
-_NONE = -30.0  # log precision of no prior
+NO_PRIOR = -30.0  # log precision where there is none
 _WIDEST = 15.0  # log of a kernel's width that makes it least squares
 _BEGIN = 1e-3  # the first damping of the search, of the mean curvature
 _SEARCH_STEPS = 10  # with each kernel
@@ -251,7 +258,7 @@ def sampled_poses(
     theta = jax.lax.stop_gradient(theta)
     weight = jnp.where(valid, theta.log_confidence, -jnp.inf)
     alike = theta._replace(  # of a sample: no prior, no outlier
-        log_precision=jnp.full_like(theta.log_precision, _NONE),
+        log_precision=jnp.full_like(theta.log_precision, NO_PRIOR),
         log_confidence=jnp.zeros(_SAMPLE, points1.dtype),
         log_width=theta.log_width + _WIDEST,
     )

@@ -20,6 +20,7 @@ from jaxcv.models.relative_pose import MatchHead, PoseNetwork, rotation_of, stan
 from jaxcv.systems.feature_matches import Matches, find_matches, padded
 from jaxcv.systems.relative_refinement import (
     NEAR_WIDTHS,
+    NO_PRIOR,
     WIDTHS,
     RefinedPose,
     refine_relative_pose,
@@ -35,7 +36,6 @@ MATCHES = 128  # that enter the energy, the best by their ratio
 FEWEST = 5
 _LIMIT = np.deg2rad(20.0)  # error beyond which a pose counts as failed
 _FOCAL = 1.2  # of the longer side, where no intrinsics are given
-_FLAT = -30.0  # log precision of no prior
 
 
 class PoseScales(NamedTuple):
@@ -197,8 +197,9 @@ def refined_alone(matches: MatchArrays, key: jax.Array, *, start: str = "sampled
     def one(own, key):
         scales = PoseScales()
         theta = EpipolarParameters(
-            jnp.eye(3), jnp.array([1.0, 0.0, 0.0]), jnp.full(2, _FLAT), jnp.zeros(own.ratio.shape),
-            scales.log_noise - jnp.log(own.focal), jnp.asarray(scales.log_width),
+            jnp.eye(3), jnp.array([1.0, 0.0, 0.0]), jnp.full(2, NO_PRIOR),
+            jnp.zeros(own.ratio.shape), scales.log_noise - jnp.log(own.focal),
+            jnp.asarray(scales.log_width),
         )  # fmt: skip
         begin = None
         if start == "sampled":
