@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from experiments import runner
-from experiments.hand_pose_data import Crops, Data, load
+from experiments.hand_pose_data import Crops, Data, in_float, load
 from jaxcv.models.hand_pose import CHANNELS, FUSIONS, HandNetwork, pose_loss
 from jaxcv.training import Plateau, SearchRange, draw_settings, shrink_ranges
 
@@ -32,6 +32,7 @@ RANGES = {
     "momentum": SearchRange(0.8, 0.995, "log_complement"),
     "dropout": SearchRange(0.0, 0.1),
 }
+VALIDATED_AT_ONCE = 2048
 SOURCE_RATES = {"learning_rate": 0.01, "momentum": 0.9, "dropout": 0.03}  # of its comparison
 _SHORT = {"concatenate": "concat", "convolve": "conv"}
 SOURCE = {  # Table 4.3, validation error of other data
@@ -97,16 +98,16 @@ class Config:
     dropout: float = runner.flag(0.03, "Rate after the dense layers.", lower=0.0, upper=0.9)
     patience: int = runner.flag(4, "Epochs without improvement before steps are halved.", lower=1)
     returns: int = runner.flag(4, "How often they are halved.", lower=0)
-    refine_steps: int = runner.flag(150, "Optimiser steps through the energy.", lower=1)
-    refine_rate: float = runner.flag(3e-4, "Of Adam, through the energy.", lower=0.0)
+    refine_steps: int = runner.flag(300, "Optimiser steps through the energy.", lower=1)
+    refine_rate: float = runner.flag(1e-4, "Of Adam, through the energy.", lower=0.0)
 
 
 PRESETS = {
     "default": Config(),
-    "refined": Config(refine=True, refine_steps=300, refine_rate=1e-4),
+    "refined": Config(refine=True),
     "study": Config(
         net=("1", "2", "4", "6", "8", "8wide", "rgb", "rgbd", "fusepred", "fuse"), num_seeds=3,
-        steps=2500, side=48, patience=2, refine=True, refine_steps=300, refine_rate=1e-4,
+        steps=2500, side=48, patience=2, refine=True,
         search=True, search_members=6, search_rounds=2, search_steps=150,
     ),
     "paper": Config(
@@ -184,11 +185,12 @@ def facts(config: Config, data: Data) -> dict[str, Any]:
 def images_of(crops: Crops, scale: Any, kinds: tuple[str, ...]) -> tuple[np.ndarray, ...]:
     """What a network is shown of crops, for each of its kinds; `scale` is that of the training."""
     mean, deviation = (np.asarray(x, np.float32) for x in scale)
-    rgb = lambda: (crops.rgb - mean) / deviation
+    depth = lambda: in_float(crops.depth)
+    rgb = lambda: (in_float(crops.rgb) - mean) / deviation
     make = {
-        "depth": lambda: crops.depth,
+        "depth": depth,
         "rgb": rgb,
-        "rgbd": lambda: np.concatenate([rgb(), crops.depth], axis=-1),
+        "rgbd": lambda: np.concatenate([rgb(), depth()], axis=-1),
     }
     return tuple(make[kind]() for kind in kinds)
 
@@ -278,7 +280,11 @@ def _loss(params, batch, key, member, *, network: HandNetwork):
 def _validate(params, data, member, *, network: HandNetwork, cube: float):
     del member
     images, target = data
-    found: Any = network.apply(params, *images)
+    if len(target) > VALIDATED_AT_ONCE:
+        one = lambda image: network.apply(params, *(part[None] for part in image))[0]  # type: ignore
+        found: Any = jax.lax.map(one, images, batch_size=VALIDATED_AT_ONCE)
+    else:
+        found = network.apply(params, *images)
     error = jnp.mean(jnp.linalg.norm(found - target, axis=-1))
     return {"valid_loss": pose_loss(found, target), "valid_error_mm": 0.5 * cube * error}
 

@@ -77,6 +77,11 @@ def _in_mm(found: Any, crops: Crops, cube: float) -> np.ndarray:
     return np.asarray(of_cube(found, crops.centre[:, None], cube))
 
 
+def same_data(config: Any, data: Data, trained: Any) -> bool:
+    """Whether the networks were trained on frames of these very data."""
+    return experiment.facts(config, data) == next(iter(trained.values())).facts
+
+
 def _fused(config: Any, data: Data, trained: Any, i: int, crops: Crops) -> dict[str, np.ndarray]:
     """FusePred in its three forms: half and half, by inverse errors, by least squares.
 
@@ -85,7 +90,7 @@ def _fused(config: Any, data: Data, trained: Any, i: int, crops: Crops) -> dict[
     nets = experiment.networks(config)
     found = lambda name, own: _found(nets[name], trained[name], i, own)
     depth, rgb = (found(name, crops) for name in ("net6", "rgb"))
-    if experiment.facts(config, data) != trained["rgb"].facts:
+    if not same_data(config, data, trained):
         return {"fusepred": fuse_predictions(depth, rgb)}
     one, other = (found(name, data.valid) for name in ("net6", "rgb"))
     errors = [np.abs(own - data.valid.target).mean(axis=0) for own in (one, other)]
@@ -102,8 +107,9 @@ def _refined(config: Any, params: Any, crops: Crops) -> tuple[np.ndarray, np.nda
     network = refinement.with_confidence(experiment.networks(config)["net6"])
 
     def run(rows):
+        some = crops.take(rows)
         joints, refined = _refine(
-            params, crops.depth[rows], crops.points[rows], crops.centre[rows], config.cube, network
+            params, some.depth, some.points, some.centre, config.cube, network
         )
         return np.asarray(joints), np.asarray(refined.joints)
 

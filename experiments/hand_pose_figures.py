@@ -15,6 +15,7 @@ from jaxcv.plots.hand import plot_joint_errors, plot_joints, plot_success
 __all__ = ["draw_all"]
 
 TITLES = {"seen": "subjects that were seen", "unseen": "other subjects"}
+ELSEWHERE = {"seen": "other data, first subjects", "unseen": "other data, further subjects"}
 _SHOWN = 4  # hands of each test
 _COMPARED_BY_JOINT = (
     "mean_pose", "net1", "net6", "net8", "rgb", "fuse_conv", "refined_untrained", "refined",
@@ -26,12 +27,13 @@ def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tup
     found = {
         test: evaluation.joints_of_rows(config, data, trained, 0, test) for test in evaluation.TESTS
     }
-    yield "success.png", _success(data, found)
-    yield "joints.png", _joints(data, found)
+    titles = TITLES if evaluation.same_data(config, data, trained) else ELSEWHERE
+    yield "success.png", _success(data, found, titles)
+    yield "joints.png", _joints(data, found, titles)
     best = _best(data, found)
-    yield "images.png", _images(data, found, best)
-    yield "points.png", _points(data, found, best)
-    yield "training.png", _training(config, trained, metrics)
+    yield "images.png", _images(data, found, best, titles)
+    yield "points.png", _points(data, found, best, titles)
+    yield "training.png", _training(config, trained, metrics, titles)
     if len(experiment.networks(config)) > 1:
         yield "orders.png", _orders(metrics)
 
@@ -47,25 +49,25 @@ def _best(data: Any, found: Any) -> str:
     return min(errors, key=lambda name: errors[name].mean())
 
 
-def _success(data: Any, found: Any) -> Figure:
+def _success(data: Any, found: Any, titles: dict[str, str]) -> Figure:
     wide = len(found["seen"]) > 6
     figure = Figure(figsize=(15 if wide else 12, 4.6), layout="constrained")
     for ax, test in zip(figure.subplots(1, 2), evaluation.TESTS, strict=True):
         rows = sorted(_errors(data, found, test).items(), key=lambda row: row[1].mean())
         curves = {f"{name}: {errors.mean():.1f} mm": success_rate(errors) for name, errors in rows}
         plot_success(ax, curves, THRESHOLDS)
-        ax.set_title(f"{TITLES[test]}, first seed")
+        ax.set_title(f"{titles[test]}, first seed")
     return figure
 
 
-def _joints(data: Any, found: Any) -> Figure:
+def _joints(data: Any, found: Any, titles: dict[str, str]) -> Figure:
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     for ax, test in zip(figure.subplots(2, 1, sharey=True), evaluation.TESTS, strict=True):
         errors = {n: e.mean(axis=0) for n, e in _errors(data, found, test).items()}
         if len(errors) > 9:  # too many bars to tell apart
             errors = {n: e for n, e in errors.items() if n in _COMPARED_BY_JOINT}
         plot_joint_errors(ax, errors, JOINTS)
-        ax.set_title(f"{TITLES[test]}, first seed")
+        ax.set_title(f"{titles[test]}, first seed")
         ax.legend(fontsize=8, ncols=4)
     return figure
 
@@ -78,7 +80,7 @@ def _chosen(data: Any, found: Any, row: str, test: str) -> np.ndarray:
     return order[[int(share * (kept - 1)) for share in (0.1, 0.5, 0.9, 0.98)]]
 
 
-def _images(data: Any, found: Any, row: str) -> Figure:
+def _images(data: Any, found: Any, row: str, titles: dict[str, str]) -> Figure:
     """Predictions over the depth images, as the source's Fig. 4.10."""
     figure = Figure(figsize=(13, 6.4), layout="constrained")
     axes = figure.subplots(2, _SHOWN)
@@ -94,13 +96,13 @@ def _images(data: Any, found: Any, row: str) -> Figure:
                 pixels = pixels_of_joints(joints, frames.intrinsics[i])[:, :2]
                 plot_joints(ax, pixels, BONES, color=color, lw=1.6, marker="o", ms=3, label=label)
             error = joint_errors(found[test][row][i], truth[i]).mean()
-            ax.set(title=f"{test}, {error:.1f} mm", xticks=[], yticks=[])
+            ax.set(title=f"{titles[test]}, {error:.1f} mm", xticks=[], yticks=[])
     axes[0, 0].legend(fontsize=8, loc="lower left")
     figure.suptitle(f"{row}: 10th, 50th, 90th and 98th percentile of the errors")
     return figure
 
 
-def _points(data: Any, found: Any, row: str) -> Figure:
+def _points(data: Any, found: Any, row: str, titles: dict[str, str]) -> Figure:
     """Predictions among the points of the depth image, as the source's Fig. 4.11."""
     figure = Figure(figsize=(14, 8.4))
     figure.subplots_adjust(left=0.02, right=0.96, bottom=0.06, top=0.9, wspace=0.25, hspace=0.28)
@@ -115,7 +117,7 @@ def _points(data: Any, found: Any, row: str) -> Figure:
             plot_joints(ax, turned(found[test][row][i]), BONES, color="tab:red", lw=2, label=row)
             error = joint_errors(found[test][row][i], crops.joints[i]).mean()
             ax.set(xlabel="x [mm]", ylabel="z [mm]", zlabel="-y [mm]")
-            ax.set_title(f"{test}, {error:.1f} mm", fontsize=10)
+            ax.set_title(f"{titles[test]}, {error:.1f} mm", fontsize=10)
             ax.tick_params(labelsize=6)
             ax.locator_params(nbins=4)
             ax.set_aspect("equal")
@@ -125,7 +127,7 @@ def _points(data: Any, found: Any, row: str) -> Figure:
     return figure
 
 
-def _training(config: Any, trained: Any, metrics: Any) -> Figure:
+def _training(config: Any, trained: Any, metrics: Any, titles: dict[str, str]) -> Figure:
     """Validation error by epoch, and the errors of the test of all rows."""
     figure = Figure(figsize=(13, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -142,9 +144,9 @@ def _training(config: Any, trained: Any, metrics: Any) -> Figure:
     names = [k.removesuffix("/mean_error_mm") for k in metrics if k.endswith("/mean_error_mm")]
     names = sorted(names, key=lambda name: -metrics[f"{name}/unseen_mean_error_mm"])
     places = np.arange(len(names))
-    for offset, prefix, label in ((0.2, "", "seen"), (-0.2, "unseen_", "other")):
+    for offset, prefix, test in ((0.2, "", "seen"), (-0.2, "unseen_", "unseen")):
         values = [metrics[f"{name}/{prefix}mean_error_mm"] for name in names]
-        right.barh(places + offset, values, 0.4, label=f"{label} subjects")
+        right.barh(places + offset, values, 0.4, label=titles[test])
         for place, value in zip(places, values, strict=True):
             right.annotate(f"{value:.1f}", (value, place + offset), va="center", fontsize=7)
         spread = [metrics.get(f"{name}/{prefix}mean_error_mm_of_seeds") for name in names]

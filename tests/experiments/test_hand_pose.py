@@ -115,6 +115,36 @@ def test_frames_of_nyus_files(tmp_path, monkeypatch):
     np.testing.assert_allclose(by_palm.unseen.target[:, PALM], 0, atol=1e-5)
 
 
+def test_crops_kept_in_few_bits_are_shown_as_they_were(data):
+    crops = data.train
+    packed = crops._replace(
+        depth=crops.depth.astype(np.float16), rgb=np.round(255 * crops.rgb).astype(np.uint8)
+    )
+    scale = hand_pose_data._color_scale(crops.rgb)
+    np.testing.assert_allclose(scale[0], crops.rgb.mean((0, 1, 2), dtype=float), rtol=1e-6)
+    np.testing.assert_allclose(scale[1], crops.rgb.std((0, 1, 2), dtype=float), rtol=1e-6)
+    np.testing.assert_allclose(hand_pose_data._color_scale(packed.rgb), scale, atol=1e-3)
+    rows = np.array([3, 0])
+    for own, exact in zip(packed.take(rows)[:2], crops.take(rows)[:2], strict=True):
+        assert own.dtype == np.float32
+        np.testing.assert_allclose(own, exact, atol=0.51 / 255)
+    for kind in ("depth", "rgb", "rgbd"):
+        (own,), (exact,) = (hand_pose.images_of(x, scale, (kind,)) for x in (packed, crops))
+        assert own.dtype == np.float32
+        np.testing.assert_allclose(own, exact, atol=0.51 / 255 / min(scale[1]))
+
+
+def test_many_validation_frames_are_judged_as_few(data, monkeypatch):
+    network = HandNetwork(net="net1", width=0.0625, dense=8)
+    params = network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    frames = (data.train.depth,), data.train.target
+    validate = lambda: hand_pose._validate(params, frames, None, network=network, cube=300.0)
+    whole = validate()
+    monkeypatch.setattr(hand_pose, "VALIDATED_AT_ONCE", 7)  # of 18
+    for name, value in validate().items():
+        np.testing.assert_allclose(value, whole[name], rtol=1e-5)
+
+
 def test_an_epoch_shows_every_frame_once():
     steps = [hand_pose.rows_of_step(0, 4, 12, step) for step in range(6)]
     for epoch in (steps[:3], steps[3:]):
