@@ -11,7 +11,12 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-__all__ = ["ArrayRecordBuilder", "cache_folder", "prepare_builder", "tensor"]
+from jaxcv.data import synthetic
+
+__all__ = [
+    "ArrayRecordBuilder", "cache_folder", "config_name", "prepare_builder", "prepare_generated",
+    "tensor",
+]  # fmt: skip
 
 
 class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -25,6 +30,11 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
 def tensor(shape: tuple[int | None, ...], dtype: Any) -> tfds.features.Tensor:
     """The feature of an array, compressed."""
     return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib")
+
+
+def config_name(values: Any) -> str:
+    """A name for the config of a builder: a hash of everything that its data depend on."""
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None, name: str) -> pathlib.Path:
@@ -65,6 +75,20 @@ def prepare_builder(
         if not builder.is_prepared():  # else another process was faster, with the same contents
             raise
     return builder
+
+
+def prepare_generated(
+    make: Callable[[str], Any], cache_dir: str | os.PathLike[str], sources: Iterable[str]
+) -> Any:
+    """A builder whose data are generated; nothing is generated twice by the same code.
+
+    Args:
+        make: `make(data_dir)` -> a TFDS builder.
+        cache_dir: where to prepare; made if it does not exist.
+        sources: the files of `jaxcv.data.synthetic` that generate.
+    """
+    root = pathlib.Path(next(iter(synthetic.__path__)))
+    return prepare_builder(make, root, cache_dir, [root / name for name in sources])
 
 
 def _fingerprint(root: pathlib.Path, files: Iterable[pathlib.Path]) -> str:

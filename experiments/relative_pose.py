@@ -27,6 +27,7 @@ from jaxcv.models.relative_pose import (
     NETS,
     TRUNKS,
     PoseNetwork,
+    direction_of,
     relative_pose_loss,
     rotation_of,
     standardised,
@@ -75,11 +76,11 @@ class Config:
     width_px: int = runner.flag(128, "Of the networks' images [px].", lower=35)
     full_height: int = runner.flag(240, "Of the images that features are found in.", lower=35)
     full_width: int = runner.flag(320, "Of the images that features are found in.", lower=35)
-    num_train: int = runner.flag(6000, "Pairs to learn from, at most.", lower=1, of_data=True)
+    num_train: int = runner.flag(16_000, "Pairs to learn from, at most.", lower=1, of_data=True)
     num_valid: int = runner.flag(200, "Generated pairs to validate on.", lower=1, of_data=True)
     num_matched: int = runner.flag(600, "Pairs to train the refinement on.", lower=1, of_data=True)
     num_test: int = runner.flag(300, "Test pairs, at most.", lower=1, of_data=True)
-    steps: int = runner.flag(4000, "Optimiser steps of a network.", lower=1)
+    steps: int = runner.flag(3000, "Optimiser steps of a network.", lower=1)
     seed: int = runner.flag(0, "Seeds weights and batches.", lower=0, upper=2**31 - 1)
     num_seeds: int = runner.flag(1, "How many seeds, from --seed on.", lower=1, upper=100)
     batch_size: int = runner.flag(32, "Pairs a step.", lower=1)
@@ -142,11 +143,13 @@ def in_turn(config: Config) -> bool:
 def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
     """One for each network, and the refinement behind the last of them."""
     seeds = np.arange(config.seed, config.seed + config.num_seeds)
-    started = _start(config)
+    started, trunk = _start(config), _trunk(config)
     log_every = min(100, config.steps)
     out = {
         net: runner.Cell(
-            init=functools.partial(_init, config=config, net=net, start=started.get(net)),
+            init=functools.partial(
+                _init, config=config, net=net, start=started.get(net), trunk=trunk
+            ),
             loss=functools.partial(_loss, config=config, net=net),
             optimizer=functools.partial(_optimizer, config),
             hyperparameters=(),
@@ -170,7 +173,7 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
 
 
 def _start(config: Config) -> dict[str, Any]:
-    """{net: params} of the file to go on from, or of trained convolutions."""
+    """{net: params} of the file to go on from."""
     from jaxcv.systems.relative_pose_files import load_relative_pose_network
 
     if config.start is None:
@@ -191,19 +194,32 @@ def _start(config: Config) -> dict[str, Any]:
     return {config.net[0]: params["network"]}
 
 
-def _init(key, member, *, config: Config, net: str, start: Any):
+def _trunk(config: Config) -> Any:
+    """The trained convolutions that networks begin with, or None."""
+    from jaxcv.training.arrays import load_arrays
+
+    if config.trunk_file is None:
+        return None
+    try:
+        trunk = load_arrays(config.trunk_file)[0]
+        jax.eval_shape(lambda: with_trunk(_params(config, config.net[0], jax.random.key(0)), trunk))
+    except (ValueError, OSError) as error:
+        raise runner.DataError(str(error)) from error
+    return trunk
+
+
+def _params(config: Config, net: str, key: jax.Array) -> Any:
+    image = jnp.zeros((1, *config.shape, 3))
+    return network(config, net).init(key, image, image)
+
+
+def _init(key, member, *, config: Config, net: str, start: Any = None, trunk: Any = None):
     """Weights, and the logarithms of the terms' variances, which only `homoscedastic` learns."""
     del member
-    image = jnp.zeros((1, *config.shape, 3))
-    params: Any = network(config, net).init(key, image, image)
-    if config.trunk_file is not None:
-        from jaxcv.training.arrays import load_arrays
-
-        try:
-            params = with_trunk(params, load_arrays(config.trunk_file)[0])
-        except ValueError as error:
-            raise runner.DataError(str(error)) from error
-    params = params if start is None else start
+    params = start
+    if start is None:
+        params = _params(config, net, key)
+        params = params if trunk is None else with_trunk(params, trunk)
     return {"network": params, "log_variance": jnp.zeros(2)}
 
 
@@ -293,15 +309,10 @@ def _loss(params, batch, key, member, *, config: Config, net: str):
 
 def _swap_distance(heads: Any, back: Any) -> jax.Array:
     """|R' - R^T|^2 / 2 + |t' + R^T t|^2 (B,) of poses (R, t), and (R', t') of swapped pairs."""
-    (r, t), (other, moved) = ((rotation_of(h[0]), unit(h[1])) for h in (heads, back))
+    (r, t), (other, moved) = ((rotation_of(h[0]), direction_of(h[1])) for h in (heads, back))
     turned = jnp.swapaxes(r, -1, -2)
     away = moved + jnp.einsum("...ij,...j->...i", turned, t)
     return 0.5 * jnp.sum((other - turned) ** 2, axis=(-2, -1)) + jnp.sum(away**2, axis=-1)
-
-
-def unit(x: jax.Array) -> jax.Array:
-    """x over its length (..., K), with a gradient at 0."""
-    return x / jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True) + STEP_SUMS)
 
 
 def angles(rotation: Any, direction: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
@@ -318,7 +329,7 @@ def _validate(params, data, member, *, config: Config, net: str):
     heads: Any = own.apply(
         params["network"], standardised(data["first"]), standardised(data["second"])
     )
-    turned, moved = angles(rotation_of(heads[0]), unit(heads[1]), data)
+    turned, moved = angles(rotation_of(heads[0]), direction_of(heads[1]), data)
     return {
         "valid_rotation_deg": jnp.rad2deg(jnp.median(turned)),
         "valid_direction_deg": jnp.rad2deg(jnp.median(moved)),

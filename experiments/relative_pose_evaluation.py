@@ -23,7 +23,7 @@ from jaxcv.metrics.motion import (
     rotation_error,
     translation_error,
 )
-from jaxcv.models.relative_pose import rotation_of, standardised
+from jaxcv.models.relative_pose import direction_of, rotation_of, standardised
 from jaxcv.systems.two_view import (
     PoseScales,
     confidence_of,
@@ -64,7 +64,7 @@ def _member(trained: runner.Trained, i: int) -> Any:
 @functools.partial(jax.jit, static_argnames="network")
 def _apply(params: Any, first: Any, second: Any, network: Any) -> tuple[jax.Array, jax.Array]:
     heads: Any = network.apply(params, standardised(first), standardised(second))
-    return rotation_of(heads[0]), experiment.unit(heads[1])
+    return rotation_of(heads[0]), direction_of(heads[1])
 
 
 @functools.partial(jax.jit, static_argnames="network")

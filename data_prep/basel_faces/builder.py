@@ -15,7 +15,6 @@ Source: Kulkarni et al., NIPS 2015, and its released code; the factors are not p
 
 import csv
 import dataclasses
-import hashlib
 import math
 import os
 import pathlib
@@ -27,7 +26,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_prep._factors import ALL, FACTORS, SPLITS, FactorBuilder, read_grey
-from data_prep._prepare import prepare_builder
+from data_prep._prepare import config_name, prepare_builder
 from jaxcv.core.checks import argument_error
 
 __all__ = ["BaselFaces", "FacesConfig", "prepare"]
@@ -60,8 +59,7 @@ class FacesConfig(tfds.core.BuilderConfig):
             raise argument_error("batch", "expected two images or more", self.batch)
         if not 0 < self.test_share < 1:
             raise argument_error("test_share", "expected more than 0, less than 1", self.test_share)
-        text = repr([self.batch, self.side, self.test_share])
-        self.name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.name = config_name([self.batch, self.side, self.test_share])
 
 
 class BaselFaces(FactorBuilder):

@@ -1,7 +1,6 @@
 """TFDS builders of pairs of images with the relative pose of their cameras."""
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 from collections.abc import Iterator
@@ -10,11 +9,16 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_prep._prepare import ArrayRecordBuilder, prepare_builder, tensor
+from data_prep._prepare import (
+    ArrayRecordBuilder,
+    config_name,
+    prepare_builder,
+    prepare_generated,
+    tensor,
+)
 from data_prep.posed_images import colmap, dtu, folder, landmarks
 from data_prep.posed_images.views import labels, pairs_within, read_image
 from jaxcv.core.checks import argument_error, check_choice
-from jaxcv.data import synthetic
 from jaxcv.data.synthetic.pose_pairs import PairRanges, generate_pose_pairs
 
 __all__ = [
@@ -106,7 +110,7 @@ class PosedConfig(tfds.core.BuilderConfig):
         own = (
             self.source, self.shape, self.test_scenes, self.largest_angle, self.most_pairs
         )  # fmt: skip
-        self.name = hashlib.sha256(repr(own).encode()).hexdigest()[:16]
+        self.name = config_name(own)
 
 
 class PosedImages(_Pairs):
@@ -210,7 +214,7 @@ class RenderedConfig(tfds.core.BuilderConfig):
         own = (
             self.train, self.test, self.shape, self.textureless, self.ranges, self.seed
         )  # fmt: skip
-        self.name = hashlib.sha256(repr(own).encode()).hexdigest()[:16]
+        self.name = config_name(own)
 
 
 class RenderedPairs(_Pairs):
@@ -264,5 +268,4 @@ def prepare_rendered(
     """
     config = config or RenderedConfig()
     make = lambda data_dir: RenderedPairs(config=config, data_dir=data_dir)
-    root = pathlib.Path(next(iter(synthetic.__path__)))
-    return prepare_builder(make, root, cache_dir, [root / name for name in _SOURCES])
+    return prepare_generated(make, cache_dir, _SOURCES)

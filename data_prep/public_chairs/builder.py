@@ -10,7 +10,6 @@ Source: Aubry et al., Seeing 3D chairs, CVPR 2014.
 """
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 import re
@@ -21,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_prep._factors import ALL, FACTORS, SPLITS, FactorBuilder, check_counts, read_grey
-from data_prep._prepare import prepare_builder
+from data_prep._prepare import config_name, prepare_builder
 from jaxcv.core.checks import argument_error
 
 __all__ = ["ChairsConfig", "PublicChairs", "prepare"]
@@ -65,8 +64,7 @@ class ChairsConfig(tfds.core.BuilderConfig):
         if not 2 <= self.batch <= AZIMUTHS:
             raise argument_error("batch", f"expected 2 to {AZIMUTHS} images", self.batch)
         own = [self.train, self.test, self.test_share, self.batch, self.side, self.factor_batches]
-        text = repr([*own, self.identities, self.seed])
-        self.name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.name = config_name([*own, self.identities, self.seed])
 
 
 class PublicChairs(FactorBuilder):

@@ -1,18 +1,15 @@
 """The TFDS builder of rendered scenes."""
 
 import dataclasses
-import hashlib
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from data_prep._factors import ALL, FACTORS, SPLITS, FactorBuilder, check_counts
-from data_prep._prepare import prepare_builder
+from data_prep._prepare import config_name, prepare_generated
 from jaxcv.core.checks import argument_error
-from jaxcv.data import synthetic
 from jaxcv.data.synthetic.head import Heads
 from jaxcv.data.synthetic.scenes import Scenes, drawn_kinds
 
@@ -55,8 +52,7 @@ class ScenesConfig(tfds.core.BuilderConfig):
         if self.factor_batches < 1:
             raise argument_error("factor_batches", "expected 1 or more", self.factor_batches)
         own = [self.scenes, self.train, self.test, self.batch, self.factor_batches]
-        text = repr([*own, self.identities, self.seed])
-        self.name = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.name = config_name([*own, self.identities, self.seed])
 
     @property
     def side(self) -> int:
@@ -125,5 +121,4 @@ def prepare(
     """
     config = config or ScenesConfig()
     make = lambda data_dir: RenderedScenes(config=config, data_dir=data_dir)
-    folder = pathlib.Path(next(iter(synthetic.__path__)))
-    return prepare_builder(make, folder, cache_dir, [folder / name for name in _SOURCES])
+    return prepare_generated(make, cache_dir, _SOURCES)

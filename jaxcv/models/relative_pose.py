@@ -19,7 +19,8 @@ from jaxcv.models.pyramid import pyramid_pool
 
 __all__ = [
     "DEVIATION", "MEAN", "NETS", "TRUNKS", "MatchHead", "PoseNetwork", "Trunk", "TrunkLayer",
-    "feature_shape", "relative_pose_loss", "rotation_of", "standardised", "with_trunk",
+    "direction_of", "feature_shape", "relative_pose_loss", "rotation_of", "standardised",
+    "with_trunk",
 ]  # fmt: skip
 
 
@@ -285,6 +286,11 @@ def rotation_of(output: jax.Array) -> jax.Array:
         [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
     ]
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def direction_of(output: jax.Array) -> jax.Array:
+    """Unit directions (..., 3) of outputs (..., 3), with a gradient at 0."""
+    return output / jnp.sqrt(jnp.sum(output**2, axis=-1, keepdims=True) + 1e-12)
 
 
 def _unit(x: jax.Array, otherwise: jax.Array) -> jax.Array:

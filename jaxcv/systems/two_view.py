@@ -16,7 +16,13 @@ from jaxcv.core.checks import argument_error, check_choice
 from jaxcv.core.damping import Damping
 from jaxcv.energies.epipolar import EpipolarParameters
 from jaxcv.geometry.camera import check_intrinsics
-from jaxcv.models.relative_pose import MatchHead, PoseNetwork, rotation_of, standardised
+from jaxcv.models.relative_pose import (
+    MatchHead,
+    PoseNetwork,
+    direction_of,
+    rotation_of,
+    standardised,
+)
 from jaxcv.systems.feature_matches import Matches, find_matches, padded
 from jaxcv.systems.relative_refinement import (
     NEAR_WIDTHS,
@@ -150,8 +156,7 @@ def network_and_refined_poses(
     both: Any = network.apply(params["network"], first, second, method="both_features")
     heads: Any = network.apply(params["network"], both, method="poses")
     rotation = rotation_of(heads[0])
-    length = jnp.sqrt(jnp.sum(heads[1] ** 2, axis=-1, keepdims=True) + 1e-12)
-    direction = heads[1] / length
+    direction = direction_of(heads[1])
     log_confidence: Any = head.apply(params["head"], both, _numbers_of(matches))
     scales = PoseScales(*(jnp.asarray(x, direction.dtype) for x in params["scales"]))
 

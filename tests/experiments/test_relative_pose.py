@@ -59,8 +59,16 @@ def test_the_swap_distance_is_zero_for_inverse_poses():
     assert (experiment._swap_distance((q, t), (q, t)) > 0.01).all()
 
 
-@pytest.mark.parametrize("weighting", ["fixed", "homoscedastic"])
-@pytest.mark.parametrize("rotation", ["quaternion", "6d"])
+@pytest.mark.parametrize(
+    ("weighting", "rotation"),
+    [
+        ("homoscedastic", "6d"),
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in (("fixed", "quaternion"), ("fixed", "6d"), ("homoscedastic", "quaternion"))
+        ),
+    ],
+)
 def test_losses_fall_at_the_truth(weighting, rotation):
     config = dataclasses.replace(CONFIG, weighting=weighting, rotation=rotation, swap_weight=0.1)
     _, own = batch(2)

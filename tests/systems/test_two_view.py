@@ -107,6 +107,7 @@ def test_a_pure_rotation_has_little_confidence():
     assert confidence["turned"] < 0.1
 
 
+@pytest.mark.slow
 def test_matches_that_agree_by_accident_are_not_trusted():
     rng = np.random.default_rng(0)
     rotation, direction, p1, p2, *_ = scene(0, 60, 0.3, 3e-4)
@@ -125,6 +126,7 @@ def test_matches_that_agree_by_accident_are_not_trusted():
     np.testing.assert_allclose(prior, bound, atol=0.1)
 
 
+@pytest.mark.slow
 def test_samples_find_poses_of_planes():
     """Matches on one wall, half of them wrong: eight points have no essential matrix there."""
     rng = np.random.default_rng(1)
@@ -148,6 +150,7 @@ def test_samples_find_poses_of_planes():
     assert np.min(turned + moved) < 3
 
 
+@pytest.mark.slow
 def test_a_network_in_a_file(pairs, params, tmp_path):
     save_relative_pose_network(tmp_path / "net.npz", params, NETWORK, HEAD, SHAPE)
     loaded, settings = load_relative_pose_network(tmp_path / "net.npz")

@@ -6,6 +6,9 @@ goes sideways around what the first looks at, and looks at it, too, but for a tu
 pair has intrinsics, exposure, blur and noise of its own.
 """
 
+import concurrent.futures
+import functools
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +24,7 @@ from jaxcv.geometry.camera import pixel_rays
 __all__ = ["PairRanges", "draw_pose_pair", "generate_pose_pairs"]
 
 _NEARER = 0.05  # relative depth by which a point may be hidden and still count as seen
+_CLEARANCE = 0.15  # between a camera and the walls [m]
 _FAINT = 0.02  # of the amplitude of textures, where there is none
 
 
@@ -31,7 +35,8 @@ class PairRanges(NamedTuple):
         yaw: largest angle [rad] between the first camera and the room, about the vertical, +-.
         tilt: standard deviation [rad] of its angles about the two other axes.
         angle: largest angle [rad] between the cameras, as seen from what they look at; at least a
-            tenth of it.
+            tenth of it, and less where a wall is in the way. The median of DTU's pairs is 0.5.
+        climb: up and down, over sideways.
         turn: standard deviation of the second camera's own turn [rad].
         roll: standard deviation of its turn about the optical axis [rad].
         focal: least and largest focal length, in image widths.
@@ -42,7 +47,8 @@ class PairRanges(NamedTuple):
 
     yaw: float = 0.15
     tilt: float = 0.03
-    angle: float = 0.6
+    angle: float = 0.9
+    climb: float = 0.4
     turn: float = 0.08
     roll: float = 0.05
     focal: tuple[float, float] = (0.8, 1.2)
@@ -80,13 +86,13 @@ def draw_pose_pair(
     middle = one.depth[height // 4 : -height // 4, width // 4 : -width // 4]
     target = jnp.array([0.0, 0.0, 1.0]) * jnp.median(middle)  # what both look at
     angle = uniform(0.1 * ranges.angle, ranges.angle)
-    way = jax.random.normal(next(keys), (2,))
+    way = jax.random.normal(next(keys), (2,)) * jnp.array([ranges.climb, 1.0])
     axis = jnp.append(way / jnp.linalg.norm(way), 0.0)  # across the optical axis
-    around = so3.exp(angle * axis)
+    closer = 1 + 0.15 * uniform(-1.0, 1.0)
+    around = so3.exp(_indoors(scene, angle, axis, target, closer) * axis)
     own = so3.exp(
         jax.random.normal(next(keys), (3,)) * jnp.array([ranges.turn, ranges.turn, ranges.roll])
     )
-    closer = 1 + 0.15 * uniform(-1.0, 1.0)
     # In the second camera's frame the target is straight ahead, before its own turn.
     rotation = own @ around
     move = own @ (closer * target - around @ target)
@@ -100,6 +106,16 @@ def draw_pose_pair(
         k, k, rotation, move / jnp.linalg.norm(move), jnp.asarray(textured),
         _overlap(one.depth, two.depth, pose, k),
     )  # fmt: skip
+
+
+def _indoors(scene: Scene, angle: Any, axis: Any, target: Any, closer: Any) -> jax.Array:
+    """The angle, or the largest share of it at which the second camera has not left the room."""
+    shares = angle * jnp.linspace(0.05, 1.0, 20)
+    turns = jax.vmap(lambda a: so3.exp(a * axis))(shares)
+    places = target - closer * jnp.einsum("kji,j->ki", turns, target)
+    local = (places - scene.centre[0]) @ scene.turn[0].T
+    inside = jnp.all(jnp.abs(local) < scene.half[0] - _CLEARANCE, axis=-1)
+    return shares[jnp.maximum(jnp.sum(jnp.cumprod(inside)) - 1, 0)]
 
 
 def _furnished(key: jax.Array, scene: Scene, ranges: PairRanges) -> Scene:
@@ -160,13 +176,26 @@ def generate_pose_pairs(
     numbers = np.arange(count)
     bare = np.floor((numbers + 1) * textureless) > np.floor(numbers * textureless)
 
-    @jax.jit
-    def one(i, textured):
-        return draw_pose_pair(jax.random.fold_in(key, i), shape, textured, ranges)
-
-    rows = []
-    for i in range(count):
-        pair = jax.device_get(one(i, ~bare[i]))
+    def one(i):
+        pair = jax.device_get(_drawn(key, i, tuple(shape), ~bare[i], ranges))
         bits = [np.round(255 * image).astype(np.uint8) for image in pair[:2]]
-        rows.append(PosePairs(*bits, *pair[2:]))
-    return PosePairs(*(np.stack(leaves) for leaves in zip(*rows, strict=True)))
+        return PosePairs(*bits, *pair[2:])
+
+    first = one(0)
+    out = PosePairs(*(np.empty((count, *np.shape(leaf)), np.asarray(leaf).dtype) for leaf in first))
+
+    def fill(i):
+        for stack, leaf in zip(out, one(i) if i else first, strict=True):
+            stack[i] = leaf
+
+    # A pair is too little work for the threads of one program: one pair a core.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(fill, numbers))
+    return out
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _drawn(
+    key: jax.Array, i: Any, shape: tuple[int, int], textured: Any, ranges: PairRanges
+) -> PosePairs:
+    return draw_pose_pair(jax.random.fold_in(key, i), shape, textured, ranges)

@@ -1,10 +1,14 @@
 """Pairs of views far apart: labels that the images bear out, texture, what a pair depends on."""
 
+import jax
 import numpy as np
 import pytest
 
 from jaxcv.data.relative_pose import check_pose_pairs, swapped
+from jaxcv.data.synthetic import pose_pairs
 from jaxcv.data.synthetic.pose_pairs import PairRanges, generate_pose_pairs
+from jaxcv.data.synthetic.stereo import draw_scene
+from jaxcv.geometry import so3
 from jaxcv.metrics.motion import rotation_error, translation_error
 
 CLEAR = PairRanges(angle=0.35, blur=(0.5, 0.8), noise=0.002, exposure=0.0, turn=0.03)
@@ -51,6 +55,21 @@ def test_values_are_sound(pairs):
     angles = rotation_error(pairs.rotation, np.eye(3))
     assert np.ptp(angles) > 5
     assert len(np.unique(pairs.intrinsics1[:, 0, 0])) == 8
+
+
+def test_the_second_camera_stays_in_the_room():
+    axis = np.array([0.3, np.sqrt(1 - 0.09), 0.0], np.float32)
+    target = np.array([0.0, 0.0, 3.0], np.float32)
+    shares = []
+    for seed in range(12):
+        scene = draw_scene(jax.random.key(seed))
+        angle = float(pose_pairs._indoors(scene, 1.2, axis, target, 1.1))
+        place = target - 1.1 * so3.exp(angle * axis).T @ target  # looks at the target
+        local = scene.turn[0] @ (place - scene.centre[0])
+        assert (np.abs(local) < scene.half[0] - 0.14).all() or angle < 0.07
+        shares.append(angle / 1.2)
+    assert min(shares) < 0.7
+    assert max(shares) > 0.7
 
 
 def test_a_pair_depends_on_its_seed_and_number(pairs):
