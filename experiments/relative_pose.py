@@ -72,10 +72,14 @@ class Config:
         "quaternion", "What the first head makes (6d: two columns of a matrix).",
         choices=("quaternion", "6d"),
     )  # fmt: skip
-    height: int = runner.flag(96, "Of the networks' images [px].", lower=35)
-    width_px: int = runner.flag(128, "Of the networks' images [px].", lower=35)
-    full_height: int = runner.flag(240, "Of the images that features are found in.", lower=35)
-    full_width: int = runner.flag(320, "Of the images that features are found in.", lower=35)
+    height: int = runner.flag(96, "Of the networks' images [px].", lower=35, of_data=True)
+    width_px: int = runner.flag(128, "Of the networks' images [px].", lower=35, of_data=True)
+    full_height: int = runner.flag(
+        240, "Of the images that features are found in.", lower=35, of_data=True
+    )
+    full_width: int = runner.flag(
+        320, "Of the images that features are found in.", lower=35, of_data=True
+    )
     num_train: int = runner.flag(16_000, "Pairs to learn from, at most.", lower=1, of_data=True)
     num_valid: int = runner.flag(200, "Generated pairs to validate on.", lower=1, of_data=True)
     num_matched: int = runner.flag(600, "Pairs to train the refinement on.", lower=1, of_data=True)
@@ -336,6 +340,13 @@ def _validate(params, data, member, *, config: Config, net: str):
     }
 
 
+def facts(config: Config, data: Data) -> dict[str, Any]:
+    """The size of the images, if a network has weights for each place in them."""
+    del data
+    fixed = any(not NETS[net][1] for net in config.net)
+    return {"image_size": list(config.shape) if fixed else None}
+
+
 EXPERIMENT = runner.Experiment(
     name="relative_pose",
     config=Config,
@@ -345,6 +356,8 @@ EXPERIMENT = runner.Experiment(
     evaluate=runner.later("relative_pose_evaluation", "metrics"),
     figures=runner.later("relative_pose_figures", "draw_all"),
     predict=runner.later("relative_pose_prediction", "write"),
+    facts=facts,
+    fixed_facts=("image_size",),
 )
 train = functools.partial(runner.train, EXPERIMENT)
 

@@ -12,7 +12,7 @@ import numpy as np
 from experiments import relative_pose as experiment
 from experiments import relative_pose_refinement as refinement
 from experiments import runner
-from experiments._statistics import interval_of_mean
+from experiments._statistics import change_over_seeds, interval_of_mean
 from experiments._timing import seconds_per_call
 from experiments.relative_pose_baselines import pose_of_matches
 from experiments.relative_pose_data import Data, Matched, matched_pairs, quaternions
@@ -31,7 +31,10 @@ from jaxcv.systems.two_view import (
     refined_alone,
 )
 
-__all__ = ["METHODS", "Poses", "errors_of", "metrics", "poses_of_methods", "scales_of"]
+__all__ = [
+    "COMPARED", "METHODS", "Poses", "answers", "errors_of", "metrics", "poses_of_methods",
+    "regimes_of", "scales_of",
+]  # fmt: skip
 
 AT_ONCE = 50
 # Feature methods: what is matched, and who estimates.
@@ -41,6 +44,10 @@ METHODS = {
     "poselib": ("sift", "poselib"),
 }  # fmt: skip
 REGIMES = ("textured", "textureless")
+COMPARED = (
+    ("cnnB", "cnnA"), ("cnnBspp", "cnnAspp"), ("cnnAspp", "cnnA"), ("cnnBspp", "cnnB"),
+    ("joint", "refined"),
+)  # fmt: skip
 
 
 class Poses(NamedTuple):
@@ -202,12 +209,17 @@ def _test(data: Data, unrelated: bool) -> Matched:
     return matched_pairs(full, data.test.pairs.first.shape[1:3])
 
 
+def regimes_of(pairs: Any) -> dict[str, np.ndarray]:
+    """Regime -> which of the pairs (N,); `all` where there is more than one."""
+    textured = np.asarray(pairs.textured)
+    out = dict(zip(REGIMES, (textured, ~textured), strict=True))
+    out = {name: rows for name, rows in out.items() if rows.any()}
+    return out if len(out) < 2 else {"all": np.ones(len(textured), bool)} | out
+
+
 def _scores(poses: Poses, pairs: Any) -> dict[str, float]:
     out = {}
-    textured = np.asarray(pairs.textured)
-    for regime, rows in zip(REGIMES, (textured, ~textured), strict=True):
-        if not rows.any():
-            continue
+    for regime, rows in regimes_of(pairs).items():
         turned, moved = (error[rows] for error in errors_of(poses, pairs))
         auc = pose_auc(turned, folded(moved))
         own = {
@@ -238,6 +250,13 @@ def metrics(config: Any, data: Data, trained: runner.Trainings) -> dict[str, Any
         if len(values) > 1 and not key.startswith("constant/"):
             low, high = interval_of_mean(values)
             out |= {f"{key}_of_seeds": values, f"{key}_low": low, f"{key}_high": high}
+    for first, second in COMPARED:
+        for name in ("roe_median_deg", "rte_median_deg"):
+            keys = [f"{method}/{next(iter(regimes_of(data.test.pairs)))}/{name}" for method in
+                    (first, second)]  # fmt: skip
+            if all(key in kept for key in keys):
+                found = change_over_seeds(*(kept[key] for key in keys))
+                out |= {f"{first}_over_{second}/{name}_{k}": v for k, v in found.items()}
     for method, poses in answers(config, data, trained, 0, unrelated=True).items():
         turned, _ = errors_of(poses, data.test.pairs)
         out[f"{method}/unrelated/answered"] = float(np.mean(np.isfinite(poses.direction[:, 0])))

@@ -40,23 +40,24 @@ def draw_all(
     if config.refine:
         yield "confidence.png", _confidence(data, poses)
     yield "training.png", _training(config, trained)
+    if len(config.net) > 1 and config.num_seeds > 1:
+        yield "orders.png", _orders(config, data, metrics)
 
 
-def _regimes(data: Data) -> list[tuple[str, np.ndarray]]:
-    textured = np.asarray(data.test.pairs.textured)
-    both = [("textured", textured), ("textureless", ~textured)]
-    return [(name, rows) for name, rows in both if rows.any()]
+def _shown_regimes(data: Data) -> dict[str, np.ndarray]:
+    regimes = evaluation.regimes_of(data.test.pairs)
+    return {name: rows for name, rows in regimes.items() if name != "all"}
 
 
 def _cumulative(data: Data, poses: Any) -> Any:
     """Share of pairs below an error: rotation and translation, with and without texture."""
-    regimes = _regimes(data)
+    regimes = _shown_regimes(data)
     figure, axes = plt.subplots(
         len(regimes), 2, figsize=(12, 4.2 * len(regimes)), sharex=True, sharey=True, squeeze=False,
         layout="constrained",
     )  # fmt: skip
     at, colours = np.linspace(0, _LARGEST, 200), _colours(poses)
-    for row, (regime, rows) in zip(axes, regimes, strict=True):
+    for row, (regime, rows) in zip(axes, regimes.items(), strict=True):
         for name, own in poses.items():
             errors = evaluation.errors_of(own, data.test.pairs)
             style = ":" if name == "constant" else "--" if name in evaluation.METHODS else "-"
@@ -145,7 +146,7 @@ def _lines(data: Data, poses: Any) -> Any:
     name = list(poses)[-1]
     own, full = poses[name], data.test.full
     turned, moved = evaluation.errors_of(own, data.test.pairs)
-    shown = [i for _, rows in _regimes(data) for i in np.flatnonzero(rows)[:_SHOWN]]
+    shown = [i for rows in _shown_regimes(data).values() for i in np.flatnonzero(rows)[:_SHOWN]]
     figure, axes = plt.subplots(
         -(-len(shown) // 3) * 2, 3, figsize=(12, 6.2 * -(-len(shown) // 3)), squeeze=False,
         layout="constrained",
@@ -193,6 +194,40 @@ def _confidence(data: Data, poses: Any) -> Any:
     )  # fmt: skip
     axis.grid(alpha=0.3)
     axis.legend()
+    return figure
+
+
+def _orders(config: Any, data: Data, metrics: dict[str, Any]) -> Any:
+    """Errors of the networks by seed beside the constant's, and which network is better."""
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    whole = next(iter(evaluation.regimes_of(data.test.pairs)))
+    kinds = {"roe_median_deg": "rotation", "rte_median_deg": "direction of translation"}
+    for axis, (metric, label) in zip(axes[:2], kinds.items(), strict=True):
+        for k, net in enumerate(config.net):
+            values = metrics[f"{net}/{whole}/{metric}_of_seeds"]
+            axis.plot(np.full(len(values), k), values, "o", color="tab:red")
+        floor = metrics[f"constant/{whole}/{metric}"]
+        axis.axhline(floor, color="k", linestyle=":", label=f"constant, {floor:.1f}")
+        axis.set_xticks(range(len(config.net)), [_NAMES[net] for net in config.net])
+        axis.set(ylabel=f"median error of the {label} [deg]", ylim=(0, None), xlim=(-0.5, None))
+        axis.legend()
+    key = "{}_over_{}/{}_{}"
+    pairs = [p for p in evaluation.COMPARED if key.format(*p, "roe_median_deg", "low") in metrics]
+    for offset, (metric, label) in zip((0.12, -0.12), kinds.items(), strict=True):
+        for k, pair in enumerate(reversed(pairs)):
+            change = 100 * np.asarray(metrics[key.format(*pair, metric, "change")])
+            ends = [100 * metrics[key.format(*pair, metric, end)] for end in ("low", "high")]
+            colour = "tab:blue" if offset > 0 else "tab:orange"
+            axes[2].plot(ends, [k + offset] * 2, color=colour, lw=2, alpha=0.5)
+            axes[2].plot(change, np.full(len(change), k + offset), "o", ms=4, color=colour,
+                         label=label if k == 0 else None)  # fmt: skip
+    axes[2].axvline(0, color="k", linewidth=0.8)
+    axes[2].set_yticks(range(len(pairs)), [f"{_NAMES[a]} over {_NAMES[b]}" for a, b in
+                                           reversed(pairs)])  # fmt: skip
+    axes[2].set_xlabel("change of the median error [%]; dots: seeds, bars: 95%")
+    axes[2].legend()
+    for axis in axes:
+        axis.grid(alpha=0.3)
     return figure
 
 

@@ -135,9 +135,11 @@ def test_data_that_are_missing(change, message):
 @pytest.mark.slow
 def test_end_to_end(tmp_path):
     """Training, rows, figures; then networks in files, one pair, and a training that goes on."""
-    config = dataclasses.replace(CONFIG, cache_dir=str(tmp_path / "cache"), num_seeds=2)
+    nets = ("cnnB", "cnnBspp")
+    config = dataclasses.replace(CONFIG, cache_dir=str(tmp_path / "cache"), num_seeds=2, net=nets)
     results = experiment.train(config, tmp_path / "run")
     rows = {key.split("/")[0] for key in results["metrics"]}
+    assert len(results["metrics"]["cnnBspp_over_cnnB/rte_median_deg_change"]) == 2
     wanted = {"constant", "cnnBspp", "refined", "joint", "refined_identity", "refined_sampled"}
     assert wanted | set(evaluation.METHODS) <= rows
     for regime in evaluation.REGIMES:
@@ -145,7 +147,7 @@ def test_end_to_end(tmp_path):
             assert np.isfinite(results["metrics"][f"joint/{regime}/{metric}"])
     assert len(results["metrics"]["joint/textured/auc5_of_seeds"]) == 2
     names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
-    figures = {"cumulative", "failures", "lines", "confidence", "training"}
+    figures = {"cumulative", "failures", "lines", "confidence", "training", "orders"}
     assert names == {f"{name}.png" for name in figures}
 
     run = tmp_path / "run"
@@ -179,10 +181,19 @@ def test_end_to_end(tmp_path):
         assert "Traceback" not in done.stderr
 
     larger = dataclasses.replace(
-        config, start=str(out / "cnnBspp.npz"), height=56, width_px=64, num_seeds=1, refine=False
-    )
+        config, start=str(out / "cnnBspp.npz"), height=56, width_px=64, num_seeds=1, refine=False,
+        net=("cnnBspp",),
+    )  # fmt: skip
     again = experiment.train(larger, tmp_path / "larger")
     assert np.isfinite(again["metrics"]["cnnBspp/textured/auc20"])
+    back = dataclasses.replace(larger, height=40, width_px=48)
+    smaller = runner.evaluate(
+        experiment.EXPERIMENT, back, tmp_path / "smaller", tmp_path / "larger"
+    )
+    assert np.isfinite(smaller["metrics"]["cnnBspp/all/roe_median_deg"])
+    other = dataclasses.replace(config, height=56, width_px=64)
+    with pytest.raises(runner.DataError, match=r"image_size.*was trained with \[40, 48\]"):
+        runner.evaluate(experiment.EXPERIMENT, other, tmp_path / "no", run)
     wrong = dataclasses.replace(larger, net=("cnnA",))
     with pytest.raises(runner.DataError, match="expected a network like"):
         experiment.train(wrong, tmp_path / "wrong")
