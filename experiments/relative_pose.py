@@ -161,7 +161,7 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
             steps=config.steps,
             data=None if data.valid is None else shown(data.valid, slice(None)),
             batches=functools.partial(_batch, data, config),
-            validate=functools.partial(_validate, config=config, net=net),
+            validate=functools.partial(validate, config=config, net=net),
             loop=in_turn(config),
             log_every=log_every,
             checkpoint_every=5 * log_every,
@@ -327,7 +327,8 @@ def angles(rotation: Any, direction: Any, batch: Any) -> tuple[jax.Array, jax.Ar
     return turned, moved
 
 
-def _validate(params, data, member, *, config: Config, net: str):
+def validate(params, data, member, *, config: Config, net: str):
+    """Median errors [deg] of a network on what is `shown` of some pairs."""
     del member
     own = network(config, net)
     heads: Any = own.apply(

@@ -33,7 +33,7 @@ from jaxcv.systems.two_view import (
 
 __all__ = [
     "COMPARED", "METHODS", "Poses", "answers", "errors_of", "metrics", "poses_of_methods",
-    "regimes_of", "scales_of",
+    "regimes_of",
 ]  # fmt: skip
 
 AT_ONCE = 50
@@ -75,10 +75,10 @@ def _apply(params: Any, first: Any, second: Any, network: Any) -> tuple[jax.Arra
 
 
 @functools.partial(jax.jit, static_argnames="network")
-def _refine(params, first, second, matches, network):
+def _refine(params, first, second, matches, key, network):
     _, refined = network_and_refined_poses(
         params, standardised(first), standardised(second), matches, network=network,
-        head=refinement.HEAD,
+        head=refinement.HEAD, key=key,
     )  # fmt: skip
     confidence = confidence_of(refined, PoseScales(*params["scales"]).log_precision)
     return refined.rotation, refined.direction, confidence
@@ -99,11 +99,11 @@ def _by_network(config: Any, params: Any, net: str, pairs: Any) -> Poses:
 
 
 def _by_refinement(config: Any, params: Any, test: Matched) -> Poses:
-    own = experiment.network(config, config.net[-1])
+    own, key = experiment.network(config, config.net[-1]), jax.random.key(config.seed)
 
     def run(rows):
         some = jax.tree.map(lambda leaf: leaf[rows], test.matches)
-        return _refine(params, test.pairs.first[rows], test.pairs.second[rows], some, own)
+        return _refine(params, test.pairs.first[rows], test.pairs.second[rows], some, key, own)
 
     return Poses(*_in_parts(run, len(test.found)))
 
@@ -117,18 +117,6 @@ def _by_features(test: Matched, found: Any, estimator: str, seed: int) -> Poses:
         if pose is not None:
             rotation[i], direction[i] = pose.rotation, pose.direction
     return Poses(rotation, direction, np.full(count, np.nan))
-
-
-def scales_of(config: Any, data: Data, params: Any, net: str) -> PoseScales:
-    """Precisions of a network's rotation and direction, by its errors on the validation pairs.
-
-    Of Gaussian angles about two or three axes the median is about one and a half deviations.
-    """
-    poses = _by_network(config, params, net, data.valid)
-    turned = rotation_error(poses.rotation, data.valid.rotation)
-    moved = translation_error(poses.direction, data.valid.direction)
-    deviation = np.deg2rad([np.median(turned), np.median(moved)]) / 1.5
-    return PoseScales(tuple(float(x) for x in -2 * np.log(deviation)))
 
 
 def constant_of(data: Data) -> tuple[np.ndarray, np.ndarray]:
@@ -162,8 +150,7 @@ def poses_of_methods(
         out["refined_identity"] = _alone(test, "identity", config.seed)
     if config.refine:
         last = _member(trained[config.net[-1]], i)["network"]
-        scales = scales_of(config, data, last, config.net[-1])
-        before = refinement.untrained(config, last, scales, jax.random.key(0))
+        before = refinement.untrained(config, data.valid, last, jax.random.key(0))
         out["refined"] = _by_refinement(config, before, test)
         out["joint"] = _by_refinement(config, _member(trained["joint"], i), test)
     return out
@@ -286,6 +273,7 @@ def _speeds(config: Any, data: Data, trained: Any) -> dict[str, float]:
         params = _member(trained["joint"], 0)
         own = experiment.network(config, config.net[-1])
         arrays = some.pairs.first[:], some.pairs.second[:], some.matches
-        seconds = seconds_per_call(_refine, params, *jax.tree.map(jnp.asarray, arrays), own)
+        arrays = (*jax.tree.map(jnp.asarray, arrays), jax.random.key(0))
+        seconds = seconds_per_call(_refine, params, *arrays, own)
         out["joint/pairs_per_second_after_matching"] = count / seconds
     return out

@@ -14,7 +14,7 @@ from experiments import runner
 from experiments.relative_pose_data import quaternions
 from jaxcv.systems import relative_pose, save_relative_pose_network
 from jaxcv.systems.feature_matches import find_matches
-from jaxcv.systems.two_view import PoseScales, intrinsics_or_guess
+from jaxcv.systems.two_view import intrinsics_or_guess
 
 __all__ = ["CONVENTION", "write"]
 
@@ -50,10 +50,8 @@ def _params(config: Any, data: Any, trained: Any, name: str) -> Any:
     own = jax.tree.map(lambda leaf: leaf[0], trained[name].params)
     if name == "joint":
         return own
-    scales = PoseScales()
-    if data is not None:
-        scales = evaluation.scales_of(config, data, own["network"], name)
-    return refinement.untrained(config, own["network"], scales, jax.random.key(0), net=name)
+    valid = None if data is None else data.valid
+    return refinement.untrained(config, valid, own["network"], jax.random.key(0), net=name)
 
 
 def _one_pair(config: Any, trained: Any, folder: pathlib.Path) -> None:

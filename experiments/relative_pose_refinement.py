@@ -12,12 +12,18 @@ from experiments import relative_pose as experiment
 from experiments import runner
 from experiments.relative_pose_data import Data
 from jaxcv.models.relative_pose import MatchHead, standardised
-from jaxcv.systems.two_view import MatchArrays, PoseScales, network_and_refined_poses
+from jaxcv.systems.two_view import (
+    MATCH_NUMBERS,
+    MatchArrays,
+    PoseScales,
+    network_and_refined_poses,
+)
 
 __all__ = ["HEAD", "cell", "untrained"]
 
 HEAD = MatchHead()
 WARM_UP = 20  # steps
+_LEAST = 1e-3  # deviation of a network [rad]
 _NEW_RATE = 10.0  # factor on the rate for head and scales
 _NETWORK_RATE = 0.1  # factor on the rate for what was trained before
 
@@ -27,7 +33,7 @@ def cell(config: Any, data: Data) -> runner.Cell:
     log_every = min(50, config.refine_steps)
     seeds = np.arange(config.seed, config.seed + config.num_seeds)
     return runner.Cell(
-        init=functools.partial(_init, config=config),
+        init=functools.partial(_init, config=config, valid=data.valid),
         after=config.net[-1],
         loss=functools.partial(_loss, config=config),
         optimizer=functools.partial(_optimizer, config),
@@ -43,22 +49,34 @@ def cell(config: Any, data: Data) -> runner.Cell:
 
 
 def untrained(
-    config: Any, network: Any, scales: PoseScales, key: jax.Array, *, net: str | None = None
+    config: Any, valid: Any, network: Any, key: jax.Array, *, net: str | None = None
 ) -> Any:
-    """A trained network with a head that trusts all matches alike."""
-    own = experiment.network(config, net or config.net[-1])
+    """A trained network with a head that trusts all matches alike.
+
+    The precisions of its rotation and direction are those of its errors on the validation pairs, if
+    there are some: of Gaussian angles about two or three axes the median is about one and a half
+    deviations.
+    """
+    net = str(net or config.net[-1])
+    own = experiment.network(config, net)
+    scales = PoseScales(*(jnp.asarray(x, jnp.float32) for x in PoseScales()))
+    if valid is not None:
+        pairs = experiment.shown(valid, slice(None))
+        found = experiment.validate({"network": network}, pairs, None, config=config, net=net)
+        median = jnp.stack([found[f"valid_{name}_deg"] for name in ("rotation", "direction")])
+        deviation = jnp.maximum(jnp.deg2rad(median) / 1.5, _LEAST)
+        scales = scales._replace(log_precision=-2 * jnp.log(deviation))
     image = jnp.zeros((1, *config.shape, 3))
     both: Any = jax.eval_shape(
         lambda p: own.apply(p, image, image, method="both_features"), network
     )
-    head = HEAD.init(key, jnp.zeros(both.shape), jnp.zeros((1, 1, 5)))
+    head = HEAD.init(key, jnp.zeros(both.shape), jnp.zeros((1, 1, MATCH_NUMBERS)))
     return {"network": network, "head": head, "scales": scales}
 
 
-def _init(key, member, before, *, config: Any):
+def _init(key, member, before, *, config: Any, valid: Any):
     del member
-    scales = PoseScales(*(jnp.asarray(x, jnp.float32) for x in PoseScales()))
-    return untrained(config, before["network"], scales, key)
+    return untrained(config, valid, before["network"], key)
 
 
 def _optimizer(config: Any) -> optax.GradientTransformation:
@@ -94,10 +112,10 @@ def _batch(data: Data, config: Any, step: int) -> Any:
 
 def _loss(params, batch, key, member, *, config: Any):
     """The mean of both angles [rad], beyond a radian by its logarithm: a pose that is lost is."""
-    del key, member
+    del member
     _, refined = network_and_refined_poses(
         params, standardised(batch["first"]), standardised(batch["second"]), batch["matches"],
-        network=experiment.network(config, config.net[-1]), head=HEAD,
+        network=experiment.network(config, config.net[-1]), head=HEAD, key=key,
     )  # fmt: skip
     turned, moved = experiment.angles(refined.rotation, refined.direction, batch)
     shares = {

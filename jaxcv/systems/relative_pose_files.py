@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxcv.core.checks import argument_error, check_structure
 from jaxcv.models.relative_pose import MatchHead, PoseNetwork
-from jaxcv.systems.two_view import PoseScales
+from jaxcv.systems.two_view import MATCH_NUMBERS, PoseScales
 from jaxcv.training.arrays import as_tuples, load_arrays, save_arrays
 
 __all__ = ["load_relative_pose_network", "save_relative_pose_network"]
@@ -69,4 +69,8 @@ def _init(network: PoseNetwork, head: MatchHead, image: Any) -> Any:
     own: Any = network.init(key, image, image)
     both: Any = network.apply(own, image, image, method="both_features")
     scales = PoseScales(jnp.zeros(2), jnp.zeros(()), jnp.zeros(()))._asdict()
-    return {"network": own, "head": head.init(key, both, jnp.zeros((1, 1, 5))), "scales": scales}
+    return {
+        "network": own,
+        "head": head.init(key, both, jnp.zeros((1, 1, MATCH_NUMBERS))),
+        "scales": scales,
+    }

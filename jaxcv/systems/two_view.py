@@ -34,10 +34,12 @@ from jaxcv.systems.relative_refinement import (
 )
 
 __all__ = [
-    "MATCHES", "MatchArrays", "PoseScales", "RelativePose", "confidence_of", "intrinsics_or_guess",
-    "match_arrays", "network_and_refined_poses", "refined_alone", "relative_pose", "resized",
+    "MATCHES", "MATCH_NUMBERS", "MatchArrays", "PoseScales", "RelativePose", "confidence_of",
+    "intrinsics_or_guess", "match_arrays", "network_and_refined_poses", "refined_alone",
+    "relative_pose", "resized",
 ]  # fmt: skip
 
+MATCH_NUMBERS = 6  # of a match, that its confidence is a function of
 MATCHES = 128  # that enter the energy, the best by their ratio
 FEWEST = 5
 _LIMIT = np.deg2rad(20.0)  # error beyond which a pose counts as failed
@@ -121,8 +123,11 @@ def match_arrays(
 
 
 def _numbers_of(matches: MatchArrays) -> jax.Array:
-    """(B, M, 5): the ratio and the places, about 1 in size."""
-    return jnp.concatenate([matches.ratio[..., None], matches.points1, matches.points2], axis=-1)
+    """(B, M, MATCH_NUMBERS): ratio, places, and how many there are, about 1 in size."""
+    count = jnp.sum(matches.valid, axis=-1, keepdims=True, dtype=matches.ratio.dtype)
+    many = jnp.broadcast_to(0.5 * jnp.log1p(count) - 1, matches.ratio.shape)
+    parts = [matches.ratio[..., None], matches.points1, matches.points2, many[..., None]]
+    return jnp.concatenate(parts, axis=-1)
 
 
 def network_and_refined_poses(

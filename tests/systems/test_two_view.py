@@ -18,6 +18,7 @@ from jaxcv.systems import (
 )
 from jaxcv.systems.relative_refinement import sampled_poses
 from jaxcv.systems.two_view import (
+    MATCH_NUMBERS,
     MatchArrays,
     PoseScales,
     confidence_of,
@@ -40,7 +41,7 @@ def params():
     image = jnp.zeros((1, *SHAPE, 3))
     own = NETWORK.init(jax.random.key(0), image, image)
     both = NETWORK.apply(own, image, image, method="both_features")
-    head = HEAD.init(jax.random.key(1), both, jnp.zeros((1, 1, 5)))
+    head = HEAD.init(jax.random.key(1), both, jnp.zeros((1, 1, MATCH_NUMBERS)))
     return {"network": own, "head": head, "scales": PoseScales()}
 
 
