@@ -10,7 +10,8 @@ import pytest
 from jaxcv import Damping
 from jaxcv.energies.epipolar import EpipolarParameters, epipolar_energy
 from jaxcv.geometry import so3
-from jaxcv.systems.relative_refinement import refine_relative_pose
+from jaxcv.systems import relative_refinement
+from jaxcv.systems.relative_refinement import NEAR_WIDTHS, refine_relative_pose, sampled_poses
 from tests.geometry.test_epipolar import scene
 
 UNDAMPED = Damping(value=0.0, mode="plain")
@@ -54,6 +55,33 @@ def test_the_pose_comes_back_despite_outliers():
         # a negative log likelihood: its Hessian is the inverse covariance of the five angles
         assert (turned**2 + moved**2) * pose.min_eigenvalue < 30
         assert pose.min_eigenvalue > 1e3
+
+
+@pytest.mark.slow
+def test_a_few_accidental_matches_do_not_outweigh_the_prior(monkeypatch):
+    def departures():
+        @jax.jit
+        def run(key, theta, p1, p2):
+            starts = sampled_poses(key, theta, p1, p2, num_samples=64)
+            own = theta.rotation[None], theta.direction[None]
+            start = tuple(jnp.concatenate(both) for both in zip(own, starts, strict=True))
+            return refine_relative_pose(theta, p1, p2, start=start, widths=NEAR_WIDTHS)
+
+        out = []
+        for seed in range(4):
+            _, theta, p1, p2 = problem(seed, count=10, outliers=1.0, precision=50.0)
+            theta = theta._replace(log_noise=jnp.log(3e-3))
+            pose = run(jax.random.key(seed), theta, p1, p2)
+            out.append(angles(pose, (theta.rotation, theta.direction)))
+        return np.max(np.array(out), axis=1)
+
+    by_evidence = departures()
+    monkeypatch.setattr(
+        relative_refinement, "_surprise", lambda y, theta, *rest: epipolar_energy(y, theta, *rest)
+    )
+    by_energy = departures()
+    assert (by_evidence <= by_energy + 1e-6).all()
+    assert by_evidence.max() < 3 / np.sqrt(50.0) < by_energy.max()  # deviations of the prior
 
 
 @pytest.mark.slow
