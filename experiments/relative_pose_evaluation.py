@@ -32,7 +32,8 @@ from jaxcv.systems.two_view import (
 )
 
 __all__ = [
-    "COMPARED", "METHODS", "Poses", "answers", "errors_of", "metrics", "poses_of_methods",
+    "COMPARED", "METHODS", "Poses", "answers", "errors_of", "last_poses", "metrics",
+    "poses_of_methods",
     "regimes_of",
 ]  # fmt: skip
 
@@ -156,6 +157,15 @@ def poses_of_methods(
     return out
 
 
+def last_poses(config: Any, data: Data, trained: runner.Trainings) -> tuple[str, Poses]:
+    """The last of `poses_of_methods` on the test, by the first seed, and its name."""
+    if config.refine:
+        return "joint", _by_refinement(config, _member(trained["joint"], 0), data.test)
+    net = config.net[-1]
+    params = _member(trained[net], 0)["network"]
+    return net, _by_network(config, params, net, data.test.pairs)
+
+
 def _alone(test: Matched, start: str, seed: int) -> Poses:
     def run(rows):
         some = jax.tree.map(lambda leaf: leaf[rows], test.matches)
@@ -188,7 +198,8 @@ def answers(
 def _test(data: Data, unrelated: bool) -> Matched:
     if not unrelated:
         return data.test
-    rows = np.roll(np.arange(len(data.test.found)), 1)
+    count = len(data.test.found)
+    rows = np.roll(np.arange(count), count // 2)  # far away, where pairs are of one video
     full = data.test.full._replace(
         second=data.test.full.take(rows).second,
         intrinsics2=np.asarray(data.test.full.intrinsics2)[rows],

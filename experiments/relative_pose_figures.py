@@ -26,7 +26,8 @@ _LARGEST = 60.0  # [deg] of the histograms
 
 def _colours(names: Any) -> dict[str, Any]:
     table = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
-    return {name: table[list(_NAMES).index(name) % 20] for name in names}
+    colours = {name: table[k % 20] for k, name in enumerate(_NAMES)}
+    return {name: "black" if name == "joint" else colours[name] for name in names}
 
 
 def draw_all(

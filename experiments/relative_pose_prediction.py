@@ -40,7 +40,7 @@ def write(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
         save_relative_pose_network(
             folder / f"{name}.npz", own, network, refinement.HEAD, config.shape
         )
-    name, poses = list(evaluation.answers(config, data, trained, 0).items())[-1]
+    name, poses = evaluation.last_poses(config, data, trained)
     table = np.c_[quaternions(poses.rotation), poses.direction, poses.confidence[:, None]]
     header = f"qw,qx,qy,qz,tx,ty,tz,confidence  # {name}: {CONVENTION.replace(',', ';')}"
     np.savetxt(folder / "poses.csv", table, "%.6g", ",", header=header, comments="")
