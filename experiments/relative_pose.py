@@ -28,6 +28,7 @@ from jaxcv.models.relative_pose import (
     TRUNKS,
     PoseNetwork,
     direction_of,
+    feature_shape,
     relative_pose_loss,
     rotation_of,
     standardised,
@@ -129,6 +130,23 @@ PRESETS = {
         num_train=581_000, steps=15 * 4539, batch_size=128, learning_rate=1e-4, head_rate=1.0,
     ),
 }  # fmt: skip
+
+
+def load(config: Config) -> Data:
+    """Pairs of the source, after what can be wrong without them.
+
+    Raises:
+        DataError: naming the file or the flag.
+    """
+    try:
+        for net in config.net:
+            feature_shape(net, config.trunk, *config.shape)
+    except ValueError as error:
+        way_out = "Give a larger --height and --width_px."
+        raise runner.data_error("height", str(error), config.shape, way_out) from error
+    _start(config)
+    _trunk(config)
+    return load_or_pair(config)
 
 
 def network(config: Config, net: str) -> PoseNetwork:
@@ -352,7 +370,7 @@ EXPERIMENT = runner.Experiment(
     name="relative_pose",
     config=Config,
     presets=PRESETS,
-    load=load_or_pair,
+    load=load,
     cells=cells,
     evaluate=runner.later("relative_pose_evaluation", "metrics"),
     figures=runner.later("relative_pose_figures", "draw_all"),

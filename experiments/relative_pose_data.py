@@ -116,10 +116,8 @@ def _photographs(config: Any) -> Data:
     test = load_pose_pairs(builder, split="test" if "test" in builder.info.splits else "train")
     learned = load_pose_pairs(builder, split="train") if has_train else test
     rng = np.random.default_rng(config.seed)
-    # The last tenth validates: of a video, whose neighbouring pairs are much alike.
-    held = max(1, len(learned.rotation) // 10)
-    rows = np.arange(len(learned.rotation))
-    first, last = (rows[:-held], rows[-held:]) if len(rows) > 1 else (rows, rows)
+    views: Any = learned.first, learned.second  # Gathered
+    first, last = _held_out(np.stack([leaf.rows for leaf in views], axis=1))
     order = rng.permutation(first)
     count = min(len(order), config.num_matched)
     shape = config.shape
@@ -129,6 +127,19 @@ def _photographs(config: Any) -> Data:
     tested = matched_pairs(test.take(np.sort(some)), shape)
     check_labels(tested.matches, tested.full.rotation, tested.full.direction, "data_dir")
     return Data(train, valid, matched_pairs(learned.take(order[:count]), shape), tested)
+
+
+def _held_out(views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs to learn from, and about a tenth to validate on, of (N, 2) views.
+
+    The last views validate, and no pair has one of each kind: neighbours of a video are alike.
+    Where nothing would be left, all pairs are both.
+    """
+    low, high = views.min(axis=1), views.max(axis=1)
+    cut = np.quantile(low, 0.9)
+    first, last = np.flatnonzero(high < cut), np.flatnonzero(low >= cut)
+    everything = np.arange(len(views))
+    return (first, last) if len(first) and len(last) else (everything, everything)
 
 
 def _small(pairs: PosePairs, shape: tuple[int, int]) -> PosePairs:

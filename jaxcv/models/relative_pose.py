@@ -19,7 +19,8 @@ from jaxcv.models.pyramid import pyramid_pool
 
 __all__ = [
     "DEVIATION", "MEAN", "NETS", "TRUNKS", "MatchHead", "PoseNetwork", "Trunk", "TrunkLayer",
-    "direction_of", "feature_shape", "relative_pose_loss", "rotation_of", "standardised",
+    "direction_of", "feature_shape", "least_side",
+    "relative_pose_loss", "rotation_of", "standardised",
     "with_trunk",
 ]  # fmt: skip
 
@@ -80,6 +81,11 @@ def _pooled(length: int, ceil: bool) -> int:
     return -(-(length - 3) // 2) + 1 if ceil else (length - 3) // 2 + 1
 
 
+def least_side(net: str, trunk: str) -> int:
+    """The least rows and columns [px] of an image that a network can be shown."""
+    return next(n for n in range(1, 200) if _rows(net, trunk, n) > 0)
+
+
 def feature_shape(net: str, trunk: str, height: int, width: int) -> tuple[int, int]:
     """Rows and columns of the map that an image makes.
 
@@ -88,7 +94,7 @@ def feature_shape(net: str, trunk: str, height: int, width: int) -> tuple[int, i
     """
     check_choice("net", net, NETS)
     check_choice("trunk", trunk, TRUNKS)
-    least = next(n for n in range(1, 200) if _rows(net, trunk, n) > 0)
+    least = least_side(net, trunk)
     if min(height, width) < least:
         rule = f"expected {least} pixels a side or more for {net} with {trunk}"
         raise argument_error("images", rule, (height, width), "Enlarge the images.")

@@ -20,6 +20,7 @@ from jaxcv.models.relative_pose import (
     MatchHead,
     PoseNetwork,
     direction_of,
+    least_side,
     rotation_of,
     standardised,
 )
@@ -304,6 +305,11 @@ def relative_pose(
             ]
             way_out = "load_relative_pose_network returns params and these settings."
             raise argument_error("params", f"expected {missing} with them", "none", way_out)
+        for name, image in zip(("image1", "image2"), images, strict=True):
+            if min(image.shape[:2]) < least_side(network.net, network.trunk):
+                rule = f"expected {least_side(network.net, network.trunk)} pixels a side or more"
+                way_out = "Give a larger image, or no network."
+                raise argument_error(name, rule, image.shape, way_out)
         small = [resized(image, shape)[None] for image in images]
         _, refined = _with_network(params, *small, matches, key, network, head)
     elif len(found.ratio) < FEWEST:

@@ -131,6 +131,26 @@ def theirs(torch, network, side, images, target, params):
     return float(np.median(times)), float(np.median(forward)), losses
 
 
+def separate_runs(network, side, batch, count=8, steps=20):
+    """Seconds of a search's members in turn, and of as many runs that each compile their own."""
+
+    def run(settings):
+        sweep = sweep_of(network, side, loop=True)
+        state = sweep.unpacked(sweep.init(settings))
+        for _ in range(steps):
+            state, metrics = sweep.run(state, settings, batch, length=1)
+        jax.block_until_ready(metrics)
+
+    out = {}
+    for name, jobs in (("in turn", [members(count)]), ("separately", [members(1)] * count)):
+        start = time.perf_counter()
+        for job in jobs:
+            jax.clear_caches()
+            run(job)
+        out[f"search/{count} members, {steps} steps/{name}/s"] = time.perf_counter() - start
+    return out
+
+
 def renders(out):
     size, k = (112, 112), jnp.array([[240.0, 0, 55.5], [0, 240.0, 55.5], [0, 0, 1]])
 
@@ -194,6 +214,7 @@ def test_hand_pose():
             out[f"search/{count} members/{'in turn' if loop else 'at once'}/ms"] = 1e3 * float(
                 np.median(times[1:])
             )
+    out |= separate_runs(network, side, (images, target))
     renders(out)
     print(json.dumps(out, indent=1))
     FOLDER.mkdir(parents=True, exist_ok=True)

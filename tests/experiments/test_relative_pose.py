@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from experiments import relative_pose as experiment
 from experiments import relative_pose_evaluation as evaluation
 from experiments import runner
-from experiments.relative_pose_data import load, quaternions
+from experiments.relative_pose_data import _held_out, load, quaternions
 from jaxcv.models.relative_pose import rotation_of
 from jaxcv.systems import load_relative_pose_network
 
@@ -130,6 +130,29 @@ def command(*flags):
 def test_data_that_are_missing(change, message):
     with pytest.raises(runner.DataError, match=message):
         load(dataclasses.replace(CONFIG, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"net": ("cnnA",)}, "`height`: .*63 pixels a side or more for cnnA"),
+        ({"start": "/nowhere.npz"}, "nowhere.npz"),
+        ({"trunk_file": "/nowhere.npz"}, "nowhere.npz"),
+    ],
+)
+def test_settings_are_refused_before_anything_is_rendered(change, message):
+    with pytest.raises(runner.DataError, match=message):
+        experiment.load(dataclasses.replace(CONFIG, **change))
+
+
+def test_no_view_validates_that_was_trained_on():
+    i = np.arange(60)
+    views = np.concatenate([np.stack([i, i + gap], axis=1) for gap in (1, 4)])
+    first, last = _held_out(views)
+    assert views[first].max() < views[last].min()
+    assert 0.05 < len(last) / len(views) < 0.2
+    for one in _held_out(np.array([[0, 1]])):
+        assert one.tolist() == [0]
 
 
 @pytest.mark.slow

@@ -247,3 +247,5 @@ def test_params_need_their_settings(params):
     image = np.zeros((9, 9, 3), np.uint8)
     with pytest.raises(ValueError, match=r"expected \['network', 'head', 'shape'\] with them"):
         relative_pose(image, image, params=params)
+    with pytest.raises(ValueError, match=r"`image1`: expected \d+ pixels a side or more"):
+        relative_pose(image, image, params=params, network=NETWORK, head=HEAD, shape=(40, 48))
