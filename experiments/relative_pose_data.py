@@ -118,7 +118,8 @@ def _photographs(config: Any) -> Data:
     rng = np.random.default_rng(config.seed)
     views: Any = learned.first, learned.second  # Gathered
     first, last = _held_out(np.stack([leaf.rows for leaf in views], axis=1))
-    order = rng.permutation(first)
+    # A network is sure of what it was trained on: how far to trust it is learned on other pairs.
+    order = rng.permutation(last)
     count = min(len(order), config.num_matched)
     shape = config.shape
     small = _small(learned, shape)
@@ -130,13 +131,13 @@ def _photographs(config: Any) -> Data:
 
 
 def _held_out(views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs to learn from, and about a tenth to validate on, of (N, 2) views.
+    """Pairs to learn from, and about a quarter to validate and to refine on, of (N, 2) views.
 
-    The last views validate, and no pair has one of each kind: neighbours of a video are alike.
+    The last views are held out, and no pair has one of each kind: neighbours of a video are alike.
     Where nothing would be left, all pairs are both.
     """
     low, high = views.min(axis=1), views.max(axis=1)
-    cut = np.quantile(low, 0.9)
+    cut = np.quantile(low, 0.75)
     first, last = np.flatnonzero(high < cut), np.flatnonzero(low >= cut)
     everything = np.arange(len(views))
     return (first, last) if len(first) and len(last) else (everything, everything)

@@ -150,7 +150,7 @@ def test_no_view_validates_that_was_trained_on():
     views = np.concatenate([np.stack([i, i + gap], axis=1) for gap in (1, 4)])
     first, last = _held_out(views)
     assert views[first].max() < views[last].min()
-    assert 0.05 < len(last) / len(views) < 0.2
+    assert 0.15 < len(last) / len(views) < 0.3
     for one in _held_out(np.array([[0, 1]])):
         assert one.tolist() == [0]
 
