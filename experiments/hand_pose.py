@@ -221,12 +221,6 @@ def epoch_of(config: Config, data: Data) -> int:
     return max(1, len(data.train.depth) // config.batch_size)
 
 
-def in_turn(config: Config) -> bool:
-    """Whether members train one after the other."""
-    by = config.members_by
-    return by == "loop" or (by == "auto" and jax.default_backend() == "cpu")
-
-
 def _cell(config, data, network, steps, members, *, plateau) -> runner.Cell:
     log_every = min(epoch_of(config, data), steps)
     valid = images_of(data.valid, data.scale, network.images), data.valid.target
@@ -241,7 +235,7 @@ def _cell(config, data, network, steps, members, *, plateau) -> runner.Cell:
         batches=functools.partial(_batch, data, network.images, config),
         validate=functools.partial(_validate, network=network, cube=config.cube),
         plateau=plateau,
-        loop=in_turn(config),
+        loop=runner.in_turn(config.members_by),
         log_every=log_every,
         checkpoint_every=4 * log_every,
         fused=1,

@@ -40,7 +40,7 @@ def cells(config: Any, data: Any, network: HandNetwork) -> dict[str, Any]:
             members=lambda trained: {"seed": trained["net6"].members["seed"]},
             steps=config.refine_steps,
             batches=functools.partial(_batch, data, config),
-            loop=experiment.in_turn(config),
+            loop=runner.in_turn(config.members_by),
             log_every=log_every,
             checkpoint_every=log_every,
             fused=1,

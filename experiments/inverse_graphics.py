@@ -168,7 +168,6 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
         rule = f"expected {entries + 1} numbers for --data={config.data}, not all 0"
         raise runner.data_error("ratio", rule, config.ratio, "Repeat --ratio.")
     checked = _checked(data)
-    auto = config.members_by == "auto" and jax.default_backend() == "cpu"
     out = {}
     for cell, methods in programs(config).items():
         own = [METHODS[name] for name in methods for _ in range(config.num_seeds)]
@@ -190,7 +189,7 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
             data=checked,
             batches=functools.partial(_batch, data, config, _shares(config, own[0])),
             validate=functools.partial(_validate, network=network, entries=entries),
-            loop=config.members_by == "loop" or auto,
+            loop=runner.in_turn(config.members_by),
             log_every=log_every,
             checkpoint_every=4 * log_every,
             fused=1,

@@ -156,12 +156,6 @@ def network(config: Config, net: str) -> PoseNetwork:
     )
 
 
-def in_turn(config: Config) -> bool:
-    """Whether members train one after the other."""
-    auto = config.members_by == "auto" and jax.default_backend() == "cpu"
-    return config.members_by == "loop" or auto
-
-
 def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
     """One for each network, and the refinement behind the last of them."""
     seeds = np.arange(config.seed, config.seed + config.num_seeds)
@@ -180,7 +174,7 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
             data=None if data.valid is None else shown(data.valid, slice(None)),
             batches=functools.partial(_batch, data, config),
             validate=functools.partial(validate, config=config, net=net),
-            loop=in_turn(config),
+            loop=runner.in_turn(config.members_by),
             log_every=log_every,
             checkpoint_every=5 * log_every,
             fused=1,

@@ -25,6 +25,7 @@ from jaxcv.metrics.motion import (
 )
 from jaxcv.models.relative_pose import direction_of, rotation_of, standardised
 from jaxcv.systems.two_view import (
+    FEWEST,
     PoseScales,
     confidence_of,
     network_and_refined_poses,
@@ -173,7 +174,7 @@ def _alone(test: Matched, start: str, seed: int) -> Poses:
         return found.rotation, found.direction, confidence_of(found)
 
     poses = Poses(*_in_parts(run, len(test.found)))
-    none = test.matches.valid.sum(axis=1) < 5
+    none = test.matches.valid.sum(axis=1) < FEWEST
     gone = lambda x: np.where(none.reshape(-1, *[1] * (x.ndim - 1)), np.nan, x)
     return Poses(gone(poses.rotation), gone(poses.direction), np.where(none, 0, poses.confidence))
 

@@ -41,7 +41,7 @@ def cell(config: Any, data: Data) -> runner.Cell:
         members={"seed": seeds},
         steps=config.refine_steps,
         batches=functools.partial(_batch, data, config),
-        loop=experiment.in_turn(config),
+        loop=runner.in_turn(config.members_by),
         log_every=log_every,
         checkpoint_every=log_every,
         fused=1,

@@ -58,6 +58,7 @@ __all__ = [
     "define_flags",
     "evaluate",
     "flag",
+    "in_turn",
     "later",
     "main",
     "predict",
@@ -161,6 +162,11 @@ def train(
             history = metrics_file.history(name, count_of(members))
             trained[name] = Trained(params, history, members, facts, spent)
         return _finish(experiment, config, data, trained, folder, command, seconds)
+
+
+def in_turn(members_by: str) -> bool:
+    """Whether members train one after the other: `loop`, or `auto` on CPUs; else by `vmap`."""
+    return members_by == "loop" or (members_by == "auto" and jax.default_backend() == "cpu")
 
 
 def evaluate(

@@ -19,9 +19,8 @@ from jaxcv.models.pyramid import pyramid_pool
 
 __all__ = [
     "DEVIATION", "MEAN", "NETS", "TRUNKS", "MatchHead", "PoseNetwork", "Trunk", "TrunkLayer",
-    "direction_of", "feature_shape", "least_side",
-    "relative_pose_loss", "rotation_of", "standardised",
-    "with_trunk",
+    "direction_of", "feature_shape", "least_side", "relative_pose_loss", "rotation_of",
+    "standardised", "with_trunk",
 ]  # fmt: skip
 
 

@@ -305,10 +305,10 @@ def relative_pose(
             ]
             way_out = "load_relative_pose_network returns params and these settings."
             raise argument_error("params", f"expected {missing} with them", "none", way_out)
+        least = least_side(network.net, network.trunk)
         for name, image in zip(("image1", "image2"), images, strict=True):
-            if min(image.shape[:2]) < least_side(network.net, network.trunk):
-                rule = f"expected {least_side(network.net, network.trunk)} pixels a side or more"
-                way_out = "Give a larger image, or no network."
+            if min(image.shape[:2]) < least:
+                rule, way_out = f"expected {least} pixels a side or more", "Give a larger image."
                 raise argument_error(name, rule, image.shape, way_out)
         small = [resized(image, shape)[None] for image in images]
         _, refined = _with_network(params, *small, matches, key, network, head)
