@@ -66,7 +66,8 @@ class Config:
         None, "Trained convolutions, an .npz of data_prep.trunk_weights; needs --width=1."
     )
     start: str | None = runner.flag(
-        None, "A network to go on from: <net>.npz that --mode=predict wrote; any image size."
+        None,
+        "What to go on from: <net>.npz or joint.npz that --mode=predict wrote; any image size.",
     )
     width: float = runner.flag(0.25, "Factor on the channels.", lower=0.01, upper=4.0)
     rotation: str = runner.flag(
@@ -144,7 +145,7 @@ def load(config: Config) -> Data:
     except ValueError as error:
         way_out = "Give a larger --height and --width_px."
         raise runner.data_error("height", str(error), config.shape, way_out) from error
-    _start(config)
+    started(config)
     _trunk(config)
     return load_or_pair(config)
 
@@ -159,13 +160,12 @@ def network(config: Config, net: str) -> PoseNetwork:
 def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
     """One for each network, and the refinement behind the last of them."""
     seeds = np.arange(config.seed, config.seed + config.num_seeds)
-    started, trunk = _start(config), _trunk(config)
+    before, trunk = started(config), _trunk(config)
+    start = None if before is None else before["network"]
     log_every = min(100, config.steps)
     out = {
         net: runner.Cell(
-            init=functools.partial(
-                _init, config=config, net=net, start=started.get(net), trunk=trunk
-            ),
+            init=functools.partial(_init, config=config, net=net, start=start, trunk=trunk),
             loss=functools.partial(_loss, config=config, net=net),
             optimizer=functools.partial(_optimizer, config),
             hyperparameters=(),
@@ -184,16 +184,16 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
     if config.refine:
         from experiments import relative_pose_refinement as refinement  # it imports this module
 
-        out["joint"] = refinement.cell(config, data)
+        out["joint"] = refinement.cell(config, data, before)
     return out
 
 
-def _start(config: Config) -> dict[str, Any]:
-    """{net: params} of the file to go on from."""
+def started(config: Config) -> Any:
+    """{"network", "head", "scales"} of the file to go on from, or None."""
     from jaxcv.systems.relative_pose_files import load_relative_pose_network
 
     if config.start is None:
-        return {}
+        return None
     try:
         params, settings = load_relative_pose_network(config.start)
     except (ValueError, OSError) as error:
@@ -207,7 +207,7 @@ def _start(config: Config) -> dict[str, Any]:
             )
             rule = f"expected a network like {want}"
             raise runner.data_error("start", rule, own, way_out)
-    return {config.net[0]: params["network"]}
+    return params
 
 
 def _trunk(config: Config) -> Any:

@@ -25,18 +25,25 @@ HEAD = MatchHead()
 WARM_UP = 20  # steps
 _LEAST = 1e-3  # deviation of a network [rad]
 _NEW_RATE = 10.0  # factor on the rate for head and scales
-_NETWORK_RATE = 0.1  # factor on the rate for what was trained before
+_OLD_RATE = 0.1  # factor on the rate for what was trained before
 
 
-def cell(config: Any, data: Data) -> runner.Cell:
-    """The training from that of the last network on."""
+def cell(config: Any, data: Data, started: Any = None) -> runner.Cell:
+    """The training from that of the last network on.
+
+    Where `started` has been through it on other pairs, its head and its scales are gone on from,
+    at the rate of what was trained before: a few pairs are soon known by heart.
+    """
+    started = started if started is not None and _trained(started["head"]) else None
     log_every = min(50, config.refine_steps)
     seeds = np.arange(config.seed, config.seed + config.num_seeds)
     return runner.Cell(
-        init=functools.partial(_init, config=config, valid=data.valid),
+        init=functools.partial(_init, config=config, valid=data.valid, started=started),
         after=config.net[-1],
         loss=functools.partial(_loss, config=config),
-        optimizer=functools.partial(_optimizer, config),
+        optimizer=functools.partial(
+            _optimizer, config, _NEW_RATE if started is None else _OLD_RATE
+        ),
         hyperparameters=(),
         members={"seed": seeds},
         steps=config.refine_steps,
@@ -74,12 +81,23 @@ def untrained(
     return {"network": network, "head": head, "scales": scales}
 
 
-def _init(key, member, before, *, config: Any, valid: Any):
+def _trained(head: Any) -> bool:
+    """Whether it trusts matches differently: an untrained one ends in zeros."""
+    layers = head["params"]
+    return bool(np.any(layers[max(layers)]["kernel"]))
+
+
+def _init(key, member, before, *, config: Any, valid: Any, started: Any):
     del member
-    return untrained(config, valid, before["network"], key)
+    params = untrained(config, valid, before["network"], key)
+    if started is None:
+        return params
+    precision = params["scales"].log_precision  # of these pairs
+    scales = PoseScales(*started["scales"])._replace(log_precision=precision)
+    return params | {"head": started["head"], "scales": scales}
 
 
-def _optimizer(config: Any) -> optax.GradientTransformation:
+def _optimizer(config: Any, new: float) -> optax.GradientTransformation:
     steps, warm_up = config.refine_steps, min(WARM_UP, config.refine_steps // 2)
 
     def make(factor):
@@ -96,8 +114,8 @@ def _optimizer(config: Any) -> optax.GradientTransformation:
         return jax.tree_util.tree_map_with_path(lambda path, _: name(path), params)
 
     rates: Any = {
-        "new": make(_NEW_RATE), "trunk": make(_NETWORK_RATE),
-        "heads": make(_NETWORK_RATE * config.head_rate),
+        "new": make(new), "trunk": make(_OLD_RATE),
+        "heads": make(_OLD_RATE * config.head_rate),
     }  # fmt: skip
     return optax.chain(optax.clip_by_global_norm(1.0), optax.multi_transform(rates, labels))
 

@@ -1,9 +1,11 @@
 """The experiment of relative pose: augmentation, losses, cells, rows, modes, bad input."""
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +16,12 @@ from scipy.spatial.transform import Rotation
 
 from experiments import relative_pose as experiment
 from experiments import relative_pose_evaluation as evaluation
+from experiments import relative_pose_refinement as refinement
 from experiments import runner
-from experiments.relative_pose_data import _held_out, load, quaternions
+from experiments.relative_pose_data import Data, _held_out, load, quaternions
 from jaxcv.models.relative_pose import rotation_of
 from jaxcv.systems import load_relative_pose_network
+from jaxcv.systems.two_view import PoseScales
 
 CONFIG = experiment.Config(
     width=0.05, height=40, width_px=48, full_height=96, full_width=128, num_train=12, num_valid=4,
@@ -89,6 +93,25 @@ def test_losses_fall_at_the_truth(weighting, rotation):
     assert better["translation_loss"] < 0.1 * shares["translation_loss"]
     slope = jax.grad(lambda p: value(p)[0])(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+
+
+def test_the_refinement_goes_on_from_a_file_that_has_been_through_it():
+    none: Any = None
+    network = experiment.network(CONFIG, CONFIG.net[-1])
+    image, key = jnp.zeros((1, *CONFIG.shape, 3)), jax.random.key(3)
+    before = {"network": network.init(jax.random.key(0), image, image)}
+    cell = functools.partial(refinement.cell, CONFIG, Data(none, none, none, none))
+    fresh = refinement.untrained(CONFIG, None, before["network"], jax.random.key(1))
+    scales = PoseScales(jnp.array([3.0, 2.0]), jnp.float32(-2.0), jnp.float32(0.5))
+    file = fresh | {"head": jax.tree.map(lambda leaf: leaf + 1, fresh["head"]), "scales": scales}
+    own = cell(file).init(key, {}, before)
+    jax.tree.map(np.testing.assert_array_equal, own["head"], file["head"])
+    jax.tree.map(np.testing.assert_array_equal, own["network"], before["network"])
+    assert (own["scales"].log_noise, own["scales"].log_width) == (-2.0, 0.5)
+    np.testing.assert_array_equal(own["scales"].log_precision, 0)  # of these pairs, not of those
+    anew = refinement.untrained(CONFIG, None, before["network"], key)
+    for other in (None, fresh):
+        jax.tree.map(np.testing.assert_array_equal, cell(other).init(key, {}, before), anew)
 
 
 def test_published_networks_add_what_each_image_says(monkeypatch):
