@@ -7,6 +7,7 @@ Source: Melekhov, Ylioinas, Kannala, Rahtu, Relative camera pose estimation usin
 neural networks, 2017; trunks of Krizhevsky et al. 2012 and 2014.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -113,9 +114,20 @@ def _rows(net: str, trunk: str, length: int) -> int:
 
 
 def _max_pool(x: jax.Array, ceil: bool) -> jax.Array:
-    over = [2 * (_pooled(n, ceil) - 1) + 3 - n for n in x.shape[-3:-1]]
-    padding: Any = [(0, max(0, after)) for after in over]  # of -inf
-    return nn.max_pool(x, (3, 3), (2, 2), padding)
+    """The largest of 3 x 3 pixels, every second, axis by axis.
+
+    On CPUs ten times as fast as a window's reduction, whose gradient XLA scatters on one core.
+    """
+    for axis in (x.ndim - 3, x.ndim - 2):
+        length = x.shape[axis]
+        count = _pooled(length, ceil)
+        over = 2 * (count - 1) + 3 - length
+        if over > 0:
+            after = [(0, over if i == axis else 0) for i in range(x.ndim)]
+            x = jnp.pad(x, after, constant_values=-jnp.inf)
+        parts = [jax.lax.slice_in_dim(x, i, i + 2 * count - 1, 2, axis) for i in range(3)]
+        x = functools.reduce(jnp.maximum, parts)
+    return x
 
 
 def _over_channels(x: jax.Array) -> jax.Array:

@@ -1,5 +1,8 @@
 """Siamese networks of relative pose: published shapes and counts, pyramids, the loss."""
 
+import itertools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,3 +181,16 @@ def test_bad_input(network, shape, message):
     image = jax.ShapeDtypeStruct(shape, jnp.float32)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(network.init, jax.random.key(0), image, image)
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+def test_the_pool_is_the_reduction_of_windows(ceil):
+    for height, width in itertools.product(range(3, 9), range(6, 8)):
+        x = jax.random.normal(jax.random.key(height), (2, height, width, 3)) - 5  # below padding
+        counts = [-(-(n - 3) // 2) + 1 if ceil else (n - 3) // 2 + 1 for n in (height, width)]
+        over = [(0, max(0, 2 * c + 1 - n)) for c, n in zip(counts, (height, width), strict=True)]
+        want, pull = jax.vjp(lambda x, over=over: nn.max_pool(x, (3, 3), (2, 2), over), x)
+        ours, own = jax.vjp(lambda x: _max_pool(x, ceil), x)
+        np.testing.assert_array_equal(ours, want)
+        slope = jax.random.normal(jax.random.key(1), want.shape)
+        np.testing.assert_allclose(own(slope)[0], pull(slope)[0], atol=1e-5)
