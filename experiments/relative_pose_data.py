@@ -67,6 +67,8 @@ def load(config: Any) -> Data:
         raise runner.data_error("data_dir", rule, "none", "data_prep/README.md has its layout.")
     try:
         return _generated(config) if config.data == "synthetic" else _photographs(config)
+    except ModuleNotFoundError:
+        raise  # the runner knows what installs it
     except (ValueError, ImportError) as error:
         raise runner.DataError(str(error)) from error
 

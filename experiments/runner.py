@@ -147,7 +147,7 @@ def train(
     _flags.check_data_dir(config)
     folder = _records.prepare_workdir(workdir, experiment.name, config, training=True)
     with _records.only_writer(folder), _precision(experiment):
-        data = experiment.load(config)
+        data = _loaded(experiment, config)
         metrics_file = _records.MetricsFile(folder / "metrics.jsonl")
         facts = dict(experiment.facts(config, data)) if experiment.facts else {}
         _records.keep_facts(folder, facts)
@@ -289,9 +289,21 @@ def _saved_config(experiment: Experiment, folder: pathlib.Path, changes: Mapping
     return config
 
 
+def _loaded(experiment: Experiment, config: Any) -> Any:
+    try:
+        return experiment.load(config)
+    except ModuleNotFoundError as error:
+        missing = str(error.name)
+        if missing.split(".")[0] in ("jaxcv", "experiments", "data_prep"):
+            raise
+        way_out = 'pip install ".[experiments,data]" installs all that data sets need.'
+        rule = "expected the package, which these data are read with"
+        raise data_error(missing, rule, "none of that name", way_out) from error
+
+
 def _restore(experiment: Experiment, config: Any, folder: pathlib.Path) -> tuple[Any, Trainings]:
     saved = _saved_config(experiment, folder, {})
-    data = experiment.load(config)
+    data = _loaded(experiment, config)
     facts = _records.read_facts(folder)
     now = dict(experiment.facts(config, data)) if experiment.facts else {}
     for name in experiment.fixed_facts:

@@ -283,6 +283,17 @@ def test_zero_steps_evaluate_the_start(toy, tmp_path):
     }
 
 
+@pytest.mark.parametrize(("name", "kind"), [("lz4", runner.DataError), ("jaxcv", ImportError)])
+def test_a_package_that_is_missing_is_named_with_its_installation(toy, tmp_path, name, kind):
+    def load(config):
+        raise ModuleNotFoundError(f"No module named '{name}.block'", name=f"{name}.block")
+
+    broken = dataclasses.replace(small_experiment(toy), load=load)
+    with pytest.raises(kind, match=f"{name}.block") as caught:
+        runner.train(broken, toy.Config(), tmp_path)
+    assert ("pip install" in str(caught.value)) == (name == "lz4")
+
+
 def test_notebook_with_a_running_event_loop(toy, tmp_path):
     async def cell():
         return runner.train(small_experiment(toy), toy.Config(steps=2), tmp_path)
