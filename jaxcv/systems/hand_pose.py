@@ -221,7 +221,8 @@ def predict_hand(
         came = f"{np.min(color)} to {np.max(color)}"
         raise argument_error("color", "expected values in [0, 1]", came, way_out)
     crop = preprocess(depth, k, centre, side=side, cube=cube)
-    empty = ~np.asarray(crop.mask).any(axis=(-2, -1))
+    # What is nearer than the cube is drawn at its front, but is no hand.
+    empty = ~np.asarray(crop.mask & (crop.depth[..., 0] > -1)).any(axis=(-2, -1))
     if empty.any():
         where = np.asarray(crop.centre)[empty].reshape(-1, 3)[0].round(1).tolist()
         way_out = "Give another centre, a larger cube, or leave the centre out."

@@ -144,6 +144,7 @@ def test_networks_of_colour(params):
         ({"centre": [0.0, 0.0, -700.0]}, "`centre`: expected a point in front of the camera"),
         ({"centre": [900.0, 0.0, 700.0]}, "`centre`: expected a point within the image of 160 x"),
         ({"centre": [0.0, 0.0, 400.0]}, "`centre`: expected a hand within 300 mm"),
+        ({"centre": [0.0, 0.0, 4000.0]}, "`centre`: expected a hand within 300 mm"),
         ({"centre": [np.nan, 0.0, 400.0]}, "`centre`: expected finite"),
         ({"centre": [[0.0, 0.0, 700.0]]}, r"`centre`: expected \(3,\) \[mm\], got \(1, 3\)"),
         ({"side": 2 * SIDE}, "`params`: expected weights of this network, trained on crops of"),
