@@ -96,7 +96,7 @@ def _images(data: Any, found: Any, row: str, titles: dict[str, str]) -> Figure:
                 pixels = pixels_of_joints(joints, frames.intrinsics[i])[:, :2]
                 plot_joints(ax, pixels, BONES, color=color, lw=1.6, marker="o", ms=3, label=label)
             error = joint_errors(found[test][row][i], truth[i]).mean()
-            ax.set(title=f"{titles[test]}, {error:.1f} mm", xticks=[], yticks=[])
+            ax.set(title=f"{titles[test]},\n{error:.1f} mm", xticks=[], yticks=[])
     axes[0, 0].legend(fontsize=8, loc="lower left")
     figure.suptitle(f"{row}: 10th, 50th, 90th and 98th percentile of the errors")
     return figure
