@@ -21,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_data() -> pathlib.Path:
     """The folder of real data that JAXCV_REAL_DATA names."""
     if "JAXCV_REAL_DATA" not in os.environ:

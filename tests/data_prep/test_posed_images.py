@@ -21,12 +21,8 @@ from data_prep.posed_images import (
 )
 from data_prep.posed_images.frustum import frusta_intersect, half_spaces
 from data_prep.posed_images.views import PosedViews, labels, pairs_within
-from experiments.relative_pose_baselines import pose_of_matches
-from experiments.relative_pose_data import matched_pairs
 from jaxcv.data.pipelines import load_pose_pairs
-from jaxcv.data.pose_labels import check_labels
 from jaxcv.data.synthetic.pose_pairs import generate_pose_pairs
-from jaxcv.metrics.motion import rotation_error, translation_error
 
 FLIP = np.diag([1.0, -1.0, -1.0])
 K = np.array([[30.0, 0, 19.5], [0, 32.0, 14.5], [0, 0, 1]])
@@ -354,44 +350,3 @@ def test_ours(places):
     found = frusta_intersect(k[:49], r[:49], t[:49], dtu.SHAPE, far=dtu.FAR)
     own = set(map(tuple, found.tolist()))
     assert (len(found), len(own & set(map(tuple, listed.tolist())))) == (511, 399)
-
-
-@pytest.mark.slow
-@pytest.mark.real_data
-def test_features_find_the_poses_of_a_walk(tmp_path, real_data):
-    root = real_data / "relative_pose" / "hololens"
-    found = np.load(root / "cameras.npz")
-    files = [f"{frame:05d}.jpg" for frame in found["frames"]]
-    for name in files:
-        (tmp_path / name).symlink_to(root / name)
-    content = {
-        "pose": "camera_to_world", "intrinsics": found["intrinsics_px"].tolist(),
-        "images": [
-            {"file": name, "pose": pose.tolist()}
-            for name, pose in zip(files, found["camera_to_world"], strict=True)
-        ],
-        "pairs": [[files[i], files[i + 6]] for i in range(0, len(files) - 6, 6)],
-    }  # fmt: skip
-    (tmp_path / "cameras.json").write_text(json.dumps(content))
-    config = PosedConfig(source="folder", shape=(240, 360))
-    pairs = load_pose_pairs(prepare(tmp_path, tmp_path / "cache", config), split="train")
-    assert len(pairs.rotation) == 50  # of 62; every fifth is of the test
-    matched = matched_pairs(pairs, (96, 128))
-    check_labels(matched.matches, pairs.rotation, pairs.direction)
-    back = pairs.rotation.swapaxes(1, 2)  # from the second camera to the first
-    moved = -np.einsum("nij,nj->ni", back, pairs.direction)
-    with pytest.raises(ValueError, match="second to first"):
-        check_labels(matched.matches, back, moved)
-    poses = [
-        pose_of_matches(own, k1, k2, "ransac", 0)
-        for own, k1, k2 in zip(matched.found, pairs.intrinsics1, pairs.intrinsics2, strict=True)
-    ]
-    rows = np.array([pose is not None for pose in poses])
-    rotation, direction = (
-        np.stack([getattr(pose, name) for pose in poses if pose is not None])
-        for name in ("rotation", "direction")
-    )
-    # At half as many pixels again a side, RANSAC was measured at 1.81 and 10.95 degrees.
-    assert np.median(rotation_error(rotation, pairs.rotation[rows])) < 3.5
-    assert np.median(translation_error(direction, pairs.direction[rows])) < 18
-    assert rows.mean() > 0.9
