@@ -21,8 +21,8 @@ from jaxcv.core.checks import argument_error, check_shape
 from jaxcv.geometry import so3
 
 __all__ = [
-    "decompose_essential", "eight_point", "essential_matrix", "essential_pose", "sampson_distance",
-    "triangulate",
+    "angle_behind", "decompose_essential", "eight_point", "essential_matrix", "essential_pose",
+    "sampson_distance", "triangulate",
 ]  # fmt: skip
 
 _EIGHT = 8
@@ -134,6 +134,30 @@ def triangulate(
     scale = jnp.where(apart, determinant, 1)
     first, second = (ab * bt - bb * at) / scale, (aa * bt - ab * at) / scale
     return jnp.where(apart, first, 0), jnp.where(apart, second, 0)
+
+
+def angle_behind(
+    rotation: jax.Array, direction: jax.Array, points1: jax.Array, points2: jax.Array
+) -> jax.Array:
+    """How far (N,) rays of the second camera are [rad] from where a point before both can be.
+
+    On the epipolar plane a point of the first ray is seen between R x1, infinitely far away, and t,
+    at the first camera; 0 between them, else the angle in that plane to the nearer end. Distances
+    to epipolar lines do not see the sign of t: this does.
+    """
+    check_shape("rotation", rotation, (3, 3))
+    _check_matches(points1, points2)
+    a, x = _homogeneous(points1) @ rotation.T, _homogeneous(points2)
+    normal = jnp.cross(a, direction)
+    size = jnp.linalg.norm(normal, axis=-1)
+    turned = lambda y: jnp.sum(jnp.cross(a, y) * normal, axis=-1)
+    end = jnp.arctan2(size, a @ direction)
+    # A ray in the epipole's direction itself has no plane, and is behind nothing.
+    scale = jnp.where(size > 0, size, 1)
+    at = jnp.where(size > 0, jnp.arctan2(turned(x) / scale, jnp.sum(a * x, axis=-1)), 0)
+    before = jnp.minimum(-at, 2 * jnp.pi + at - end)
+    after = jnp.minimum(at - end, 2 * jnp.pi - at)
+    return jnp.where(at < 0, before, jnp.maximum(after, 0))
 
 
 def essential_pose(

@@ -15,7 +15,12 @@ from jaxcv.core.implicit import argmin
 from jaxcv.core.kernels import Welsch
 from jaxcv.core.solvers import newton
 from jaxcv.energies.epipolar import EpipolarParameters, epipolar_energy
-from jaxcv.geometry.epipolar import essential_matrix, essential_pose, sampson_distance
+from jaxcv.geometry.epipolar import (
+    angle_behind,
+    essential_matrix,
+    essential_pose,
+    sampson_distance,
+)
 from jaxcv.geometry.manifolds import SO3, Product, Sphere
 
 __all__ = [
@@ -81,8 +86,9 @@ def refine_relative_pose(
     Far from the pose all matches look like outliers, and to a wide kernel the outliers matter: the
     search goes down with kernels of some `widths`, on from there with its own, and keeps the
     minimum of greatest evidence, by Laplace's approximation the one of least
-    E + log det(H + I) / 2: some matches always agree by accident on a narrow minimum, and a wide
-    one, as the prior's, has more of the probability. Newton's method ends there, and only its
+    E + log det(H + I) / 2 and what matches behind a camera cost: some matches always agree by
+    accident on a narrow minimum, and a wide one, as the prior's, has more of the probability; and
+    the energy itself does not see the sign of t. Newton's method ends there, and only its
     minimum is differentiated.
 
     Args:
@@ -206,12 +212,24 @@ def _linearised(own, theta, points1, points2, valid):
     return chart, gradient, slope.T @ (kept[:, None] * slope) + tilt.T @ tilt
 
 
-def _surprise(own, theta, *matches) -> jax.Array:
+def _surprise(own, theta, points1, points2, valid) -> jax.Array:
     """Minus the log evidence of a minimum; I is about the precision of an angle of which nothing
-    is known."""
+    is known.
+
+    The energy does not see the sign of t. Here a match that would be behind a camera costs its
+    angle to where it could be, as far as noise in both images does not explain it.
+    """
+    matches = points1, points2, valid
     _, _, hessian = _linearised(own, theta, *matches)
     _, log_volume = jnp.linalg.slogdet(hessian + jnp.eye(5, dtype=hessian.dtype))
-    return epipolar_energy(own, theta, *matches) + 0.5 * log_volume
+    rotation, direction = own["rotation"], own["direction"]
+    precision = jnp.exp(-2 * theta.log_noise)
+    essential = essential_matrix(rotation, direction)
+    square = sampson_distance(essential, points1, points2) ** 2 * precision
+    away = angle_behind(rotation, direction, points1, points2) ** 2 * precision / 2
+    rho = Welsch(jnp.exp(theta.log_width)).rho
+    more = jnp.where(valid, jnp.exp(theta.log_confidence) * (rho(square + away) - rho(square)), 0)
+    return epipolar_energy(own, theta, *matches) + 0.5 * jnp.sum(more) + 0.5 * log_volume
 
 
 def _go_down(y, theta, points1, points2, valid, steps: int):

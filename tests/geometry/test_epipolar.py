@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from jaxcv.geometry import so3
 from jaxcv.geometry.epipolar import (
+    angle_behind,
     decompose_essential,
     eight_point,
     essential_matrix,
@@ -165,3 +166,21 @@ def test_degenerate_and_bad_input():
         eight_point(p1, p2[:7])
     with pytest.raises(ValueError, match=r"`essential`: expected \(..., 3, 3\)"):
         sampson_distance(jnp.eye(4), p1, p2)
+
+
+def test_points_before_both_cameras_are_not_behind():
+    away = lambda x, y: jnp.arccos(
+        jnp.sum(x * y, -1) / jnp.linalg.norm(x, axis=-1) / jnp.linalg.norm(y, axis=-1)
+    )
+    for seed in range(20):
+        rotation, direction, p1, p2, *_ = scene(seed)
+        np.testing.assert_allclose(angle_behind(rotation, direction, p1, p2), 0, atol=1e-7)
+        # With the other sign no point fits: the nearest is infinitely far, or at the camera.
+        x1, x2 = (jnp.concatenate([p, jnp.ones_like(p[:, :1])], axis=-1) for p in (p1, p2))
+        ends = jnp.minimum(away(x2, x1 @ rotation.T), away(x2, -direction[None]))
+        np.testing.assert_allclose(angle_behind(rotation, -direction, p1, p2), ends, atol=1e-7)
+        first, second = triangulate(rotation, -direction, p1, p2)
+        assert ((first < 0) | (second < 0)).all()
+    # A ray in the epipole has no plane.
+    both = jnp.zeros((1, 2)), jnp.ones((1, 2))
+    np.testing.assert_array_equal(angle_behind(jnp.eye(3), jnp.array([0, 0, 1.0]), *both), 0)

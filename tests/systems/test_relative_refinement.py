@@ -84,6 +84,18 @@ def test_a_few_accidental_matches_do_not_outweigh_the_prior(monkeypatch):
     assert by_evidence.max() < 3 / np.sqrt(50.0) < by_energy.max()  # deviations of the prior
 
 
+def test_matches_before_both_cameras_outweigh_a_prior_on_the_other_side():
+    """The energy is the same for t and -t but for the prior: the evidence sees which one it is."""
+    for seed in range(3):
+        truth, theta, p1, p2 = problem(seed, precision=3.0)
+        theta = theta._replace(direction=-theta.direction)
+        start = jnp.stack(2 * [theta.rotation]), jnp.stack([theta.direction, -theta.direction])
+        pose = jax.jit(functools.partial(refine_relative_pose, start=start))(theta, p1, p2)
+        assert angles(pose, truth)[1] < 0.1
+        y = {"rotation": pose.rotation, "direction": -pose.direction}
+        assert epipolar_energy(y, theta, p1, p2, jnp.ones(len(p1), bool)) < pose.energy
+
+
 @pytest.mark.slow
 def test_limits_of_the_terms():
     truth, theta, p1, p2 = problem()
