@@ -223,10 +223,10 @@ def _orders(config: Any, data: Data, metrics: dict[str, Any]) -> Any:
             axes[2].plot(change, np.full(len(change), k + offset), "o", ms=4, color=colour,
                          label=label if k == 0 else None)  # fmt: skip
     axes[2].axvline(0, color="k", linewidth=0.8)
-    axes[2].set_yticks(range(len(pairs)), [f"{_NAMES[a]} over {_NAMES[b]}" for a, b in
+    axes[2].set_yticks(range(len(pairs)), [f"{_NAMES[a]}\nover {_NAMES[b]}" for a, b in
                                            reversed(pairs)])  # fmt: skip
-    axes[2].set_xlabel("change of the median error [%]; dots: seeds, bars: 95%")
-    axes[2].legend()
+    axes[2].set_xlabel("change of the median error [%]\n(dots: seeds, bars: 95%)")
+    axes[2].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     for axis in axes:
         axis.grid(alpha=0.3)
     return figure
