@@ -145,9 +145,8 @@ def load(config: Config) -> Data:
     except ValueError as error:
         way_out = "Give a larger --height and --width_px."
         raise runner.data_error("height", str(error), config.shape, way_out) from error
-    started(config)
-    _trunk(config)
-    return load_or_pair(config)
+    started, trunk = _started(config), _trunk(config)
+    return load_or_pair(config)._replace(started=started, trunk=trunk)
 
 
 def network(config: Config, net: str) -> PoseNetwork:
@@ -160,12 +159,11 @@ def network(config: Config, net: str) -> PoseNetwork:
 def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
     """One for each network, and the refinement behind the last of them."""
     seeds = np.arange(config.seed, config.seed + config.num_seeds)
-    before, trunk = started(config), _trunk(config)
-    start = None if before is None else before["network"]
+    start = None if data.started is None else data.started["network"]
     log_every = min(100, config.steps)
     out = {
         net: runner.Cell(
-            init=functools.partial(_init, config=config, net=net, start=start, trunk=trunk),
+            init=functools.partial(_init, config=config, net=net, start=start, trunk=data.trunk),
             loss=functools.partial(_loss, config=config, net=net),
             optimizer=functools.partial(_optimizer, config),
             hyperparameters=(),
@@ -184,11 +182,11 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
     if config.refine:
         from experiments import relative_pose_refinement as refinement  # it imports this module
 
-        out["joint"] = refinement.cell(config, data, before)
+        out["joint"] = refinement.cell(config, data)
     return out
 
 
-def started(config: Config) -> Any:
+def _started(config: Config) -> Any:
     """{"network", "head", "scales"} of the file to go on from, or None."""
     from jaxcv.systems.relative_pose_files import load_relative_pose_network
 

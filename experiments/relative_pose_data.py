@@ -48,12 +48,23 @@ class Matched(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Pairs to learn from and to validate on, to train the refinement on, and to test on."""
+    """What is trained and tested on.
+
+    Attributes:
+        train: pairs to learn from.
+        valid: pairs to validate on.
+        matched: pairs to train the refinement on.
+        test: pairs to test on.
+        started: {"network", "head", "scales"} to go on from; None: from nothing.
+        trunk: trained convolutions that networks begin with, or None.
+    """
 
     train: PosePairs
     valid: PosePairs
     matched: Matched
     test: Matched
+    started: Any = None
+    trunk: Any = None
 
 
 def load(config: Any) -> Data:

@@ -34,8 +34,7 @@ from jaxcv.systems.two_view import (
 
 __all__ = [
     "COMPARED", "METHODS", "Poses", "answers", "errors_of", "last_poses", "metrics",
-    "poses_of_methods",
-    "regimes_of",
+    "poses_of_methods", "regimes_of",
 ]  # fmt: skip
 
 AT_ONCE = 50
@@ -132,39 +131,48 @@ def poses_of_methods(
     config: Any, data: Data, trained: runner.Trainings, i: int, test: Matched
 ) -> dict[str, Poses]:
     """Method -> its answers on the pairs of `test`, by the i-th seed."""
-    count = len(test.found)
-    rotation, direction = constant_of(data)
-    nothing = np.full(count, np.nan)
-    out = {
-        "constant": Poses(
-            np.tile(rotation, (count, 1, 1)), np.tile(direction, (count, 1)), nothing
-        )
-    }  # fmt: skip
-    for net in config.net:
-        out[net] = _by_network(config, _member(trained[net], i)["network"], net, test.pairs)
-    if i == 0:  # the others draw by their own seeds, and answer once
-        for name, (features, estimator) in METHODS.items():
-            found = test.found
-            if features != "sift":
-                found = matched_pairs(test.full, config.shape, features).found
-            out[name] = _by_features(test, found, estimator, config.seed)
-        out["refined_sampled"] = _alone(test, "sampled", config.seed)
-        out["refined_identity"] = _alone(test, "identity", config.seed)
-    if config.refine:
-        last = _member(trained[config.net[-1]], i)["network"]
-        before = refinement.untrained(config, data.valid, last, jax.random.key(0))
-        out["refined"] = _by_refinement(config, before, test)
-        out["joint"] = _by_refinement(config, _member(trained["joint"], i), test)
-    return out
+    methods = _methods(config, data, trained, i, test)
+    return {name: answer() for name, answer in methods.items()}
 
 
 def last_poses(config: Any, data: Data, trained: runner.Trainings) -> tuple[str, Poses]:
     """The last of `poses_of_methods` on the test, by the first seed, and its name."""
+    name, answer = list(_methods(config, data, trained, 0, data.test).items())[-1]
+    return name, answer()
+
+
+def _methods(
+    config: Any, data: Data, trained: runner.Trainings, i: int, test: Matched
+) -> dict[str, Callable[[], Poses]]:
+    out: dict[str, Callable[[], Poses]] = {"constant": lambda: _constant(data, len(test.found))}
+    for net in config.net:
+        params = _member(trained[net], i)["network"]
+        out[net] = functools.partial(_by_network, config, params, net, test.pairs)
+    if i == 0:  # the features draw by their own seeds, and answer once
+        for name in METHODS:
+            out[name] = functools.partial(_of_method, config, test, name)
+        for start in ("sampled", "identity"):
+            out[f"refined_{start}"] = functools.partial(_alone, test, start, config.seed)
     if config.refine:
-        return "joint", _by_refinement(config, _member(trained["joint"], 0), data.test)
-    net = config.net[-1]
-    params = _member(trained[net], 0)["network"]
-    return net, _by_network(config, params, net, data.test.pairs)
+        last = _member(trained[config.net[-1]], i)["network"]
+        before = lambda: refinement.untrained(config, data.valid, last, jax.random.key(0))
+        out["refined"] = lambda: _by_refinement(config, before(), test)
+        out["joint"] = lambda: _by_refinement(config, _member(trained["joint"], i), test)
+    return out
+
+
+def _constant(data: Data, count: int) -> Poses:
+    rotation, direction = constant_of(data)
+    nothing = np.full(count, np.nan)
+    return Poses(np.tile(rotation, (count, 1, 1)), np.tile(direction, (count, 1)), nothing)
+
+
+def _of_method(config: Any, test: Matched, name: str) -> Poses:
+    features, estimator = METHODS[name]
+    found = test.found
+    if features != "sift":
+        found = matched_pairs(test.full, config.shape, features).found
+    return _by_features(test, found, estimator, config.seed)
 
 
 def _alone(test: Matched, start: str, seed: int) -> Poses:

@@ -28,13 +28,15 @@ _NEW_RATE = 10.0  # factor on the rate for head and scales
 _OLD_RATE = 0.1  # factor on the rate for what was trained before
 
 
-def cell(config: Any, data: Data, started: Any = None) -> runner.Cell:
+def cell(config: Any, data: Data) -> runner.Cell:
     """The training from that of the last network on.
 
-    Where `started` has been through it on other pairs, its head and its scales are gone on from,
-    at the rate of what was trained before: a few pairs are soon known by heart.
+    Where `data.started` has been through it on other pairs, its head and its scales are gone on
+    from, at the rate of what was trained before: a few pairs are soon known by heart.
     """
-    started = started if started is not None and _trained(started["head"]) else None
+    started = data.started
+    if started is not None and not _trained(started["head"]):
+        started = None
     log_every = min(50, config.refine_steps)
     seeds = np.arange(config.seed, config.seed + config.num_seeds)
     return runner.Cell(

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxcv.core.kernels import Welsch
 from jaxcv.geometry.epipolar import essential_matrix, sampson_distance
 
-__all__ = ["EpipolarParameters", "epipolar_energy"]
+__all__ = ["EpipolarParameters", "epipolar_energy", "squared_distances"]
 
 
 class EpipolarParameters(NamedTuple):
@@ -63,11 +63,17 @@ def epipolar_energy(
     Returns:
         ().
     """
-    essential = essential_matrix(y["rotation"], y["direction"])
-    square = sampson_distance(essential, points1, points2) ** 2 * jnp.exp(-2 * theta.log_noise)
-    costs = Welsch(jnp.exp(theta.log_width)).rho(square)
+    costs = Welsch(jnp.exp(theta.log_width)).rho(squared_distances(y, theta, points1, points2))
     matches = 0.5 * jnp.sum(jnp.where(valid, jnp.exp(theta.log_confidence) * costs, 0))
     turned = 0.5 * jnp.sum((y["rotation"] - theta.rotation) ** 2)
     moved = jnp.sum((y["direction"] - theta.direction) ** 2)
     prior = 0.5 * jnp.vdot(jnp.exp(theta.log_precision), jnp.stack([turned, moved]))
     return matches + prior
+
+
+def squared_distances(
+    y: dict[str, jax.Array], theta: EpipolarParameters, points1: jax.Array, points2: jax.Array
+) -> jax.Array:
+    """r_n^2 / s^2 (N,): the squared Sampson distances to a pose in units of the noise."""
+    essential = essential_matrix(y["rotation"], y["direction"])
+    return sampson_distance(essential, points1, points2) ** 2 * jnp.exp(-2 * theta.log_noise)

@@ -14,7 +14,7 @@ from jaxcv.core.damping import Damping
 from jaxcv.core.implicit import argmin
 from jaxcv.core.kernels import Welsch
 from jaxcv.core.solvers import newton
-from jaxcv.energies.epipolar import EpipolarParameters, epipolar_energy
+from jaxcv.energies.epipolar import EpipolarParameters, epipolar_energy, squared_distances
 from jaxcv.geometry.epipolar import (
     angle_behind,
     essential_matrix,
@@ -162,8 +162,7 @@ def _moved(pose, theta, points1, points2, valid) -> jax.Array:
 
     rotation, _ = jax.lax.scan(step, pose["rotation"], length=_SEARCH_STEPS)
     turned = 0.5 * weight @ kernel.rho(jnp.sum(away(rotation) ** 2, axis=-1))
-    essential = essential_matrix(pose["rotation"], pose["direction"])
-    square = sampson_distance(essential, points1, points2) ** 2 * jnp.exp(-2 * theta.log_noise)
+    square = squared_distances(pose, theta, points1, points2)
     count = weight @ kernel.weight(square)
     gain = turned - 0.5 * weight @ kernel.rho(square)
     return jax.nn.sigmoid(_USUAL + gain - 0.5 * count * jnp.log(4.0))
@@ -222,11 +221,9 @@ def _surprise(own, theta, points1, points2, valid) -> jax.Array:
     matches = points1, points2, valid
     _, _, hessian = _linearised(own, theta, *matches)
     _, log_volume = jnp.linalg.slogdet(hessian + jnp.eye(5, dtype=hessian.dtype))
-    rotation, direction = own["rotation"], own["direction"]
-    precision = jnp.exp(-2 * theta.log_noise)
-    essential = essential_matrix(rotation, direction)
-    square = sampson_distance(essential, points1, points2) ** 2 * precision
-    away = angle_behind(rotation, direction, points1, points2) ** 2 * precision / 2
+    square = squared_distances(own, theta, points1, points2)
+    behind = angle_behind(own["rotation"], own["direction"], points1, points2)
+    away = 0.5 * behind**2 * jnp.exp(-2 * theta.log_noise)
     rho = Welsch(jnp.exp(theta.log_width)).rho
     more = jnp.where(valid, jnp.exp(theta.log_confidence) * (rho(square + away) - rho(square)), 0)
     return epipolar_energy(own, theta, *matches) + 0.5 * jnp.sum(more) + 0.5 * log_volume

@@ -1,7 +1,6 @@
 """The experiment of relative pose: augmentation, losses, cells, rows, modes, bad input."""
 
 import dataclasses
-import functools
 import json
 import subprocess
 import sys
@@ -100,7 +99,7 @@ def test_the_refinement_goes_on_from_a_file_that_has_been_through_it():
     network = experiment.network(CONFIG, CONFIG.net[-1])
     image, key = jnp.zeros((1, *CONFIG.shape, 3)), jax.random.key(3)
     before = {"network": network.init(jax.random.key(0), image, image)}
-    cell = functools.partial(refinement.cell, CONFIG, Data(none, none, none, none))
+    cell = lambda file: refinement.cell(CONFIG, Data(none, none, none, none, file))
     fresh = refinement.untrained(CONFIG, None, before["network"], jax.random.key(1))
     scales = PoseScales(jnp.array([3.0, 2.0]), jnp.float32(-2.0), jnp.float32(0.5))
     file = fresh | {"head": jax.tree.map(lambda leaf: leaf + 1, fresh["head"]), "scales": scales}
