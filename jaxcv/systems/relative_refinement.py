@@ -36,6 +36,7 @@ _POSE = Product(rotation=SO3(), direction=Sphere())
 _SAMPLE = 5  # matches of a sample
 _SAMPLE_STEPS = 8  # of the search for its pose
 _EDGE = 1e-3  # of z, where a ray has no image
+_NEAR = 3.0  # deviations within which a match agrees with a pose
 _USUAL = 3.0  # log odds a priori of cameras that move
 NO_PRIOR = -30.0  # log precision where there is none
 _WIDEST = 15.0  # log of a kernel's width that makes it least squares
@@ -57,8 +58,8 @@ class RefinedPose(NamedTuple):
             Near the prior's precision where the matches say nothing of it.
         moved: () the probability that the cameras moved and not only turned, by the matches: under
             pure rotation every direction of t fits, and the least eigenvalue is one of noise.
-        supported: () the probability that as many matches do not agree by accident: 1 / (1 + NFA),
-            with the number of false alarms of Moisan and Stival, IJCV 2004.
+        supported: () the probability that as many matches do not agree by accident, before both
+            cameras: 1 / (1 + NFA), with the number of false alarms of Moisan and Stival, IJCV 2004.
     """
 
     rotation: jax.Array
@@ -169,15 +170,16 @@ def _moved(pose, theta, points1, points2, valid) -> jax.Array:
 
 
 def _supported(pose, theta, points1, points2, valid) -> jax.Array:
-    """1 / (1 + NFA) of the matches within three deviations of a pose.
+    """1 / (1 + NFA) of the matches near a pose (`_NEAR`) and not behind its cameras.
 
     NFA = (n - 5) C(n, k) C(k, 5) a^(k - 5): how often k of n matches would agree with the best of
-    the poses of five of them, if each did by chance a, the share of the image that lies within
-    three deviations of a line.
+    the poses of five of them, if each did by chance a, the share of the image that is as near
+    a line.
     """
-    essential = essential_matrix(pose["rotation"], pose["direction"])
-    near = 3 * jnp.exp(theta.log_noise)
-    agrees = valid & (jnp.abs(sampson_distance(essential, points1, points2)) < near)
+    near = _NEAR * jnp.exp(theta.log_noise)
+    behind = angle_behind(pose["rotation"], pose["direction"], points1, points2)
+    close = squared_distances(pose, theta, points1, points2) < _NEAR**2
+    agrees = valid & close & (behind < near)
     n, k = (jnp.sum(x).astype(points1.dtype) for x in (valid, agrees))
     low = jnp.min(jnp.where(valid[:, None], points2, jnp.inf), axis=0)
     high = jnp.max(jnp.where(valid[:, None], points2, -jnp.inf), axis=0)

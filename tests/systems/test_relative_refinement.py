@@ -96,6 +96,17 @@ def test_matches_before_both_cameras_outweigh_a_prior_on_the_other_side():
         assert epipolar_energy(y, theta, p1, p2, jnp.ones(len(p1), bool)) < pose.energy
 
 
+def test_matches_behind_the_cameras_support_no_pose():
+    for seed in range(3):
+        truth, theta, p1, p2 = problem(seed)
+        sure = theta._replace(rotation=truth[0], log_precision=jnp.full(2, 25.0))
+        run = jax.jit(functools.partial(refine_relative_pose, widths=(1.0,)))
+        before, behind = (run(sure._replace(direction=t), p1, p2) for t in (truth[1], -truth[1]))
+        assert angles(behind, truth)[1] > 3  # the prior holds it there
+        assert before.supported > 0.99
+        assert behind.supported < 0.01
+
+
 @pytest.mark.slow
 def test_limits_of_the_terms():
     truth, theta, p1, p2 = problem()
