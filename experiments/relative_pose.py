@@ -83,12 +83,15 @@ class Config:
         320, "Of the images that features are found in.", lower=35, of_data=True
     )
     num_train: int = runner.flag(16_000, "Pairs to learn from, at most.", lower=1, of_data=True)
-    num_valid: int = runner.flag(200, "Generated pairs to validate on.", lower=1, of_data=True)
+    num_valid: int = runner.flag(200, "Pairs to validate on, at most.", lower=1, of_data=True)
     num_matched: int = runner.flag(600, "Pairs to train the refinement on.", lower=1, of_data=True)
     num_test: int = runner.flag(300, "Test pairs, at most.", lower=1, of_data=True)
     steps: int = runner.flag(3000, "Optimiser steps of a network.", lower=1)
     seed: int = runner.flag(0, "Seeds weights and batches.", lower=0, upper=2**31 - 1)
-    num_seeds: int = runner.flag(1, "How many seeds, from --seed on.", lower=1, upper=100)
+    num_seeds: int = runner.flag(
+        1, "How many first weights, of seeds from --seed on; batches are those of --seed.",
+        lower=1, upper=100,
+    )  # fmt: skip
     batch_size: int = runner.flag(32, "Pairs a step.", lower=1)
     learning_rate: float = runner.flag(1e-3, "Of Adam, for the convolutions.", lower=0.0)
     head_rate: float = runner.flag(

@@ -43,7 +43,8 @@ def pose_of_matches(
     check_choice("estimator", estimator, ESTIMATORS)
     if len(matches.ratio) < FEWEST:
         return None
-    focal = np.mean([np.asarray(k, float)[[0, 1], [0, 1]] for k in (intrinsics1, intrinsics2)])
+    both = np.asarray([intrinsics1, intrinsics2], float)
+    focal = np.abs(both[:, [0, 1], [0, 1]]).mean()
     points1 = normalised(matches.points1, intrinsics1)
     points2 = normalised(matches.points2, intrinsics2)
     if estimator == "poselib":

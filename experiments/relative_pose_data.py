@@ -14,14 +14,15 @@ from jaxcv.data.relative_pose import Gathered, PosePairs
 from jaxcv.systems.feature_matches import Matches, find_matches
 from jaxcv.systems.two_view import MatchArrays, match_arrays, resized
 
-__all__ = ["SOURCES", "Data", "Matched", "load", "matched_pairs", "quaternions"]
+__all__ = ["SOURCES", "Data", "Matched", "found_matches", "load", "matched_pairs", "quaternions"]
 
 _logger = logging.getLogger(__name__)
 
 SOURCES = ("synthetic", "folder", "colmap", "dtu", "landmarks")
 # Generated sets differ in their seeds, those of a study share them: training and validation of the
-# networks at their own size, then training and test at the size of the features.
-_SEEDS = (100, 200)
+# networks at their own size, training and test at the size of the features. (Ways to minimise were
+# compared on test pairs of the seed 201: what is reported is of others.)
+_SEEDS = ((100, 101), (200, 301))
 
 
 class Matched(NamedTuple):
@@ -99,11 +100,12 @@ def _generated(config: Any) -> Data:
     )
     sets = (
         RenderedConfig(
-            train=config.num_train, test=config.num_valid, shape=shape, ranges=small, seed=_SEEDS[0]
+            train=config.num_train, test=config.num_valid, shape=shape, ranges=small,
+            seeds=_SEEDS[0],
         ),
         RenderedConfig(
             train=config.num_matched, test=config.num_test, shape=full, ranges=ranges,
-            seed=_SEEDS[1],
+            seeds=_SEEDS[1],
         ),
     )  # fmt: skip
     parts = []
@@ -136,7 +138,7 @@ def _photographs(config: Any) -> Data:
     count = min(len(order), config.num_matched)
     shape = config.shape
     small = _small(learned, shape)
-    train, valid = small.take(first), small.take(last)
+    train, valid = small.take(first), small.take(np.sort(order[: config.num_valid]))
     some = rng.permutation(len(test.rotation))[: config.num_test]
     tested = matched_pairs(test.take(np.sort(some)), shape)
     check_labels(tested.matches, tested.full.rotation, tested.full.direction, "data_dir")
@@ -174,15 +176,16 @@ def _all_resized(images: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.stack([resized(image, shape) for image in images])
 
 
-def matched_pairs(full: PosePairs, shape: tuple[int, int], features: str = "sift") -> Matched:
-    """Pairs with the matches of their features, found side by side on all cores."""
+def found_matches(full: PosePairs, features: str = "sift") -> list[Matches]:
+    """Matches of the features of each pair, found side by side on all cores."""
+    own = lambda i: find_matches(full.first[i], full.second[i], features)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = list(
-            pool.map(
-                lambda i: find_matches(full.first[i], full.second[i], features),
-                range(len(full.rotation)),
-            )
-        )
+        return list(pool.map(own, range(len(full.rotation))))
+
+
+def matched_pairs(full: PosePairs, shape: tuple[int, int]) -> Matched:
+    """Pairs with the matches of their features, and as networks see them."""
+    found = found_matches(full)
     matches = match_arrays(found, full.intrinsics1, full.intrinsics2)
     return Matched(_small(full, shape), full, found, matches)
 

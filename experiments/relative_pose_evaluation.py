@@ -15,7 +15,13 @@ from experiments import runner
 from experiments._statistics import change_over_seeds, interval_of_mean
 from experiments._timing import seconds_per_call
 from experiments.relative_pose_baselines import pose_of_matches
-from experiments.relative_pose_data import Data, Matched, matched_pairs, quaternions
+from experiments.relative_pose_data import (
+    Data,
+    Matched,
+    found_matches,
+    matched_pairs,
+    quaternions,
+)
 from jaxcv.metrics.motion import (
     folded,
     pose_auc,
@@ -23,7 +29,8 @@ from jaxcv.metrics.motion import (
     rotation_error,
     translation_error,
 )
-from jaxcv.models.relative_pose import direction_of, rotation_of, standardised
+from jaxcv.metrics.tracking import paired_bootstrap
+from jaxcv.models.relative_pose import NETS, direction_of, rotation_of, standardised
 from jaxcv.systems.two_view import (
     FEWEST,
     PoseScales,
@@ -49,6 +56,11 @@ COMPARED = (
     ("cnnB", "cnnA"), ("cnnBspp", "cnnAspp"), ("cnnAspp", "cnnA"), ("cnnBspp", "cnnB"),
     ("joint", "refined"),
 )  # fmt: skip
+# Whose failures are compared with those of others on the same pairs.
+AGAINST = {
+    "joint": ("poselib", "sift_ransac", "refined_sampled", "refined", *NETS),
+    "refined": ("poselib", "sift_ransac", *NETS), **dict.fromkeys(NETS, ("sift_ransac", "poselib")),
+}  # fmt: skip
 
 
 class Poses(NamedTuple):
@@ -171,7 +183,7 @@ def _of_method(config: Any, test: Matched, name: str) -> Poses:
     features, estimator = METHODS[name]
     found = test.found
     if features != "sift":
-        found = matched_pairs(test.full, config.shape, features).found
+        found = found_matches(test.full, features)
     return _by_features(test, found, estimator, config.seed)
 
 
@@ -189,10 +201,14 @@ def _alone(test: Matched, start: str, seed: int) -> Poses:
 
 def errors_of(poses: Poses, pairs: Any) -> tuple[np.ndarray, np.ndarray]:
     """Errors (N,) of rotation and direction [deg]; 180 where there is no answer."""
-    none = ~np.isfinite(poses.direction).all(axis=1)
+    none = _none(poses)
     turned = rotation_error(poses.rotation, pairs.rotation)
     moved = translation_error(poses.direction, pairs.direction)
     return np.where(none, 180.0, turned), np.where(none, 180.0, moved)
+
+
+def _none(poses: Poses) -> np.ndarray:
+    return np.isnan(poses.direction[:, 0])
 
 
 def answers(
@@ -225,21 +241,22 @@ def regimes_of(pairs: Any) -> dict[str, np.ndarray]:
 
 
 def _scores(poses: Poses, pairs: Any) -> dict[str, float]:
+    """Of each regime; nan where no confident pose is there to fail."""
     out = {}
     for regime, rows in regimes_of(pairs).items():
         turned, moved = (error[rows] for error in errors_of(poses, pairs))
-        auc = pose_auc(turned, folded(moved))
+        unsigned = np.where(_none(poses)[rows], 90.0, folded(moved))  # the largest there is
+        auc = pose_auc(turned, unsigned)
+        failed = pose_failures(turned, moved)
         own = {
             "roe_median_deg": np.median(turned), "rte_median_deg": np.median(moved),
-            "rte_folded_median_deg": np.median(folded(moved)),
-            "auc5": auc[0], "auc10": auc[1], "auc20": auc[2],
-            "failures": pose_failures(turned, moved).mean(),
+            "rte_folded_median_deg": np.median(unsigned),
+            "auc5": auc[0], "auc10": auc[1], "auc20": auc[2], "failures": failed.mean(),
         }  # fmt: skip
-        confident = poses.confidence[rows] >= 0.5
         if np.isfinite(poses.confidence[rows]).all():
+            confident = poses.confidence[rows] >= 0.5
             own["confident"] = confident.mean()
-            if confident.any():
-                own["confident_failures"] = pose_failures(turned, moved)[confident].mean()
+            own["confident_failures"] = failed[confident].mean() if confident.any() else np.nan
         out |= {f"{regime}/{name}": float(value) for name, value in own.items()}
     return out
 
@@ -253,8 +270,9 @@ def metrics(config: Any, data: Data, trained: runner.Trainings) -> dict[str, Any
                 kept.setdefault(f"{method}/{name}", []).append(value)
     out: dict[str, Any] = {}
     for key, values in kept.items():
-        out[key] = float(np.mean(values))
-        if len(values) > 1 and not key.startswith("constant/"):
+        if np.isfinite(values).any():
+            out[key] = float(np.nanmean(values))
+        if len(values) > 1 and np.isfinite(values).all() and not key.startswith("constant/"):
             low, high = interval_of_mean(values)
             out |= {f"{key}_of_seeds": values, f"{key}_low": low, f"{key}_high": high}
     for first, second in COMPARED:
@@ -264,6 +282,7 @@ def metrics(config: Any, data: Data, trained: runner.Trainings) -> dict[str, Any
             if all(key in kept for key in keys):
                 found = change_over_seeds(*(kept[key] for key in keys))
                 out |= {f"{first}_over_{second}/{name}_{k}": v for k, v in found.items()}
+    out |= _over_pairs(config, data, trained)
     for method, poses in answers(config, data, trained, 0, unrelated=True).items():
         turned, _ = errors_of(poses, data.test.pairs)
         out[f"{method}/unrelated/answered"] = float(np.mean(np.isfinite(poses.direction[:, 0])))
@@ -272,6 +291,29 @@ def metrics(config: Any, data: Data, trained: runner.Trainings) -> dict[str, Any
             out[f"{method}/unrelated/confident"] = float(np.mean(poses.confidence >= 0.5))
     out |= {f"{name}/training_minutes": trained[name].seconds / 60 for name in trained}
     return out | _speeds(config, data, trained)
+
+
+def _over_pairs(config: Any, data: Data, trained: runner.Trainings) -> dict[str, Any]:
+    """95% intervals of failures and of their differences, by a bootstrap over the test pairs.
+
+    Of several seeds each pair has the share of them that fail there.
+    """
+    failed: dict[str, list[np.ndarray]] = {}
+    for i in range(config.num_seeds):
+        for method, poses in answers(config, data, trained, i).items():
+            failed.setdefault(method, []).append(pose_failures(*errors_of(poses, data.test.pairs)))
+    share = {method: np.mean(own, axis=0) for method, own in failed.items()}
+    out = {}
+    for regime, rows in regimes_of(data.test.pairs).items():
+        weights = rows.astype(float)
+        for method, own in share.items():
+            found = paired_bootstrap(own, np.zeros_like(own), weights)
+            out[f"{method}/{regime}/failures_of_pairs"] = [found.low, found.high]
+            for other in AGAINST.get(method, ()):
+                if other in share:
+                    found = paired_bootstrap(own, share[other], weights)
+                    out[f"{method}_over_{other}/{regime}/failures_of_pairs"] = list(found)
+    return out
 
 
 def _speeds(config: Any, data: Data, trained: Any) -> dict[str, float]:
@@ -286,7 +328,7 @@ def _speeds(config: Any, data: Data, trained: Any) -> dict[str, float]:
         out[f"{net}/pairs_per_second"] = count / seconds_per_call(_apply, params, *images, own)
     for name, (features, estimator) in METHODS.items():
         start = time.perf_counter()
-        found = matched_pairs(some.full, config.shape, features).found
+        found = found_matches(some.full, features)
         _by_features(some, found, estimator, config.seed)
         out[f"{name}/pairs_per_second"] = count / (time.perf_counter() - start)
     if config.refine:

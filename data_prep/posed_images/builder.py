@@ -198,7 +198,7 @@ class RenderedConfig(tfds.core.BuilderConfig):
         shape: (H, W).
         textureless: the share of pairs without texture.
         ranges: what is drawn.
-        seed: of the training; that of the test is the next.
+        seeds: of the training and of the test.
     """
 
     name: str = ""
@@ -207,12 +207,15 @@ class RenderedConfig(tfds.core.BuilderConfig):
     shape: tuple[int, int] = (120, 160)
     textureless: float = 0.5
     ranges: PairRanges = PairRanges()  # noqa: RUF009, an immutable value
-    seed: int = 0
+    seeds: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
         """Names the config by a hash of what it renders."""
+        if len(set(self.seeds)) != len(SPLITS):
+            rule = "expected two that differ: the test is on other pairs"
+            raise argument_error("seeds", rule, self.seeds)
         own = (
-            self.train, self.test, self.shape, self.textureless, self.ranges, self.seed
+            self.train, self.test, self.shape, self.textureless, self.ranges, self.seeds
         )  # fmt: skip
         self.name = config_name(own)
 
@@ -225,10 +228,10 @@ class RenderedPairs(_Pairs):
         config: Any = self.builder_config
         made = {
             split: generate_pose_pairs(
-                config.seed + k, getattr(config, split), config.shape,
-                textureless=config.textureless, ranges=config.ranges,
+                seed, getattr(config, split), config.shape, textureless=config.textureless,
+                ranges=config.ranges,
             )
-            for k, split in enumerate(SPLITS)
+            for split, seed in zip(SPLITS, config.seeds, strict=True)
         }  # fmt: skip
         first = {"train": 0, "test": 2 * config.train}
         pairs: dict[str, Any] = {

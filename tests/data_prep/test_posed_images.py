@@ -285,7 +285,7 @@ def test_pairs_within_an_angle():
 
 
 def test_rendered_pairs_are_those_of_the_generator(tmp_path):
-    config = RenderedConfig(train=4, test=2, shape=(24, 32), seed=3)
+    config = RenderedConfig(train=4, test=2, shape=(24, 32), seeds=(3, 4))
     builder = prepare_rendered(tmp_path, config)
     for split, seed, count in (("train", 3, 4), ("test", 4, 2)):
         own, want = (

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from experiments import relative_pose_evaluation as evaluation
 from experiments import relative_pose_refinement as refinement
 from experiments import runner
 from experiments.relative_pose_data import Data, _held_out, load, quaternions
+from jaxcv.data.relative_pose import PosePairs
 from jaxcv.models.relative_pose import rotation_of
 from jaxcv.systems import load_relative_pose_network
 from jaxcv.systems.two_view import PoseScales
@@ -122,7 +124,7 @@ def test_published_networks_add_what_each_image_says(monkeypatch):
     np.testing.assert_allclose(out(0, 1) + out(2, 3), out(0, 3) + out(2, 1), atol=1e-5)
 
 
-def test_the_pair_of_a_constant_answer():
+def test_scores_of_true_and_of_missing_answers():
     r, own = batch(6)
     poses = evaluation.Poses(r, own["direction"], np.full(6, np.nan))
     pairs = type("Pairs", (), {})()
@@ -134,6 +136,36 @@ def test_the_pair_of_a_constant_answer():
     scores = evaluation._scores(gone, pairs)
     assert scores["textured/failures"] == 1
     assert scores["textureless/roe_median_deg"] == 180
+    assert scores["textured/rte_folded_median_deg"] == 90  # not 0, as 180 degrees would fold
+    unsure = poses._replace(confidence=np.array([0.9, 0.4, 0.4, 0.4, 0.1, 0.1]))
+    scores = evaluation._scores(unsure, pairs)
+    assert scores["textured/confident"] == 0.25
+    assert scores["textured/confident_failures"] == 0
+    assert np.isnan(scores["textureless/confident_failures"])
+
+
+def test_failures_are_compared_pair_by_pair():
+    r, own = batch(40)
+    textured = np.arange(40) < 30
+    pairs = PosePairs(*[None] * 4, r, own["direction"], textured, None)
+    right = evaluation.Poses(r, own["direction"], np.full(40, np.nan))
+    wrong = lambda rows: right._replace(
+        direction=np.where(rows[:, None], -own["direction"], own["direction"])
+    )
+    fails = {"poselib": np.arange(40) % 3 == 0, "joint": np.arange(40) % 6 == 0}
+    answers = {method: wrong(rows) for method, rows in fails.items()}
+    trained = SimpleNamespace(once=lambda key, make: answers)
+    data = SimpleNamespace(test=SimpleNamespace(pairs=pairs))
+    config = dataclasses.replace(CONFIG, num_seeds=2)
+    found = evaluation._over_pairs(config, data, trained)
+    difference, low, high = found["joint_over_poselib/textured/failures_of_pairs"]
+    share = {method: rows[textured].mean() for method, rows in fails.items()}
+    np.testing.assert_allclose(difference, share["joint"] - share["poselib"])
+    # where joint fails PoseLib does too: the difference is a mean of 25 zeros and 5 of -1
+    deviation = np.sqrt(5 / 30 * 25 / 30 / 30)
+    assert abs(low - (difference - 1.96 * deviation)) < 0.05
+    assert abs(high - (difference + 1.96 * deviation)) < 0.05
+    assert found["joint/all/failures_of_pairs"][0] < np.mean(fails["joint"])
 
 
 def command(*flags):
