@@ -24,6 +24,7 @@ __all__ = [
     "define_flags",
     "flag",
     "given_fields",
+    "of_mode",
 ]
 
 MODES = ("train", "evaluate", "predict")
@@ -49,15 +50,19 @@ def flag(
     upper: float | None = None,
     choices: Sequence[Any] | None = None,
     of_data: bool = False,
+    only: str | None = None,
 ) -> Any:
     """A field of a Config: its default, what it changes, and what it may be.
 
     The bounds are inclusive. For a tuple, bounds and choices speak of each entry. A field that
     says which data are read (`of_data`) may differ between a training and its evaluation; `data`
-    and `data_dir` always may.
+    and `data_dir` always may. A field that a single mode reads (`only`) is at its default in an
+    evaluation if it is of `train`, so that the files it names need not be there any more, and is
+    refused elsewhere if it is of `predict`.
     """
     metadata = {
-        "help": help, "lower": lower, "upper": upper, "choices": choices, "of_data": of_data
+        "help": help, "lower": lower, "upper": upper, "choices": choices, "of_data": of_data,
+        "only": only,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -161,12 +166,35 @@ def check_evaluated(trained: Any, config: Any) -> None:
     free = {"data", "data_dir"} | {
         field.name for field in dataclasses.fields(config) if field.metadata.get("of_data")
     }
+    config = dataclasses.replace(config, **{  # what is not read may be left out
+        field.name: getattr(trained, field.name)
+        for field in dataclasses.fields(config)
+        if field.metadata.get("only") == "train" and getattr(config, field.name) == field.default
+    })  # fmt: skip
     before, now = config_to_dict(trained), config_to_dict(config)
     for name in before.keys() - free:
         if before[name] != now[name]:
             rule = f"expected {before[name]!r}, with which the model was trained"
             way_out = f"What may differ: {', '.join(sorted(free))}."
             raise config_error(name, rule, repr(now[name]), way_out)
+
+
+def of_mode(config: Any, mode: str) -> Any:
+    """The config without what only another mode reads.
+
+    Raises:
+        ValueError: a field is given that only --mode=predict reads.
+    """
+    changes = {}
+    for field in dataclasses.fields(config):
+        only = field.metadata.get("only")
+        if only in (None, mode) or getattr(config, field.name) == field.default:
+            continue
+        if only == "predict":
+            rule = f"goes with --mode={only}"
+            raise config_error(field.name, rule, repr(getattr(config, field.name)))
+        changes[field.name] = field.default
+    return dataclasses.replace(config, **changes)
 
 
 def check_data_dir(config: Any) -> None:

@@ -51,23 +51,35 @@ class Config:
         None, "Where pairs are prepared once; none: jaxcv in the user's cache.", of_data=True
     )
     test_scene: tuple[str, ...] = runner.flag(
-        (), "Scenes of the test; repeat it. None: every fifth pair.", of_data=True
+        (),
+        "Scenes of the test; repeat it. None: the last fifth of the views of each.",
+        of_data=True,
     )
-    image1: str | None = runner.flag(None, "The first image of --mode=predict.", of_data=True)
-    image2: str | None = runner.flag(None, "The second image of --mode=predict.", of_data=True)
+    image1: str | None = runner.flag(
+        None, "The first image of --mode=predict.", of_data=True, only="predict"
+    )
+    image2: str | None = runner.flag(
+        None, "The second image of --mode=predict.", of_data=True, only="predict"
+    )
     intrinsics: str | None = runner.flag(
-        None, "fx,fy,cx,cy [px] of both, or of the first and then of the second.", of_data=True
+        None,
+        "fx,fy,cx,cy [px] of both, or of the first and then of the second.",
+        of_data=True,
+        only="predict",
     )
     net: tuple[str, ...] = runner.flag(
         ("cnnBspp",), "Networks; repeat it. The last is refined.", choices=tuple(NETS)
     )
     trunk: str = runner.flag("alexnet", "Their convolutions.", choices=tuple(TRUNKS))
     trunk_file: str | None = runner.flag(
-        None, "Trained convolutions, an .npz of data_prep.trunk_weights; needs --width=1."
+        None,
+        "Trained convolutions, an .npz of data_prep.trunk_weights; needs --width=1.",
+        only="train",
     )
     start: str | None = runner.flag(
         None,
         "What to go on from: <net>.npz or joint.npz that --mode=predict wrote; any image size.",
+        only="train",
     )
     width: float = runner.flag(0.25, "Factor on the channels.", lower=0.01, upper=4.0)
     rotation: str = runner.flag(
@@ -128,6 +140,11 @@ class Config:
 PRESETS = {
     "default": Config(),
     "study": Config(net=("cnnA", "cnnAspp", "cnnB", "cnnBspp"), num_seeds=3),
+    # From a file of the default's training, to photographs: `--data_dir=DIR --start=joint.npz`.
+    "fine_tune": Config(
+        data="folder", test_scene=("test",), height=192, width_px=256, full_height=240,
+        full_width=360, steps=150, learning_rate=3e-4, refine_steps=150,
+    ),
     "paper": Config(
         data="landmarks", net=("cnnA", "cnnB", "cnnAspp", "cnnBspp"), width=1.0, height=227,
         width_px=227, full_height=323, full_width=323, test_scene=("Yorkminster",),

@@ -127,9 +127,13 @@ def _photographs(config: Any) -> Data:
     )  # fmt: skip
     folder = cache_folder(config.cache_dir, "posed_images")
     builder = prepare(config.data_dir, folder, own)
-    has_train = "train" in builder.info.splits
-    test = load_pose_pairs(builder, split="test" if "test" in builder.info.splits else "train")
-    learned = load_pose_pairs(builder, split="train") if has_train else test
+    learned = test = load_pose_pairs(builder, split="test")
+    if "train" in builder.info.splits:
+        learned = load_pose_pairs(builder, split="train")
+    else:
+        _logger.warning(
+            "%d pairs, none but of the test: they are learned from too", len(test.first)
+        )
     rng = np.random.default_rng(config.seed)
     views: Any = learned.first, learned.second  # Gathered
     first, last = _held_out(np.stack([leaf.rows for leaf in views], axis=1))

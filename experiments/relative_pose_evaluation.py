@@ -148,9 +148,9 @@ def poses_of_methods(
 
 
 def last_poses(config: Any, data: Data, trained: runner.Trainings) -> tuple[str, Poses]:
-    """The last of `poses_of_methods` on the test, by the first seed, and its name."""
-    name, answer = list(_methods(config, data, trained, 0, data.test).items())[-1]
-    return name, answer()
+    """`joint`, or without it the last network, on the test by the first seed, after its name."""
+    name = "joint" if config.refine else config.net[-1]
+    return name, _methods(config, data, trained, 0, data.test)[name]()
 
 
 def _methods(
@@ -167,9 +167,11 @@ def _methods(
             out[f"refined_{start}"] = functools.partial(_alone, test, start, config.seed)
     if config.refine:
         last = _member(trained[config.net[-1]], i)["network"]
-        before = lambda: refinement.untrained(config, data.valid, last, jax.random.key(0))
-        out["refined"] = lambda: _by_refinement(config, before(), test)
-        out["joint"] = lambda: _by_refinement(config, _member(trained["joint"], i), test)
+        errors = refinement.errors_of(config, data.valid, last)
+        before = refinement.untrained(config, last, jax.random.key(0), errors)
+        out["refined"] = functools.partial(_by_refinement, config, before, test)
+        joint = _member(trained["joint"], i)
+        out["joint"] = functools.partial(_by_refinement, config, joint, test)
     return out
 
 

@@ -33,7 +33,7 @@ def write(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
     if config.image1 is not None or config.image2 is not None:
         _one_pair(config, trained, folder)
         return
-    params = {name: _params(config, data, trained, name) for name in trained}
+    params = {name: _params(config, trained, name) for name in trained}
     for name, own in params.items():
         net = config.net[-1] if name == "joint" else name
         network = experiment.network(config, net)
@@ -46,19 +46,20 @@ def write(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
     np.savetxt(folder / "poses.csv", table, "%.6g", ",", header=header, comments="")
 
 
-def _params(config: Any, data: Any, trained: Any, name: str) -> Any:
+def _params(config: Any, trained: Any, name: str) -> Any:
     own = jax.tree.map(lambda leaf: leaf[0], trained[name].params)
     if name == "joint":
         return own
-    valid = None if data is None else data.valid
-    return refinement.untrained(config, valid, own["network"], jax.random.key(0), net=name)
+    history = trained[name].history
+    errors = [history[one][-1, 0] for one in refinement.VALIDATED]
+    return refinement.untrained(config, own["network"], jax.random.key(0), errors, net=name)
 
 
 def _one_pair(config: Any, trained: Any, folder: pathlib.Path) -> None:
     images = [_image(name, getattr(config, name)) for name in ("image1", "image2")]
     k1, k2 = _intrinsics(config.intrinsics)
     name = "joint" if config.refine else config.net[-1]
-    params = _params(config, None, trained, name)
+    params = _params(config, trained, name)
     settings = {
         "network": experiment.network(config, config.net[-1]), "head": refinement.HEAD,
         "shape": config.shape,

@@ -19,9 +19,10 @@ from jaxcv.systems.two_view import (
     network_and_refined_poses,
 )
 
-__all__ = ["HEAD", "cell", "untrained"]
+__all__ = ["HEAD", "VALIDATED", "cell", "errors_of", "untrained"]
 
 HEAD = MatchHead()
+VALIDATED = ("valid_rotation_deg", "valid_direction_deg")
 WARM_UP = 20  # steps
 _LEAST = 1e-3  # deviation of a network [rad]
 _NEW_RATE = 10.0  # factor on the rate for head and scales
@@ -58,22 +59,23 @@ def cell(config: Any, data: Data) -> runner.Cell:
 
 
 def untrained(
-    config: Any, valid: Any, network: Any, key: jax.Array, *, net: str | None = None
+    config: Any, network: Any, key: jax.Array, errors: Any = None, *, net: str | None = None
 ) -> Any:
     """A trained network with a head that trusts all matches alike.
 
-    The precisions of its rotation and direction are those of its errors on the validation pairs, if
-    there are some: of Gaussian angles about two or three axes the median is about one and a half
-    deviations.
+    Args:
+        config: of the experiment.
+        network: its params.
+        key: PRNG key.
+        errors: (2,) medians [deg] of rotation and direction on validation pairs, which say how far
+            it is to be trusted: of Gaussian angles about two or three axes the median is about one
+            and a half deviations. None: precision 1.
+        net: of NETS; None: the last of the config.
     """
-    net = str(net or config.net[-1])
-    own = experiment.network(config, net)
+    own = experiment.network(config, str(net or config.net[-1]))
     scales = PoseScales(*(jnp.asarray(x, jnp.float32) for x in PoseScales()))
-    if valid is not None:
-        pairs = experiment.shown(valid, slice(None))
-        found = experiment.validate({"network": network}, pairs, None, config=config, net=net)
-        median = jnp.stack([found[f"valid_{name}_deg"] for name in ("rotation", "direction")])
-        deviation = jnp.maximum(jnp.deg2rad(median) / 1.5, _LEAST)
+    if errors is not None:
+        deviation = jnp.maximum(jnp.deg2rad(jnp.asarray(errors, jnp.float32)) / 1.5, _LEAST)
         scales = scales._replace(log_precision=-2 * jnp.log(deviation))
     image = jnp.zeros((1, *config.shape, 3))
     both: Any = jax.eval_shape(
@@ -81,6 +83,17 @@ def untrained(
     )
     head = HEAD.init(key, jnp.zeros(both.shape), jnp.zeros((1, 1, MATCH_NUMBERS)))
     return {"network": network, "head": head, "scales": scales}
+
+
+def errors_of(config: Any, valid: Any, network: Any) -> jax.Array | None:
+    """What `untrained` takes of the last network, or None without validation pairs."""
+    if valid is None:
+        return None
+    pairs = experiment.shown(valid, slice(None))
+    found = experiment.validate(
+        {"network": network}, pairs, None, config=config, net=config.net[-1]
+    )
+    return jnp.stack([found[name] for name in VALIDATED])
 
 
 def _trained(head: Any) -> bool:
@@ -91,7 +104,8 @@ def _trained(head: Any) -> bool:
 
 def _init(key, member, before, *, config: Any, valid: Any, started: Any):
     del member
-    params = untrained(config, valid, before["network"], key)
+    network = before["network"]
+    params = untrained(config, network, key, errors_of(config, valid, network))
     if started is None:
         return params
     precision = params["scales"].log_precision  # of these pairs

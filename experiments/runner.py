@@ -145,6 +145,7 @@ def train(
     """
     _flags.check_config(experiment.config, config)
     _flags.check_data_dir(config)
+    config = _flags.of_mode(config, "train")
     folder = _records.prepare_workdir(workdir, experiment.name, config, training=True)
     with _records.only_writer(folder), _precision(experiment):
         data = _loaded(experiment, config)
@@ -192,7 +193,7 @@ def evaluate(
     Raises:
         ValueError: if there is no checkpoint, or it is of another experiment or model.
     """
-    config, folder, source = _open(experiment, config, workdir, checkpoint)
+    config, folder, source = _open(experiment, config, workdir, checkpoint, "evaluate")
     with _precision(experiment):
         data, trained = _restore(experiment, config, source)
         return _finish(
@@ -208,7 +209,7 @@ def predict(experiment: Experiment, config: Any, workdir: Any, checkpoint: Any) 
     if experiment.predict is None:
         rule = f"the experiment {experiment.name!r} makes no predictions"
         raise argument_error("mode", rule, "'predict'", "Use --mode=evaluate.")
-    config, folder, source = _open(experiment, config, workdir, checkpoint)
+    config, folder, source = _open(experiment, config, workdir, checkpoint, "predict")
     with _precision(experiment):
         data, trained = _restore(experiment, config, source)
         experiment.predict(config, data, trained, folder)
@@ -265,7 +266,7 @@ def _run(experiment: Experiment, values: flags.FlagValues) -> None:
 
 
 def _open(
-    experiment: Experiment, config: Any, workdir: Any, checkpoint: Any
+    experiment: Experiment, config: Any, workdir: Any, checkpoint: Any, mode: str
 ) -> tuple[Any, pathlib.Path, pathlib.Path]:
     """Config, folder to write, folder of the training; raises before anything is computed."""
     source = _records.run_folder(checkpoint)
@@ -273,6 +274,7 @@ def _open(
     config = saved if config is None else config
     _flags.check_config(experiment.config, config)
     _flags.check_evaluated(saved, config)
+    config = _flags.of_mode(config, mode)
     folder = _records.prepare_workdir(workdir, experiment.name, config, training=False)
     return config, folder, source
 

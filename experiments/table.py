@@ -154,9 +154,9 @@ NUMBERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def _is_stale(record: Mapping[str, Any]) -> bool:
-    """Whether no preset of today has the settings of the record, but for the data they name."""
+    """Whether no preset of today has the settings of the record, but for the files they name."""
     experiment = importlib.import_module(f"experiments.{record['experiment']}").EXPERIMENT
-    where = {"data": None, "data_dir": None, "cache_dir": None}
+    where = {"data": None, "data_dir": None, "cache_dir": None, "start": None}
     normal = lambda config: json.loads(json.dumps(config | where))
     presets = experiment.presets.values()
     return normal(record["config"]) not in [normal(_flags.config_to_dict(p)) for p in presets]

@@ -17,7 +17,7 @@ from data_prep._prepare import (
     tensor,
 )
 from data_prep.posed_images import colmap, dtu, folder, landmarks
-from data_prep.posed_images.views import labels, pairs_within, read_image
+from data_prep.posed_images.views import PairList, PosedViews, labels, pairs_within, read_image
 from jaxcv.core.checks import argument_error, check_choice
 from jaxcv.data.synthetic.pose_pairs import PairRanges, generate_pose_pairs
 
@@ -87,8 +87,8 @@ class PosedConfig(tfds.core.BuilderConfig):
     Attributes:
         source: its layout, of SOURCES.
         shape: (H, W) that images are brought to, each axis scaled by itself, K with them.
-        test_scenes: scenes (scans, landmarks, or as the folder names them) of the test; none: one
-            in five pairs is of the test, whatever its views.
+        test_scenes: scenes (scans, landmarks, or as the folder names them) of the test; none: the
+            last fifth of the views of each scene. Pairs with a view of either kind are left out.
         largest_angle: between the optical axes [rad] of pairs, where the source names no pairs.
         most_pairs: of a split, drawn at random; None: all.
     """
@@ -126,15 +126,7 @@ class PosedImages(_Pairs):
         if not len(pairs.views):
             rule = "expected a pair of different places or more"
             raise argument_error(str(root), rule, f"none of {len(views.files)} views")
-        scenes = np.asarray(views.scenes)[pairs.views[:, 0]]
-        missing = sorted(set(config.test_scenes) - set(scenes.tolist()))
-        if missing:
-            rule = f"expected scenes among {sorted(set(scenes.tolist()))[:20]}"
-            raise argument_error("test_scenes", rule, missing)
-        test = np.isin(scenes, config.test_scenes)
-        if not config.test_scenes:
-            test = np.arange(len(scenes)) % 5 == 4
-        splits = {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}
+        splits = _split(views, pairs, config.test_scenes)
         rng = np.random.default_rng(0)
         for name, rows in splits.items():
             if config.most_pairs is not None and len(rows) > config.most_pairs:
@@ -160,10 +152,36 @@ class PosedImages(_Pairs):
             )
 
 
+def _split(views: PosedViews, pairs: PairList, test_scenes: tuple[str, ...]) -> dict[str, Any]:
+    """Rows of the pairs of each split, which share no view; only `test` where there are too few."""
+    scenes = np.asarray(views.scenes)
+    ends = scenes[pairs.views]
+    missing = sorted(set(test_scenes) - set(ends.ravel().tolist()))
+    if missing:
+        rule = f"expected scenes among {sorted(set(ends.ravel().tolist()))[:20]}"
+        raise argument_error("test_scenes", rule, missing)
+    if test_scenes:
+        test = np.isin(ends, test_scenes)
+    else:
+        last = np.zeros(len(scenes), bool)
+        for scene in dict.fromkeys(views.scenes):
+            rows = np.flatnonzero(scenes == scene)
+            last[rows[-(len(rows) // 5) :] if len(rows) >= 5 else []] = True
+        test = last[pairs.views]
+    splits = {"train": np.flatnonzero(~test.any(axis=1)), "test": np.flatnonzero(test.all(axis=1))}
+    if test_scenes and not len(splits["test"]):
+        rule = "expected a pair or more between views of these scenes"
+        raise argument_error("test_scenes", rule, f"none of {list(test_scenes)}")
+    if not test_scenes and not (len(splits["train"]) and len(splits["test"])):
+        return {"test": np.arange(len(test))}
+    return splits
+
+
 def _images(views, used, root, shape) -> Iterator[tuple[int, dict[str, Any]]]:
     for key, view in enumerate(used):
         path = views.files[view]
-        image, k = read_image(path, np.asarray(views.intrinsics[view]), shape)
+        own = None if views.shapes is None else views.shapes[view]
+        image, k = read_image(path, np.asarray(views.intrinsics[view]), shape, own)
         yield key, _view(image, k, path.relative_to(root).as_posix())
 
 

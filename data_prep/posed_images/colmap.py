@@ -6,7 +6,8 @@
 
 Poses are world to camera, x right, y down, z forward; COLMAP's pixel centres are at x + 1/2. Only
 models without distortion are read: undistort the images with `colmap image_undistorter` first.
-Pairs are images that see `_SHARED` points in common or more.
+Images may be smaller or larger copies of what a camera's WIDTH and HEIGHT say. Pairs are images
+that see `_SHARED` points in common or more; scenes are the folders of their names.
 """
 
 import itertools
@@ -14,7 +15,7 @@ import pathlib
 
 import numpy as np
 
-from data_prep.posed_images.views import PosedViews, check_views
+from data_prep.posed_images.views import PosedViews, check_views, lines_of
 from jaxcv.core.checks import argument_error
 
 __all__ = ["read"]
@@ -37,14 +38,17 @@ def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
     lines = _lines(path)
     if len(lines) % 2:
         raise argument_error(str(path), "expected two lines an image", len(lines), _WAY_OUT)
-    files, k, rotation, translation, seen = [], [], [], [], []
+    files, scenes, k, shapes, rotation, translation, seen = [], [], [], [], [], [], []
     for (number, text), (_, points) in zip(lines[::2], lines[1::2], strict=True):
         words = text.split(maxsplit=9)
         name = f"{path}, line {number}"
         try:
             q, t = np.array(words[1:5], float), np.array(words[5:8], float)
             camera, file = words[8], words[9]
-            ids = np.array(points.split()[2::3], int)
+            columns = points.split()
+            if len(columns) % 3:
+                raise ValueError(f"{len(columns)} numbers of its features")
+            ids = np.array(columns[2::3], int)
             if not np.isfinite([*q, *t]).all() or not np.linalg.norm(q) > 1e-6:
                 raise ValueError(f"a quaternion {q} or translation {t}")
         except (ValueError, IndexError) as error:
@@ -55,13 +59,16 @@ def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
             raise argument_error(name, rule, camera, _WAY_OUT)
         images = folder / "images"
         files.append((images if images.is_dir() else folder) / file)
-        k.append(intrinsics[camera])
+        k.append(intrinsics[camera][0])
+        shapes.append(intrinsics[camera][1])
+        scenes.append("/".join(pathlib.PurePosixPath(file).parts[:-1]))
         rotation.append(rotation_of_quaternion(q))
         translation.append(t)
         seen.append(set(ids[ids >= 0].tolist()))
     views = PosedViews(
-        tuple(files), ("",) * len(files), np.array(k), np.array(rotation), np.array(translation)
-    )
+        tuple(files), tuple(scenes), np.array(k), np.array(rotation), np.array(translation),
+        np.array(shapes),
+    )  # fmt: skip
     check_views(views, str(path))
     pairs = [
         (i, j)
@@ -80,14 +87,12 @@ def rotation_of_quaternion(q: np.ndarray) -> np.ndarray:
 
 def _lines(path: pathlib.Path) -> list[tuple[int, str]]:
     """Numbered lines without comments; an empty one stays, an image may have no feature."""
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise argument_error(str(path), "expected a text file", str(error), _WAY_OUT) from error
-    return [(i, line) for i, line in enumerate(lines, 1) if not line.startswith("#")]
+    lines = enumerate(lines_of(path, _WAY_OUT), 1)
+    return [(i, line) for i, line in lines if not line.startswith("#")]
 
 
-def _cameras(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _cameras(path: pathlib.Path) -> dict[str, tuple[np.ndarray, tuple[int, int]]]:
+    """Camera -> K (3, 3), and height and width that it is of."""
     out = {}
     for number, line in _lines(path):
         if not line.strip():
@@ -95,7 +100,10 @@ def _cameras(path: pathlib.Path) -> dict[str, np.ndarray]:
         words = line.split()
         name = f"{path}, line {number}"
         try:
-            model, params = words[1], np.array(words[4:], float)
+            model, width, height = words[1], int(words[2]), int(words[3])
+            params = np.array(words[4:], float)
+            if min(width, height) < 1:
+                raise ValueError(f"{width} x {height} px")
         except (ValueError, IndexError) as error:
             rule = "expected ID, model, width, height and parameters"
             raise argument_error(name, rule, repr(error), _WAY_OUT) from error
@@ -107,5 +115,6 @@ def _cameras(path: pathlib.Path) -> dict[str, np.ndarray]:
             rule = f"expected {max(_MODELS[model]) + 1} parameters of {model}"
             raise argument_error(name, rule, len(params), _WAY_OUT)
         fx, fy, cx, cy = params[list(_MODELS[model])]
-        out[words[0]] = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
+        k = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
+        out[words[0]] = k, (height, width)
     return out

@@ -22,7 +22,7 @@ import re
 import numpy as np
 
 from data_prep.posed_images.frustum import frusta_intersect
-from data_prep.posed_images.views import PosedViews, check_views
+from data_prep.posed_images.views import PosedViews, check_views, lines_of
 from jaxcv.core.checks import argument_error
 
 __all__ = ["FAR", "SHAPE", "decomposed", "read", "read_pairs", "read_places"]
@@ -97,7 +97,7 @@ def read_places(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def read_pairs(path: pathlib.Path, places: int) -> np.ndarray:
     """Pairs (N, 2) of places, from 0 on, each once, of two columns or of the authors' ten."""
     out = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(lines_of(path, _WAY_OUT), 1):
         if line.startswith("-") or not line.strip():  # the authors' heading
             continue
         words = line.split()
@@ -130,7 +130,8 @@ def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
     else:
         pairs = frusta_intersect(k, rotation, translation, SHAPE, far=FAR)
     scenes = tuple(path.parent.name for path in paths)
-    views = PosedViews(tuple(paths), scenes, k[place], rotation[place], translation[place])
+    shapes = np.tile(SHAPE, (len(paths), 1))
+    views = PosedViews(tuple(paths), scenes, k[place], rotation[place], translation[place], shapes)
     check_views(views, str(folder))
     row = {key: i for i, key in enumerate(zip(scenes, lights, place.tolist(), strict=True))}
     groups = dict.fromkeys(zip(scenes, lights, strict=True))

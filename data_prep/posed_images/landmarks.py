@@ -8,7 +8,8 @@
 
 Bundler's cameras look along -z with y up, P = R X + T: with F = diag(1, -1, -1) they become F R and
 F T. Its R_ij = R_i R_j^T, and t_ij is the direction of j's centre in i's frame: the labels follow
-from the registered cameras, and `edge_labels` makes them of the edges, to compare. Focal lengths
+from the registered cameras, with which most edges must agree, and `edge_labels` makes them of the
+edges, to compare. Focal lengths
 are those of gt_bundle.out, principal points the middles of the images; distortion is left as it is.
 
 Source: Wilson and Snavely, ECCV 2014, and its data.
@@ -16,15 +17,19 @@ Source: Wilson and Snavely, ECCV 2014, and its data.
 
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from data_prep.posed_images.views import PairList, PosedViews, check_views
+from data_prep.posed_images.views import PairList, PosedViews, check_views, lines_of
 from jaxcv.core.checks import argument_error
+from jaxcv.geometry import so3
 
 __all__ = ["edge_labels", "read"]
 
 _WAY_OUT = "Fetch the landmark again; data_prep/README.md describes the layout."
 _FLIP = np.diag([1.0, -1.0, -1.0])
+_AWAY = 20.0  # [deg]
 _NAMES = ("list.txt", "gt_bundle.out", "EGs.txt")
 
 
@@ -59,7 +64,7 @@ def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
 
 
 def _read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
-    names = [line.split()[0] for line in _text(folder / "list.txt") if line.strip()]
+    names = _names(folder / "list.txt")
     focal, rotation, translation = _bundle(folder / "gt_bundle.out", len(names))
     registered = np.flatnonzero(focal > 0)
     if not len(registered):
@@ -68,13 +73,37 @@ def _read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
     row[registered] = np.arange(len(registered))
     files = tuple(folder / "images" / pathlib.Path(names[k]).name for k in registered)
     k = np.array([_intrinsics(file, f) for file, f in zip(files, focal[registered], strict=True)])
-    ends, _, _ = _edges(folder / "EGs.txt", len(names))
-    pairs = row[ends]
+    ends, edges, _ = _edges(folder / "EGs.txt", len(names))
+    pairs, turned = row[ends], _FLIP @ rotation[registered]
     views = PosedViews(
-        files, (folder.name,) * len(files), k, _FLIP @ rotation[registered],
-        translation[registered] @ _FLIP,
-    )  # fmt: skip
-    return views, pairs[(pairs >= 0).all(axis=1)]
+        files, (folder.name,) * len(files), k, turned, translation[registered] @ _FLIP
+    )
+    both = (pairs >= 0).all(axis=1)
+    i, j = pairs[both].T
+    between = _turned(edges[both]) @ turned[i] @ turned[j].swapaxes(1, 2)
+    angles = np.linalg.norm(jax.vmap(so3.log)(jnp.asarray(between)), axis=-1)
+    away = np.rad2deg(np.median(angles)) if len(angles) else 0.0
+    if away > _AWAY:
+        rule = f"expected edges within {_AWAY:g} degrees of the cameras' rotations in the median"
+        way_out = "R_ij is R_i R_j^T, and line k of list.txt is camera k everywhere."
+        raise argument_error(str(folder / "EGs.txt"), rule, f"{away:.1f}", way_out)
+    return views, pairs[both]
+
+
+def _turned(edges: np.ndarray) -> np.ndarray:
+    """R (N, 3, 3) from the first to the second camera of R_ij as the file has them."""
+    return _FLIP @ edges.swapaxes(1, 2) @ _FLIP
+
+
+def _names(path: pathlib.Path) -> list[str]:
+    out = []
+    for number, line in enumerate(lines_of(path, _WAY_OUT), 1):
+        words = line.split()
+        if len(words) not in (1, 3):
+            rule = "expected `name` or `name 0 focal`: line k is camera k"
+            raise argument_error(f"{path}, line {number}", rule, repr(line), _WAY_OUT)
+        out.append(words[0])
+    return out
 
 
 def _intrinsics(file: pathlib.Path, focal: float) -> np.ndarray:
@@ -88,16 +117,9 @@ def _intrinsics(file: pathlib.Path, focal: float) -> np.ndarray:
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
 
 
-def _text(path: pathlib.Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise argument_error(str(path), "expected a text file", str(error), _WAY_OUT) from error
-
-
 def _bundle(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Focal lengths (C,), R (C, 3, 3), T (C, 3) as Bundler has them; focal 0: not registered."""
-    lines = [line for line in _text(path) if not line.startswith("#")]
+    lines = [line for line in lines_of(path, _WAY_OUT) if not line.startswith("#")]
     try:
         cameras = int(lines[0].split()[0])
         if cameras != count:
@@ -116,7 +138,7 @@ def _bundle(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.
 def _edges(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ends (N, 2), R_ij (N, 3, 3) and t_ij (N, 3) as the file has them."""
     out = []
-    for number, line in enumerate(_text(path), 1):
+    for number, line in enumerate(lines_of(path, _WAY_OUT), 1):
         try:
             values = np.array(line.split(), float)
             ends = values[:2].astype(int)
@@ -142,7 +164,7 @@ def edge_labels(path: pathlib.Path, count: int) -> PairList:
         count: of the cameras in list.txt.
     """
     ends, rotation, move = _edges(path, count)
-    turned = _FLIP @ rotation.swapaxes(1, 2) @ _FLIP
+    turned = _turned(rotation)
     direction = -np.einsum("nij,nj->ni", turned, move @ _FLIP)
     length = np.linalg.norm(direction, axis=1, keepdims=True)
     if not (length > 0).all():

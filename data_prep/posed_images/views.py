@@ -12,7 +12,15 @@ from jaxcv.core.checks import argument_error
 from jaxcv.data.human_pose import check_rotations
 from jaxcv.geometry.camera import check_intrinsics, resize_intrinsics
 
-__all__ = ["PairList", "PosedViews", "check_views", "labels", "pairs_within", "read_image"]
+__all__ = [
+    "PairList",
+    "PosedViews",
+    "check_views",
+    "labels",
+    "lines_of",
+    "pairs_within",
+    "read_image",
+]
 
 _NEAREST = 1e-9  # of the largest coordinate: centres so near have no direction between them
 _WAY_OUT = "data_prep/README.md describes the layout."
@@ -27,6 +35,8 @@ class PosedViews(NamedTuple):
         intrinsics: (V, 3, 3) [px], pixel centres at whole numbers.
         rotation: (V, 3, 3) world to camera, x right, y down, z forward.
         translation: (V, 3), in any unit.
+        shapes: (V, 2) height and width of the images that the intrinsics are of; None: as the files
+            are.
     """
 
     files: tuple[pathlib.Path, ...]
@@ -34,6 +44,7 @@ class PosedViews(NamedTuple):
     intrinsics: Any
     rotation: Any
     translation: Any
+    shapes: Any = None
 
 
 class PairList(NamedTuple):
@@ -48,6 +59,18 @@ class PairList(NamedTuple):
     views: np.ndarray
     rotation: np.ndarray
     direction: np.ndarray
+
+
+def lines_of(path: pathlib.Path, way_out: str = _WAY_OUT) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        ValueError: no file, or no text.
+    """
+    try:
+        return path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise argument_error(str(path), "expected a text file", str(error), way_out) from error
 
 
 def check_views(views: PosedViews, name: str) -> None:
@@ -89,12 +112,19 @@ def pairs_within(views: PosedViews, largest_angle: float) -> np.ndarray:
 
 
 def read_image(
-    path: pathlib.Path, intrinsics: np.ndarray, shape: tuple[int, int]
+    path: pathlib.Path, intrinsics: np.ndarray, shape: tuple[int, int], own: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """An image (H, W, 3) in 8 bits at a size, each axis scaled by itself, and its K (3, 3).
 
+    Args:
+        path: of the image.
+        intrinsics: (3, 3).
+        shape: (H, W) that it is brought to.
+        own: (H, W) that the intrinsics belong to, which the file may be a smaller or larger copy
+            of; None: that of the file.
+
     Raises:
-        ValueError: no image that can be read.
+        ValueError: no image that can be read, or one with sides of another ratio.
     """
     from PIL import Image
 
@@ -105,5 +135,10 @@ def read_image(
     except (OSError, ValueError, SyntaxError) as error:  # Pillow's
         rule = "expected an image that can be read"
         raise argument_error(str(path), rule, str(error), "Fetch the file again.") from error
-    k = np.asarray(resize_intrinsics(intrinsics, shape[1] / width, shape[0] / height))
+    own = (height, width) if own is None else own
+    if abs(width * own[0] / own[1] - height) > 1 + own[0] / own[1]:  # by more than rounding
+        rule = f"expected the ratio of {own[1]} x {own[0]} px, which its intrinsics are of"
+        way_out = "Intrinsics of a cropped image are others."
+        raise argument_error(str(path), rule, f"{width} x {height}", way_out)
+    k = np.asarray(resize_intrinsics(intrinsics, shape[1] / own[1], shape[0] / own[0]))
     return np.asarray(small), k

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcv.core.checks import argument_error
+from jaxcv.data.relative_pose import inverse_pose
 from jaxcv.geometry.epipolar import essential_matrix, sampson_distance, triangulate
 
 __all__ = ["CONVENTIONS", "agreement", "check_labels", "relabelled"]
@@ -29,8 +30,7 @@ def relabelled(rotation: Any, direction: Any, convention: str) -> tuple[np.ndarr
     if convention.endswith("y up"):
         r, t = _FLIP @ r @ _FLIP, t @ _FLIP
     if convention.startswith("second to first"):
-        r = r.swapaxes(-1, -2)
-        t = -np.einsum("...ij,...j->...i", r, t)
+        r, t = inverse_pose(r, t)
     return r, -t if convention == "t negated" else t
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxcv.core.checks import argument_error
 from jaxcv.geometry.camera import check_intrinsics
 
-__all__ = ["Gathered", "PosePairs", "check_pose_pairs", "swapped"]
+__all__ = ["Gathered", "PosePairs", "check_pose_pairs", "inverse_pose", "swapped"]
 
 
 class Gathered:
@@ -78,10 +78,15 @@ class PosePairs(NamedTuple):
         return PosePairs(*some)
 
 
+def inverse_pose(rotation: Any, direction: Any) -> tuple[np.ndarray, np.ndarray]:
+    """R^T (..., 3, 3) and -R^T t (..., 3): from the second camera to the first."""
+    turned = np.swapaxes(rotation, -1, -2)
+    return turned, -np.einsum("...ij,...j->...i", turned, direction)
+
+
 def swapped(pairs: PosePairs) -> PosePairs:
-    """The pairs in the other order: R^T and -R^T t; the overlap is not known."""
-    turned = np.swapaxes(pairs.rotation, -1, -2)
-    moved = -np.einsum("...ij,...j->...i", turned, pairs.direction)
+    """The pairs in the other order; the overlap is not known."""
+    turned, moved = inverse_pose(pairs.rotation, pairs.direction)
     return pairs._replace(
         first=pairs.second, second=pairs.first,
         intrinsics1=pairs.intrinsics2, intrinsics2=pairs.intrinsics1,

@@ -149,11 +149,12 @@ def angle_behind(
     _check_matches(points1, points2)
     a, x = _homogeneous(points1) @ rotation.T, _homogeneous(points2)
     normal = jnp.cross(a, direction)
-    size = jnp.linalg.norm(normal, axis=-1)
+    square = jnp.sum(normal**2, axis=-1)
+    scale = jnp.sqrt(jnp.where(square > 0, square, 1))
+    size = jnp.where(square > 0, scale, 0)
     turned = lambda y: jnp.sum(jnp.cross(a, y) * normal, axis=-1)
     end = jnp.arctan2(size, a @ direction)
     # A ray in the epipole's direction itself has no plane, and is behind nothing.
-    scale = jnp.where(size > 0, size, 1)
     at = jnp.where(size > 0, jnp.arctan2(turned(x) / scale, jnp.sum(a * x, axis=-1)), 0)
     before = jnp.minimum(-at, 2 * jnp.pi + at - end)
     after = jnp.minimum(at - end, 2 * jnp.pi - at)
@@ -211,7 +212,8 @@ def eight_point(
     Args:
         points1: (N, 2), N of 8 or more.
         points2: (N, 2).
-        weights: (N,), 0 or more; None: 1.
+        weights: (N,), 0 or more; None: 1. Where fewer than eight are positive E is not determined,
+            and where none is it is that of equal weights. No gradient of matches in one plane.
 
     Raises:
         ValueError: fewer than eight matches.
@@ -221,6 +223,7 @@ def eight_point(
         way_out = "Five or more may do for `argmin` from a guess."
         raise argument_error("points1", "expected 8 matches or more", points1.shape[0], way_out)
     weights = jnp.ones(points1.shape[0], points1.dtype) if weights is None else weights
+    weights = jnp.where(jnp.sum(weights) > 0, weights, 1)
     first, second = (_normalisation(p, weights) for p in (points1, points2))
     x1, x2 = _homogeneous(points1) @ first.T, _homogeneous(points2) @ second.T
     rows = (x2[:, :, None] * x1[:, None, :]).reshape(-1, 9)

@@ -286,13 +286,19 @@ def rotation_of(output: jax.Array) -> jax.Array:
     """Rotations (..., 3, 3) of outputs (..., 4), quaternions (w, x, y, z), or (..., 6).
 
     Of six numbers the first column is the first three, made a unit, the second the rest less what
-    it shares with the first (Zhou et al., CVPR 2019). A quaternion of length 0 gives the identity.
+    it shares with the first (Zhou et al., CVPR 2019). A quaternion of length 0 gives the identity,
+    and where the six say nothing of a column it is any that fits.
     """
     if output.shape[-1] == 6:
         a, b = output[..., :3], output[..., 3:]
         first = _unit(a, jnp.array([1.0, 0, 0], output.dtype))
-        rest = b - jnp.sum(first * b, axis=-1, keepdims=True) * first
-        second = _unit(rest, jnp.roll(first, 1, axis=-1))
+        less = lambda x: x - jnp.sum(first * x, axis=-1, keepdims=True) * first
+        rest = less(b)
+        parallel = _length(rest) <= 8 * jnp.finfo(output.dtype).eps * _length(b)
+        axis = jax.nn.one_hot(jnp.argmin(jnp.abs(first), axis=-1), 3, dtype=output.dtype)
+        rest = jnp.where(parallel[..., None], less(axis), rest)
+        rest = less(_unit(rest, axis))  # once more: of nearly parallel ones little was left
+        second = _unit(rest, axis)
         return jnp.stack([first, second, jnp.cross(first, second)], axis=-1)
     if output.shape[-1] != 4:
         raise argument_error("output", "expected (..., 4) or (..., 6)", output.shape)

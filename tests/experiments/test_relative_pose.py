@@ -102,7 +102,7 @@ def test_the_refinement_goes_on_from_a_file_that_has_been_through_it():
     image, key = jnp.zeros((1, *CONFIG.shape, 3)), jax.random.key(3)
     before = {"network": network.init(jax.random.key(0), image, image)}
     cell = lambda file: refinement.cell(CONFIG, Data(none, none, none, none, file))
-    fresh = refinement.untrained(CONFIG, None, before["network"], jax.random.key(1))
+    fresh = refinement.untrained(CONFIG, before["network"], jax.random.key(1))
     scales = PoseScales(jnp.array([3.0, 2.0]), jnp.float32(-2.0), jnp.float32(0.5))
     file = fresh | {"head": jax.tree.map(lambda leaf: leaf + 1, fresh["head"]), "scales": scales}
     own = cell(file).init(key, {}, before)
@@ -110,7 +110,7 @@ def test_the_refinement_goes_on_from_a_file_that_has_been_through_it():
     jax.tree.map(np.testing.assert_array_equal, own["network"], before["network"])
     assert (own["scales"].log_noise, own["scales"].log_width) == (-2.0, 0.5)
     np.testing.assert_array_equal(own["scales"].log_precision, 0)  # of these pairs, not of those
-    anew = refinement.untrained(CONFIG, None, before["network"], key)
+    anew = refinement.untrained(CONFIG, before["network"], key)
     for other in (None, fresh):
         jax.tree.map(np.testing.assert_array_equal, cell(other).init(key, {}, before), anew)
 
@@ -263,7 +263,17 @@ def test_end_to_end(tmp_path):
     )  # fmt: skip
     again = experiment.train(larger, tmp_path / "larger")
     assert np.isfinite(again["metrics"]["cnnBspp/textured/auc20"])
-    back = dataclasses.replace(larger, height=40, width_px=48)
+    (out / "cnnBspp.npz").unlink()  # what it began with is not asked for any more
+    alone = runner.predict(experiment.EXPERIMENT, None, tmp_path / "alone", tmp_path / "larger")
+    assert "# cnnBspp:" in (alone / "poses.csv").read_text()
+    table = np.genfromtxt(alone / "poses.csv", delimiter=",", skip_header=1)
+    assert np.isfinite(table[:, :7]).all()
+    params, _ = load_relative_pose_network(alone / "cnnBspp.npz")
+    lines = (tmp_path / "larger" / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    deviation = np.deg2rad([np.ravel(last[name])[0] for name in refinement.VALIDATED]) / 1.5
+    np.testing.assert_allclose(params["scales"].log_precision, -2 * np.log(deviation), rtol=1e-4)
+    back = dataclasses.replace(larger, start=None, height=40, width_px=48)
     smaller = runner.evaluate(
         experiment.EXPERIMENT, back, tmp_path / "smaller", tmp_path / "larger"
     )
@@ -271,6 +281,8 @@ def test_end_to_end(tmp_path):
     other = dataclasses.replace(config, height=56, width_px=64)
     with pytest.raises(runner.DataError, match=r"image_size.*was trained with \[40, 48\]"):
         runner.evaluate(experiment.EXPERIMENT, other, tmp_path / "no", run)
-    wrong = dataclasses.replace(larger, net=("cnnA",))
+    wrong = dataclasses.replace(
+        larger, start=str(out / "joint.npz"), net=("cnnA",), height=72, width_px=72
+    )
     with pytest.raises(runner.DataError, match="expected a network like"):
         experiment.train(wrong, tmp_path / "wrong")

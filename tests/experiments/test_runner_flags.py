@@ -153,3 +153,31 @@ def test_config_survives_json(toy):
     assert _flags.config_from_dict(toy.Config, values) == config
     with pytest.raises(ValueError, match=r"\['new'\] on one side only"):
         _flags.config_from_dict(toy.Config, values | {"new": 1})
+
+
+@dataclasses.dataclass(frozen=True)
+class OfModes:
+    data: str = "synthetic"
+    data_dir: str | None = None
+    steps: int = 1
+    seed: int = 0
+    start: str | None = runner.flag(None, "A file to begin with.", only="train")
+    image: str | None = runner.flag(None, "What is shown.", of_data=True, only="predict")
+
+
+def test_what_a_training_alone_reads_is_not_asked_for_again():
+    config = OfModes(start="gone.npz")
+    assert _flags.of_mode(config, "train") == config
+    assert _flags.of_mode(config, "evaluate").start is None
+    assert _flags.of_mode(OfModes(start="gone.npz", image="a.png"), "predict").image == "a.png"
+    _flags.check_evaluated(config, OfModes())
+    with pytest.raises(_flags.ConfigError, match=r"`start`: expected 'gone\.npz'"):
+        _flags.check_evaluated(config, OfModes(start="another.npz"))
+
+
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+def test_what_only_a_prediction_reads_is_refused(mode):
+    with pytest.raises(
+        _flags.ConfigError, match=r"`image`: goes with --mode=predict, got 'a\.png'"
+    ):
+        _flags.of_mode(OfModes(image="a.png"), mode)

@@ -98,6 +98,9 @@ def test_weights_leave_matches_out_and_repeat_them():
     twice = eight_point(p1, p2, jnp.ones(24).at[3].set(2.0))
     again = jnp.concatenate([p1, p1[3:4]]), jnp.concatenate([p2, p2[3:4]])
     np.testing.assert_allclose(twice, eight_point(*again), atol=1e-9)
+    # Of a pair without matches in a batch nothing becomes nan.
+    np.testing.assert_array_equal(eight_point(p1, p2, jnp.zeros(24)), eight_point(p1, p2))
+    assert jnp.isfinite(jax.grad(lambda w: eight_point(p1, p2, w)[0, 0])(jnp.zeros(24))).all()
 
 
 def test_derivatives_against_differences():
@@ -183,4 +186,7 @@ def test_points_before_both_cameras_are_not_behind():
         assert ((first < 0) | (second < 0)).all()
     # A ray in the epipole has no plane.
     both = jnp.zeros((1, 2)), jnp.ones((1, 2))
-    np.testing.assert_array_equal(angle_behind(jnp.eye(3), jnp.array([0, 0, 1.0]), *both), 0)
+    epipole = jnp.array([0, 0, 1.0])
+    np.testing.assert_array_equal(angle_behind(jnp.eye(3), epipole, *both), 0)
+    slopes = jax.jacrev(angle_behind, argnums=(0, 1, 2, 3))(jnp.eye(3), epipole, *both)
+    assert all(jnp.isfinite(slope).all() for slope in slopes)

@@ -149,6 +149,17 @@ def test_rotations_of_outputs():
         np.testing.assert_allclose(jnp.linalg.det(rotation_of(jnp.zeros(size))), 1, atol=1e-6)
 
 
+@given(
+    st.lists(st.floats(-3, 3, width=32), min_size=3, max_size=3), st.floats(-2, 2, width=32),
+    st.sampled_from([0.0, 1e-9, 1e-7, 1e-5, 1e-3]),
+)  # fmt: skip
+def test_nearly_parallel_columns_make_a_rotation(first, factor, away):
+    a = jnp.asarray(first, jnp.float32)
+    r = rotation_of(jnp.concatenate([a, factor * a + away * jnp.array([0.3, -1.0, 0.7])]))
+    np.testing.assert_allclose(r @ r.T, np.eye(3), atol=1e-5)
+    np.testing.assert_allclose(jnp.linalg.det(r), 1, atol=1e-5)
+
+
 def test_loss():
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
