@@ -81,22 +81,37 @@ def _cumulative(data: Data, poses: Any) -> Any:
 
 
 def _failures(poses: Any, metrics: dict[str, Any]) -> Any:
-    """Failures (an angle above 20 degrees, or no answer) and the area below 10 degrees."""
+    """Failures (an angle above 20 degrees, or no answer) and the area below 10 degrees.
+
+    Failures with their intervals over the test pairs.
+    """
     regimes = [r for r in evaluation.REGIMES if f"constant/{r}/failures" in metrics]
     figure, axes = plt.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
     names = list(poses)
     places = np.arange(len(names))
-    parts = (("failures", "share of pairs that fail"), ("auc10", "AUC at 10 degrees, folded"))
+    parts = (
+        ("failures", "share of pairs that fail (lines: 95%)"),
+        ("auc10", "AUC at 10 degrees, folded"),
+    )
     for axis, (metric, label) in zip(axes, parts, strict=True):
         for k, regime in enumerate(regimes):
             values = [metrics[f"{name}/{regime}/{metric}"] for name in names]
-            bars = axis.barh(places + 0.4 * k - 0.2, values, 0.38, label=regime)
+            ends = None
+            if metric == "failures":
+                low, high = np.transpose(
+                    [metrics[f"{n}/{regime}/failures_of_pairs"] for n in names]
+                )
+                ends = np.maximum([values - low, high - values], 0)
+            bars = axis.barh(
+                places + 0.4 * k - 0.2, values, 0.38, xerr=ends, label=regime,
+                error_kw={"linewidth": 0.8},
+            )  # fmt: skip
             axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=7)
         axis.set(xlabel=label, xlim=(0, 1.1))
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(places, [_NAMES[name] for name in names])
     axes[0].invert_yaxis()
-    axes[0].legend()
+    axes[1].legend(loc="upper right")
     return figure
 
 

@@ -115,7 +115,7 @@ def test_the_refinement_goes_on_from_a_file_that_has_been_through_it():
         jax.tree.map(np.testing.assert_array_equal, cell(other).init(key, {}, before), anew)
 
 
-def test_published_networks_add_what_each_image_says(monkeypatch):
+def test_published_networks_add_what_each_image_says():
     """The heads are linear: g(first) + h(second), whatever the other image shows."""
     network = experiment.network(CONFIG, "cnnBspp")
     images = jax.random.normal(jax.random.key(0), (4, 1, 40, 48, 3))

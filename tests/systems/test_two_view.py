@@ -31,6 +31,10 @@ EASY = PairRanges(angle=0.4, blur=(0.5, 0.8), noise=0.002, exposure=0.1, turn=0.
 NETWORK, HEAD, SHAPE = PoseNetwork("cnnBspp", width=0.05), MatchHead(4, 8), (40, 48)
 
 
+PRIOR = jnp.array([8.0, 4.0])  # log precisions
+OF_THE_PRIOR = 1 - np.exp(-0.5 * np.deg2rad(20) ** 2 * np.exp(4.0))
+
+
 @pytest.fixture(scope="module")
 def pairs():
     return generate_pose_pairs(3, 3, (240, 320), textureless=0.0, ranges=EASY)
@@ -87,7 +91,7 @@ def test_a_pure_rotation_has_little_confidence():
     turn = np.array(
         [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
     )
-    confidence = {}
+    confidence, with_prior = {}, {}
     for name, move in (("turned", np.zeros(3)), ("moved", np.array([0.3, 0.1, 0.0]))):
         depth = rng.uniform(1, 3, (count, 1))
         other = depth * rays @ turn.T + move
@@ -103,9 +107,12 @@ def test_a_pure_rotation_has_little_confidence():
         matches = matches._replace(valid=matches.valid > 0)
         found = refined_alone(matches, jax.random.key(0))
         confidence[name] = float(confidence_of(found)[0])
+        with_prior[name] = float(confidence_of(found, PRIOR)[0])
         np.testing.assert_allclose(rotation_error(found.rotation[0], turn), 0, atol=1.5)
     assert confidence["moved"] > 0.99
     assert confidence["turned"] < 0.1
+    assert with_prior["moved"] > 0.99
+    np.testing.assert_allclose(with_prior["turned"], OF_THE_PRIOR, atol=0.1)
 
 
 @pytest.mark.slow
@@ -122,9 +129,8 @@ def test_matches_that_agree_by_accident_are_not_trusted():
     assert found["true"].supported[0] > 0.99
     assert found["random"].supported[0] < 0.3
     # With a prior an answer that matches do not support is worth what the prior is.
-    prior = float(confidence_of(found["random"], jnp.array([8.0, 4.0]))[0])
-    bound = 1 - np.exp(-0.5 * np.deg2rad(20) ** 2 * np.exp(4.0))
-    np.testing.assert_allclose(prior, bound, atol=0.1)
+    prior = float(confidence_of(found["random"], PRIOR)[0])
+    np.testing.assert_allclose(prior, OF_THE_PRIOR, atol=0.1)
 
 
 @pytest.mark.slow
