@@ -20,6 +20,7 @@ from experiments import relative_pose_refinement as refinement
 from experiments import runner
 from experiments.relative_pose_data import Data, _held_out, load, quaternions
 from jaxcv.data.relative_pose import PosePairs
+from jaxcv.data.synthetic.pose_pairs import generate_pose_pairs
 from jaxcv.models.relative_pose import rotation_of
 from jaxcv.systems import load_relative_pose_network
 from jaxcv.systems.two_view import PoseScales
@@ -207,6 +208,45 @@ def test_no_view_validates_that_was_trained_on():
     assert 0.15 < len(last) / len(views) < 0.3
     for one in _held_out(np.array([[0, 1]])):
         assert one.tolist() == [0]
+
+
+def write_rooms(root, back=False):
+    """Six generated rooms of two views each as a plain folder; with poses the wrong way round."""
+    rooms = generate_pose_pairs(3, 6, (240, 320), textureless=0.0)
+    images, pairs = [], []
+    for i in range(6):
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = rooms.rotation[i], rooms.direction[i]
+        views = (rooms.first[i], rooms.intrinsics1[i], np.eye(4)), (
+            rooms.second[i], rooms.intrinsics2[i], np.linalg.inv(pose) if back else pose,
+        )  # fmt: skip
+        for k, (image, intrinsics, own) in enumerate(views):
+            Image.fromarray(image).save(root / f"{i}{k}.png")
+            entry = {"file": f"{i}{k}.png", "scene": f"room{i}", "pose": own.tolist()}
+            images.append(entry | {"intrinsics": intrinsics.tolist()})
+        pairs.append([f"{i}0.png", f"{i}1.png"])
+    content = {"pose": "world_to_camera", "images": images, "pairs": pairs}
+    (root / "cameras.json").write_text(json.dumps(content))
+    return rooms
+
+
+@pytest.mark.slow
+def test_a_folder_of_photographs_is_read_and_its_labels_are_checked(tmp_path):
+    (tmp_path / "in").mkdir()
+    rooms = write_rooms(tmp_path / "in")
+    config = dataclasses.replace(
+        CONFIG, data="folder", data_dir=str(tmp_path / "in"), cache_dir=str(tmp_path / "cache"),
+        full_height=240, full_width=320, test_scene=("room4", "room5"), num_valid=1,
+    )  # fmt: skip
+    data = experiment.load(config)
+    assert (len(data.test.found), len(data.valid.rotation)) == (2, 1)
+    assert (len(data.train.rotation), len(data.matched.found)) == (2, 1)  # cut through a room
+    np.testing.assert_allclose(data.test.full.rotation, rooms.rotation[4:], atol=1e-6)
+    np.testing.assert_allclose(data.test.full.direction, rooms.direction[4:], atol=1e-6)
+    np.testing.assert_array_equal(data.test.full.first[0], rooms.first[4])
+    write_rooms(tmp_path / "in", back=True)
+    with pytest.raises(runner.DataError, match=r"`data_dir`.*if 'second to first'"):
+        experiment.load(config)
 
 
 @pytest.mark.slow
