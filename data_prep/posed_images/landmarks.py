@@ -9,8 +9,8 @@
 Bundler's cameras look along -z with y up, P = R X + T: with F = diag(1, -1, -1) they become F R and
 F T. Its R_ij = R_i R_j^T, and t_ij is the direction of j's centre in i's frame: the labels follow
 from the registered cameras, with which most edges must agree, and `edge_labels` makes them of the
-edges, to compare. Focal lengths
-are those of gt_bundle.out, principal points the middles of the images; distortion is left as it is.
+edges, to compare. Focal lengths are those of gt_bundle.out, principal points the middles of the
+images; distortion is left as it is.
 
 Source: Wilson and Snavely, ECCV 2014, and its data.
 """
