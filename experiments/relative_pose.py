@@ -25,6 +25,7 @@ from experiments import runner
 from experiments.relative_pose_data import SOURCES, Data, load_or_pair, quaternions
 from jaxcv.models.relative_pose import (
     NETS,
+    ROTATIONS,
     TRUNKS,
     PoseNetwork,
     direction_of,
@@ -83,8 +84,8 @@ class Config:
     )
     width: float = runner.flag(0.25, "Factor on the channels.", lower=0.01, upper=4.0)
     rotation: str = runner.flag(
-        "quaternion", "What the first head makes (6d: two columns of a matrix).",
-        choices=("quaternion", "6d"),
+        "quaternion", "What the first head makes (6d: two columns of a matrix, svd: a matrix).",
+        choices=tuple(ROTATIONS),
     )  # fmt: skip
     height: int = runner.flag(96, "Of the networks' images [px].", lower=35, of_data=True)
     width_px: int = runner.flag(128, "Of the networks' images [px].", lower=35, of_data=True)
@@ -317,6 +318,8 @@ def _targets(batch: Any, config: Config) -> tuple[jax.Array, jax.Array]:
     if config.rotation == "6d":
         r = rotation_of(q)
         q = jnp.concatenate([r[..., 0], r[..., 1]], axis=-1)
+    elif config.rotation == "svd":
+        q = rotation_of(q).reshape(*q.shape[:-1], 9)
     return q, batch["direction"]
 
 

@@ -4,7 +4,8 @@ Every function takes one rotation; batch with `jax.vmap`. All are smooth whereve
 coefficients of Rodrigues' formula are power series near the identity, so derivatives of any order
 are right at w = 0.
 
-Source: Murray, Li, Sastry 1994, ch. 2; Shepperd 1978 for the quaternion of a matrix.
+Source: Murray, Li, Sastry 1994, ch. 2; Shepperd 1978 for the quaternion of a matrix; Levinson et
+al., NeurIPS 2020, for the nearest rotation.
 """
 
 import math
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxcv.core.checks import check_shape
 
-__all__ = ["coefficients", "exp", "hat", "log"]
+__all__ = ["coefficients", "exp", "hat", "log", "nearest"]
 
 _TERMS = 9  # of the series, at angles up to 1/2: the next is below 1e-20
 
@@ -76,3 +77,36 @@ def log(rotation: jax.Array) -> jax.Array:
     ratio = square / jnp.where(tiny, scalar, 1) ** 2
     near = 2 * (1 - ratio / 3 + ratio**2 / 5) / jnp.where(tiny, scalar, 1)
     return vector * jnp.where(tiny, near, 2 * jnp.arctan2(length, scalar) / length)
+
+
+@jax.custom_jvp
+def nearest(matrix: jax.Array) -> jax.Array:
+    """The rotation (3, 3) nearest to a matrix M (3, 3) in the sum of squares: max tr(R^T M).
+
+        R = U diag(1, 1, det(U V^T)) V^T of M = U S V^T
+
+    Where several are nearest (the two smallest singular values are equal and det M < 0, or both are
+    0) it is one of them, and the derivative in the directions that choose among them is 0. Its rule
+    needs no difference of singular values, so that it holds where they are equal, as at a rotation.
+    """
+    return _nearest(matrix)[0]
+
+
+def _nearest(matrix: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """R, and the eigenvectors (3, 3) and eigenvalues (3,) of the symmetric R^T M."""
+    check_shape("matrix", matrix, (3, 3))
+    u, values, v = jnp.linalg.svd(matrix)
+    sign = jnp.ones(3, matrix.dtype).at[2].set(jnp.sign(jnp.linalg.det(u @ v)))
+    return (u * sign) @ v, v.T, values * sign
+
+
+@nearest.defjvp
+def _nearest_jvp(primals, tangents):
+    """dR = R W with the skew W of  W P + P W = R^T dM - dM^T R,  P = R^T M."""
+    (matrix,), (tangent,) = primals, tangents
+    rotation, vectors, values = _nearest(matrix)
+    turned = vectors.T @ (rotation.T @ tangent) @ vectors
+    sums = values[:, None] + values
+    none = sums <= 8 * jnp.finfo(matrix.dtype).eps * jnp.max(jnp.abs(values))
+    skew = jnp.where(none, 0, (turned - turned.T) / jnp.where(none, 1, sums))
+    return rotation, rotation @ (vectors @ skew @ vectors.T)

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcv.core.checks import argument_error, check_choice
+from jaxcv.geometry import so3
 from jaxcv.models.pyramid import pyramid_pool
 
 __all__ = [
-    "DEVIATION", "MEAN", "NETS", "TRUNKS", "MatchHead", "PoseNetwork", "Trunk", "TrunkLayer",
-    "direction_of", "feature_shape", "least_side", "relative_pose_loss", "rotation_of",
-    "standardised", "with_trunk",
+    "DEVIATION", "MEAN", "NETS", "ROTATIONS", "TRUNKS", "MatchHead", "PoseNetwork", "Trunk",
+    "TrunkLayer", "direction_of", "feature_shape", "least_side", "relative_pose_loss",
+    "rotation_of", "standardised", "with_trunk",
 ]  # fmt: skip
 
 
@@ -65,6 +66,7 @@ TRUNKS = {
         ceil=False, normalised=False,
     ),
 }  # fmt: skip
+ROTATIONS = {"quaternion": 4, "6d": 6, "svd": 9}  # numbers that a head makes
 NETS = {  # whether the last pool stays, and the levels of the pyramid
     "cnnA": (True, ()),
     "cnnB": (False, ()),
@@ -167,8 +169,8 @@ class PoseNetwork(nn.Module):
         net: a row of NETS.
         trunk: a row of TRUNKS.
         width: factor on the trunk's channels.
-        rotation: what the first head makes: a `quaternion` (4), as published, or `6d`, two columns
-            of a matrix.
+        rotation: what the first head makes, of ROTATIONS: a `quaternion`, as published, `6d`, two
+            columns of a matrix, or `svd`, a matrix to which the rotation is the nearest.
         spp_rule: of the pyramid's windows; see `jaxcv.models.pyramid`.
         normalised: over channels after the first two pools; None: as the trunk was trained.
         shape: (H, W) of the images of a network without a pyramid, whose heads have weights for
@@ -187,11 +189,11 @@ class PoseNetwork(nn.Module):
         """Makes the layers."""
         check_choice("net", self.net, NETS)
         check_choice("trunk", self.trunk, TRUNKS)
-        check_choice("rotation", self.rotation, ("quaternion", "6d"))
+        check_choice("rotation", self.rotation, ROTATIONS)
         layers = TRUNKS[self.trunk].layers
         self.convolutions = [_Convolution(layer, _channels(layer, self.width)) for layer in layers]
         small = nn.initializers.normal(1e-3)
-        self.rotation_head = nn.Dense(4 if self.rotation == "quaternion" else 6, kernel_init=small)
+        self.rotation_head = nn.Dense(ROTATIONS[self.rotation], kernel_init=small)
         self.translation_head = nn.Dense(3, kernel_init=small)
 
     def features(self, images: jax.Array) -> jax.Array:
@@ -217,7 +219,7 @@ class PoseNetwork(nn.Module):
         return jnp.moveaxis(x, -1, -3).reshape(x.shape[0], -1)
 
     def __call__(self, first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Rotation (B, 4) or (B, 6) and translation (B, 3), as they come out of the heads."""
+        """Rotation (B, 4), (B, 6) or (B, 9) and translation (B, 3), as the heads make them."""
         return self.poses(self.both_features(first, second))
 
     def both_features(self, first: jax.Array, second: jax.Array) -> jax.Array:
@@ -283,12 +285,16 @@ def with_trunk(params: Any, trunk: Any) -> Any:
 
 
 def rotation_of(output: jax.Array) -> jax.Array:
-    """Rotations (..., 3, 3) of outputs (..., 4), quaternions (w, x, y, z), or (..., 6).
+    """Rotations (..., 3, 3) of outputs (..., 4), quaternions (w, x, y, z), (..., 6) or (..., 9).
 
     Of six numbers the first column is the first three, made a unit, the second the rest less what
     it shares with the first (Zhou et al., CVPR 2019). A quaternion of length 0 gives the identity,
-    and where the six say nothing of a column it is any that fits.
+    and where the six say nothing of a column it is any that fits. Nine numbers are a matrix, row by
+    row, to which the rotation is the nearest (`jaxcv.geometry.so3.nearest`).
     """
+    if output.shape[-1] == 9:
+        matrix = output.reshape(*output.shape[:-1], 3, 3)
+        return jnp.vectorize(so3.nearest, signature="(i,j)->(i,j)")(matrix)
     if output.shape[-1] == 6:
         a, b = output[..., :3], output[..., 3:]
         first = _unit(a, jnp.array([1.0, 0, 0], output.dtype))
@@ -301,7 +307,7 @@ def rotation_of(output: jax.Array) -> jax.Array:
         second = _unit(rest, axis)
         return jnp.stack([first, second, jnp.cross(first, second)], axis=-1)
     if output.shape[-1] != 4:
-        raise argument_error("output", "expected (..., 4) or (..., 6)", output.shape)
+        raise argument_error("output", "expected (..., 4), (..., 6) or (..., 9)", output.shape)
     w, x, y, z = jnp.moveaxis(_unit(output, jnp.array([1.0, 0, 0, 0], output.dtype)), -1, 0)
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],

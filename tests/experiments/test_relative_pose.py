@@ -71,7 +71,12 @@ def test_the_swap_distance_is_zero_for_inverse_poses():
         ("homoscedastic", "6d"),
         *(
             pytest.param(*pair, marks=pytest.mark.slow)
-            for pair in (("fixed", "quaternion"), ("fixed", "6d"), ("homoscedastic", "quaternion"))
+            for pair in (
+                ("fixed", "quaternion"),
+                ("fixed", "6d"),
+                ("fixed", "svd"),
+                ("homoscedastic", "quaternion"),
+            )
         ),
     ],
 )

@@ -144,7 +144,10 @@ def test_rotations_of_outputs():
         rotation_of(jnp.concatenate([2 * columns[:, 0], columns[:, 1] + columns[:, 0]])),
         so3.exp(w), atol=1e-6,
     )  # fmt: skip
-    for size in (4, 6):
+    np.testing.assert_allclose(
+        rotation_of((2 * so3.exp(w)).reshape(1, 9))[0], so3.exp(w), atol=1e-6
+    )
+    for size in (4, 6, 9):
         assert jnp.isfinite(jax.jacrev(rotation_of)(jnp.zeros(size))).all()
         np.testing.assert_allclose(jnp.linalg.det(rotation_of(jnp.zeros(size))), 1, atol=1e-6)
 
