@@ -167,12 +167,16 @@ def _methods(
             out[f"refined_{start}"] = functools.partial(_alone, test, start, config.seed)
     if config.refine:
         last = _member(trained[config.net[-1]], i)["network"]
-        errors = refinement.errors_of(config, data.valid, last)
-        before = refinement.untrained(config, last, jax.random.key(0), errors)
-        out["refined"] = functools.partial(_by_refinement, config, before, test)
+        out["refined"] = functools.partial(_untrained, config, data, last, test)
         joint = _member(trained["joint"], i)
         out["joint"] = functools.partial(_by_refinement, config, joint, test)
     return out
+
+
+def _untrained(config: Any, data: Data, network: Any, test: Matched) -> Poses:
+    errors = refinement.errors_of(config, data.valid, network)
+    params = refinement.untrained(config, network, jax.random.key(0), errors)
+    return _by_refinement(config, params, test)
 
 
 def _constant(data: Data, count: int) -> Poses:

@@ -57,7 +57,7 @@ def data(real_data, tmp_path_factory):
     return experiment.load(
         experiment.Config(
             data="folder", data_dir=str(folder), test_scene=("test",), full_height=240,
-            full_width=360, cache_dir=str(folder / "cache"),
+            full_width=360, cache_dir=str(folder / "cache"), num_valid=400,
         )
     )  # fmt: skip
 

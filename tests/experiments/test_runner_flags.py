@@ -8,6 +8,7 @@ import pytest
 from absl import flags
 
 from experiments import _flags, runner
+from tests.experiments.toy_experiment import Config
 
 
 @pytest.fixture
@@ -156,11 +157,7 @@ def test_config_survives_json(toy):
 
 
 @dataclasses.dataclass(frozen=True)
-class OfModes:
-    data: str = "synthetic"
-    data_dir: str | None = None
-    steps: int = 1
-    seed: int = 0
+class OfModes(Config):
     start: str | None = runner.flag(None, "A file to begin with.", only="train")
     image: str | None = runner.flag(None, "What is shown.", of_data=True, only="predict")
 
