@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data_prep._prepare import ArrayRecordBuilder, tensor
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 
 __all__ = ["ALL", "FACTORS", "SPLITS", "FactorBuilder", "check_counts", "read_grey"]
 

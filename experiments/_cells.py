@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcv import training
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 
 __all__ = ["Cell", "Trained", "Trainings", "check_count", "checked_cells", "count_of", "members_of"]
 

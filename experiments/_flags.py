@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from jaxcv.core.checks import argument_error, check_choice
+from jaxcv.checks import argument_error, check_choice
 
 __all__ = [
     "ConfigError",

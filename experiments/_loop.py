@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import _records
 from jaxcv import training
-from jaxcv.core.checks import argument_error, check_choice
+from jaxcv.checks import argument_error, check_choice
 
 __all__ = ["CellRun", "log_points", "train_cell"]
 

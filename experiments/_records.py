@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from experiments import _flags
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 
 __all__ = ["FolderError", "MetricsFile", "config_hash", "environment", "json_ready", "write_json"]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments import curve_fitting as experiment
 from experiments._timing import seconds_per_call
-from jaxcv.core.marquardt import MarquardtRule
+from jaxcv.solvers.marquardt import MarquardtRule
 from jaxcv.systems.curve_fitting import curve_energies, fit_curves, fit_curves_by_marquardt
 from jaxcv.training.arrays import write_npz
 

@@ -9,9 +9,9 @@ import optax
 
 from experiments import hand_pose as experiment
 from experiments import runner
-from jaxcv.core.damping import Damping
 from jaxcv.energies.hand import HandScales
 from jaxcv.geometry.crop import of_cube
+from jaxcv.linear.damping import Damping
 from jaxcv.models.hand_pose import HandNetwork
 from jaxcv.systems.hand_refinement import RefinedHand, refine_hand
 

@@ -15,12 +15,12 @@ import numpy as np
 from scipy.interpolate import griddata
 
 from jaxcv import argmin_least_squares
-from jaxcv.core.kernels import Huber
-from jaxcv.core.least_squares import Arrow, levenberg_marquardt
 from jaxcv.data.stereo import StereoPairs
 from jaxcv.geometry import se3
 from jaxcv.geometry.camera import pixel_rays
 from jaxcv.geometry.warp import bilinear, warp_pixels
+from jaxcv.least_squares.kernels import Huber
+from jaxcv.least_squares.minimise import Arrow, levenberg_marquardt
 
 __all__ = ["all_baselines"]
 

@@ -14,10 +14,10 @@ from experiments import monocular_stereo as experiment
 from experiments import monocular_stereo_baselines as baselines
 from experiments import runner
 from experiments._timing import seconds_per_call
-from jaxcv.core.marquardt import MarquardtRule
 from jaxcv.data.stereo import StereoPairs
 from jaxcv.metrics.depth import depth_errors, mask_by_second_view
 from jaxcv.metrics.motion import rotation_error, translation_error
+from jaxcv.solvers.marquardt import MarquardtRule
 from jaxcv.systems.stereo import (
     StereoEstimate,
     StereoNetwork,

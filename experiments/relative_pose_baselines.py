@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcv.core.checks import check_choice
+from jaxcv.checks import check_choice
 from jaxcv.systems.feature_matches import Matches, normalised
 
 __all__ = ["ESTIMATORS", "PoseGuess", "pose_of_matches"]

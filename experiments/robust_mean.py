@@ -21,9 +21,9 @@ import optax
 
 from experiments import runner
 from jaxcv import Damping, argmin
-from jaxcv.core.solvers import final_newton_step, lbfgs, multi_start, newton
 from jaxcv.data.synthetic.robust_mean import PROTOCOLS, Protocol, draw
 from jaxcv.energies.robust import rbf_energy
+from jaxcv.solvers.algorithms import final_newton_step, lbfgs, multi_start, newton
 from jaxcv.training.optimizers import averaged_sgd
 
 NUM_INLIERS, NUM_OUTLIERS = 10, 100

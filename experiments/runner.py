@@ -46,7 +46,7 @@ from experiments._cells import (
 from experiments._flags import flag
 from experiments._records import DataError, data_error
 from jaxcv import training
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 
 __all__ = [
     "Cell",

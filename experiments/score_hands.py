@@ -19,7 +19,7 @@ from absl import app, flags
 
 from data_prep.nyu_hand.parser import frame_files, read_depth
 from experiments import _records
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.hand import JOINTS, NYU_INTRINSICS, PALM, joints_of_pixels, read_predictions
 from jaxcv.metrics.hand import THRESHOLDS, joint_errors, lift_joints, success_rate
 

@@ -1,10 +1,10 @@
 """Vision by minimising energies, and learning through the minimiser, in JAX."""
 
-from jaxcv.core.damping import Damping, Diagnostics
-from jaxcv.core.implicit import argmin, argmin_jvp, argmin_vjp, attach
-from jaxcv.core.least_squares import argmin_least_squares
-from jaxcv.core.types import Solution
-from jaxcv.core.unroll import unrolled_solve
+from jaxcv.implicit.minimise import argmin, argmin_jvp, argmin_vjp, attach
+from jaxcv.implicit.unroll import unrolled_solve
+from jaxcv.least_squares.minimise import argmin_least_squares
+from jaxcv.linear.damping import Damping, Diagnostics
+from jaxcv.solvers.protocol import Solution
 
 __all__ = [
     "Damping",

@@ -8,19 +8,23 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = {  # room -> what it may import of jaxcv
-    "core": {"core"},
-    "geometry": {"core", "geometry"},
-    "energies": {"core", "geometry", "energies"},
-    "models": {"core", "geometry", "models"},
-    "metrics": {"core", "geometry", "metrics"},
-    "data": {"core", "geometry", "data"},
-    "training": {"core", "training"},
+    "linear": {"checks", "linear"},
+    "solvers": {"checks", "linear", "solvers"},
+    "implicit": {"checks", "linear", "solvers", "implicit"},
+    "least_squares": {"checks", "linear", "solvers", "implicit", "least_squares"},
+    "geometry": {"checks", "solvers", "geometry"},
+    "energies": {"checks", "linear", "least_squares", "geometry", "energies"},
+    "models": {"checks", "solvers", "geometry", "models"},
+    "metrics": {"checks", "geometry", "metrics"},
+    "data": {"checks", "geometry", "data"},
+    "training": {"checks", "training"},
     "plots": {"plots"},
     "systems": {
-        "core", "geometry", "energies", "models", "metrics", "data", "training", "plots", "systems"
+        "checks", "linear", "solvers", "implicit", "least_squares", "geometry", "energies",
+        "models", "metrics", "data", "training", "plots", "systems",
     },
 }  # fmt: skip
-MAY_PREPARE = {"data", "geometry", "energies", "core"}
+MAY_PREPARE = {"data", "geometry", "energies", "checks"}
 MAY_CONVERT = MAY_PREPARE | {"models", "training"}  # trunk_weights, whose files are networks
 UNPICKLER = "data_prep/trunk_weights/alexnet.py"  # by a list of what arrays need, see its tests
 FILES = sorted(
@@ -100,7 +104,7 @@ def test_every_module_states_its_names():
 def test_only_solvers_use_jaxopt():
     for path in FILES:
         if any(name.split(".")[0] == "jaxopt" for name in imported_modules(path)):
-            assert name_of(path) == "jaxcv/core/solvers.py"
+            assert name_of(path) == "jaxcv/solvers/algorithms.py"
 
 
 def test_top_level_holds_nothing_else():

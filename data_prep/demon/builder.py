@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from data_prep._prepare import ArrayRecordBuilder, prepare_builder, tensor
 from data_prep.demon.parser import files_of, list_pairs, read_view
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 
 __all__ = ["SETS", "Demon", "prepare"]
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.geometry.camera import check_intrinsics
 
 __all__ = ["DemonPair", "DemonView", "list_pairs", "read_view"]

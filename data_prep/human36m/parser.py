@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.human_pose import check_rotations, load_arrays
 
 __all__ = ["CAMERAS", "Layout", "Sequence", "find_layout", "read_sequence"]

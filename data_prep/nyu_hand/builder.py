@@ -17,7 +17,7 @@ from data_prep.nyu_hand.parser import (
     read_depth,
     read_labels,
 )
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.hand import NYU_INTRINSICS
 
 __all__ = ["NyuHand", "prepare"]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.hand import NYU_INTRINSICS, pixels_of_joints
 
 __all__ = ["NyuLabels", "encode_depth", "read_color", "read_depth", "read_labels"]

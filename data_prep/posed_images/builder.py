@@ -18,7 +18,7 @@ from data_prep._prepare import (
 )
 from data_prep.posed_images import colmap, dtu, folder, landmarks
 from data_prep.posed_images.views import PairList, PosedViews, labels, pairs_within, read_image
-from jaxcv.core.checks import argument_error, check_choice
+from jaxcv.checks import argument_error, check_choice
 from jaxcv.data.synthetic.pose_pairs import PairRanges, generate_pose_pairs
 
 __all__ = [

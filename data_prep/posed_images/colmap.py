@@ -16,7 +16,7 @@ import pathlib
 import numpy as np
 
 from data_prep.posed_images.views import PosedViews, check_views, lines_of
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 
 __all__ = ["read"]
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from data_prep.posed_images.frustum import frusta_intersect
 from data_prep.posed_images.views import PosedViews, check_views, lines_of
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 
 __all__ = ["FAR", "SHAPE", "decomposed", "read", "read_pairs", "read_places"]
 

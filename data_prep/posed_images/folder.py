@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.posed_images.views import PosedViews, check_views
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 
 __all__ = ["read"]
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_prep.posed_images.views import PairList, PosedViews, check_views, lines_of
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.geometry import so3
 
 __all__ = ["edge_labels", "read"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.human_pose import check_rotations
 from jaxcv.geometry.camera import check_intrinsics, resize_intrinsics
 

@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 
 from data_prep._factors import ALL, FACTORS, SPLITS, FactorBuilder, check_counts, read_grey
 from data_prep._prepare import config_name, prepare_builder
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 
 __all__ = ["ChairsConfig", "PublicChairs", "prepare"]
 

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from data_prep._factors import ALL, FACTORS, SPLITS, FactorBuilder, check_counts
 from data_prep._prepare import config_name, prepare_generated
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.synthetic.head import Heads
 from jaxcv.data.synthetic.scenes import Scenes, drawn_kinds
 

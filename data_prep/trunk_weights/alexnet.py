@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.models.relative_pose import TRUNKS
 from jaxcv.training.arrays import save_arrays
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.trunk_weights.alexnet import check_trunk
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.models.relative_pose import DEVIATION, MEAN
 from jaxcv.training.arrays import save_arrays
 

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from data_prep._prepare import ArrayRecordBuilder, prepare_builder, tensor
 from data_prep.vot_results.parser import Layout, PolygonMethod, find_layout, read_sequence
-from jaxcv.core.checks import check_choice
+from jaxcv.checks import check_choice
 
 __all__ = ["VotResults", "prepare"]
 

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.geometry import boxes
 
 __all__ = ["Layout", "Regions", "find_layout", "read_regions", "read_sequence"]

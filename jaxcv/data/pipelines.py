@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.graphics import FACTORS, FactorBatches, FactorImages, check_batches
 from jaxcv.data.hand import NYU_JOINTS, HandFrames
 from jaxcv.data.hand import check_frames as check_hand_frames

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.relative_pose import inverse_pose
 from jaxcv.geometry.epipolar import essential_matrix, sampson_distance, triangulate
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.geometry.camera import check_intrinsics
 
 __all__ = ["Gathered", "PosePairs", "check_pose_pairs", "inverse_pose", "swapped"]

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.hand import HandFrames
 from jaxcv.data.synthetic.hand import (
     HandView,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.stereo import StereoPairs, check_pairs, read_pair, resize_pair, y_down
 
 __all__ = ["read_folder"]

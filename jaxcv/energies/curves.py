@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import check_choice
+from jaxcv.checks import check_choice
 
 __all__ = ["FAMILIES", "CurveFamily", "CurveTerms", "curve_energy", "curve_family", "curve_terms"]
 

@@ -10,7 +10,8 @@ the squared angle between the rotations to second order, |t - t_0|^2 that of the
 so that precisions p are 1 / angle^2. What a network says comes in as the prior, its precisions
 and the matches' confidences: all are learned through the minimiser.
 
-Source: the future work of Melekhov et al. 2017; Sampson 1982; Welsch's kernel in `jaxcv.core`.
+Source: the future work of Melekhov et al. 2017; Sampson 1982; Welsch's kernel in
+`jaxcv.least_squares.kernels`.
 """
 
 from typing import Any, NamedTuple
@@ -18,8 +19,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.kernels import Welsch
 from jaxcv.geometry.epipolar import essential_matrix, sampson_distance
+from jaxcv.least_squares.kernels import Welsch
 
 __all__ = ["EpipolarParameters", "epipolar_energy", "squared_distances"]
 

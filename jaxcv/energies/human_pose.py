@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import argument_error, check_choice, check_shape
+from jaxcv.checks import argument_error, check_choice, check_shape
 
 __all__ = [
     "GROUPS",

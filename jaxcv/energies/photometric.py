@@ -22,11 +22,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.arrow import ArrowMatrix, ArrowStructure
-from jaxcv.core.checks import check_shape
+from jaxcv.checks import check_shape
 from jaxcv.geometry import se3
 from jaxcv.geometry.camera import pixel_rays
 from jaxcv.geometry.warp import bilinear, warp_pixels
+from jaxcv.linear.arrow import ArrowMatrix, ArrowStructure
 
 __all__ = [
     "ArrowTerms",

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxcv.core.checks import argument_error, check_choice, check_shape
+from jaxcv.checks import argument_error, check_choice, check_shape
 
 __all__ = ["area", "box_size", "corners_to_ltwh", "iou", "ltwh_to_corners", "polygon_to_box"]
 

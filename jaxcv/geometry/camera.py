@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.core.checks import argument_error, check_shape
+from jaxcv.checks import argument_error, check_shape
 
 __all__ = [
     "check_intrinsics",

@@ -17,7 +17,7 @@ and orientation from essential matrix, 1990; Hartley, In defense of the eight-po
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import argument_error, check_shape
+from jaxcv.checks import argument_error, check_shape
 from jaxcv.geometry import so3
 
 __all__ = [

@@ -21,9 +21,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.charts import Retraction
-from jaxcv.core.checks import argument_error, check_shape
+from jaxcv.checks import argument_error, check_shape
 from jaxcv.geometry import so3
+from jaxcv.solvers.retraction import Retraction
 
 __all__ = ["SE3", "SO3", "Product", "Sphere"]
 

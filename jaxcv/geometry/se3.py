@@ -10,7 +10,7 @@ Translations have the units of the scene, rotations are in radians. One motion a
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import check_shape
+from jaxcv.checks import check_shape
 from jaxcv.geometry import so3
 
 __all__ = ["exp", "left_jacobian", "log"]

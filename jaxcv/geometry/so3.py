@@ -13,7 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import check_shape
+from jaxcv.checks import check_shape
 
 __all__ = ["coefficients", "exp", "hat", "log", "nearest"]
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import check_shape
+from jaxcv.checks import check_shape
 from jaxcv.geometry.camera import project
 
 __all__ = ["Warp", "bilinear", "warp_pixels"]

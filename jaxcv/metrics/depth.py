@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 
 __all__ = ["depth_errors", "mask_by_second_view"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 
 __all__ = ["THRESHOLDS", "joint_errors", "lift_joints", "success_rate"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 
 __all__ = [
     "cumulative_histogram", "cycle_errors", "folded", "pose_auc", "pose_failures", "rotation_error",

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 
 __all__ = ["by_action", "mpjpe", "procrustes_align", "procrustes_mpjpe"]
 

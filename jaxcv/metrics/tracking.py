@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcv.core.checks import argument_error, check_shape
+from jaxcv.checks import argument_error, check_shape
 
 __all__ = [
     "OVERLAP_THRESHOLDS",

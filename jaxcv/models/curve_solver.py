@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import argument_error, check_choice
-from jaxcv.core.marquardt import damped_step_2x2
+from jaxcv.checks import argument_error, check_choice
+from jaxcv.solvers.marquardt import damped_step_2x2
 
 __all__ = ["ENCODINGS", "CurveSolver", "encode_curve"]
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import argument_error, check_choice
+from jaxcv.checks import argument_error, check_choice
 from jaxcv.models.layers import convolve, max_pool
 
 __all__ = [

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.core.checks import argument_error, check_choice
+from jaxcv.checks import argument_error, check_choice
 from jaxcv.models.layers import convolve, max_pool
 from jaxcv.models.upsampling import UpsampledConvolution
 

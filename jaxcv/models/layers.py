@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import check_choice, check_shape
+from jaxcv.checks import check_choice, check_shape
 
 __all__ = [
     "Convolution3x3", "ConvolutionalLSTM", "convolve", "convolve3x3", "double", "max_pool",

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import check_choice
+from jaxcv.checks import check_choice
 from jaxcv.models.layers import Convolution3x3, ConvolutionalLSTM, double, quarter
 
 __all__ = [

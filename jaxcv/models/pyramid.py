@@ -11,7 +11,7 @@ Source: He et al., Spatial pyramid pooling, ECCV 2014; Melekhov et al. 2017, sec
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import argument_error, check_choice
+from jaxcv.checks import argument_error, check_choice
 
 __all__ = ["RULES", "pool_windows", "pyramid_pool"]
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.core.checks import argument_error, check_choice, check_shape
+from jaxcv.checks import argument_error, check_choice, check_shape
 from jaxcv.models.layers import convolve
 
 __all__ = ["UpsampledConvolution", "upsample", "upsample_convolve"]

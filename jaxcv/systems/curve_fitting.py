@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import argument_error
-from jaxcv.core.marquardt import MarquardtRule, MarquardtState, damped_step_2x2, marquardt_step
-from jaxcv.core.unroll import unrolled_solve
+from jaxcv.checks import argument_error
 from jaxcv.energies.curves import curve_energy, curve_family, curve_terms
+from jaxcv.implicit.unroll import unrolled_solve
 from jaxcv.models.curve_solver import CurveSolver, encode_curve
+from jaxcv.solvers.marquardt import MarquardtRule, MarquardtState, damped_step_2x2, marquardt_step
 
 __all__ = ["curve_energies", "fit_curves", "fit_curves_by_marquardt", "init_curve_solver"]
 

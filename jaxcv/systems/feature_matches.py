@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcv.core.checks import argument_error, check_choice
+from jaxcv.checks import argument_error, check_choice
 
 __all__ = ["FEATURES", "Matches", "find_matches", "normalised", "padded"]
 

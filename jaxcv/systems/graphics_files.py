@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import argument_error, check_structure
+from jaxcv.checks import argument_error, check_structure
 from jaxcv.models.inverse_graphics import GraphicsNetwork, GraphicsSize
 from jaxcv.systems.inverse_graphics import LATENTS, LatentScale
 from jaxcv.training.arrays import as_tuples, load_arrays, save_arrays

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import argument_error, check_structure
+from jaxcv.checks import argument_error, check_structure
 from jaxcv.energies.hand import HandScales
 from jaxcv.models.hand_pose import CHANNELS, HandNetwork
 from jaxcv.systems.hand_pose import CUBE_MM, ColorScale

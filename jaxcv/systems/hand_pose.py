@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.core.checks import argument_error, check_shape
+from jaxcv.checks import argument_error, check_shape
 from jaxcv.data.hand import check_depth, points_in_cube
 from jaxcv.energies.hand import HandScales
 from jaxcv.geometry.camera import check_intrinsics, project

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxcv.core.checks import argument_error, check_shape
-from jaxcv.core.damping import Damping
-from jaxcv.core.kernels import Huber
-from jaxcv.core.least_squares import argmin_least_squares, levenberg_marquardt
-from jaxcv.core.marquardt import MarquardtRule, MarquardtState, marquardt_step
+from jaxcv.checks import argument_error, check_shape
 from jaxcv.energies.hand import HandScales, hand_of, hand_residuals, hand_start, nearest_cones
 from jaxcv.geometry.hand import hand_joints
 from jaxcv.geometry.manifolds import SO3, Product
+from jaxcv.least_squares.kernels import Huber
+from jaxcv.least_squares.minimise import argmin_least_squares, levenberg_marquardt
+from jaxcv.linear.damping import Damping
+from jaxcv.solvers.marquardt import MarquardtRule, MarquardtState, marquardt_step
 
 __all__ = ["RefinedHand", "refine_hand"]
 

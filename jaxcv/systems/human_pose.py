@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import argument_error, check_choice, check_floating, check_shape
-from jaxcv.core.damping import Damping
+from jaxcv.checks import argument_error, check_choice, check_floating, check_shape
 from jaxcv.energies.human_pose import (
     NUM_JOINTS,
     PoseModel,
@@ -20,6 +19,7 @@ from jaxcv.energies.human_pose import (
 from jaxcv.energies.human_pose import limb_norm as norm_of_limbs
 from jaxcv.energies.human_pose_readout import PoseReadout, pose_readout
 from jaxcv.energies.human_pose_search import search
+from jaxcv.linear.damping import Damping
 
 __all__ = ["Reconstruction", "reconstruct_pose"]
 

@@ -2,8 +2,8 @@
 
 The first entries of the code are the scene's, in the order of LATENTS; the rest is what the thing
 is. In training a batch varies one factor, and only that factor's entries are active: the others are
-held at one value (`jaxcv.core.clamp`), on the mean and on the log variance. With x the images of
-a batch of B, the loss is
+held at one value (`jaxcv.implicit.clamp`), on the mean and on the log variance. With x the images
+of a batch of B, the loss is
 
     1 / B sum_b (-log p(x_b | z_b) + KL(q(z | x_b) || N(0, 1))),  z_b ~ q(z | x_b) clamped,
 
@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.core.checks import argument_error, check_choice
-from jaxcv.core.clamp import clamp_inactive
+from jaxcv.checks import argument_error, check_choice
+from jaxcv.implicit.clamp import clamp_inactive
 from jaxcv.models.inverse_graphics import (
     GraphicsNetwork,
     bernoulli_loss,

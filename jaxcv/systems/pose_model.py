@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.human_pose import check_rotations, load_arrays, save_arrays
 from jaxcv.energies.human_pose import (
     NUM_BASES,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.core.checks import argument_error, check_structure
+from jaxcv.checks import argument_error, check_structure
 from jaxcv.models.relative_pose import MatchHead, PoseNetwork
 from jaxcv.systems.two_view import MATCH_NUMBERS, PoseScales
 from jaxcv.training.arrays import as_tuples, load_arrays, save_arrays

@@ -9,11 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.charts import chart_at
-from jaxcv.core.damping import Damping
-from jaxcv.core.implicit import argmin
-from jaxcv.core.kernels import Welsch
-from jaxcv.core.solvers import newton
 from jaxcv.energies.epipolar import EpipolarParameters, epipolar_energy, squared_distances
 from jaxcv.geometry.epipolar import (
     angle_behind,
@@ -22,6 +17,11 @@ from jaxcv.geometry.epipolar import (
     sampson_distance,
 )
 from jaxcv.geometry.manifolds import SO3, Product, Sphere
+from jaxcv.implicit.minimise import argmin
+from jaxcv.least_squares.kernels import Welsch
+from jaxcv.linear.damping import Damping
+from jaxcv.solvers.algorithms import newton
+from jaxcv.solvers.retraction import chart_at
 
 __all__ = [
     "NEAR_WIDTHS",

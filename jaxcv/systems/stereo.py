@@ -15,8 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import argument_error, check_choice, check_floating, check_shape
-from jaxcv.core.unroll import unrolled_solve
+from jaxcv.checks import argument_error, check_choice, check_floating, check_shape
 from jaxcv.energies.photometric import (
     PhotometricTerms,
     add_sources,
@@ -28,6 +27,7 @@ from jaxcv.energies.photometric import (
 )
 from jaxcv.geometry import se3
 from jaxcv.geometry.camera import pixel_rays, resize_intrinsics
+from jaxcv.implicit.unroll import unrolled_solve
 from jaxcv.models import ls_net
 from jaxcv.models.layers import quarter
 
@@ -241,8 +241,8 @@ def solve_stereo(
     """The estimates after each step, with a leading axis of num_steps.
 
     Differentiable in params and start with the memory of the states alone
-    (`jaxcv.core.unroll.unrolled_solve`). Sources count alike: they share the weights, depth moves
-    by the mean of what they propose, and their order does not matter.
+    (`jaxcv.implicit.unroll.unrolled_solve`). Sources count alike: they share the weights, depth
+    moves by the mean of what they propose, and their order does not matter.
 
     Args:
         params: with the entry `solver`.

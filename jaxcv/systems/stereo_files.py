@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import argument_error, check_structure
+from jaxcv.checks import argument_error, check_structure
 from jaxcv.models import ls_net
 from jaxcv.systems.stereo import StereoNetwork, init_stereo_network
 from jaxcv.training.arrays import as_tuples, load_arrays, save_arrays

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.marquardt import MarquardtRule, MarquardtState, marquardt_step
 from jaxcv.energies.photometric import (
     add_sources,
     arrow_terms,
@@ -19,6 +18,7 @@ from jaxcv.energies.photometric import (
     photometric_terms,
 )
 from jaxcv.geometry import se3
+from jaxcv.solvers.marquardt import MarquardtRule, MarquardtState, marquardt_step
 from jaxcv.systems.stereo import RANGE, StereoEstimate, Views
 
 __all__ = ["StereoMarquardt", "solve_stereo_by_marquardt"]

@@ -5,10 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import argument_error, check_floating, check_shape
-from jaxcv.core.damping import Damping
-from jaxcv.core.implicit import argmin
-from jaxcv.core.solvers import multi_start, newton
+from jaxcv.checks import argument_error, check_floating, check_shape
 from jaxcv.energies.tracker_fusion import (
     CornerTerms,
     FusionParameters,
@@ -18,6 +15,9 @@ from jaxcv.energies.tracker_fusion import (
     frame_unit,
     initial_parameters,
 )
+from jaxcv.implicit.minimise import argmin
+from jaxcv.linear.damping import Damping
+from jaxcv.solvers.algorithms import multi_start, newton
 
 __all__ = ["FusedBox", "fuse_boxes", "fuse_frame"]
 

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.core.checks import argument_error, check_choice
-from jaxcv.core.damping import Damping
+from jaxcv.checks import argument_error, check_choice
 from jaxcv.energies.epipolar import EpipolarParameters
 from jaxcv.geometry.camera import check_intrinsics
+from jaxcv.linear.damping import Damping
 from jaxcv.models.relative_pose import (
     MatchHead,
     PoseNetwork,

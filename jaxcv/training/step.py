@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcv.core.checks import argument_error, check_scalar
+from jaxcv.checks import argument_error, check_scalar
 from jaxcv.training.state import TrainState
 
 __all__ = ["global_norm", "make_update"]

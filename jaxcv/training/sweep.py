@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.training.plateau import Plateau
 from jaxcv.training.state import TrainState, create_state
 from jaxcv.training.step import make_update

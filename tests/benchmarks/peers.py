@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 
 from jaxcv import Damping, argmin, argmin_least_squares
-from jaxcv.core.solvers import lbfgs, newton
+from jaxcv.solvers.algorithms import lbfgs, newton
 from tests.benchmarks.by_hand import BY_HAND
 from tests.benchmarks.problems import BenchmarkProblem
 

@@ -14,8 +14,8 @@ import scipy.sparse.linalg
 from jax.flatten_util import ravel_pytree
 
 from jaxcv import Damping, argmin_least_squares
-from jaxcv.core.least_squares import Arrow, levenberg_marquardt
 from jaxcv.geometry import se3
+from jaxcv.least_squares.minimise import Arrow, levenberg_marquardt
 from tests.benchmarks.measure import seconds_per_call
 
 __all__ = ["stereo"]

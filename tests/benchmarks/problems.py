@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.core.least_squares import Arrow, PseudoHuber
+from jaxcv.least_squares.minimise import Arrow, PseudoHuber
 
 __all__ = ["PROBLEMS", "BenchmarkProblem", "arrow", "bumps", "regressions"]
 

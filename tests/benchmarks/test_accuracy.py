@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxcv import Damping, argmin
-from jaxcv.core.solvers import newton
+from jaxcv.solvers.algorithms import newton
 from tests.benchmarks.peers import jaxopt_row, optimistix_row
 from tests.benchmarks.problems import BenchmarkProblem
 from tests.helpers import UNDAMPED, relative_error

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxcv import Damping, argmin_least_squares
-from jaxcv.core.least_squares import Arrow, PseudoHuber, gauss_newton
 from jaxcv.energies import human_pose as energy
 from jaxcv.energies.human_pose_search import RIDGE, search
+from jaxcv.least_squares.minimise import Arrow, PseudoHuber, gauss_newton
 from tests.helpers import assert_close, random_direction
 
 VIEWS = 4

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcv import Damping, argmin, argmin_jvp, argmin_least_squares, argmin_vjp, attach
-from jaxcv.core.least_squares import PseudoHuber
-from jaxcv.core.solvers import multi_start, newton
 from jaxcv.geometry import se3, so3
 from jaxcv.geometry.manifolds import SE3, SO3, Product, Sphere
+from jaxcv.least_squares.minimise import PseudoHuber
+from jaxcv.solvers.algorithms import multi_start, newton
 from tests.helpers import (
     UNDAMPED,
     assert_close,

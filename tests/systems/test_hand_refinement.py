@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcv.core.damping import Damping
 from jaxcv.data.hand import joints_of_pixels
 from jaxcv.data.synthetic.hand import generate_hands
 from jaxcv.energies.hand import HandScales
+from jaxcv.linear.damping import Damping
 from jaxcv.systems.hand_refinement import refine_hand
 
 SCALES = HandScales(joints=8.0)

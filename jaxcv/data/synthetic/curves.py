@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 
 __all__ = ["CurveProblems", "draw_curves"]
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.hand import HandFrames
 from jaxcv.geometry import so3
 from jaxcv.geometry.camera import pixel_rays, project

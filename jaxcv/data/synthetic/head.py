@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.graphics import FACTORS, FactorImages
 from jaxcv.data.synthetic.rasterise import interpolate, rasterise
 from jaxcv.data.synthetic.scenes import check_batch, check_identities, eight_bits, turn

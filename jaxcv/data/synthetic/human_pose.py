@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.human_pose import NUM_JOINTS, PoseFrames, check_frames
 
 __all__ = ["ACTIONS", "generate", "joint_positions"]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.relative_pose import PosePairs
 from jaxcv.data.synthetic.stereo import Scene, draw_scene, render
 from jaxcv.geometry import so3

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.graphics import FactorBatches, FactorImages
 
 __all__ = ["Scenes", "check_names", "eight_bits", "generate_batches", "turn"]

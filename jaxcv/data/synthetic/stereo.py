@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.stereo import StereoPairs
 from jaxcv.geometry import so3
 from jaxcv.geometry.camera import denormalise_intrinsics, pixel_rays

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxcv.core.checks import argument_error
+from jaxcv.checks import argument_error
 from jaxcv.data.tracker_fusion import TrackerSequences, pad_sequences
 
 __all__ = ["FAMILIES", "generate"]

@@ -1,0 +1,82 @@
+"""The Hessian at a minimum, its factor, and the covariance that it stands for."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from jaxcv.checks import argument_error, check_data, check_floating
+from jaxcv.implicit.rules import make_system
+from jaxcv.linear.damping import Damping
+from jaxcv.linear.dense import cholesky, cholesky_solve, expand
+from jaxcv.linear.structure import DenseStructure
+from jaxcv.linear.system import Known, damped_system
+
+__all__ = ["Curvature", "curvature"]
+
+
+class Curvature(NamedTuple):
+    """Second derivatives of an energy at a point, for y raveled in the order of its leaves.
+
+    Attributes:
+        hessian: (n, n) H, symmetric.
+        factor: (n, n) lower Cholesky factor of H' + lambda I.
+        covariance: (n, n) (H' + lambda I)^-1: where the energy is a negative log-density, the
+            covariance of its Laplace approximation, in squared units of y.
+        damping_used: () lambda, after `relative` and the precision's floor.
+        shift: () s >= 0 of H' = H + s I; above 0 the point is no minimum.
+    """
+
+    hessian: jax.Array
+    factor: jax.Array
+    covariance: jax.Array
+    damping_used: jax.Array
+    shift: jax.Array
+
+
+def curvature(
+    energy: Callable,
+    y: Any,
+    theta: Any,
+    data: tuple = (),
+    *,
+    damping: Damping = Damping(0.0),  # noqa: B008
+) -> Curvature:
+    """The curvature of `energy(., theta, *data)` at y; dense, O(n^2) memory, no gradient.
+
+    Args:
+        energy, theta, data: as for `argmin`.
+        y: the point, any pytree of floating-point arrays.
+        damping: mode `shift`; with value 0 lambda is a few n eps |H|.
+
+    Raises:
+        ValueError: a y that is not floating-point, data that is not a tuple, another mode.
+
+    Source: Laplace approximation, e.g. Bishop, Pattern Recognition and Machine Learning, 4.4.
+    """
+    if damping.mode != "shift":
+        way_out = "Only there the damped Hessian has a Cholesky factor for every H."
+        raise argument_error("damping.mode", "expected 'shift'", repr(damping.mode), way_out)
+    check_floating("y", y)
+    check_floating("theta", theta, "Integers belong in `data`.")
+    check_data(data)
+    y, theta = jax.tree.map(jnp.asarray, (y, theta))
+    return _curvature(energy, y, theta, data, damping)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _curvature(energy, y, theta, data, damping):
+    y, theta, data = jax.lax.stop_gradient((y, theta, data))
+    point = ravel_pytree(y)[0]
+    flat_energy = make_system(energy, y, theta, data).flat_energy(ravel_pytree(y)[1])
+    _, _, hessian = expand(flat_energy, point)
+    dense = DenseStructure(point.size)
+    system = damped_system(lambda p: hessian @ p, point, damping, dense, Known(hessian))
+    identity = jnp.eye(point.size, dtype=point.dtype)
+    factor = cholesky(hessian + (system.shift + system.damping) * identity)
+    columns = jax.vmap(functools.partial(cholesky_solve, factor))(identity)
+    covariance = 0.5 * (columns + columns.T)
+    return Curvature(hessian, factor, covariance, system.damping, system.shift)

@@ -1,0 +1,213 @@
+"""Backpropagation through the steps of a solver, with the memory of its states alone.
+
+Plain reverse mode through T steps keeps every intermediate value of every step. Here the forward
+pass keeps the T states, which are its result, and the backward pass recomputes one step at a time:
+
+    s_t = f(s_{t-1}, theta),   a_T = s_bar_T,
+    theta_bar += (df/dtheta)(s_{t-1})^T a_t,   a_{t-1} = s_bar_{t-1} + (df/ds)(s_{t-1})^T a_t.
+
+Source: backpropagation through time, Werbos 1990; truncated, Williams and Peng 1990; the solver of
+Clark et al., "LS-Net", ECCV 2018, Algorithm 1.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcv.checks import argument_error, check_data, check_floating
+from jaxcv.solvers.closure import hoist
+
+__all__ = ["unrolled_solve"]
+
+
+def unrolled_solve(
+    step: Callable,
+    state0: Any,
+    theta: Any,
+    data: tuple = (),
+    *,
+    num_steps: int,
+    truncation: int | None = None,
+    stop: Callable | None = None,
+) -> Any:
+    """The states of `num_steps` steps, differentiable in theta and state0.
+
+        s_t = step(s_{t-1}, theta, *data),   t = 1 .. num_steps
+
+    Reverse mode costs one more evaluation of each step and the memory of the states; it gives the
+    numbers of plain automatic differentiation. A problem of a vmapped batch whose states are not
+    finite gets a zero gradient and leaves the others alone. Forward mode is not defined: use
+    `jax.lax.scan` for it. Arrays that `step` closes over are differentiated through as if they
+    were part of theta.
+
+    Args:
+        step: `step(state, theta, *data) -> state`, pure; a state keeps its tree, shapes and dtypes.
+        state0: pytree of arrays; the floating-point ones get a gradient.
+        theta: pytree of floating-point parameters.
+        data: tuple of anything else that the step reads; no gradient.
+        num_steps: how many steps, at least 1; static.
+        truncation: k: only the last k steps taken are differentiated, those before are constants,
+            and state0 gets a gradient only where k reaches it. None: all of them.
+        stop: `stop(state, next_state) -> bool`. The first next_state for which it holds is the
+            last one computed and fills the rest of the result, e.g. LS-Net's
+            ``lambda old, new: jnp.linalg.norm(new.x - old.x) < eps``. A batch under `jax.vmap` runs
+            until its last problem has stopped. Second derivatives need None.
+
+    Returns:
+        The states, a tree like state0 with a leading axis of num_steps;
+        ``jax.tree.map(lambda s: s[-1], states)`` is the last.
+
+    Raises:
+        ValueError: num_steps or truncation below 1, a theta that is not floating-point, data that
+            is not a tuple, a step that does not return a state like state0, a stop that does not
+            return one bool.
+
+    Example:
+        >>> step = lambda x, rate: x - rate * jnp.cos(x)
+        >>> last = lambda rate: unrolled_solve(step, jnp.ones(3), rate, num_steps=15)[-1]
+        >>> gradient = jax.grad(lambda rate: jnp.sum(last(rate)))(0.1)
+    """
+    _check_count("num_steps", num_steps)
+    if truncation is not None:
+        _check_count("truncation", truncation)
+    check_floating("theta", theta, "Integers belong in `data`.")
+    check_data(data)
+    state0, theta = jax.tree.map(jnp.asarray, (state0, theta))
+    return _unrolled(step, stop, num_steps, truncation or num_steps, state0, theta, data)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise argument_error(name, "expected an integer >= 1", repr(value))
+
+
+def _describe(tree: Any) -> str:
+    return str(jax.tree.map(lambda s: f"{s.dtype}{list(s.shape)}", tree))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _unrolled(step, stop, num_steps, truncation, state0, theta, data):
+    hoisted = hoist(step, state0, theta, *data)
+    came, want = _describe(hoisted.shape), _describe(jax.eval_shape(lambda: state0))
+    if came != want:
+        way_out = "A state keeps its tree, shapes and dtypes; give `state0` those of the result."
+        raise argument_error("step", f"must return a state like state0, {want}", came, way_out)
+    theta_leaves, data_leaves = jax.tree.leaves(theta), jax.tree.leaves(data)
+    num_data = len(data_leaves)
+
+    def advance(state, theta, data):
+        step_data, fixed = data[0][:num_data], data[0][num_data:]
+        return hoisted.call((state, theta[0], step_data), theta[1], fixed)
+
+    has_stopped: Callable | None = None
+    captured = ([], [])
+    if stop is not None:
+        stopping = hoist(stop, state0, state0)
+        shapes = jax.tree.leaves(stopping.shape)
+        if [(s.shape, s.dtype) for s in shapes] != [((), jnp.bool_)]:
+            way_out = "Compare a norm: jnp.linalg.norm(...) < eps."
+            raise argument_error("stop", "must return one bool", _describe(shapes), way_out)
+        captured = jax.lax.stop_gradient((stopping.floating, stopping.fixed))
+
+        has_stopped = lambda old, new, data: stopping.call((old, new), *data[1])
+
+    data = (data_leaves + hoisted.fixed, captured)
+    theta = (theta_leaves, hoisted.floating)
+    return _solve(advance, has_stopped, num_steps, truncation, state0, theta, data)
+
+
+def _run(advance, has_stopped, num_steps, state0, theta, data):
+    """The states, and the number of steps taken: a Python number where it is known."""
+    if has_stopped is None:
+
+        def body(state, _):
+            state = advance(state, theta, data)
+            return state, state
+
+        return jax.lax.scan(body, state0, length=num_steps)[1], num_steps
+
+    def go_on(carry):
+        _, _, stopped, count = carry
+        return ~stopped & (count < num_steps)
+
+    def take(carry):
+        state, states, _, count = carry
+        new = advance(state, theta, data)
+        states = jax.tree.map(lambda stack, one: stack.at[count].set(one), states, new)
+        return new, states, has_stopped(state, new, data), count + 1
+
+    empty = jax.tree.map(lambda s: jnp.zeros((num_steps, *s.shape), s.dtype), state0)
+    start = (state0, empty, jnp.asarray(False), jnp.int32(0))
+    _, states, _, count = jax.lax.while_loop(go_on, take, start)
+    index = jnp.minimum(jnp.arange(num_steps), count - 1)
+    return jax.tree.map(lambda stack: stack[index], states), count
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _solve(advance, has_stopped, num_steps, truncation, state0, theta, data):
+    del truncation
+    return _run(advance, has_stopped, num_steps, state0, theta, data)[0]
+
+
+def _solve_forward(advance, has_stopped, num_steps, truncation, state0, theta, data):
+    if has_stopped is None:
+        # The ruled result, so that second derivatives see it too.
+        states = _solve(advance, has_stopped, num_steps, truncation, state0, theta, data)
+        count = None
+    else:
+        states, count = _run(advance, has_stopped, num_steps, state0, theta, data)
+    return states, (state0, states, count, theta, data)
+
+
+def _solve_backward(advance, has_stopped, num_steps, truncation, residuals, states_bar):
+    state0, states, count, theta, data = residuals
+    if has_stopped is None:
+        count, first = num_steps, max(num_steps - truncation, 0)  # static: the loop is a scan
+    else:
+        first = jnp.maximum(count - truncation, 0)
+    leaves, treedef = jax.tree.flatten(state0)
+    stacks, all_bars = jax.tree.leaves(states), jax.tree.leaves(states_bar)
+    moving = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    bars = [all_bars[i] for i in moving]
+
+    def backward(index, carry):
+        t = count - 1 - index  # the step from states[t - 1], or state0, to states[t]
+        state_bar, theta_bar = carry
+        state_bar = [s + b[t] for s, b in zip(state_bar, bars, strict=True)]
+        before = [
+            jnp.where(t == 0, leaf, stack[jnp.maximum(t - 1, 0)])
+            for leaf, stack in zip(leaves, stacks, strict=True)
+        ]
+
+        def one(floating, theta):
+            full = list(before)
+            for i, leaf in zip(moving, floating, strict=True):
+                full[i] = leaf
+            new = jax.tree.leaves(advance(treedef.unflatten(full), theta, data))
+            return [new[i] for i in moving]
+
+        _, pull = jax.vjp(one, [before[i] for i in moving], theta)
+        state_bar, more = pull(state_bar)
+        return state_bar, jax.tree.map(jnp.add, theta_bar, more)
+
+    if has_stopped is None:
+        state_bar = [jnp.zeros_like(leaves[i]) for i in moving]
+    else:  # the states behind the last one taken are copies of it
+        behind = jnp.arange(num_steps) >= count
+        state_bar = [jnp.tensordot(behind.astype(bar.dtype), bar, 1) for bar in bars]
+    carry = (state_bar, jax.tree.map(jnp.zeros_like, theta))
+    state_bar, theta_bar = jax.lax.fori_loop(0, count - first, backward, carry)
+
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(stacks[i])) for i in moving]))
+    theta_bar = jax.tree.map(lambda bar: jnp.where(finite, bar, 0), theta_bar)
+    full: list[Any] = [np.zeros(leaf.shape, jax.dtypes.float0) for leaf in leaves]
+    for i, bar in zip(moving, state_bar, strict=True):
+        full[i] = jnp.where(finite & (first == 0), bar, 0)
+    return treedef.unflatten(full), theta_bar, None
+
+
+_solve.defvjp(_solve_forward, _solve_backward)

@@ -1,0 +1,1 @@
+"""Sums of squares and of robust costs, their kernels and structures."""

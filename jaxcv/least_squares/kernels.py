@@ -1,0 +1,110 @@
+"""Robust kernels: what a squared residual is worth.
+
+    E = 1/2 sum_i rho(s_i),    s_i = |r_i|^2,    weight w_i = rho'(s_i)
+
+Each kernel has rho(0) = 0 and rho'(0) = 1, so that near zero it is least squares, and a scale c in
+the units of the residual beyond which a residual counts as an outlier. The scale is a leaf of the
+kernel's pytree: it may be traced, learned and swept.
+
+| kernel         | rho(s), with x = s / c^2              | weight rho'(s)  | for large s   |
+|----------------|---------------------------------------|-----------------|---------------|
+| `Huber`        | s if x <= 1, else c^2 (2 sqrt(x) - 1) | min(1, x^-1/2)  | linear in |r| |
+| `PseudoHuber`  | 2 c^2 (sqrt(1 + x) - 1)               | (1 + x)^-1/2    | linear in |r| |
+| `Welsch`       | c^2 (1 - exp(-x))                     | exp(-x)         | constant      |
+| `GemanMcClure` | c^2 x / (1 + x)                       | (1 + x)^-2      | constant      |
+
+The first two are convex in r. Source: Zhang 1997, Parameter estimation techniques; Barron, CVPR
+2019; Triggs et al. 2000, section 4.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcv.checks import argument_error
+
+__all__ = ["GemanMcClure", "Huber", "Kernel", "PseudoHuber", "Welsch"]
+
+_register = functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["scale"], meta_fields=["block_ndim"]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A robust kernel.
+
+    Attributes:
+        scale: c > 0, () or anything that broadcasts to the residual's blocks.
+        block_ndim: how many trailing axes of the residual form one block, whose squared norm is
+            s_i: 0 takes every entry for itself, 1 the rows of an (m, 2) reprojection error.
+
+    Raises:
+        ValueError: a scale that is not positive, a block_ndim below 0.
+    """
+
+    scale: Any = 1.0
+    block_ndim: int = 0
+
+    def __post_init__(self):
+        # Unflattening passes tracers and placeholders through here: only numbers are checked.
+        number = isinstance(self.scale, (int, float, np.number, np.ndarray))
+        if number and not np.all(np.isfinite(self.scale) & (np.asarray(self.scale) > 0)):
+            raise argument_error("scale", "expected finite numbers > 0", self.scale)
+        if isinstance(self.scale, int):
+            object.__setattr__(self, "scale", float(self.scale))
+        if not isinstance(self.block_ndim, int) or self.block_ndim < 0:
+            raise argument_error("block_ndim", "expected an integer >= 0", self.block_ndim)
+
+    def _rho(self, x: jax.Array) -> jax.Array:
+        """rho at scale 1."""
+        raise NotImplementedError
+
+    def rho(self, square: jax.Array) -> jax.Array:
+        """rho(s) of squared norms, elementwise, in their units."""
+        scaled = square / self.scale**2
+        return self.scale**2 * self._rho(scaled)
+
+    def weight(self, square: jax.Array) -> jax.Array:
+        """rho'(s) in (0, 1], elementwise."""
+        return jax.jvp(self._rho, (square / self.scale**2,), (jnp.ones_like(square),))[1]
+
+
+@_register
+@dataclasses.dataclass(frozen=True)
+class Huber(Kernel):
+    """Quadratic up to the scale, linear beyond."""
+
+    def _rho(self, x):
+        return jnp.where(x <= 1, x, 2 * jnp.sqrt(jnp.where(x <= 1, 1, x)) - 1)
+
+
+@_register
+@dataclasses.dataclass(frozen=True)
+class PseudoHuber(Kernel):
+    """A smooth Huber kernel."""
+
+    def _rho(self, x):
+        return 2 * x / (jnp.sqrt(1 + x) + 1)  # 2 (sqrt(1 + x) - 1) without cancellation
+
+
+@_register
+@dataclasses.dataclass(frozen=True)
+class Welsch(Kernel):
+    """Outliers cost a constant; the energy is that of a Gaussian bump upside down."""
+
+    def _rho(self, x):
+        return -jnp.expm1(-x)
+
+
+@_register
+@dataclasses.dataclass(frozen=True)
+class GemanMcClure(Kernel):
+    """Outliers cost a constant, which is reached slowly."""
+
+    def _rho(self, x):
+        return x / (1 + x)

@@ -1,0 +1,1 @@
+"""Minimisers of a flat energy, one algorithm per file."""
