@@ -20,7 +20,8 @@ from jaxcv.geometry import se3
 from jaxcv.geometry.camera import pixel_rays
 from jaxcv.geometry.warp import bilinear, warp_pixels
 from jaxcv.least_squares.kernels import Huber
-from jaxcv.least_squares.minimise import Arrow, levenberg_marquardt
+from jaxcv.linear.structure import Arrow
+from jaxcv.solvers import LevenbergMarquardt
 
 __all__ = ["all_baselines"]
 
@@ -193,7 +194,7 @@ def _reprojection(y, theta, first, second):
 def _adjusted(start, theta, first, second):
     solution = argmin_least_squares(
         _reprojection, start, theta, (first, second),
-        solver=levenberg_marquardt(max_steps=30), kernel={"points": Huber(1.0, block_ndim=1)},
+        solver=LevenbergMarquardt(max_steps=30), kernel={"points": Huber(1.0, block_ndim=1)},
         structure=Arrow(local="inverse_depth", shared="motion"),
     )  # fmt: skip
     return solution.value["motion"]

@@ -23,7 +23,7 @@ from experiments import runner
 from jaxcv import Damping, argmin
 from jaxcv.data.synthetic.robust_mean import PROTOCOLS, Protocol, draw
 from jaxcv.energies.robust import rbf_energy
-from jaxcv.solvers.algorithms import final_newton_step, lbfgs, multi_start, newton
+from jaxcv.solvers import LBFGS, FinalNewtonStep, MultiStart, Newton
 from jaxcv.training.optimizers import averaged_sgd
 
 NUM_INLIERS, NUM_OUTLIERS = 10, 100
@@ -96,13 +96,13 @@ def estimate(scale: jax.Array, points: jax.Array, method: str, forward: str = "n
     """
     value, mode, order = METHODS[method]
     damping = Damping(value, order=order, mode=mode)
-    solver = newton()
+    solver = Newton()
     if forward == "lbfgs":
         last = Damping(value, mode=mode)
-        solver = final_newton_step(lbfgs(max_steps=10, step_size=1.0), last)
+        solver = FinalNewtonStep(LBFGS(max_steps=10, step_size=1.0), last)
     start = jnp.zeros((), points.dtype)
     return argmin(
-        rbf_energy, start, scale, (points,), solver=multi_start(solver, _seeds), damping=damping
+        rbf_energy, start, scale, (points,), solver=MultiStart(solver, _seeds), damping=damping
     )
 
 

@@ -13,12 +13,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 __all__ = [
     "argument_error",
     "check_choice",
+    "check_count",
     "check_data",
     "check_floating",
+    "check_inexact",
     "check_pair",
     "check_scalar",
     "check_shape",
@@ -54,6 +57,15 @@ def check_floating(name: str, tree: Any, way_out: str = "") -> None:
         if not (_is_arraylike(leaf) and jnp.issubdtype(dtype, jnp.floating)):
             where = name + jax.tree_util.keystr(path)
             raise argument_error(where, "expected a real floating-point array", dtype, way_out)
+
+
+def check_inexact(name: str, tree: Any, hint: str = "") -> None:
+    """Raises ValueError unless every leaf of `tree` is a floating-point or complex array."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = jax.dtypes.result_type(leaf) if _is_arraylike(leaf) else type(leaf)
+        if not (_is_arraylike(leaf) and jnp.issubdtype(dtype, jnp.inexact)):
+            where = name + jax.tree_util.keystr(path)
+            raise argument_error(where, "expected a floating-point or complex array", dtype, hint)
 
 
 def check_structure(name: str, tree: Any, like_name: str, like: Any, way_out: str = "") -> None:
@@ -92,6 +104,14 @@ def check_choice(name: str, value: Any, choices: Collection[Any], way_out: str =
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
         raise argument_error(name, f"expected one of {listed}", repr(value), way_out)
+
+
+def check_count(name: str, value: Any, minimum: int = 1) -> int:
+    """`value` as an int; raises ValueError unless it is an integer (NumPy's too) >= minimum."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < minimum:
+        raise argument_error(name, f"expected an integer >= {minimum}", repr(value))
+    return int(value)
 
 
 def check_data(data: Any) -> None:

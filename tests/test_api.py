@@ -65,16 +65,24 @@ def test_public_names_and_signatures_are_those_of_the_inventory():
 
 def test_promised_names():
     for name in (
-        "argmin", "argmin_jvp", "argmin_least_squares", "argmin_vjp", "attach", "unrolled_solve",
-        "Damping",
-        "Diagnostics", "Solution",
+        "argmin", "argmin_jvp", "argmin_least_squares", "argmin_vjp", "attach", "diagnose",
+        "unrolled_solve", "Damping", "Diagnostics", "Solution", "Status",
     ):  # fmt: skip
         assert name in jaxcv.__all__
     signature = inspect.signature(jaxcv.argmin)
     assert list(signature.parameters) == [
-        "energy", "y0", "theta", "data", "solver", "damping", "linear", "autodiff",
-        "init_gradient", "retract", "has_aux",
+        "energy", "y0", "theta", "data", "solver", "damping", "linear", "bounds", "autodiff",
+        "init_gradient", "retract", "has_aux", "diagnostics", "history",
     ]  # fmt: skip
+    for name in (
+        "Newton", "LBFGS", "GradientDescent", "LevenbergMarquardt", "GaussNewton", "Optax",
+        "MultiStart", "FinalNewtonStep",
+    ):  # fmt: skip
+        assert name in jaxcv.solvers.__all__
+    assert [status.name for status in jaxcv.Status] == [
+        "RUNNING", "CONVERGED", "STALLED", "MAX_STEPS", "NONFINITE", "UNBOUNDED"
+    ]  # fmt: skip
+    assert jaxcv.__version__
     damping = jaxcv.Damping()
     assert (damping.value, damping.order, damping.mode, damping.relative) == (
         0.1, 1, "shift", False
@@ -102,7 +110,9 @@ def test_importing_allocates_nothing_and_needs_no_extras():
         "import sys, jax, jaxcv\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge._backends, xla_bridge._backends\n"
-        "assert 'matplotlib' not in sys.modules and 'tensorflow' not in sys.modules\n"
+        "heavy = ('matplotlib', 'tensorflow', 'flax', 'optax', 'scipy', 'jaxopt', 'orbax')\n"
+        "assert not [name for name in heavy if name in sys.modules]\n"
+        "assert jaxcv.systems.fuse_boxes and jaxcv.geometry and jaxcv.linear\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -21,9 +21,9 @@ def test_the_example_runs_as_printed():
 
 
 def test_the_map_is_the_tree():
-    named = set(re.findall(r"^jaxcv/(\w+) ", TEXT, re.MULTILINE))
-    rooms = {path.parent.name for path in (ROOT / "jaxcv").glob("*/__init__.py")}
-    assert named == rooms
+    named = set(re.findall(r"^jaxcv/(\w+) +", TEXT, re.MULTILINE))
+    packages = {path.parent.name for path in (ROOT / "jaxcv").glob("*/__init__.py")}
+    assert named == packages
 
 
 def test_the_table_is_that_of_the_records():

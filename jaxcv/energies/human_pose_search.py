@@ -25,6 +25,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcv.energies.human_pose import NUM_COEFFICIENTS, NUM_JOINTS, PoseTerms
+from jaxcv.implicit.attach import attach
+from jaxcv.linear.damping import Damping
 
 __all__ = ["RIDGE", "Minimisers", "search"]
 
@@ -320,24 +322,25 @@ def _newton_step(lanes, state):
     return jax.tree.map(jnp.subtract, state, step)
 
 
+class _Total(NamedTuple):
+    """The sum of the energies of all lanes, and the solver of its Hessian."""
+
+    settings: _Settings
+
+    def __call__(self, state, terms, seen):
+        return jnp.sum(_Lanes(terms, seen, self.settings).energy(state))
+
+    def solve(self, state, terms, seen, damping, bar):
+        """u with (H + lambda I) u = bar."""
+        hessian = _hessian(_Lanes(terms, seen[0], self.settings), state, damping)
+        return hessian(bar.turned, bar.coefficients)
+
+
 def _attach(settings, terms, state, seen, damping):
     """The state, with the damped implicit gradient in the terms."""
-
-    @jax.custom_vjp
-    def attached(terms, state, rest):
-        return state
-
-    def backward(kept, bar):
-        terms, state, (seen, damping) = kept
-        lanes = _Lanes(terms, seen, settings)
-        u = _hessian(lanes, state, damping)(bar.turned, bar.coefficients)
-        energy = lambda terms: _Lanes(terms, seen, settings).energy
-        along = lambda terms: jnp.sum(jax.jvp(energy(terms), (state,), (u,))[1])
-        terms_bar = jax.tree.map(jnp.negative, jax.grad(along)(terms))
-        return terms_bar, jax.tree.map(jnp.zeros_like, state), None
-
-    attached.defvjp(lambda *arguments: (arguments[1], arguments), backward)
-    return attached(terms, jax.lax.stop_gradient(state), (seen, damping))
+    total = _Total(settings)
+    damping = Damping(damping, mode="plain")
+    return attach(total, state, terms, (seen,), damping=damping, solve=total.solve)
 
 
 def _turn(x, sin, cos):

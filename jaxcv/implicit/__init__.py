@@ -1,26 +1,8 @@
-"""Minimisers, their gradients, and the linear algebra under them; knows nothing of images.
-
-# Which solver
-
-| your problem                                  | solver                                          |
-|-----------------------------------------------|-------------------------------------------------|
-| up to a few hundred unknowns                  | `newton()`, the default: exact to round-off     |
-| more unknowns                                 | `newton()` (truncated CG), or `lbfgs()`         |
-| a sum of squares, or of robust costs          | `argmin_least_squares(residual, ...)`           |
-| ... many local unknowns, few shared ones      | ... with `structure=Arrow(local, shared)`       |
-| many small problems in one energy             | `linear=BlockDiagonal(size)`, or `jax.vmap`     |
-| unknown rotations, poses, directions          | `retract=` of `jaxcv.geometry.manifolds`        |
-| several basins                                | `multi_start(newton(), seeds)`                  |
-| solved elsewhere (scipy, optimistix, by hand) | `attach(energy, y_star, theta, data)`           |
-| the steps themselves are to be learned        | `unrolled_solve(step, state0, theta, data)`     |
+"""Minimisers as differentiable functions: the implicit rules, their damping and diagnostics.
 
 A gradient of the minimiser is worth what the minimiser is worth: if |dE/dy| = eta is left and h is
 the smallest eigenvalue of the Hessian, the gradient is wrong by about eta / h^2 times the third
-derivative. Solve to round-off in the precision at hand; a looser tolerance saves little, since the
-last steps of every solver here but `lbfgs` and `gradient_descent` gain a digit or more each.
-
-What a solver learns of the Hessian on its last steps serves the gradient, too: that of a small
-problem is exact, a nearby one is corrected by a few conjugate gradient steps on exact products.
+derivative. `Newton` and `LevenbergMarquardt` end at round-off; a looser tolerance saves little.
 
 # Which damping
 
@@ -39,10 +21,10 @@ sixteenth at order 4. `Diagnostics.bias_estimate` says how large it is at the sm
 
 # When a gradient is not certified
 
-Look at `solution.diagnostics` (or at those of `argmin_vjp`), in this order:
+Look at `argmin(..., diagnostics=True).diagnostics` (or at `diagnose`, `argmin_vjp`), in this order:
 
-1. `solution.converged` is false: raise `max_steps`, start nearer (`multi_start`), or scale y so
-   that its entries have comparable curvature. Until then mask the problem out of the loss.
+1. `solution.converged` is false: `Status.message(solution.status)` says what to do. Until then
+   mask the problem out of the loss.
 2. `negative_eigenvalues` > 0: y is a saddle. Start elsewhere, or use `mode="tikhonov"` if a
    critical point is what you want. In mode `shift` the gradient stays bounded but is not that of
    a minimum.
@@ -64,8 +46,9 @@ Look at `solution.diagnostics` (or at those of `argmin_vjp`), in this order:
 | optimistix `minimise(fn, solver, y0, args)` | `argmin(energy, y0, theta, data)`              |
 | optimistix `ImplicitAdjoint(linear_solver)` | `damping=`, `linear=`                          |
 | optimistix `RecursiveCheckpointAdjoint`     | `unrolled_solve`                               |
-| optimistix `throw=False`, `result`          | `solution.converged`, per problem              |
-| jaxopt `LBFGS(fun).run(y0, theta)`          | `argmin(energy, y0, theta, solver=lbfgs())`    |
+| optimistix `throw=False`, `result`          | `solution.status`, per problem                 |
+| optimistix `AbstractMinimiser` of one's own | a dataclass: `jaxcv.solvers.protocol`          |
+| jaxopt `LBFGS(fun).run(y0, theta)`          | `argmin(energy, y0, theta, solver=LBFGS())`    |
 | jaxopt `solve_cg`, `ridge`                  | `linear="cg"`, `damping=Damping(ridge)`        |
 | jaxopt `root_vjp`, `root_jvp`               | `argmin_vjp`, `argmin_jvp`, with diagnostics   |
 | jaxopt `LevenbergMarquardt(residual_fun)`   | `argmin_least_squares(residual, ...)`          |
@@ -77,3 +60,28 @@ Look at `solution.diagnostics` (or at those of `argmin_vjp`), in this order:
 | Theseus `BackwardMode.UNROLL`, `TRUNCATED`  | `unrolled_solve`, `truncation=k`               |
 | Theseus `BackwardMode.DLM`                  | `Damping(2 * eps**2)`                          |
 """
+
+from jaxcv.implicit.attach import argmin_jvp, argmin_vjp, attach, diagnose
+from jaxcv.implicit.clamp import clamp_inactive, invariance_penalty
+from jaxcv.implicit.curvature import Curvature, curvature
+from jaxcv.implicit.diagnostics import Diagnostics
+from jaxcv.implicit.minima import expected_over_minima
+from jaxcv.implicit.minimise import argmin
+from jaxcv.implicit.solution import Solution
+from jaxcv.implicit.unroll import unrolled_solve
+
+__all__ = [
+    "Curvature",
+    "Diagnostics",
+    "Solution",
+    "argmin",
+    "argmin_jvp",
+    "argmin_vjp",
+    "attach",
+    "clamp_inactive",
+    "curvature",
+    "diagnose",
+    "expected_over_minima",
+    "invariance_penalty",
+    "unrolled_solve",
+]

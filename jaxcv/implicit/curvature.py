@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxcv.checks import argument_error, check_data, check_floating
+from jaxcv.closure import jit_on
 from jaxcv.implicit.rules import make_system
 from jaxcv.linear.damping import Damping
 from jaxcv.linear.dense import cholesky, cholesky_solve, expand
 from jaxcv.linear.structure import DenseStructure
-from jaxcv.linear.system import Known, damped_system
+from jaxcv.linear.system import SolverHessian, damped_system
 
 __all__ = ["Curvature", "curvature"]
 
@@ -64,19 +65,21 @@ def curvature(
     check_floating("theta", theta, "Integers belong in `data`.")
     check_data(data)
     y, theta = jax.tree.map(jnp.asarray, (y, theta))
-    return _curvature(energy, y, theta, data, damping)
+    return jit_on(energy, _curvature, ())(y, theta, data, damping)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _curvature(energy, y, theta, data, damping):
     y, theta, data = jax.lax.stop_gradient((y, theta, data))
     point = ravel_pytree(y)[0]
     flat_energy = make_system(energy, y, theta, data).flat_energy(ravel_pytree(y)[1])
     _, _, hessian = expand(flat_energy, point)
     dense = DenseStructure(point.size)
-    system = damped_system(lambda p: hessian @ p, point, damping, dense, Known(hessian))
+    system = damped_system(lambda p: hessian @ p, point, damping, dense, SolverHessian(hessian))
     identity = jnp.eye(point.size, dtype=point.dtype)
     factor = cholesky(hessian + (system.shift + system.damping) * identity)
     columns = jax.vmap(functools.partial(cholesky_solve, factor))(identity)
-    covariance = 0.5 * (columns + columns.T)
-    return Curvature(hessian, factor, covariance, system.damping, system.shift)
+    # A Hessian that is not finite has neither.
+    covariance, lower = (
+        jnp.where(factor.definite, x, jnp.nan) for x in (0.5 * (columns + columns.T), factor.lower)
+    )
+    return Curvature(hessian, lower, covariance, system.damping, system.shift)

@@ -1,29 +1,89 @@
 """What is known of a minimiser and of the damped system at it."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
-from jaxcv.linear.damping import Damping, Diagnostics
+from jaxcv.closure import while_once
+from jaxcv.linear.damping import Damping
 from jaxcv.linear.dense import eigenvalues, hessian_product, norm
 from jaxcv.linear.krylov import conjugate_gradient, lanczos_eigenvalues, random_like
 from jaxcv.linear.structure import DenseStructure, Structure
 from jaxcv.linear.system import (
     ConjugateGradient,
-    Known,
+    SolverHessian,
     adjoint_residual,
     damped_system,
-    while_once,
 )
 
-__all__ = ["diagnose"]
+__all__ = ["Diagnostics", "diagnose_at", "diagnose_gradient"]
 
 _EXACT = 16  # unknowns up to which all eigenvalues are no dearer than the smallest
 _RITZ_STEPS = 12
 
 
-def diagnose(
+class Diagnostics(NamedTuple):
+    """What is known of a minimiser and of the damped system at it; no field has a gradient.
+
+    From `argmin` the fields speak of a cotangent of norm one; from `argmin_vjp` of the one given.
+
+    Attributes:
+        gradient_norm: |dE/dy| at y.
+        newton_decrement: sqrt(g^T H'^-1 g): the square root of twice the energy that a Newton
+            step still expects to gain.
+        min_eigenvalue: smallest eigenvalue of H. From 17 unknowns on, where H is positive definite
+            and the mode is `shift`, by a short Lanczos run on H^-1; with `Arrow` and
+            `BlockDiagonal` by bisection, to 1e-3 of itself and not above it; with `linear="cg"`
+            the smallest Ritz value of a short Lanczos run, which is never below it.
+        negative_eigenvalues: how many eigenvalues of H are below minus round-off; with
+            `linear="cg"` how many Ritz values.
+        damping_used: the lambda that was used, after `relative` and the precision's floor.
+        gradient_bound: rigorous bound on |u|. `shift`: k |v| / lambda. `tikhonov`:
+            min(k / 2, sqrt(k)) |v| / lambda. `plain`: by the smallest eigenvalue, infinite where
+            H + lambda I is not positive definite and with `linear="cg"`, which does not know it.
+        bias_estimate: (lambda / (h + lambda))^k at the smallest eigenvalue h of H' (`tikhonov`:
+            (lambda^2 / (h^2 + lambda^2))^k at the smallest |h|): the largest relative error that
+            damping causes in any direction of u.
+        error_estimate: estimate of the relative error of u: bias, the move of y* that a Newton
+            step still expects (through the change of H along it), the adjoint's residual, and
+            `structure_error`.
+        adjoint_residual: relative residual of the system that u solves; 0 where no cotangent was
+            given.
+        certified: y is finite, its solver has converged (`argmin_vjp`, which knows no solver:
+            the Newton step is below sqrt(eps) |y|), H is positive definite there, and the
+            Newton-Kantorovich test |H^-1| |H^-1 g| K <= 1/2 holds with K, the Lipschitz constant
+            of H, estimated along the Newton step. An estimate, not a proof, since K is. Never true
+            with `linear="cg"`, which does not know the smallest eigenvalue, nor where
+            `structure_error` is above sqrt(eps).
+        structure_error: |H p - M p| / |H p| for a random p and the matrix M of the structure that
+            `linear` declares (`Arrow`, `BlockDiagonal`); 0 for the other methods. Far above
+            round-off the energy does not have that structure.
+    """
+
+    gradient_norm: jax.Array
+    newton_decrement: jax.Array
+    min_eigenvalue: jax.Array
+    negative_eigenvalues: jax.Array
+    damping_used: jax.Array
+    gradient_bound: jax.Array
+    bias_estimate: jax.Array
+    error_estimate: jax.Array
+    adjoint_residual: jax.Array
+    certified: jax.Array
+    structure_error: jax.Array
+
+
+def diagnose_at(system: Any, local: Any, y: Any, *args: Any, **more: Any) -> Diagnostics:
+    """`diagnose_gradient` of a system's energy at y in local coordinates."""
+    gradient = jax.grad(system.flat_energy(local.to_point))
+    scale = norm(ravel_pytree(y)[0])
+    return diagnose_gradient(gradient, local.origin, *args, **more, scale=scale)
+
+
+def diagnose_gradient(
     gradient: Callable[[jax.Array], jax.Array],
     y: jax.Array,
     damping: Damping,
@@ -31,7 +91,6 @@ def diagnose(
     v: jax.Array | None = None,
     u: jax.Array | None = None,
     converged: jax.Array | None = None,
-    known: Known | None = None,
     scale: jax.Array | None = None,
 ) -> Diagnostics:
     """The `Diagnostics` of the damped system at `y`; no host callback, one value under `vmap`.
@@ -44,7 +103,6 @@ def diagnose(
         v, u: (n,) cotangent and its damped solution; without them the fields speak of a
             cotangent of norm one.
         converged: () bool, what the solver said; a point that is not is not certified.
-        known: what the solver left of the Hessian; only an exact one is used.
         scale: () size of the unknowns; by default |y|.
     """
     g = gradient(y)
@@ -60,25 +118,23 @@ def diagnose(
         system = damped_system(product, g if v is None else v, damping, method)
         matrix = None
     else:
-        if known is not None and known.exact is None:
-            matrix = known.matrix
-        else:
-            matrix = method.matrix(product, dtype)
-        finite = jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(matrix)))
+        matrix = method.matrix(product, dtype)
+        total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(matrix))  # what fails shows in it
+        finite = jnp.isfinite(total)
         sound = method.add(jax.tree.map(jnp.zeros_like, matrix), jnp.ones((), dtype))
         matrix = jax.tree.map(lambda x, one: jnp.where(finite, x, one), matrix, sound)
         magnitude = method.magnitude(matrix)
-        floor = 4 * method.width * jnp.finfo(dtype).eps * magnitude
+        floor = 4 * method.num_terms * jnp.finfo(dtype).eps * magnitude
         spectrum, negative = _spectrum(method, matrix, damping, floor)
-        spectrum = jnp.where(finite, spectrum, jnp.nan)
+        spectrum = jnp.where(finite, spectrum, total)
         multiply = lambda p: method.multiply(matrix, p)
         if not isinstance(method, DenseStructure):
             probe = random_like(y)
             image = product(probe)
             error = norm(image - multiply(probe)) / jnp.maximum(norm(image), jnp.finfo(dtype).tiny)
-            structure_error = jnp.where(finite, error, jnp.nan)
+            structure_error = jnp.where(finite, error, total)
             multiply = product
-        system = damped_system(multiply, y, damping, method, Known(matrix))
+        system = damped_system(multiply, y, damping, method, SolverHessian(matrix))
     smallest = spectrum[0]
     least = jnp.maximum(floor, jnp.finfo(dtype).tiny)
     shift = jnp.maximum(system.shift, -smallest)  # of H', in mode `plain` too
@@ -142,7 +198,7 @@ def diagnose(
 
 def _spectrum(structure, matrix, damping, floor) -> tuple[jax.Array, jax.Array]:
     """Eigenvalues (k,) of which the first is the smallest, and how many are below -floor."""
-    indefinite = ~jnp.isfinite(structure.pivots(structure.factor(matrix)))
+    indefinite = ~structure.definite(structure.factor(matrix))
     if not isinstance(structure, DenseStructure):
         count = while_once(indefinite, lambda: structure.negative_eigenvalues(matrix, floor))
         return structure.smallest_eigenvalue(matrix)[None], count

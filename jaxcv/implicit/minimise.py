@@ -1,40 +1,36 @@
 """Minimisers of energies and their damped implicit gradient.
 
 The rule sits on the solution, not around the solver: `argmin` runs any solver without gradient and
-hands its result to `attach`, an identity whose derivative is one damped solve
-(`jaxcv.implicit.rules`).
+hands its result to an identity whose derivative is one damped solve (`jaxcv.implicit.rules`).
 
 Source: Toso, Campbell, Russell, "Wibergian learning of continuous energy functions",
 NeurIPS 2019, eq. 8-9; Samuel and Tappen, CVPR 2009, for value 0.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxcv.checks import (
-    argument_error,
-    check_choice,
-    check_data,
-    check_floating,
-    check_pair,
-    check_structure,
-)
-from jaxcv.implicit.diagnostics import diagnose
-from jaxcv.implicit.rules import RULES, Rule, make_system, pullback, pushforward
-from jaxcv.linear.damping import Damping, Diagnostics
+from jaxcv.checks import argument_error, check_choice, check_count, check_pair
+from jaxcv.closure import hoist, jit_on
+from jaxcv.implicit.arguments import called, check_energy, check_setting, checked, with_hint
+from jaxcv.implicit.bounds import bound_arrays, held_energy, held_value
+from jaxcv.implicit.diagnostics import diagnose_at
+from jaxcv.implicit.rules import RULES, Rule, cut, make_system
+from jaxcv.implicit.solution import Solution
+from jaxcv.linear.damping import Damping
 from jaxcv.linear.dense import norm
-from jaxcv.linear.system import resolve_method
-from jaxcv.solvers.algorithms import newton
-from jaxcv.solvers.protocol import Problem, Solution, SolverResult
-from jaxcv.solvers.retraction import Retraction, chart_at, check_retraction
+from jaxcv.linear.system import check_mode, resolve_method
+from jaxcv.solvers.newton import Newton
+from jaxcv.solvers.problem import Minima, Problem, Result, Status
+from jaxcv.solvers.protocol import check_solver, solve
+from jaxcv.solvers.retraction import Retraction, check_retraction, coordinates_at
 
-__all__ = ["argmin", "argmin_jvp", "argmin_vjp", "attach"]
+__all__ = ["argmin"]
 
 
 def argmin(
@@ -43,13 +39,16 @@ def argmin(
     theta: Any,
     data: tuple = (),
     *,
-    solver: Any = newton(),  # noqa: B008 (frozen and hashable)
+    solver: Any = Newton(),  # noqa: B008 (frozen and hashable)
     damping: Damping = Damping(),  # noqa: B008
     linear: Any = "auto",
+    bounds: Any = None,
     autodiff: str = "reverse",
     init_gradient: str = "zero",
     retract: Retraction | None = None,
     has_aux: bool = False,
+    diagnostics: bool = False,
+    history: int = 0,
 ) -> Solution:
     """A local minimiser y*(theta) of an energy, differentiable in theta.
 
@@ -57,16 +56,16 @@ def argmin(
 
     The gradient never explodes (|u| <= |y_bar| / lambda, see `Damping`) and costs one solve, no
     matter how many steps the solver took. It assumes that y* is a minimiser: look at
-    `solution.converged` and `solution.diagnostics`. A problem of a vmapped batch that is not finite
-    contributes a zero gradient and leaves the others alone.
+    `solution.converged`, and at `solution.status` for the reason. A problem of a vmapped batch that
+    is not finite contributes a zero gradient and leaves the others alone.
 
-    It is jitted on (energy, solver, linear): pass the same function object, not a new lambda a
-    call, or everything is traced again. Arrays that the energy closes over are differentiated
+    It is compiled once per energy function and kept as long as that function lives: pass the same
+    function object, not a new lambda a call. Arrays that the energy closes over are differentiated
     through as if they were part of theta. As under any `jax.jit`, a global or an attribute that is
     changed between calls is not read again: pass what changes as theta or data.
 
-    The gradient of a problem with anything not finite is zero, and nothing but `converged` and the
-    values themselves says so; one that has merely not converged keeps its gradient: mask it.
+    The gradient of a problem with anything not finite is zero, and only `status` and the values
+    themselves say so; one that has merely not converged keeps its gradient: mask it.
     Second derivatives are those of the formula above: with value 0 the true ones, with damping
     those of the damped gradient, which differ from differences of the minimiser.
 
@@ -75,11 +74,14 @@ def argmin(
         y0: start, a pytree of floating-point arrays. It picks the basin and gets a zero gradient.
         theta: pytree of parameters.
         data: tuple of anything else that the energy reads; no gradient, may hold integers.
-        solver: a `Solver`, see `jaxcv.solvers.algorithms`.
+        solver: a `Solver`, see `jaxcv.solvers`; `Newton()` by default.
         damping: the damping of the backward pass only.
         linear: how the Hessian is solved with: `auto`, `scalar`, `cholesky`, `cg`, or what y and
             the energy allow, an `Arrow`, a `BlockDiagonal`, a `ConjugateGradient`; see
-            `jaxcv.linear.system`. `newton` takes its steps by it, too.
+            `jaxcv.linear.system`. `Newton` takes its steps by it, too.
+        bounds: None, or (lower, upper): trees like y0 (or prefixes of it) whose leaves broadcast;
+            None and infinities are no bounds. They may depend on theta. The gradient is that on
+            the free unknowns, one-sided where a bound is active; `solution.active` counts them.
         autodiff: `reverse`, or `both`: the same numbers from a rule that has a forward mode too
             (`jax.jvp`, `jax.jacfwd`, `jax.hessian`). In reverse mode it contains failed problems
             by the finiteness of y and dE/dy alone, `reverse` also by that of the result.
@@ -91,6 +93,9 @@ def argmin(
             (`jaxcv.geometry.manifolds`): the Hessian and u are those of the tangent space at y*,
             and the solver works in coordinates around y0; where it fails there, around its end.
         has_aux: the energy returns (scalar, aux), and the solution holds aux at y*.
+        diagnostics: compute `solution.diagnostics`; costs a Hessian or a Lanczos run.
+        history: N: record energies and gradient norms of the first N steps, for one more
+            evaluation a step.
 
     Returns:
         A `Solution`.
@@ -104,122 +109,85 @@ def argmin(
         >>> loss = lambda theta: jnp.sum(argmin(energy, jnp.zeros(2), theta).value)
         >>> gradient = jax.grad(loss)(jnp.array([1.0, 2.0]))
     """
-    start, theta = _checked(energy, "y0", y0, theta, data, damping, linear, autodiff)
-    check_choice("init_gradient", init_gradient, ("zero", "prox"), _ENTER_THROUGH_THETA)
-    if init_gradient == "prox" and damping.mode == "tikhonov":
-        way_out = "Use mode='shift'."
-        raise argument_error(
-            "damping.mode", "init_gradient='prox' is of proximal steps", "'tikhonov'", way_out
-        )
-    if init_gradient == "prox" and retract is not None:
-        way_out = "Leave it at 'zero'."
-        raise argument_error("init_gradient", "needs a vector space", "'prox'", way_out)
-    if not callable(solver) or isinstance(solver, type):
-        raise argument_error("solver", "expected a solver", repr(solver), "E.g. newton().")
-    _check_hashable(solver)
-    check_retraction(retract, start)
-    static = (linear, autodiff, init_gradient, retract)
-    if not has_aux:
-        return _argmin(energy, solver, static, start, theta, data, damping)
-    check_pair(jax.eval_shape(energy, start, theta, *data))
-    solution = _argmin(_First(energy), solver, static, start, theta, data, damping)
-    return solution._replace(aux=_aux(energy, solution.value, theta, data))
+    return minimise(
+        energy, None, y0, theta, data, solver=solver, damping=damping, linear=linear,
+        bounds=bounds, autodiff=autodiff, init_gradient=init_gradient, retract=retract,
+        has_aux=has_aux, diagnostics=diagnostics, history=history,
+    )  # fmt: skip
 
 
-def attach(
-    energy: Callable,
-    y_star: Any,
-    theta: Any,
-    data: tuple = (),
-    *,
-    damping: Damping = Damping(),  # noqa: B008
-    linear: Any = "auto",
-    autodiff: str = "reverse",
-    retract: Retraction | None = None,
-) -> Any:
-    """`y_star` unchanged, with the gradient of the minimiser y*(theta) of the energy.
+class Terms(NamedTuple):
+    """How an energy comes of what the user wrote, for least squares.
 
-    For a minimiser that any solver found, inside or outside JAX. theta gets the damped implicit
-    gradient of `argmin`; y_star and data get none. The arguments are those of `argmin`; y_star
-    must be a minimiser of energy(., theta, *data), which `argmin_vjp`'s diagnostics judge.
+    Attributes:
+        energy: (function, y, theta, *data) -> ().
+        residual: (function, y, theta, *data) -> (m,).
+        weights: (shapes of the function's result, theta, r (m,)) -> (m,) rho'.
+        weighted: theta -> whether these are not all one.
     """
-    y, theta = _checked(energy, "y_star", y_star, theta, data, damping, linear, autodiff)
-    check_retraction(retract, y)
-    return _attach(energy, (linear, autodiff, retract), y, theta, data, damping)
-
-
-def argmin_vjp(
-    energy: Callable,
-    y: Any,
-    theta: Any,
-    y_bar: Any,
-    data: tuple = (),
-    *,
-    damping: Damping = Damping(),  # noqa: B008
-    linear: Any = "auto",
-    retract: Retraction | None = None,
-) -> tuple[Any, Diagnostics]:
-    """The pullback of `attach` as a function, with what is known of it.
-
-    Args:
-        energy, theta, data, damping, linear, retract: as for `argmin`.
-        y: the minimiser, a tree like y0.
-        y_bar: the cotangent of y, the same tree.
-
-    Returns:
-        theta_bar = -B^T u, a tree like theta (zero where anything is not finite), and the
-        `Diagnostics` of the solve for u.
-    """
-    y, theta = _checked(energy, "y", y, theta, data, damping, linear)
-    check_structure("y_bar", y_bar, "y", y)
-    check_floating("y_bar", y_bar, "It is the gradient of a real loss with respect to y.")
-    check_retraction(retract, y)
-    return _argmin_vjp(energy, (linear, retract), y, theta, y_bar, data, damping)
-
-
-def argmin_jvp(
-    energy: Callable,
-    y: Any,
-    theta: Any,
-    theta_dot: Any,
-    data: tuple = (),
-    *,
-    damping: Damping = Damping(),  # noqa: B008
-    linear: Any = "auto",
-    retract: Retraction | None = None,
-) -> tuple[Any, Diagnostics]:
-    """The pushforward of `attach` as a function, with what is known of it.
-
-    Args:
-        energy, theta, data, damping, linear, retract: as for `argmin`.
-        y: the minimiser, a tree like y0.
-        theta_dot: the direction in which theta moves, a tree like theta.
-
-    Returns:
-        y_dot = -f(H) B theta_dot, a tree like y (zero where y or dE/dy is not finite), and the
-        `Diagnostics` of the solve, whose cotangent is -B theta_dot.
-    """
-    y, theta = _checked(energy, "y", y, theta, data, damping, linear)
-    check_structure("theta_dot", theta_dot, "theta", theta)
-    check_floating("theta_dot", theta_dot, "It is a direction in the space of theta.")
-    theta_dot = jax.tree.map(lambda d, x: jnp.asarray(d, x.dtype), theta_dot, theta)
-    check_retraction(retract, y)
-    return _argmin_jvp(energy, (linear, retract), y, theta, theta_dot, data, damping)
-
-
-@dataclasses.dataclass(frozen=True)
-class _First:
-    """The scalar of an energy that returns (scalar, aux); equal for equal energies."""
 
     energy: Callable
+    residual: Callable
+    weights: Callable
+    weighted: Callable
 
-    def __call__(self, y, theta, *data):
-        return self.energy(y, theta, *data)[0]
+
+class _Settings(NamedTuple):
+    """What is static in a call; hashable."""
+
+    terms: Terms | None
+    solver: tuple  # treedef and static leaves
+    linear: Any
+    autodiff: str
+    init_gradient: str
+    retract: Any
+    has_aux: bool
+    diagnostics: bool
+    history: int
+    bounded: bool
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _aux(energy, y, theta, data):
-    return energy(y, theta, *data)[1]
+def minimise(
+    function: Callable, terms: Terms | None, y0: Any, theta: Any, data: tuple, **settings: Any
+) -> Solution:
+    """`argmin`, of an energy or of what `terms` make one of; the arguments are `argmin`'s."""
+    damping, linear, autodiff = (settings[name] for name in ("damping", "linear", "autodiff"))
+    init_gradient, retract = settings["init_gradient"], settings["retract"]
+    check_energy(function, "energy" if terms is None else "residual")
+    y0, theta = checked("y0", y0, theta, data, damping, autodiff)
+    check_setting("linear", linear)
+    check_choice("init_gradient", init_gradient, ("zero", "prox"), _ENTER_THROUGH_THETA)
+    if init_gradient == "prox":
+        if damping.mode == "tikhonov":
+            rule = "init_gradient='prox' is of proximal steps"
+            raise argument_error("damping.mode", rule, "'tikhonov'", "Use mode='shift'.")
+        if retract is not None or settings["bounds"] is not None:
+            rule = "needs a vector space without bounds"
+            raise argument_error("init_gradient", rule, "'prox'", "Leave it at 'zero'.")
+    check_solver(settings["solver"])
+    check_retraction(retract, y0)
+    bounds = settings["bounds"]
+    if bounds is not None:
+        if retract is not None:
+            hint = "Use a prior, or unknowns without a manifold."
+            raise argument_error("bounds", "needs a vector space", "a retraction", hint)
+        bounds = bound_arrays(bounds, y0)
+    history = check_count("history", settings["history"], 0)
+    if settings["has_aux"]:
+        check_pair(jax.eval_shape(function, y0, theta, *data))
+    leaves, treedef = jax.tree.flatten(settings["solver"])
+    traced = [x for x in leaves if hasattr(x, "dtype")]
+    fixed = tuple(None if hasattr(x, "dtype") else x for x in leaves)
+    check_setting("solver", fixed)
+    static = _Settings(
+        terms, (treedef, fixed), linear, autodiff, init_gradient, retract, settings["has_aux"],
+        bool(settings["diagnostics"]), history, bounds is not None,
+    )  # fmt: skip
+    # What is not differentiable is cut here: outside of every transformation that follows.
+    if init_gradient == "zero":
+        y0 = cut(y0)
+    arguments = (y0, theta, cut(data), cut(damping), bounds, cut(traced))
+    return with_hint(jit_on(function, _argmin, (static,)), *arguments)
 
 
 _ENTER_THROUGH_THETA = (
@@ -227,147 +195,141 @@ _ENTER_THROUGH_THETA = (
 )
 
 
-def _checked(
-    energy: Any,
-    name: str,
-    y: Any,
-    theta: Any,
-    data: Any,
-    damping: Any,
-    linear: Any,
-    autodiff: str = "reverse",
-) -> tuple[Any, Any]:
-    """y, known to the caller as `name`, and theta as arrays; checks what every function takes."""
-    if not callable(energy):
-        raise argument_error("energy", "expected a function of (y, theta, *data)", repr(energy))
-    if not isinstance(damping, Damping):
-        way_out = "Write damping=Damping(0.1)."
-        raise argument_error("damping", "expected a Damping", repr(damping), way_out)
-    if jnp.shape(damping.value) != ():
-        came = f"an array of shape {jnp.shape(damping.value)}"
-        way_out = "Sweep it with jax.vmap over Damping(values)."
-        raise argument_error("damping.value", "expected one number", came, way_out)
-    check_choice("autodiff", autodiff, RULES)
-    check_data(data)
-    _check_hashable((energy, linear))
-    return _arrays(name, y), _arrays("theta", theta)
+def _argmin(function, static, y0, theta, data, damping, bounds, traced):
+    treedef, fixed = static.solver
+    traced = iter(traced)
+    solver = jax.tree.unflatten(treedef, [next(traced) if x is None else x for x in fixed])
+    energy = called(function, None if static.terms is None else static.terms.energy)
+    scalar = (lambda *args: energy(*args)[0]) if static.has_aux else energy
+    moving, y0 = y0, cut(y0)
+    system = make_system(scalar, y0, theta, data)
+    method = resolve_method(static.linear, coordinates_at(y0, static.retract).tree)
+    check_mode(damping, method)
+    still = system._replace(theta=cut(system.theta), data=cut(system.data))
+    flat_bounds: Any = None
+    if bounds is not None:
+        flat_bounds = tuple(ravel_pytree(cut(bound))[0] for bound in bounds)
+        y0 = jax.tree.map(jnp.clip, y0, *cut(bounds))
 
+    def solved(y):
+        local = coordinates_at(y, static.retract)
+        ravel = None if static.retract is not None else lambda y: ravel_pytree(y)[0]
+        problem = Problem(
+            still.flat_energy(local.to_point), cut(theta), data, ravel, local.to_point, method,
+            flat_bounds,
+        )  # fmt: skip
+        if static.terms is not None:
+            problem = _with_residual(problem, static.terms, function, y, cut(theta), data)
+        return solve(solver, problem, local.origin, static.history), local
 
-def _check_hashable(static: Any) -> None:
-    try:
-        hash(static)
-    except TypeError as error:
-        way_out = "Pass a plain function and a frozen solver; arrays belong in `theta` or `data`."
-        raise argument_error(
-            "energy", "it and the solver must be hashable", error, way_out
-        ) from None
-
-
-def _arrays(name: str, tree: Any) -> Any:
-    check_floating(name, tree, "Convert it with jnp.asarray(x, float); integers belong in `data`.")
-    if name != "theta" and sum(jnp.size(leaf) for leaf in jax.tree.leaves(tree)) == 0:
-        raise argument_error(name, "expected at least one unknown", tree)
-    tree = jax.tree.map(jnp.asarray, tree)
-    low = [leaf.dtype for leaf in jax.tree.leaves(tree) if jnp.finfo(leaf.dtype).bits < 32]
-    if name != "theta" and low:
-        way_out = "Factorisations need it; cast to lower precision inside the energy."
-        raise argument_error(name, "expected float32 or float64", low[0], way_out)
-    return tree
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _argmin(energy, solver, static, y0, theta, data, damping):
-    linear, autodiff, init_gradient, retract = static
-    frozen = jax.lax.stop_gradient
-    moving, y0 = y0, frozen(y0)
-    system = make_system(energy, y0, theta, data)
-    method = resolve_method(linear, chart_at(y0, retract).tree)
-    still = system._replace(theta=frozen(system.theta), data=frozen(system.data))
-
-    def solve(y):
-        chart = chart_at(y, retract)
-        ravel = None if retract is not None else lambda y: ravel_pytree(y)[0]
-        flat_energy = still.flat_energy(chart.place)
-        problem = Problem(flat_energy, frozen(theta), frozen(data), ravel, chart.place, method)
-        return frozen(solver(problem, chart.origin)), chart
-
-    if retract is None:
-        result, chart = solve(y0)
-        found = chart.place(result.value)
+    if static.retract is None:
+        result, local = solved(y0)
+        found = local.to_point(result.y)
     else:
-        found, result = _recentred(solve, y0)
-    chart = chart_at(found, retract)
-    least, gradient = result.energy, result.gradient
-    if least is None or gradient is None:
-        least, gradient = jax.value_and_grad(still.flat_energy(chart.place))(chart.origin)
-    finite = jnp.isfinite(least) & jnp.all(jnp.isfinite(ravel_pytree(found)[0]))
-    begun = found
-    if init_gradient == "prox":  # found, as a function of y0 whose derivative the rule replaces
-        begun = jax.tree.map(lambda x, y, fixed: x + (y - fixed), found, moving, y0)
-    rule = Rule(system.energy, method, retract, init_gradient)
-    value = RULES[autodiff](rule, begun, system.theta, system.data, damping, result.hessian)
+        found, result = _recentred(solved, y0)
+        local = coordinates_at(found, static.retract)
+        flat_energy = still.flat_energy(local.to_point)
+        value, gradient = jax.value_and_grad(flat_energy)(local.origin)
+        result = result._replace(energy=value, gradient=gradient)
+    result = cut(result)
+    found = cut(found)
+    finite = jnp.isfinite(result.energy) & jnp.all(jnp.isfinite(ravel_pytree(found)[0]))
+
+    rule = Rule(system.energy, method, static.retract, static.init_gradient)
+    attach: Any = RULES[static.autodiff]
+    slope, active, sides = result.gradient, None, None
+    if bounds is None:
+        begun = found
+        if static.init_gradient == "prox":  # found, as a function of y0 that the rule replaces
+            begun = jax.tree.map(lambda x, y, fix: x + (y - fix), found, moving, y0)
+        value = attach(rule, begun, system.theta, system.data, damping, result.hessian)
+    else:
+        sides = _sides(result.y, result.gradient, flat_bounds)
+        active = jnp.sum(sides != 0).astype(jnp.int32)
+        slope = jnp.where(sides != 0, 0, slope)
+        held: Any = held_energy(scalar)
+        inner = make_system(held, found, (theta, *bounds), (sides, *data))
+        rule = rule._replace(energy=inner.energy)
+        value = attach(rule, found, inner.theta, inner.data, damping, None)
+        value = held_value(value, bounds[0], bounds[1], sides)
     # An energy that is not finite may have finite derivatives (log below zero).
-    value = jax.tree.map(lambda x, fixed: jnp.where(frozen(finite), x, fixed), value, found)
-    diagnostics = _diagnose(
-        still,
-        chart,
-        found,
-        frozen(damping),
-        method,
-        converged=result.converged,
-        known=result.hessian,
+    value = jax.tree.map(lambda x, fixed: jnp.where(finite, x, fixed), value, found)
+    status = jnp.where(
+        finite | (result.status != Status.CONVERGED), result.status, jnp.int32(Status.NONFINITE)
     )
-    details = (result.steps, least, norm(gradient), result.converged & finite, diagnostics)
-    return Solution(value, *jax.tree.map(frozen, details))
+    report = None
+    if static.diagnostics:
+        report = cut(
+            diagnose_at(
+                still, coordinates_at(found, static.retract), found, damping, method,
+                converged=status == Status.CONVERGED,
+            )
+        )  # fmt: skip
+    minima = None
+    if result.minima is not None:
+        minima = _attached_minima(result, rule, attach, system, local, damping)
+    aux = energy(value, theta, *data)[1] if static.has_aux else None
+    return Solution(
+        value, status, result.steps, result.energy, result.start_energy, norm(slope), report,
+        result.history, minima, active, aux,
+    )  # fmt: skip
 
 
-def _recentred(solve, y0):
+def _with_residual(problem, terms, function, y, theta, data):
+    # The residual may close over arrays that have a gradient; the steps have none.
+    hoisted = hoist(called(function, terms.residual), y, theta, *data)
+    captured = cut((hoisted.floating, hoisted.fixed))
+    shapes = jax.eval_shape(function, y, theta[0], *data)
+
+    def residual(flat):
+        return hoisted.call((problem.unravel(flat), theta, data), *captured).astype(flat.dtype)
+
+    weights = functools.partial(terms.weights, shapes, theta) if terms.weighted(theta) else None
+    return problem._replace(residual=residual, weights=weights)
+
+
+def _sides(y, gradient, bounds):
+    """(n,) int32: -1 held at the lower bound, 1 at the upper, 0 free."""
+    lower, upper = bounds
+    low, high = (y <= lower) & (gradient > 0), (y >= upper) & (gradient < 0)
+    return jnp.where(low, -1, jnp.where(high, 1, 0)).astype(jnp.int32)
+
+
+def _attached_minima(result: Result, rule, attach, system, local, damping) -> Minima:
+    """Each minimum with its implicit gradient, each energy with that of the envelope theorem."""
+    minima: Any = result.minima
+
+    def one(flat):
+        y = local.to_point(flat)
+        value = attach(rule, y, system.theta, system.data, damping, None)
+        return value, system.energy(y, system.theta, system.data).astype(flat.dtype)
+
+    values, energies = jax.vmap(one)(minima.value)
+    kept = minima.valid & jnp.isfinite(cut(energies))
+    return minima._replace(value=values, energy=jnp.where(kept, energies, jnp.inf), valid=kept)
+
+
+def _recentred(solved, y0):
     """The minimiser and its result; where the first coordinates failed, in those around its end."""
+    first, local = jax.eval_shape(lambda y: solved(y)[0], y0), None
+    del local
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+    empty = empty._replace(status=jnp.int32(Status.RUNNING), hessian=None, minima=None)
 
     def one(carry):
-        y, steps, _, rounds = carry
-        result, chart = solve(y)
-        found = jax.tree.map(lambda new, old: new.astype(old.dtype), chart.place(result.value), y)
-        return found, steps + result.steps, result.converged, rounds + 1
+        y, before, rounds = carry
+        result, local = solved(y)
+        found = jax.tree.map(lambda new, old: new.astype(old.dtype), local.to_point(result.y), y)
+        start = jnp.where(rounds == 0, result.start_energy, before.start_energy)
+        result = result._replace(
+            steps=before.steps + result.steps, start_energy=start, hessian=None, minima=None
+        )
+        return found, result, rounds + 1
 
-    carry = (y0, jnp.int32(0), jnp.asarray(False), jnp.int32(0))
-    found, steps, converged, _ = jax.lax.while_loop(lambda c: ~c[2] & (c[3] < 2), one, carry)
-    return jax.lax.stop_gradient(found), SolverResult(found, steps, converged)
+    def unfinished(carry):
+        _, result, rounds = carry
+        failed = (result.status != Status.CONVERGED) & (result.status != Status.NONFINITE)
+        return failed & (rounds < 2)
 
-
-def _diagnose(system, chart, y, *args, **more):
-    gradient = jax.grad(system.flat_energy(chart.place))
-    return diagnose(gradient, chart.origin, *args, **more, scale=norm(ravel_pytree(y)[0]))
-
-
-def _at(energy, static, y, theta, data):
-    """The system of the energy, the chart at y and the rule there; `static`: linear, retract."""
-    linear, retract = static
-    system, chart = make_system(energy, y, theta, data), chart_at(y, retract)
-    return system, chart, Rule(system.energy, resolve_method(linear, chart.tree), retract)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _attach(energy, static, y, theta, data, damping):
-    linear, autodiff, retract = static
-    system, _, rule = _at(energy, (linear, retract), jax.lax.stop_gradient(y), theta, data)
-    return RULES[autodiff](rule, y, system.theta, system.data, damping, None)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _argmin_vjp(energy, static, y, theta, y_bar, data, damping):
-    system, chart, rule = _at(energy, static, y, theta, data)
-    pulled = pullback(rule, y, system.theta, system.data, damping, y_bar)
-    diagnostics = _diagnose(system, chart, y, damping, rule.method, pulled.v, pulled.u)
-    theta_bar = jax.tree.unflatten(jax.tree.structure(theta), pulled.theta[0])
-    return theta_bar, jax.lax.stop_gradient(diagnostics)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _argmin_jvp(energy, static, y, theta, theta_dot, data, damping):
-    system, chart, rule = _at(energy, static, y, theta, data)
-    captured = jax.tree.map(jnp.zeros_like, system.theta[1])
-    directions = (jax.tree.leaves(theta_dot), captured)
-    y_dot, u, v = pushforward(rule, y, system.theta, system.data, damping, directions)
-    diagnostics = _diagnose(system, chart, y, damping, rule.method, v, u)
-    return y_dot, jax.lax.stop_gradient(diagnostics)
+    found, result, _ = jax.lax.while_loop(unfinished, one, (y0, empty, jnp.int32(0)))
+    return found, result

@@ -16,18 +16,19 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxcv.checks import check_scalar
+from jaxcv.checks import argument_error, check_scalar
+from jaxcv.closure import hoist
 from jaxcv.linear.dense import hessian_product
 from jaxcv.linear.krylov import random_like
-from jaxcv.linear.system import apply_filter, damped_system
-from jaxcv.solvers.closure import hoist
-from jaxcv.solvers.retraction import chart_at
+from jaxcv.linear.system import apply_filter, damped_system, filter_rest
+from jaxcv.solvers.retraction import coordinates_at
 
 __all__ = [
     "RULES",
     "Pulled",
     "Rule",
     "System",
+    "cut",
     "make_system",
     "pullback",
     "pushforward",
@@ -47,9 +48,9 @@ class System(NamedTuple):
     theta: tuple
     data: list
 
-    def flat_energy(self, place: Callable) -> Callable:
-        """(n,) -> (), the energy of coordinates."""
-        return lambda flat: self.energy(place(flat), self.theta, self.data)
+    def flat_energy(self, to_point: Callable) -> Callable:
+        """(n,) -> (), the energy of coordinates, in their precision."""
+        return lambda flat: self.energy(to_point(flat), self.theta, self.data).astype(flat.dtype)
 
 
 def make_system(energy: Callable, y: Any, theta: Any, data: tuple) -> System:
@@ -66,6 +67,14 @@ def make_system(energy: Callable, y: Any, theta: Any, data: tuple) -> System:
     return System(evaluate, (theta_leaves, hoisted.floating), data_leaves + hoisted.fixed)
 
 
+def cut(tree: Any) -> Any:
+    """`tree` with whatever made it cut off: no derivative reaches it, not even one of zero.
+
+    Reverse mode never meets the loop or the NaN that may have made it.
+    """
+    return jax.lax.stop_gradient(tree)
+
+
 class Rule(NamedTuple):
     """The static settings of a rule.
 
@@ -74,20 +83,26 @@ class Rule(NamedTuple):
         method: of the linear systems, from `resolve_method`.
         retract: as for `argmin`.
         init_gradient: `zero`, or `prox`: y has the derivative of proximal steps from it.
+        solve: None, or a user's (y, theta, data, lambda, v) -> u on trees; see `attach`.
     """
 
     energy: Callable
     method: Any
     retract: Any = None
     init_gradient: str = "zero"
+    solve: Callable | None = None
 
 
-def _slope(rule, y, theta, data):
-    """The chart at y, (point, theta) -> (n,) dE/dy in it, and the product p -> H p at y."""
-    chart = chart_at(y, rule.retract)
-    slope = lambda flat, theta: jax.grad(lambda x: rule.energy(chart.place(x), theta, data))(flat)
-    product = hessian_product(lambda flat: slope(flat, theta), chart.origin)
-    return chart, slope, product
+def _local(rule, y, theta, data):
+    """Coordinates at y, (point, theta) -> (n,) dE/dy in them, and the product p -> H p at y."""
+    local = coordinates_at(y, rule.retract)
+
+    def gradient(flat, theta):
+        energy = lambda x: rule.energy(local.to_point(x), theta, data).astype(x.dtype)
+        return jax.grad(energy)(flat)
+
+    product = hessian_product(lambda flat: gradient(flat, theta), local.origin)
+    return local, gradient, product
 
 
 class Pulled(NamedTuple):
@@ -95,13 +110,13 @@ class Pulled(NamedTuple):
 
     Attributes:
         theta: theta_bar = -B^T u, a tree like theta.
-        start: y0_bar = v - H' u (n,), for a start that the solver ends near.
+        start: y0_bar = v - H' u (n,), for a start that the solver ends near; None where not asked.
         u: (n,).
         v: (n,) the flat cotangent of y, in its tangent space.
     """
 
     theta: Any
-    start: jax.Array
+    start: Any
     u: jax.Array
     v: jax.Array
 
@@ -112,16 +127,24 @@ def pullback(rule, y, theta, data, damping, y_bar, known=None) -> Pulled:
     A problem with anything non-finite is replaced, not multiplied, by zero: first u, so that what
     is pulled back is harmless, then the result, since B itself may be what is not finite.
     """
-    chart, slope, product = _slope(rule, y, theta, data)
-    point = chart.origin
+    local, gradient, product = _local(rule, y, theta, data)
+    point = local.origin
     if rule.retract is None:
         v = ravel_pytree(y_bar)[0].astype(point.dtype)
     else:
-        (v,) = jax.vjp(chart.place, point)[1](y_bar)
-    u, rest = apply_filter(damped_system(product, v, damping, rule.method, known), damping, v)
-    good = jnp.all(jnp.isfinite(v)) & jnp.all(jnp.isfinite(u))
+        (v,) = jax.vjp(local.to_point, point)[1](y_bar)
+    finite = jnp.all(jnp.isfinite(v))
+    system, start = None, None
+    if rule.solve is not None:
+        u = ravel_pytree(rule.solve(y, theta, data, damping.value, y_bar))[0].astype(point.dtype)
+    else:
+        system = damped_system(product, v, damping, rule.method, known)
+        u = apply_filter(system, damping, v)
+    good = finite & jnp.all(jnp.isfinite(u))
     u = jnp.where(good, u, 0)
-    _, pull = jax.vjp(lambda theta: -slope(point, theta), theta)
+    if rule.init_gradient == "prox" and system is not None:
+        start = filter_rest(system, damping, u, v)
+    _, pull = jax.vjp(lambda theta: -gradient(point, theta), theta)
     ((leaves, captured),) = pull(u)
     for leaf in leaves:
         good = good & jnp.all(jnp.isfinite(leaf))
@@ -129,7 +152,8 @@ def pullback(rule, y, theta, data, damping, y_bar, known=None) -> Pulled:
     # exist (sqrt at 0): it is judged by itself.
     masked = [jnp.where(good, leaf, 0) for leaf in leaves]
     apart = [jnp.where(good & jnp.all(jnp.isfinite(leaf)), leaf, 0) for leaf in captured]
-    start = jnp.where(good & jnp.all(jnp.isfinite(rest)), rest, 0)
+    if start is not None:
+        start = jnp.where(good & jnp.all(jnp.isfinite(start)), start, 0)
     return Pulled((masked, apart), start, u, v)
 
 
@@ -139,19 +163,22 @@ def pushforward(rule, y, theta, data, damping, theta_dot, start_dot=None, known=
     With a tangent `start_dot`, a tree like y, the rest of the filter of it is added. Linear in the
     tangents and transposable. Zero where y or the gradient at y is not finite.
     """
-    chart, slope, product = _slope(rule, y, theta, data)
-    point = chart.origin
-    good = jnp.all(jnp.isfinite(ravel_pytree(y)[0])) & jnp.all(jnp.isfinite(slope(point, theta)))
-    theta_dot = jax.tree.map(lambda leaf: jnp.where(good, leaf, 0), theta_dot)
-    _, v = jax.jvp(lambda theta: -slope(point, theta), (theta,), (theta_dot,))
+    if rule.solve is not None:
+        rule_name = "a solve of your own has a reverse mode only"
+        raise argument_error("autodiff", rule_name, "'both'", "Use autodiff='reverse'.")
+    local, gradient, product = _local(rule, y, theta, data)
+    point = local.origin
+    good = jnp.all(jnp.isfinite(ravel_pytree(y)[0])) & jnp.all(jnp.isfinite(gradient(point, theta)))
+    theta_dot = jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.zeros_like(leaf)), theta_dot)
+    _, v = jax.jvp(lambda theta: -gradient(point, theta), (theta,), (theta_dot,))
     # Made with no tangent, so that what follows is linear in them.
     system = damped_system(product, random_like(point), damping, rule.method, known)
-    u, _ = apply_filter(system, damping, v)
+    u = apply_filter(system, damping, v)
     if start_dot is not None:
         moved = jnp.where(good, ravel_pytree(start_dot)[0], 0)
-        u = u + apply_filter(system, damping, moved)[1]
+        u = u + filter_rest(system, damping, apply_filter(system, damping, moved), moved)
     u = jnp.where(good, u, 0)
-    return jax.jvp(chart.place, (point,), (u,))[1], u, v
+    return jax.jvp(local.to_point, (point,), (u,))[1], u, v
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -170,10 +197,9 @@ def _reverse_forward(rule, y, theta, data, damping, known):
 def _reverse_backward(rule, residuals, y_bar):
     y, theta, data, damping, known = residuals
     pulled = pullback(rule, y, theta, data, damping, y_bar, known)
+    start = None
     if rule.init_gradient == "prox":
         start = ravel_pytree(y)[1](pulled.start)
-    else:
-        start = jax.tree.map(jnp.zeros_like, y)
     return start, pulled.theta, None, None, None
 
 

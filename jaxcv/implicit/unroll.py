@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.checks import argument_error, check_data, check_floating
-from jaxcv.solvers.closure import hoist
+from jaxcv.checks import argument_error, check_choice, check_count, check_data, check_inexact
+from jaxcv.closure import hoist, jit_on, match_varying_axes
 
 __all__ = ["unrolled_solve"]
 
@@ -33,6 +33,7 @@ def unrolled_solve(
     num_steps: int,
     truncation: int | None = None,
     stop: Callable | None = None,
+    autodiff: str = "both",
 ) -> Any:
     """The states of `num_steps` steps, differentiable in theta and state0.
 
@@ -40,9 +41,8 @@ def unrolled_solve(
 
     Reverse mode costs one more evaluation of each step and the memory of the states; it gives the
     numbers of plain automatic differentiation. A problem of a vmapped batch whose states are not
-    finite gets a zero gradient and leaves the others alone. Forward mode is not defined: use
-    `jax.lax.scan` for it. Arrays that `step` closes over are differentiated through as if they
-    were part of theta.
+    finite gets a zero gradient and leaves the others alone. Arrays that `step` closes over are
+    differentiated through as if they were part of theta.
 
     Args:
         step: `step(state, theta, *data) -> state`, pure; a state keeps its tree, shapes and dtypes.
@@ -55,7 +55,9 @@ def unrolled_solve(
         stop: `stop(state, next_state) -> bool`. The first next_state for which it holds is the
             last one computed and fills the rest of the result, e.g. LS-Net's
             ``lambda old, new: jnp.linalg.norm(new.x - old.x) < eps``. A batch under `jax.vmap` runs
-            until its last problem has stopped. Second derivatives need None.
+            until its last problem has stopped. Second derivatives and forward mode need None.
+        autodiff: `both`: reverse and forward mode, so that it may stand inside an energy; or
+            `reverse`: the same numbers by a `jax.custom_vjp` alone, a little quicker to compile.
 
     Returns:
         The states, a tree like state0 with a leading axis of num_steps;
@@ -71,26 +73,23 @@ def unrolled_solve(
         >>> last = lambda rate: unrolled_solve(step, jnp.ones(3), rate, num_steps=15)[-1]
         >>> gradient = jax.grad(lambda rate: jnp.sum(last(rate)))(0.1)
     """
-    _check_count("num_steps", num_steps)
-    if truncation is not None:
-        _check_count("truncation", truncation)
-    check_floating("theta", theta, "Integers belong in `data`.")
+    num_steps = check_count("num_steps", num_steps)
+    truncation = num_steps if truncation is None else check_count("truncation", truncation)
+    check_choice("autodiff", autodiff, ("both", "reverse"))
+    if not callable(step):
+        raise argument_error("step", "expected a function of (state, theta, *data)", repr(step))
+    check_inexact("theta", theta, "Integers belong in `data`.")
     check_data(data)
     state0, theta = jax.tree.map(jnp.asarray, (state0, theta))
-    return _unrolled(step, stop, num_steps, truncation or num_steps, state0, theta, data)
-
-
-def _check_count(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise argument_error(name, "expected an integer >= 1", repr(value))
+    static = (stop, num_steps, min(truncation, num_steps), autodiff)
+    return jit_on(step, _unrolled, static)(state0, theta, jax.lax.stop_gradient(data))
 
 
 def _describe(tree: Any) -> str:
     return str(jax.tree.map(lambda s: f"{s.dtype}{list(s.shape)}", tree))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _unrolled(step, stop, num_steps, truncation, state0, theta, data):
+def _unrolled(step, stop, num_steps, truncation, autodiff, state0, theta, data):
     hoisted = hoist(step, state0, theta, *data)
     came, want = _describe(hoisted.shape), _describe(jax.eval_shape(lambda: state0))
     if came != want:
@@ -117,6 +116,8 @@ def _unrolled(step, stop, num_steps, truncation, state0, theta, data):
 
     data = (data_leaves + hoisted.fixed, captured)
     theta = (theta_leaves, hoisted.floating)
+    if autodiff == "both" and has_stopped is None:
+        return _solve_both(advance, num_steps, truncation, state0, theta, data)
     return _solve(advance, has_stopped, num_steps, truncation, state0, theta, data)
 
 
@@ -128,6 +129,7 @@ def _run(advance, has_stopped, num_steps, state0, theta, data):
             state = advance(state, theta, data)
             return state, state
 
+        state0 = match_varying_axes(lambda state: advance(state, theta, data), state0)
         return jax.lax.scan(body, state0, length=num_steps)[1], num_steps
 
     def go_on(carry):
@@ -141,10 +143,71 @@ def _run(advance, has_stopped, num_steps, state0, theta, data):
         return new, states, has_stopped(state, new, data), count + 1
 
     empty = jax.tree.map(lambda s: jnp.zeros((num_steps, *s.shape), s.dtype), state0)
-    start = (state0, empty, jnp.asarray(False), jnp.int32(0))
+    start = match_varying_axes(take, (state0, empty, jnp.asarray(False), jnp.int32(0)))
     _, states, _, count = jax.lax.while_loop(go_on, take, start)
     index = jnp.minimum(jnp.arange(num_steps), count - 1)
     return jax.tree.map(lambda stack: stack[index], states), count
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _solve_both(advance, num_steps, truncation, state0, theta, data):
+    del truncation
+    return _run(advance, None, num_steps, state0, theta, data)[0]
+
+
+@_solve_both.defjvp
+def _solve_both_jvp(advance, num_steps, truncation, primals, tangents):
+    """s_dot_t = (df/ds) s_dot_{t-1} + (df/dtheta) theta_dot, along the states that are kept.
+
+    Its transpose is the pullback of `_solve`. The products are made again from the states, not
+    kept, when that is taken.
+    """
+    state0, theta, data = primals
+    states = _solve_both(advance, num_steps, truncation, state0, theta, data)
+    leaves, treedef = jax.tree.flatten(state0)
+    moving = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    finite = jnp.asarray(True)
+    for leaf in jax.tree.leaves(states):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            finite = finite & jnp.all(jnp.isfinite(leaf))
+    masked = lambda dot: jnp.where(finite, dot, jnp.zeros_like(dot))
+    theta_dot = jax.tree.map(masked, tangents[1])
+    begin = [masked(jax.tree.leaves(tangents[0])[i]) for i in moving]
+    first = num_steps - truncation
+    if first:
+        begin = [jnp.zeros_like(dot) for dot in begin]
+    before = jax.tree.map(
+        lambda start, stack: jnp.concatenate([start[None], stack[:-1]])[first:], state0, states
+    )
+
+    @jax.checkpoint
+    def advanced(dots, state):
+        full = jax.tree.leaves(state)
+
+        def one(floating, theta):
+            whole = list(full)
+            for i, leaf in zip(moving, floating, strict=True):
+                whole[i] = leaf
+            new = jax.tree.leaves(advance(treedef.unflatten(whole), theta, data))
+            return [new[i] for i in moving]
+
+        at = ([full[i] for i in moving], theta)
+        return jax.jvp(one, at, (dots, theta_dot))[1]
+
+    def body(dots, state):
+        dots = advanced(dots, state)
+        return dots, dots
+
+    _, dots = jax.lax.scan(body, begin, before)
+    out: list[Any] = []
+    for i, stack in enumerate(jax.tree.leaves(states)):
+        if i not in moving:
+            out.append(np.zeros(stack.shape, jax.dtypes.float0))
+            continue
+        dot = dots[moving.index(i)]
+        dot = jnp.concatenate([jnp.zeros((first, *dot.shape[1:]), dot.dtype), dot])
+        out.append(masked(dot))
+    return states, jax.tree.structure(states).unflatten(out)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
@@ -171,7 +234,7 @@ def _solve_backward(advance, has_stopped, num_steps, truncation, residuals, stat
         first = jnp.maximum(count - truncation, 0)
     leaves, treedef = jax.tree.flatten(state0)
     stacks, all_bars = jax.tree.leaves(states), jax.tree.leaves(states_bar)
-    moving = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    moving = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     bars = [all_bars[i] for i in moving]
 
     def backward(index, carry):

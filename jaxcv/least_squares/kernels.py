@@ -25,13 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.checks import argument_error
+from jaxcv.checks import argument_error, check_count
+from jaxcv.pytree import register
 
 __all__ = ["GemanMcClure", "Huber", "Kernel", "PseudoHuber", "Welsch"]
-
-_register = functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["scale"], meta_fields=["block_ndim"]
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +48,23 @@ class Kernel:
     block_ndim: int = 0
 
     def __post_init__(self):
-        # Unflattening passes tracers and placeholders through here: only numbers are checked.
-        number = isinstance(self.scale, (int, float, np.number, np.ndarray))
-        if number and not np.all(np.isfinite(self.scale) & (np.asarray(self.scale) > 0)):
-            raise argument_error("scale", "expected finite numbers > 0", self.scale)
-        if isinstance(self.scale, int):
-            object.__setattr__(self, "scale", float(self.scale))
-        if not isinstance(self.block_ndim, int) or self.block_ndim < 0:
-            raise argument_error("block_ndim", "expected an integer >= 0", self.block_ndim)
+        scale = self.scale
+        array = isinstance(scale, (int, float, np.number, np.ndarray)) and not isinstance(
+            scale, bool
+        )
+        if array:
+            scale = np.asarray(scale)
+            if scale.dtype.kind not in "fiu" or not np.all(np.isfinite(scale) & (scale > 0)):
+                raise argument_error("scale", "expected finite numbers > 0", repr(self.scale))
+            if scale.dtype.kind in "iu":
+                object.__setattr__(
+                    self, "scale", scale.astype(float) if scale.ndim else float(scale)
+                )
+        elif not (isinstance(scale, jax.Array) and jnp.issubdtype(scale.dtype, jnp.floating)):
+            rule = "expected a number > 0, or a floating-point array that may be traced"
+            hint = "Several scales are an array: jnp.array([1.0, 2.0])."
+            raise argument_error("scale", rule, repr(scale), hint)
+        object.__setattr__(self, "block_ndim", check_count("block_ndim", self.block_ndim, 0))
 
     def _rho(self, x: jax.Array) -> jax.Array:
         """rho at scale 1."""
@@ -74,7 +80,7 @@ class Kernel:
         return jax.jvp(self._rho, (square / self.scale**2,), (jnp.ones_like(square),))[1]
 
 
-@_register
+@functools.partial(register, data=("scale",))
 @dataclasses.dataclass(frozen=True)
 class Huber(Kernel):
     """Quadratic up to the scale, linear beyond."""
@@ -83,7 +89,7 @@ class Huber(Kernel):
         return jnp.where(x <= 1, x, 2 * jnp.sqrt(jnp.where(x <= 1, 1, x)) - 1)
 
 
-@_register
+@functools.partial(register, data=("scale",))
 @dataclasses.dataclass(frozen=True)
 class PseudoHuber(Kernel):
     """A smooth Huber kernel."""
@@ -92,7 +98,7 @@ class PseudoHuber(Kernel):
         return 2 * x / (jnp.sqrt(1 + x) + 1)  # 2 (sqrt(1 + x) - 1) without cancellation
 
 
-@_register
+@functools.partial(register, data=("scale",))
 @dataclasses.dataclass(frozen=True)
 class Welsch(Kernel):
     """Outliers cost a constant; the energy is that of a Gaussian bump upside down."""
@@ -101,7 +107,7 @@ class Welsch(Kernel):
         return -jnp.expm1(-x)
 
 
-@_register
+@functools.partial(register, data=("scale",))
 @dataclasses.dataclass(frozen=True)
 class GemanMcClure(Kernel):
     """Outliers cost a constant, which is reached slowly."""

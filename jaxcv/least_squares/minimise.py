@@ -11,7 +11,6 @@ without which the gradient of a robust problem with residual is wrong by tens of
 damping of the forward steps (mu) never enters the backward pass, whose lambda is `Damping`'s.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -19,73 +18,16 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxcv.checks import argument_error, check_choice, check_floating
-from jaxcv.implicit.minimise import argmin
-from jaxcv.least_squares.kernels import GemanMcClure, Huber, Kernel, PseudoHuber, Welsch
+from jaxcv.checks import argument_error, check_choice, check_floating, check_inexact
+from jaxcv.implicit.minimise import Terms, minimise
+from jaxcv.implicit.solution import Solution
+from jaxcv.least_squares.kernels import Kernel
 from jaxcv.linear.damping import Damping
-from jaxcv.linear.structure import Arrow, BlockDiagonal
-from jaxcv.linear.system import ConjugateGradient, Known
-from jaxcv.solvers.algorithms import check_limits, solver_tolerance
-from jaxcv.solvers.closure import hoist
-from jaxcv.solvers.levenberg_marquardt import levenberg
-from jaxcv.solvers.protocol import Problem, Solution, SolverResult
+from jaxcv.linear.system import ConjugateGradient
+from jaxcv.solvers.levenberg_marquardt import LevenbergMarquardt
 from jaxcv.solvers.retraction import Retraction
 
-__all__ = [
-    "Arrow",
-    "BlockDiagonal",
-    "GemanMcClure",
-    "Huber",
-    "PseudoHuber",
-    "Welsch",
-    "argmin_least_squares",
-    "gauss_newton",
-    "levenberg_marquardt",
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class levenberg_marquardt:
-    """Damped Gauss-Newton steps, (J^T W J + mu diag) p = -dE/dy; the default of least squares.
-
-    mu falls as the model predicts well and rises until a step lowers the energy. From a gradient
-    of 1e-3 of the largest on, chord steps with one exact Hessian finish.
-
-    Attributes:
-        tolerance: gradient norm relative to the largest seen; None follows the dtype.
-        max_steps: accepted and rejected steps, without the chord steps.
-
-    Source: Levenberg 1944; Marquardt 1963; Nielsen 1999.
-    """
-
-    tolerance: float | None = None
-    max_steps: int = 50
-
-    _damped = True
-
-    def __post_init__(self):
-        check_limits(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class gauss_newton:
-    """Gauss-Newton steps, J^T W J p = -dE/dy, halved until the energy falls.
-
-    For starts near the minimum of well-posed problems, where `levenberg_marquardt` would still be
-    taking its damping back. Finishes as that does.
-
-    Attributes:
-        tolerance: gradient norm relative to the largest seen; None follows the dtype.
-        max_steps: accepted and rejected steps, without the chord steps.
-    """
-
-    tolerance: float | None = None
-    max_steps: int = 50
-
-    _damped = False
-
-    def __post_init__(self):
-        check_limits(self)
+__all__ = ["TERMS", "argmin_least_squares", "squares_energy"]
 
 
 def argmin_least_squares(
@@ -94,13 +36,16 @@ def argmin_least_squares(
     theta: Any,
     data: tuple = (),
     *,
-    solver: Any = levenberg_marquardt(),
+    solver: Any = LevenbergMarquardt(),  # noqa: B008 (frozen and hashable)
     kernel: Any = None,
     structure: Any = "dense",
     damping: Damping = Damping(),  # noqa: B008
+    bounds: Any = None,
     autodiff: str = "reverse",
     init_gradient: str = "zero",
     retract: Retraction | None = None,
+    diagnostics: bool = False,
+    history: int = 0,
 ) -> Solution:
     """The minimiser of a sum of squares, or of robust costs, differentiable in theta and kernel.
 
@@ -114,14 +59,15 @@ def argmin_least_squares(
         y0: start, a pytree of floating-point arrays; it gets a zero gradient.
         theta: pytree of parameters. Weights of residuals belong here and into the residual.
         data: tuple of anything else that the residual reads; no gradient.
-        solver: `levenberg_marquardt` or `gauss_newton`.
+        solver: `LevenbergMarquardt` or `GaussNewton`; any other minimises E without the residual.
         kernel: None for plain least squares; a kernel of `jaxcv.least_squares.kernels` for all
             residuals; or, where the residual returns a dictionary, a dictionary of the kernels of
             some of its entries, the others being plain: `{"match": Huber(2.0)}`. Their scales are
             differentiated through.
-        structure: of the Hessian: `dense`, an `Arrow` or a `BlockDiagonal`. A residual that does
-            not have it is reported by `diagnostics.structure_error` and never certified.
-        damping, autodiff, init_gradient, retract: as for `argmin`.
+        structure: of the Hessian: `dense`, an `Arrow` or a `BlockDiagonal`; `cg` for solvers that
+            form none. A residual that does not have it is reported by
+            `diagnostics.structure_error` and never certified.
+        damping, bounds, autodiff, init_gradient, retract, diagnostics, history: as for `argmin`.
 
     Returns:
         A `Solution`; its energy is E.
@@ -136,56 +82,45 @@ def argmin_least_squares(
         ...     residual, jnp.array(0.5), theta, (jnp.linspace(0, 1, 9),)).value
         >>> gradient = jax.grad(loss)(1.1)
     """
-    if not callable(residual):
-        raise argument_error("residual", "expected a function of (y, theta, *data)", repr(residual))
-    if not hasattr(solver, "_damped") or isinstance(solver, type):
-        way_out = "E.g. levenberg_marquardt(); other solvers minimise energies, see argmin."
-        raise argument_error("solver", "expected a least-squares solver", repr(solver), way_out)
     for one in kernel.values() if isinstance(kernel, dict) else [kernel]:
         if one is not None and not isinstance(one, Kernel):
             raise argument_error("kernel", "expected a kernel", repr(one), "E.g. Huber(1.0).")
     if isinstance(structure, str):
-        check_choice("structure", structure, ("dense",), "Or an Arrow or a BlockDiagonal.")
-        structure = "cholesky"
-    elif isinstance(structure, ConjugateGradient) or not hasattr(structure, "structure"):
-        way_out = "E.g. 'dense' or Arrow(local='depth', shared='pose')."
-        raise argument_error("structure", "expected a structure", repr(structure), way_out)
-    return argmin(
-        _Energy(residual),
-        y0,
-        (theta, _scales_like(kernel, y0)),
-        data,
-        solver=_OfResidual(residual, solver),
-        damping=damping,
-        linear=structure,
-        autodiff=autodiff,
-        init_gradient=init_gradient,
-        retract=retract,
-    )
+        check_choice("structure", structure, ("dense", "cg"), "Or an Arrow or a BlockDiagonal.")
+        structure = "cholesky" if structure == "dense" else structure
+    elif not isinstance(structure, ConjugateGradient) and not hasattr(structure, "structure"):
+        hint = "E.g. 'dense' or Arrow(local='depth', shared='pose')."
+        raise argument_error("structure", "expected a structure", repr(structure), hint)
+    check_inexact("theta", theta, "Integers belong in `data`.")
+    return minimise(
+        residual, TERMS, y0, (theta, _scales_like(kernel, y0)), data, solver=solver,
+        damping=damping, linear=structure, bounds=bounds, autodiff=autodiff,
+        init_gradient=init_gradient, retract=retract, has_aux=False, diagnostics=diagnostics,
+        history=history,
+    )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class _Energy:
-    """E of a residual; equal for equal residuals."""
+def squares_energy(residual: Callable, y: Any, parameters: Any, *data: Any) -> jax.Array:
+    """E of a residual at y; parameters = (theta, kernel)."""
+    theta, kernel = parameters
+    terms = residual(y, theta, *data)
+    check_floating("residual", terms, "It must return real arrays.")
+    energies = []
+    for leaf, own in _with_kernels(terms, kernel):
+        squares = leaf**2 if own is None else own.rho(_squares(leaf, own))
+        energies.append(0.5 * jnp.sum(squares))
+    return sum(energies[1:], energies[0])
 
-    residual: Callable
 
-    def __call__(self, y, parameters, *data):
-        theta, kernel = parameters
-        terms = self.residual(y, theta, *data)
-        check_floating("residual", terms, "It must return real arrays.")
-        energies = []
-        for leaf, own in _with_kernels(terms, kernel):
-            squares = leaf**2 if own is None else own.rho(_squares(leaf, own))
-            energies.append(0.5 * jnp.sum(squares))
-        return sum(energies[1:], energies[0])
+def _flat_residual(residual, y, parameters, *data):
+    return ravel_pytree(residual(y, parameters[0], *data))[0]
 
 
 def _scales_like(kernel, y0):
-    """The kernels with scales that are plain numbers in the precision of y0."""
+    """The kernels with scales in the precision of y0."""
+    check_floating("y0", y0, "Convert it with jnp.asarray(x, float).")
     dtype = jnp.result_type(*jax.tree.leaves(y0))
-    cast = lambda scale: jnp.asarray(scale, dtype) if isinstance(scale, float) else scale
-    return jax.tree.map(cast, kernel)
+    return jax.tree.map(lambda scale: jnp.asarray(scale).astype(dtype), kernel)
 
 
 def _with_kernels(terms, kernel):
@@ -211,56 +146,20 @@ def _squares(leaf, kernel):
     return jnp.sum(leaf**2, axis=tuple(range(leaf.ndim - kernel.block_ndim, leaf.ndim)))
 
 
-def _weights(terms, kernel):
-    """rho' for every entry of the raveled residual (m,)."""
+def _weights(shapes, parameters, r):
+    """rho' for every entry of the raveled residual r (m,)."""
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    terms = ravel_pytree(zeros)[1](r)
     weights = []
-    for leaf, own in _with_kernels(terms, kernel):
+    for leaf, own in _with_kernels(terms, parameters[1]):
         weight = jnp.ones_like(leaf)
         if own is not None:
             weight = own.weight(_squares(leaf, own))
             weight = weight.reshape(weight.shape + (1,) * own.block_ndim)
         weights.append(jnp.broadcast_to(weight, leaf.shape).ravel())
-    return jnp.concatenate(weights)
+    return jnp.concatenate(weights).astype(r.dtype)
 
 
-@dataclasses.dataclass(frozen=True)
-class _OfResidual:
-    """A solver of energies that knows the residual behind the energy."""
-
-    residual: Callable
-    solver: Any
-
-    def __call__(self, problem: Problem, start: jax.Array) -> SolverResult:
-        """Minimises `problem` from `start` (n,)."""
-        theta, kernel = problem.theta
-        # The residual may close over arrays that have a gradient; the steps have none.
-        y = problem.unravel(start)
-        hoisted = hoist(self.residual, y, theta, *problem.data)
-        captured = jax.lax.stop_gradient((hoisted.floating, hoisted.fixed))
-        flat_residual = lambda flat: jax.tree.map(
-            jnp.asarray, hoisted.call((problem.unravel(flat), theta, problem.data), *captured)
-        )
-        structure, dtype = problem.method, start.dtype
-
-        def curvature(flat):
-            terms, rows = jax.linearize(flat_residual, flat)
-            columns = jax.linear_transpose(rows, flat)
-            unravel = ravel_pytree(terms)[1]
-            return structure.gram(
-                lambda p: ravel_pytree(rows(p))[0],
-                lambda r: columns(unravel(r))[0],
-                _weights(terms, kernel),
-                dtype,
-            )
-
-        end = levenberg(
-            problem.energy,
-            curvature,
-            structure,
-            start,
-            solver_tolerance(self.solver, dtype),
-            self.solver.max_steps,
-            self.solver._damped,
-        )
-        known = Known(end.matrix, ~end.finished)
-        return SolverResult(end.y, end.steps, end.finished, end.energy, end.gradient, known)
+TERMS = Terms(
+    squares_energy, _flat_residual, _weights, lambda parameters: parameters[1] is not None
+)

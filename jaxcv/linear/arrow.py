@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.linear.dense import cholesky, cholesky_solve, eigenvalues, norm
+from jaxcv.linear.dense import Cholesky, cholesky, cholesky_solve, eigenvalues, norm
 
 __all__ = ["ArrowMatrix", "ArrowStructure", "raised"]
 
@@ -41,10 +41,11 @@ class ArrowMatrix(NamedTuple):
 
 
 class _ArrowFactor(NamedTuple):
-    local: jax.Array  # (N, b, b) lower factors of D_i
+    local: Cholesky  # of D_i, batched (N, ...)
     border: jax.Array  # (N, b, G)
     eliminated: jax.Array  # (N, b, G) D_i^-1 B_i
-    shared: jax.Array  # (G, G) lower factor of S
+    shared: Cholesky  # of S
+    pivot: jax.Array  # () the smallest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ class ArrowStructure:
         return (self.size - self.num_shared) // self.block_size
 
     @property
-    def width(self) -> int:
+    def num_terms(self) -> int:
         return self.block_size + self.num_shared
 
     def split(self, p):
@@ -134,8 +135,18 @@ class ArrowStructure:
         local, shared = self.split(jnp.broadcast_to(d, (self.size,)))
         eye = jnp.eye(self.block_size, dtype=matrix.local.dtype)
         return matrix._replace(
-            local=matrix.local + local[:, None] * eye, shared=matrix.shared + jnp.diag(shared)
+            local=matrix.local + local[:, None, :] * eye[None],
+            shared=matrix.shared + jnp.diag(shared),
         )
+
+    def restrict(self, matrix, free, diagonal):
+        local, shared = self.split(free.astype(matrix.local.dtype))
+        masked = ArrowMatrix(
+            matrix.local * local[:, :, None] * local[:, None, :],
+            matrix.border * local[:, :, None] * shared[None, None, :],
+            matrix.shared * shared[:, None] * shared[None, :],
+        )
+        return self.add(masked, jnp.where(free, 0, diagonal))
 
     def diagonal(self, matrix):
         local = jnp.diagonal(matrix.local, axis1=1, axis2=2)
@@ -154,7 +165,7 @@ class ArrowStructure:
         lowest = 0.01 * jnp.mean(jnp.abs(diagonal))
         shift = jnp.maximum(jnp.abs(least), lowest) - least
         eye = jnp.eye(self.block_size, dtype=local.dtype)
-        return matrix._replace(local=local + shift[:, None, None] * eye)
+        return matrix._replace(local=local + shift[:, None, None] * eye[None])
 
     def magnitude(self, matrix):
         return jnp.max(jnp.sum(jnp.abs(matrix.local), axis=2))
@@ -167,19 +178,22 @@ class ArrowStructure:
 
     def factor(self, matrix):
         local = _cholesky_blocks(matrix.local)
+        pivot = jnp.min(local.pivot)
         if not self.num_shared:
-            return _ArrowFactor(local, matrix.border, matrix.border, matrix.shared)
-        eliminated = jnp.moveaxis(
-            _solve_blocks(local[:, None], jnp.moveaxis(matrix.border, 2, 1)), 1, 2
-        )
+            none = Cholesky(matrix.shared, jnp.ones((), pivot.dtype))
+            return _ArrowFactor(local, matrix.border, matrix.border, none, pivot)
+        each = Cholesky(local.lower[:, None], local.pivot[:, None])
+        eliminated = jnp.moveaxis(_solve_blocks(each, jnp.moveaxis(matrix.border, 2, 1)), 1, 2)
         complement = matrix.shared - jnp.einsum("ibg,ibh->gh", matrix.border, eliminated)
-        shared = cholesky(0.5 * (complement + complement.T))
-        return _ArrowFactor(local, matrix.border, eliminated, shared)
+        shared = cholesky(0.5 * (complement + complement.T), jnp.diagonal(matrix.shared))
+        pivot = jnp.minimum(pivot, shared.pivot)
+        return _ArrowFactor(local, matrix.border, eliminated, shared, pivot)
 
     def pivots(self, factor):
-        least = jnp.min(jnp.diagonal(factor.local, axis1=1, axis2=2))
-        # NaN wherever the factorisation failed: min propagates it.
-        return least**2 + 0 * jnp.sum(factor.shared)
+        return factor.pivot
+
+    def definite(self, factor):
+        return factor.pivot > 0
 
     def solve(self, factor, v):
         local, shared = self.split(v)
@@ -214,14 +228,14 @@ class ArrowStructure:
 
     def _definite(self, matrix, sigma):
         """Whether A - sigma I has a factor."""
-        return jnp.isfinite(self.pivots(self.factor(self.add(matrix, -sigma))))
+        return self.definite(self.factor(self.add(matrix, -sigma)))
 
     def smallest_eigenvalue(self, matrix):
         """By bisection on whether A - sigma I has a factor, to about 1e-3 of itself."""
         dtype = matrix.local.dtype
         tiny = jnp.finfo(dtype).eps * self.magnitude(matrix)
         sign = jnp.where(self._definite(matrix, jnp.zeros((), dtype)), 1.0, -1.0).astype(dtype)
-        # No eigenvalue is above every, nor the smallest above any, entry of the diagonal.
+        # min(diagonal) bounds the eigenvalue from above, Gershgorin's discs from below.
         sums = self.multiply(jax.tree.map(jnp.abs, matrix), jnp.ones(self.size, dtype))
         diagonal = self.diagonal(matrix)
         lowest = jnp.min(diagonal + jnp.abs(diagonal) - sums)
@@ -253,27 +267,30 @@ def raised(diagonal: jax.Array) -> jax.Array:
 
 def _multiply_blocks(blocks, v):
     """(N, b, b) times (N, b); unrolled: XLA's sums over a short last axis are slow on CPUs."""
-    terms = [blocks[:, :, j] * v[:, j, None] for j in range(blocks.shape[-1])]
+    terms = [blocks[:, :, j] * v[:, j][:, None] for j in range(blocks.shape[-1])]
     return sum(terms[1:], terms[0])
 
 
 def _cholesky_blocks(blocks):
-    """Lower factors of (N, b, b), one library call for all of them where b is large."""
+    """Factors of (N, b, b)."""
     if blocks.shape[-1] == 1:
-        return jnp.sqrt(jnp.where(blocks > 0, blocks, jnp.nan))
+        positive = (blocks > 0) & (blocks < jnp.inf)
+        lower = jnp.sqrt(jnp.where(positive, blocks, 1))
+        return Cholesky(lower, jnp.where(positive[:, 0, 0], 1.0, -1.0).astype(blocks.dtype))
     return jax.vmap(cholesky)(blocks)
 
 
 def _solve_blocks(factors, v):
-    """(L L^T)^-1 v for factors (..., b, b) and vectors (..., b) that broadcast."""
-    if factors.shape[-1] == 1:
-        return v / factors[..., 0] ** 2
-    batch = jnp.broadcast_shapes(factors.shape[:-2], v.shape[:-1])
-    factors = jnp.broadcast_to(factors, batch + factors.shape[-2:])
-    solve = cholesky_solve
+    """(L L^T)^-1 v for batches of factors and vectors (..., b) that broadcast."""
+    lower = factors.lower
+    if lower.shape[-1] == 1:
+        return v / lower[..., 0] ** 2
+    batch = jnp.broadcast_shapes(lower.shape[:-2], v.shape[:-1])
+    lower = jnp.broadcast_to(lower, batch + lower.shape[-2:])
+    solve = lambda lower, v: cholesky_solve(Cholesky(lower, lower[0, 0]), v)
     for _ in batch:
         solve = jax.vmap(solve)
-    return solve(factors, jnp.broadcast_to(v, batch + v.shape[-1:]))
+    return solve(lower, jnp.broadcast_to(v, batch + v.shape[-1:]))
 
 
 def _pivots_of_blocks(blocks):

@@ -1,4 +1,4 @@
-"""How the Hessian of the implicit gradient is damped, and what is reported of it.
+"""How the Hessian of the implicit gradient is damped.
 
 At a minimiser y* of E(., theta) the implicit function theorem gives, for a cotangent v of y*,
 
@@ -20,24 +20,20 @@ the null space: for lambda -> 0 it is the derivative of a critical point by the 
 """
 
 import dataclasses
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.checks import argument_error, check_choice
+from jaxcv.checks import argument_error, check_choice, check_count
+from jaxcv.pytree import register
 
-__all__ = ["MODES", "Damping", "Diagnostics"]
+__all__ = ["MODES", "Damping"]
 
 MODES = ("shift", "plain", "tikhonov")
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["value"],
-    meta_fields=["order", "mode", "relative"],
-)
 @dataclasses.dataclass(frozen=True)
 class Damping:
     """The damping of an implicit gradient.
@@ -74,68 +70,23 @@ class Damping:
     relative: bool = False
 
     def __post_init__(self):
-        # Unflattening passes tracers and placeholders through here: only numbers are checked.
-        number = isinstance(self.value, (int, float, np.number)) or (
-            isinstance(self.value, np.ndarray) and self.value.dtype.kind in "fiu"
+        value, hint = self.value, "The paper uses 0.1."
+        array = isinstance(value, (int, float, np.number, np.ndarray)) and not isinstance(
+            value, bool
         )
-        wrong = number and not np.all(np.isfinite(self.value) & (np.asarray(self.value) >= 0))
-        if wrong or isinstance(self.value, (str, complex)):
-            raise argument_error(
-                "damping.value", "expected a finite number >= 0", self.value, "The paper uses 0.1."
-            )
-        if not isinstance(self.order, int) or self.order < 1:
-            raise argument_error(
-                "damping.order", "expected an integer >= 1", self.order, "1 is the paper's rule."
-            )
+        traced = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.number)
+        if array:
+            value = np.asarray(value)
+            if value.dtype.kind not in "fiu" or not np.all(np.isfinite(value) & (value >= 0)):
+                rule = "expected a finite number >= 0"
+                raise argument_error("damping.value", rule, repr(self.value), hint)
+        elif not traced:
+            rule = "expected a number, or an array that may be traced"
+            raise argument_error("damping.value", rule, repr(value), hint)
+        object.__setattr__(self, "order", check_count("damping.order", self.order))
         check_choice("damping.mode", self.mode, MODES)
+        if not isinstance(self.relative, (bool, np.bool_)):
+            raise argument_error("damping.relative", "expected a bool", repr(self.relative))
 
 
-class Diagnostics(NamedTuple):
-    """What is known of a minimiser and of the damped system at it; no field has a gradient.
-
-    From `argmin` the fields speak of a cotangent of norm one; from `argmin_vjp` of the one given.
-
-    Attributes:
-        gradient_norm: |dE/dy| at y.
-        newton_decrement: sqrt(g^T H'^-1 g): the square root of twice the energy that a Newton
-            step still expects to gain.
-        min_eigenvalue: smallest eigenvalue of H. From 17 unknowns on, where H is positive definite
-            and the mode is `shift`, by a short Lanczos run on H^-1; with `Arrow` and
-            `BlockDiagonal` by bisection, to 1e-3 of itself and not above it; with `linear="cg"`
-            the smallest Ritz value of a short Lanczos run, which is never below it.
-        negative_eigenvalues: how many eigenvalues of H are below minus round-off; with
-            `linear="cg"` how many Ritz values.
-        damping_used: the lambda that was used, after `relative` and the precision's floor.
-        gradient_bound: rigorous bound on |u|. `shift`: k |v| / lambda. `tikhonov`:
-            min(k / 2, sqrt(k)) |v| / lambda. `plain`: by the smallest eigenvalue, infinite where
-            H + lambda I is not positive definite and with `linear="cg"`, which does not know it.
-        bias_estimate: (lambda / (h + lambda))^k at the smallest eigenvalue h of H' (`tikhonov`:
-            (lambda^2 / (h^2 + lambda^2))^k at the smallest |h|): the largest relative error that
-            damping causes in any direction of u.
-        error_estimate: estimate of the relative error of u: bias, the move of y* that a Newton
-            step still expects (through the change of H along it), the adjoint's residual, and
-            `structure_error`.
-        adjoint_residual: relative residual of the system that u solves; 0 where no cotangent was
-            given.
-        certified: y is finite, its solver has converged (`argmin_vjp`, which knows no solver:
-            the Newton step is below sqrt(eps) |y|), H is positive definite there, and the
-            Newton-Kantorovich test |H^-1| |H^-1 g| K <= 1/2 holds with K, the Lipschitz constant
-            of H, estimated along the Newton step. An estimate, not a proof, since K is. Never true
-            with `linear="cg"`, which does not know the smallest eigenvalue, nor where
-            `structure_error` is above sqrt(eps).
-        structure_error: |H p - M p| / |H p| for a random p and the matrix M of the structure that
-            `linear` declares (`Arrow`, `BlockDiagonal`); 0 for the other methods. Far above
-            round-off the energy does not have that structure.
-    """
-
-    gradient_norm: jax.Array
-    newton_decrement: jax.Array
-    min_eigenvalue: jax.Array
-    negative_eigenvalues: jax.Array
-    damping_used: jax.Array
-    gradient_bound: jax.Array
-    bias_estimate: jax.Array
-    error_estimate: jax.Array
-    adjoint_residual: jax.Array
-    certified: jax.Array
-    structure_error: jax.Array
+register(Damping, ("value",))

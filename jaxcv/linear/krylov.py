@@ -64,8 +64,10 @@ def conjugate_gradient(
         u, r = u + alpha * p, r - alpha * image
         z = better(r)
         new = jnp.vdot(r, z)
-        smallest = jnp.minimum(smallest, curvature / jnp.vdot(p, p))
-        return u, r, z + (new / rho) * p, new, smallest, step + 1
+        square = jnp.vdot(p, p)
+        smallest = jnp.minimum(smallest, curvature / jnp.where(square > 0, square, 1))
+        turn = new / jnp.where(rho == 0, 1, rho)
+        return u, r, z + turn * p, new, smallest, step + 1
 
     u = jnp.zeros_like(v) if start is None else start / size
     r = v / size if start is None else v / size - product(u)
@@ -96,7 +98,8 @@ def lanczos_eigenvalues(product: Product, start: jax.Array, steps: int = _RITZ_S
         q = jnp.where(still, image / jnp.where(still, beta, 1), q)
         return (basis, q, still), (alpha, jnp.where(still, beta, 0), alive)
 
-    q = start / norm(start)
+    length = norm(start)
+    q = start / jnp.where(length > 0, length, 1)
     basis = jnp.zeros((steps, start.size), start.dtype)
     _, (alpha, beta, alive) = jax.lax.scan(
         advance, (basis, q, jnp.asarray(True)), jnp.arange(steps)

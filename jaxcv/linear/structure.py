@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.checks import argument_error
+from jaxcv.checks import argument_error, check_count
 from jaxcv.linear.arrow import ArrowStructure, raised
 from jaxcv.linear.dense import cholesky, cholesky_solve, dense_matrix, eigenvalues, norm
 
@@ -30,8 +30,8 @@ class Structure(Protocol):
         ...
 
     @property
-    def width(self) -> int:
-        """How many columns are summed over in a factorisation, which its round-off grows with."""
+    def num_terms(self) -> int:
+        """Length of the sums in a factorisation, with which its round-off grows."""
         ...
 
     def matrix(self, product: Product, dtype: Any) -> Any:
@@ -70,12 +70,20 @@ class Structure(Protocol):
         """|A - B|_F ()."""
         ...
 
+    def restrict(self, matrix: Any, free: jax.Array, diagonal: jax.Array) -> Any:
+        """A on the unknowns that are `free` (n,) bool; `diagonal` (n,) alone on the others."""
+        ...
+
     def factor(self, matrix: Any) -> Any:
-        """A factor to solve with; not finite where A is not positive definite."""
+        """A factor to solve with; finite, but of no use where A is not positive definite."""
         ...
 
     def pivots(self, factor: Any) -> jax.Array:
-        """() the smallest square of a diagonal entry; NaN where A is not positive definite."""
+        """() the smallest pivot relative to its diagonal entry; not positive: A is not definite."""
+        ...
+
+    def definite(self, factor: Any) -> jax.Array:
+        """() bool, whether A is positive definite."""
         ...
 
     def solve(self, factor: Any, v: jax.Array) -> jax.Array:
@@ -102,7 +110,7 @@ class DenseStructure:
     size: int
 
     @property
-    def width(self) -> int:
+    def num_terms(self) -> int:
         return self.size
 
     def matrix(self, product, dtype):
@@ -111,13 +119,17 @@ class DenseStructure:
     def gram(self, rows, columns, weights, dtype):
         del columns
         jacobian = jax.vmap(rows)(jnp.eye(self.size, dtype=dtype))  # transposed: (n, m)
-        return (jacobian * weights) @ jacobian.T
+        return (jacobian * weights[None, :]) @ jacobian.T
 
     def multiply(self, matrix, p):
         return matrix @ p
 
     def add(self, matrix, d):
-        return matrix + d * jnp.eye(self.size, dtype=matrix.dtype)
+        return matrix + jnp.diag(jnp.broadcast_to(d, (self.size,)).astype(matrix.dtype))
+
+    def restrict(self, matrix, free, diagonal):
+        both = free[:, None] & free[None, :]
+        return self.add(jnp.where(both, matrix, 0), jnp.where(free, 0, diagonal))
 
     def diagonal(self, matrix):
         return jnp.diagonal(matrix)
@@ -138,7 +150,10 @@ class DenseStructure:
         return cholesky(matrix)
 
     def pivots(self, factor):
-        return jnp.min(jnp.diagonal(factor)) ** 2
+        return factor.pivot
+
+    def definite(self, factor):
+        return factor.definite
 
     def solve(self, factor, v):
         return cholesky_solve(factor, v)
@@ -184,7 +199,7 @@ class Arrow:
     def __post_init__(self):
         object.__setattr__(self, "local", _names(self.local))
         object.__setattr__(self, "shared", _names(self.shared))
-        _check_block_size(self.block_size)
+        object.__setattr__(self, "block_size", check_count("block_size", self.block_size))
 
     def structure(self, y: Any) -> ArrowStructure:
         """The structure of matrices over the raveled y."""
@@ -213,17 +228,12 @@ class BlockDiagonal:
     block_size: int = 1
 
     def __post_init__(self):
-        _check_block_size(self.block_size)
+        object.__setattr__(self, "block_size", check_count("block_size", self.block_size))
 
     def structure(self, y: Any) -> ArrowStructure:
         """The structure of matrices over the raveled y."""
         leaves = jax.tree_util.tree_leaves_with_path(y)
         return _structure(leaves, [True] * len(leaves), self.block_size)
-
-
-def _check_block_size(block_size: Any) -> None:
-    if not isinstance(block_size, int) or block_size < 1:
-        raise argument_error("block_size", "expected an integer >= 1", repr(block_size))
 
 
 def _entry(path: tuple) -> Any:

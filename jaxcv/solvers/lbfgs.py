@@ -1,80 +1,139 @@
-"""The cheap way to a minimum of medium size: L-BFGS, then one Hessian for all the last steps.
+"""Limited-memory BFGS: gradients alone, O(n) memory."""
 
-A Hessian of n unknowns costs n products, so a Newton iteration is worth about n gradients. L-BFGS
-takes the gradient norm down by a few orders of magnitude; there a single factor of the Hessian
-serves every remaining step,
-
-    y <- y - H(y_1)^-1 dE/dy,
-
-which gains a fixed number of digits each, for one gradient and two triangular solves.
-
-Source: Liu and Nocedal 1989; Shamanskii 1967 (the method of chords).
-"""
-
-from collections.abc import Callable
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxcv.linear.dense import hessian_product, norm
-from jaxcv.linear.structure import DenseStructure, Structure
+from jaxcv.checks import argument_error, check_count
+from jaxcv.linear.dense import norm
+from jaxcv.solvers.convergence import default_tolerance, judged, small_gradient
+from jaxcv.solvers.problem import Problem, Result, Status
+from jaxcv.solvers.protocol import check_limits, solve
 
-__all__ = ["CLOSE", "Approach", "Chords", "approach", "chord_steps"]
+__all__ = ["LBFGS", "warm_start"]
 
-_HISTORY = 8
-CLOSE = 1e-3  # gradient norm, relative to the largest seen, at which the Hessian takes over
-_CHORD_STEPS = 12
+_NEAR = 1e-3  # gradient, relative to the largest seen, at which a Hessian takes over
 
 
-class Approach(NamedTuple):
-    """Where the cheap phases have come to.
+@dataclasses.dataclass(frozen=True)
+class LBFGS:
+    """Limited-memory BFGS with one evaluation a step.
+
+    A step that does not lower the energy is cut to the minimum of the parabola through what is
+    known. Where the energy has no digits left, a smaller gradient is the progress.
 
     Attributes:
-        y: (n,) the point, never above the start in energy but for round-off.
-        largest: () largest gradient norm seen.
-        steps: () int32 steps taken.
-        matrix: (n, n) the Hessian where the chord steps began.
-        finished: () bool, whether y is a minimum to round-off and nothing is left to do.
+        tolerance: of the gradient relative to |H| |y|, both at the point reached; None: 1e-10 in
+            float64, 1e-5 in float32.
+        max_steps: evaluations of the energy.
+        history: pairs of steps and gradient changes kept, at most n.
+        step_size: 0 searches along the direction; a positive number is a fixed step, as in the
+            released code of Wibergian learning (1.0), which may end above the start.
+
+    Source: Liu and Nocedal 1989.
     """
 
-    y: jax.Array
-    largest: jax.Array
-    steps: jax.Array
-    matrix: jax.Array
-    finished: jax.Array
+    tolerance: float | None = None
+    max_steps: int = 1000
+    history: int = 10
+    step_size: float = 0.0
+
+    def __post_init__(self):
+        check_limits(self)
+        object.__setattr__(self, "history", check_count("history", self.history))
+
+    def init(self, problem: Problem, y: jax.Array) -> "LBFGSState":
+        """The state before the first evaluation."""
+        if problem.bounds is not None:
+            hint = "Use Newton(), LevenbergMarquardt() or GradientDescent()."
+            raise argument_error("solver", "LBFGS takes no bounds", "bounds", hint)
+        return _begin(y, min(self.history, y.size))
+
+    def step(self, problem: Problem, state: "LBFGSState") -> "LBFGSState":
+        """One evaluation and one decision."""
+        tolerance = self.tolerance
+        if tolerance is None:
+            tolerance = default_tolerance(state.y.dtype)
+
+        def near(gradient, direction, y, curvature, largest):
+            del largest
+            # |H| is that of the stiffest direction: the step must be small as well.
+            limit = tolerance**0.5 * jnp.maximum(jnp.abs(y), tolerance * state.extent)
+            short = jnp.all(jnp.abs(direction) <= limit)
+            return short & small_gradient(gradient, y, state.extent, curvature, tolerance)
+
+        return _step(problem.energy, state, near, self.step_size)
+
+    def y(self, state: "LBFGSState") -> jax.Array:
+        """The best point (n,)."""
+        return state.y
+
+    def status(self, problem: Problem, state: "LBFGSState") -> jax.Array:
+        """The verdict of the last step."""
+        del problem
+        return state.status
+
+    def result(self, problem: Problem, start: jax.Array, state: "LBFGSState") -> Result:
+        """The point; where it is a saddle, that is said."""
+        # Out of digits with a small gradient is as good as converged: the probes below decide.
+        stalled = state.status == Status.STALLED
+        small = small_gradient(
+            state.gradient, state.y, state.extent, state.curvature,
+            float(jnp.finfo(start.dtype).eps) ** 0.5,
+        )  # fmt: skip
+        claim = jnp.where(stalled & small, jnp.int32(Status.CONVERGED), state.status)
+        return judged(
+            problem, start, state.y, claim, state.energy, state.gradient, state.start_energy
+        )
 
 
-class _State(NamedTuple):
+class LBFGSState(NamedTuple):
+    """Between two evaluations."""
+
     y: jax.Array
-    energy: jax.Array
+    energy: jax.Array  # inf before the first evaluation
     gradient: jax.Array
     moves: jax.Array  # (m, n) newest last; zeros where there is none
     turns: jax.Array  # (m, n) changes of the gradient along them
+    trial: jax.Array
     direction: jax.Array
-    size: jax.Array  # step size to try along the direction
-    largest: jax.Array
-    steps: jax.Array
-    alive: jax.Array
+    size: jax.Array  # step size that the trial has along the direction
+    curvature: jax.Array  # () |change of the gradient| / |step|, the newest
+    largest: jax.Array  # () largest gradient norm seen; for the warm start alone
+    extent: jax.Array  # () norm of y at the start
+    start_energy: jax.Array
+    status: jax.Array
 
 
-def approach(
-    energy: Callable[[jax.Array], jax.Array], start: jax.Array, tolerance: float, max_steps: int
-) -> Approach:
-    """L-BFGS from `start` (n,), then chord steps; the rest is for Newton's method.
+@dataclasses.dataclass(frozen=True)
+class _WarmStart(LBFGS):
+    """L-BFGS until the gradient is a thousandth of the largest seen, or blind."""
 
-    Args:
-        energy: (n,) -> ().
-        start: (n,).
-        tolerance: of the gradient norm, relative to the largest seen.
-        max_steps: of L-BFGS, rejected ones included.
-    """
-    evaluate = jax.value_and_grad(energy)
-    state = _lbfgs(evaluate, start, max_steps)
-    dense = DenseStructure(start.size)
-    matrix = dense.matrix(hessian_product(jax.grad(energy), state.y), start.dtype)
-    end = chord_steps(evaluate, dense, matrix, state, tolerance)
-    return Approach(end.y, state.largest, end.steps, matrix, end.finished)
+    history: int = 8
+
+    def step(self, problem: Problem, state: LBFGSState) -> LBFGSState:
+        near = lambda gradient, direction, y, curvature, largest: norm(gradient) <= _NEAR * largest
+        return _step(problem.energy, state, near, 0.0, patient=False)
+
+    def result(self, problem: Problem, start: jax.Array, state: LBFGSState) -> Result:
+        return Result(state.y, state.status, state.energy, state.gradient, state.start_energy)
+
+
+def warm_start(problem: Problem, y: jax.Array, max_steps: int) -> tuple[jax.Array, jax.Array]:
+    """A point (n,) from which Newton's method with few Hessians goes on, and the steps taken."""
+    solver: Any = _WarmStart(max_steps=max_steps)
+    result = solve(solver, problem, y)
+    return result.y, result.steps
+
+
+def _begin(y: jax.Array, history: int) -> LBFGSState:
+    zero, rows = jnp.zeros((), y.dtype), jnp.zeros((history, y.size), y.dtype)
+    return LBFGSState(
+        y, zero + jnp.inf, jnp.zeros_like(y), rows, rows, y, jnp.zeros_like(y), zero, zero, zero,
+        norm(y), zero + jnp.inf, jnp.int32(Status.RUNNING),
+    )  # fmt: skip
 
 
 def _direction(gradient, moves, turns):
@@ -93,134 +152,78 @@ def _direction(gradient, moves, turns):
         (move, turn, rho), alpha = pair
         return q + (alpha - rho * jnp.vdot(turn, q)) * move, None
 
-    q, alphas = jax.lax.scan(back, gradient, pairs, reverse=True)
+    unroll = moves.shape[0] if moves.shape[0] <= 2 else 1
+    q, alphas = jax.lax.scan(back, gradient, pairs, reverse=True, unroll=unroll)
     square = jnp.vdot(turns[-1], turns[-1])
     q = q * jnp.where(square > 0, inner[-1] / jnp.where(square > 0, square, 1), 1)
-    return -jax.lax.scan(forth, q, (pairs, alphas))[0]
+    return -jax.lax.scan(forth, q, (pairs, alphas), unroll=unroll)[0]
 
 
-def _lbfgs(evaluate, start, max_steps) -> _State:
-    """One evaluation an iteration, so that the problems of a batch do not wait in line searches."""
-    dtype = start.dtype
-    eps = jnp.finfo(dtype).eps
-    energy, gradient = evaluate(start)
-    slope = norm(gradient)
-    reach = 0.1 * jnp.maximum(1, norm(start))
+def _step(energy_of, s: LBFGSState, near, step_size: float, patient: bool = True) -> LBFGSState:
+    dtype = s.y.dtype
+    eps = float(jnp.finfo(dtype).eps)
+    energy, gradient = jax.value_and_grad(energy_of)(s.trial)
+    first = jnp.isinf(s.energy)
+    finite = jnp.isfinite(energy) & jnp.all(jnp.isfinite(gradient))
+    old = jnp.where(first, energy, s.energy)
+    gain = s.size * jnp.vdot(s.direction, s.gradient)  # <= 0: the linear model's
+    noise = 4 * eps * jnp.abs(old)
+    blind = jnp.abs(gain) <= noise
+    slope, new_slope = norm(s.gradient), norm(jnp.where(finite, gradient, 0))
+    lower = energy <= old + 1e-4 * gain
+    flatter = (energy <= old + noise) & (new_slope < 0.9 * slope)
+    accept = finite & (first | jnp.where(blind, flatter, lower))
+    if step_size > 0:
+        accept = finite
+    excess = energy - old - gain
+    parabola = finite & (excess > 0)
+    cut = jnp.where(parabola, -gain / (2 * jnp.where(parabola, excess, 1)), 0.1)
+    shorter = s.size * jnp.clip(cut, 0.1, 0.5)
 
-    def advance(state: _State) -> _State:
-        slope = jnp.vdot(state.direction, state.gradient)
-        trial = state.y + state.size * state.direction
-        energy, gradient = evaluate(trial)
-        finite = jnp.isfinite(energy) & jnp.all(jnp.isfinite(gradient))
-        gain = state.size * slope
-        accept = finite & (energy <= state.energy + 1e-4 * gain)
-        # A rejected step is cut to the minimum of the parabola through what is known.
-        excess = energy - state.energy - gain
-        cut = jnp.where(finite & (excess > 0), -gain / (2 * jnp.where(excess > 0, excess, 1)), 0.1)
-        shorter = state.size * jnp.clip(cut, 0.1, 0.5)
-
-        move, turn = trial - state.y, gradient - state.gradient
-        inner = jnp.vdot(move, turn)
-        keep = accept & (inner > eps * norm(move) * norm(turn))
-        push = lambda rows, row: jnp.where(keep, jnp.concatenate([rows[1:], row[None]]), rows)
-        moves, turns = push(state.moves, move), push(state.turns, turn)
-        take = lambda new, old: jnp.where(accept, new, old)
-        gradient = take(gradient, state.gradient)
-        direction = _direction(gradient, moves, turns)
-        downhill = jnp.vdot(direction, gradient) < 0
-        direction = jnp.where(downhill, direction, -gradient)
-        size = norm(gradient)
-        largest = jnp.maximum(state.largest, size)
-        first = jnp.all(turns[-1] == 0) | ~downhill
-        full = jnp.where(first, reach / jnp.where(size > 0, size, 1), 1).astype(dtype)
-        noise = 4 * eps * jnp.abs(state.energy)
-        blind = jnp.abs(gain) <= noise  # the energy cannot tell better from worse
-        return _State(
-            take(trial, state.y),
-            take(energy, state.energy),
-            gradient,
-            moves,
-            turns,
-            take(direction, state.direction),
-            jnp.where(accept, full, shorter),
-            largest,
-            state.steps + 1,
-            (size > CLOSE * largest) & ~blind,
-        )
-
-    empty = jnp.zeros((_HISTORY, start.size), dtype)
-    state = _State(
-        start,
-        energy,
-        gradient,
-        empty,
-        empty,
-        -gradient,
-        (reach / jnp.where(slope > 0, slope, 1)).astype(dtype),
-        slope,
-        jnp.int32(0),
-        jnp.isfinite(energy) & jnp.isfinite(slope) & (slope > 0),
+    move, turn = s.trial - s.y, jnp.where(finite, gradient, 0) - s.gradient
+    length = norm(move)
+    inner = jnp.vdot(move, turn)
+    keep = accept & ~first & (inner > eps * length * norm(turn))
+    push = lambda rows, row: jnp.where(keep, jnp.concatenate([rows[1:], row[None]]), rows)
+    moves, turns = push(s.moves, move), push(s.turns, turn)
+    curvature = jnp.where(
+        accept & ~first & (length > 0), norm(turn) / jnp.where(length > 0, length, 1), s.curvature
     )
-    return jax.lax.while_loop(lambda s: s.alive & (s.steps < max_steps), advance, state)
+    take = lambda new, old: jnp.where(accept, new, old)
+    y, energy, gradient = take(s.trial, s.y), take(energy, s.energy), take(gradient, s.gradient)
+    direction = _direction(gradient, moves, turns)
+    downhill = jnp.vdot(direction, gradient) < 0
+    direction = jnp.where(downhill, direction, -gradient)
+    direction = take(direction, s.direction)
 
-
-class Chords(NamedTuple):
-    """Where chord steps ended; the fields are those of `Approach`, with E and dE/dy at y."""
-
-    y: jax.Array
-    energy: jax.Array
-    gradient: jax.Array
-    steps: jax.Array
-    finished: jax.Array
-
-
-def chord_steps(
-    evaluate: Callable, structure: Structure, matrix: Any, state: Any, tolerance: float
-) -> Chords:
-    """Steps with one factor of `matrix` while each at least halves the gradient.
-
-    Args:
-        evaluate: (n,) -> E, dE/dy.
-        structure: of the matrix.
-        matrix: the Hessian at the start.
-        state: where to start, with y, energy, gradient, largest and steps.
-        tolerance: of the gradient norm, relative to `state.largest`.
-    """
-    eps = jnp.finfo(state.y.dtype).eps
-    factor = structure.factor(matrix)
-    pivot = structure.pivots(factor)
-    definite = pivot > 4 * structure.width * eps * structure.magnitude(matrix)  # not where NaN
-    level = state.energy + 64 * eps * jnp.abs(state.energy)
-
-    def advance(carry):
-        (y, energy, gradient, steps, _), slope, rate, reach, _ = carry
-        p = structure.solve(factor, gradient)
-        trial = y - p
-        trial_energy, trial_gradient = evaluate(trial)
-        trial_slope = norm(trial_gradient)
-        better = (trial_energy <= level) & (trial_slope < 0.5 * slope)
-        take = lambda new, old: jnp.where(better, new, old)
-        # The first step shows how steady the Hessian is; later ones end in round-off.
-        first = trial_slope / jnp.where(slope > 0, slope, 1)
-        rate = jnp.where(jnp.isinf(rate) & (trial_energy <= level), first, rate)
-        moved = take(trial, y), take(trial_energy, energy), take(trial_gradient, gradient)
-        at = Chords(*moved, steps + 1, definite)
-        reach = jnp.where(jnp.isinf(reach), norm(p), reach)
-        return at, take(trial_slope, slope), rate, reach, better & (trial_slope > 0)
-
-    slope = norm(state.gradient)
-    go = definite & jnp.isfinite(state.energy) & jnp.isfinite(slope)
-    at = Chords(state.y, state.energy, state.gradient, state.steps, definite)
-    begin, unknown = slope, jnp.asarray(jnp.inf, slope.dtype)
-    carry = (at, slope, unknown, unknown, go & (slope > 0))
-    limit = state.steps + _CHORD_STEPS
-    at, slope, rate, reach, _ = jax.lax.while_loop(
-        lambda c: c[4] & (c[0].steps < limit), advance, carry
-    )
-    # y is rounded, and dE/dy cannot be closer to zero than that moves it.
-    rounding = structure.multiply(jax.tree.map(jnp.abs, matrix), jnp.abs(at.y))
-    goal = jnp.maximum(tolerance * state.largest, 2 * eps * norm(rounding))
-    # A first step that gains a digit was a correction: y is a minimum where H is what it was. So
-    # it is where there was nothing to gain, and the step hardly one.
-    settled = (begin <= goal) & ((reach <= eps**0.75 * norm(at.y)) | (begin == 0))
-    return at._replace(finished=go & (slope <= goal) & ((rate <= 0.1) | settled))
+    size = norm(gradient)
+    largest = jnp.maximum(s.largest, size)
+    reach = 0.1 * jnp.maximum(1, s.extent)
+    unscaled = jnp.all(turns[-1] == 0) | ~downhill
+    full = jnp.where(unscaled, reach / jnp.where(size > 0, size, 1), 1)
+    if step_size > 0:
+        total = jnp.sum(jnp.abs(gradient))
+        full = jnp.where(unscaled, jnp.minimum(1, 1 / jnp.where(total > 0, total, 1)), step_size)
+    next_size = jnp.where(accept, full, shorter).astype(dtype)
+    trial = y + next_size * direction
+    if step_size > 0:
+        met = size == 0
+    else:
+        met = accept & near(gradient, direction, y, curvature, largest) & (~first | (size == 0))
+    stuck = jnp.all(trial == y) | (blind & ~accept & ~first)
+    if not patient:
+        ahead = next_size * jnp.vdot(direction, gradient)
+        stuck = stuck | (jnp.abs(ahead) <= 4 * eps * jnp.abs(energy))
+    start_energy = jnp.where(first, old, s.start_energy)
+    falling = jnp.isneginf(energy) | (norm(y) > 1 / eps * jnp.maximum(1, s.extent))
+    verdicts = (
+        (first & ~finite, Status.NONFINITE), (met, Status.CONVERGED),
+        (falling, Status.UNBOUNDED), (stuck & (step_size <= 0), Status.STALLED),
+    )  # fmt: skip
+    status = jnp.int32(Status.RUNNING)
+    for condition, code in reversed(verdicts):
+        status = jnp.where(condition, jnp.int32(code), status)
+    return LBFGSState(
+        y, energy, gradient, moves, turns, trial, direction, next_size, curvature, largest,
+        s.extent, start_energy, status,
+    )  # fmt: skip

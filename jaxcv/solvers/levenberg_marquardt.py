@@ -1,198 +1,185 @@
-"""Damped Newton steps on any structure of the Hessian; the engine of Gauss-Newton and of arrows.
+"""Levenberg-Marquardt and Gauss-Newton, for sums of squares and of robust costs."""
 
-One iteration forms a matrix M of second derivatives at y and tries
-
-    p = -(M + mu diag(M))^-1 dE/dy
-
-with a rising mu until the energy falls: a rejected trial costs a factorisation and an evaluation,
-not the second derivatives again. M may be a Gauss-Newton or an IRLS approximation, whose last steps
-converge linearly; they are replaced by chord steps with one exact Hessian
-(`jaxcv.solvers.lbfgs`), which is also what the backward pass needs. Where the approximation
-crawls, as it does where residuals stay large, the exact Hessian serves for M, too.
-
-Source: Marquardt 1963; Nielsen 1999 (how mu follows the gain).
-"""
-
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxcv.linear.dense import hessian_product, norm
-from jaxcv.linear.structure import Structure
-from jaxcv.solvers.lbfgs import CLOSE, chord_steps
+from jaxcv.checks import argument_error
+from jaxcv.closure import together
+from jaxcv.linear.dense import hessian_product
+from jaxcv.linear.structure import DenseStructure
+from jaxcv.linear.system import ConjugateGradient
+from jaxcv.solvers import trust_region
+from jaxcv.solvers.newton import SMALL, conclude, empty_matrix, structured
+from jaxcv.solvers.problem import Problem, Result
+from jaxcv.solvers.protocol import check_limits
+from jaxcv.solvers.spectral import spectral_proposal
+from jaxcv.solvers.trust_region import Local, widened
 
-__all__ = ["Ending", "levenberg"]
+__all__ = ["GaussNewton", "LevenbergMarquardt"]
 
-_TRIALS = 12  # at one point; mu grows by 2^(1 + ... + 12) in them
-_FIRST_DAMPING = 1e-3
-_ROUNDS = 4  # of chord steps, one Hessian each
-_PATIENCE = 8  # approximate steps in which the gradient norm must halve
+# The exact Hessian replaces J^T W J where the residual is nearly orthogonal to all columns of J
+# (the last steps, which converge linearly otherwise), or where the two agree.
+_ORTHOGONAL = 1e-3
+_ALIKE = 1e-3
+_GAIN = 1e-2  # of the energy, below which larger problems change over
 
 
-class Ending(NamedTuple):
-    """Where the steps ended.
+@dataclasses.dataclass(frozen=True)
+class LevenbergMarquardt:
+    """Gauss-Newton curvature in a trust region; the default of `argmin_least_squares`.
+
+        (J^T W J + mu D^2) p = -dE/dy,   D^2 = the largest diag(J^T W J) seen
+
+    mu is what the radius asks for, so that the units of the unknowns do not matter. The last steps
+    use the exact Hessian, by which a minimum is also recognised.
 
     Attributes:
-        y: (n,).
-        energy: () at y.
-        gradient: (n,) at y.
-        matrix: the exact Hessian: at y, or near y and positive definite where `finished`.
-        steps: () int32.
-        finished: () bool, whether y is a minimum to round-off.
+        tolerance: of the gradient relative to |H| |y|, both at the point reached; None: round-off.
+        max_steps: evaluations of the residual. Curved valleys may take a thousand of them.
+
+    Source: Levenberg 1944; Marquardt 1963; More 1978.
     """
 
-    y: jax.Array
-    energy: jax.Array
-    gradient: jax.Array
-    matrix: Any
-    steps: jax.Array
-    finished: jax.Array
+    tolerance: float | None = None
+    max_steps: int = 2000
+
+    def __post_init__(self):
+        check_limits(self)
+
+    def init(self, problem: Problem, y: jax.Array) -> trust_region.State:
+        """The state before the first evaluation."""
+        _check(problem, self)
+        if _is_small(problem):
+            square = jnp.zeros((y.size, y.size), y.dtype)
+            return trust_region.begin(y, (square, square))
+        return trust_region.begin(y, empty_matrix(problem, y))
+
+    def step(self, problem: Problem, state: trust_region.State) -> trust_region.State:
+        """One evaluation and one decision."""
+        tolerance = 0.0 if self.tolerance is None else self.tolerance
+        local = _small(problem) if _is_small(problem) else structured(problem, _gram_of(problem))
+        return trust_region.step(local, state, tolerance, problem.bounds)
+
+    def y(self, state: trust_region.State) -> jax.Array:
+        """The best point (n,)."""
+        return state.y
+
+    def status(self, problem: Problem, state: trust_region.State) -> jax.Array:
+        """The verdict of the last step."""
+        del problem
+        return state.status
+
+    def result(self, problem: Problem, start: jax.Array, state: trust_region.State) -> Result:
+        """The point and its exact Hessian."""
+        del start
+        matrix = state.matrices[1] if _is_small(problem) else state.matrices
+        return conclude(problem, state, matrix, 0)
 
 
-class _State(NamedTuple):
-    y: jax.Array
-    energy: jax.Array
-    gradient: jax.Array
-    mu: jax.Array  # 1 in the step size's stead where steps are not damped
-    largest: jax.Array  # largest gradient norm seen, the scale of the tolerance
-    steps: jax.Array
-    best: jax.Array  # gradient norm, and how many steps ago it was met
-    waited: jax.Array
-    alive: jax.Array
+@dataclasses.dataclass(frozen=True)
+class GaussNewton(LevenbergMarquardt):
+    """Gauss-Newton steps, J^T W J p = -dE/dy, in an unlimited trust region.
 
-
-def levenberg(
-    energy: Callable[[jax.Array], jax.Array],
-    curvature: Callable[[jax.Array], Any] | None,
-    structure: Structure,
-    start: jax.Array,
-    tolerance: float,
-    max_steps: int,
-    damped: bool = True,
-) -> Ending:
-    """A local minimiser of `energy`.
-
-    Args:
-        energy: (n,) -> ().
-        curvature: (n,) -> M, in the form of `structure`; None: the exact Hessian.
-        structure: of M and of the exact Hessian.
-        start: (n,).
-        tolerance: of the gradient norm, relative to the largest seen.
-        max_steps: accepted and rejected steps with each kind of M.
-        damped: mu as above; else `curvature` alone, and the step is halved until the energy falls.
+    For starts near the minimum of well-posed problems: the first steps are full ones, however long.
+    A step that raises the energy is shortened as in `LevenbergMarquardt`.
     """
-    evaluate = jax.value_and_grad(energy)
-    gradient_of = jax.grad(energy)
-    eps = jnp.finfo(start.dtype).eps
-    lift = 4 * structure.width * eps
 
-    def hessian(y):
-        return structure.matrix(hessian_product(gradient_of, y), start.dtype)
+    max_steps: int = 200
 
-    def derivatives(y):
-        return structure.convex(hessian(y))
-
-    def propose(matrix, gradient, mu, undamped):
-        """The step, the decrease that the model predicts, and whether there is a step."""
-        scale = structure.scale(matrix)
-        extra = jnp.where(undamped, lift, mu) * scale
-        p = -structure.solve(structure.factor(structure.add(matrix, extra)), gradient)
-        # Undamped steps are cut to the share mu.
-        slope, share = jnp.vdot(gradient, p), jnp.where(undamped, mu, 1)
-        square = -slope - jnp.vdot(p, extra * p)  # p^T M p
-        predicted, p = -share * slope - 0.5 * share**2 * square, share * p
-        good = jnp.all(jnp.isfinite(p)) & (slope < 0)
-        return jnp.where(good, p, 0), jnp.where(good, predicted, 0), good
-
-    def advance(second, undamped, goal, limit, state: _State) -> _State:
-        matrix = second(state.y)
-
-        def attempt(carry):
-            mu, grow, _, _, _, tries, _ = carry
-            p, predicted, good = propose(matrix, state.gradient, mu, undamped)
-            trial = state.y + p
-            energy, gradient = evaluate(trial)
-            finite = jnp.isfinite(energy) & jnp.all(jnp.isfinite(gradient))
-            # Below this the energy cannot tell better from worse: leave to the chord steps.
-            noise = 4 * eps * jnp.abs(state.energy)
-            blind = good & ((predicted <= noise) | (norm(p) <= 2 * eps * norm(state.y)))
-            gain = (state.energy - energy) / jnp.where(predicted > 0, predicted, 1)
-            accept = good & finite & (gain > 1e-4) & ~blind
-            shrunk = mu * jnp.maximum(0.1, 1 - (2 * gain - 1) ** 3)
-            if_damped = jnp.where(accept, shrunk, mu * grow)
-            mu = jnp.where(undamped, jnp.where(accept, jnp.minimum(2 * mu, 1), mu / 2), if_damped)
-            mu = jnp.clip(mu, eps, 1 / eps).astype(state.mu.dtype)
-            take = lambda new, old: jnp.where(accept, new, old)
-            moved = take(trial, state.y), take(energy, state.energy), take(gradient, state.gradient)
-            return mu, 2 * grow, *moved, tries + 1, accept | blind
-
-        two = jnp.asarray(2, state.mu.dtype)
-        begin, no = (state.y, state.energy, state.gradient), jnp.asarray(False)
-        carry = (state.mu, two, *begin, jnp.int32(0), no)
-        limit = jnp.minimum(_TRIALS, limit - state.steps)
-        mu, _, y, energy, gradient, tries, done = jax.lax.while_loop(
-            lambda c: ~c[6] & (c[5] < limit), attempt, carry
+    def step(self, problem: Problem, state: trust_region.State) -> trust_region.State:
+        """One evaluation and one decision, in a ball that no accepted step limits."""
+        state = super().step(problem, state)
+        proposal, length = state.proposal, state.proposal.length
+        return state._replace(
+            proposal=proposal._replace(radius=jnp.maximum(proposal.radius, 1e3 * length))
         )
-        slope = norm(gradient)
-        largest = jnp.maximum(state.largest, slope)
-        halved = slope <= 0.5 * state.best
-        best, waited = jnp.where(halved, slope, state.best), jnp.where(halved, 0, state.waited + 1)
-        alive = done & jnp.any(y != state.y) & (slope > goal * largest)
-        return _State(y, energy, gradient, mu, largest, state.steps + tries, best, waited, alive)
 
-    def round_(index, carry):
-        """Damped steps, then chord steps by the exact Hessian; nothing where all is finished."""
-        state, matrix, finished = carry
-        last = index + 1 == rounds
-        second = derivatives
-        if curvature is not None:
-            second = functools.partial(jax.lax.cond, index == 0, curvature, derivatives)
-        undamped = (index == 0) & (not damped)
-        goal = jnp.where(last, tolerance, max(tolerance, CLOSE)).astype(start.dtype)
-        slope, limit = norm(state.gradient), state.steps + max_steps
-        alive = ~finished & jnp.isfinite(state.energy) & (slope > goal * state.largest)
-        first = jnp.where(undamped, 1, _FIRST_DAMPING).astype(start.dtype)
-        state = state._replace(alive=alive, mu=first, best=slope, waited=jnp.int32(0))
-        patience = jnp.where(last, max_steps, _PATIENCE)
-        state = jax.lax.while_loop(
-            lambda s: s.alive & (s.steps < limit) & (s.waited < patience),
-            functools.partial(advance, second, undamped, goal, limit),
-            state,
-        )
-        go = ~finished & jnp.isfinite(state.energy)
-        carry = (state, matrix, finished, jnp.int32(0), go)
-        state, matrix, finished, _, _ = jax.lax.while_loop(lambda c: c[4], finish, carry)
-        return state, matrix, finished
 
-    def finish(carry):
-        """Chord steps; again with a new Hessian where this one gained, but not enough."""
-        state, _, _, round_, _ = carry
-        matrix = hessian(state.y)
-        end = chord_steps(evaluate, structure, matrix, state, tolerance)
-        last = round_ + 1 == _ROUNDS
-        # The last Hessian stays that of the point, but where all is finished.
-        keep = end.finished | ~last
-        gained = norm(end.gradient) < 0.5 * norm(state.gradient)
-        take = lambda new, old: jnp.where(keep, new, old)
-        state = state._replace(
-            y=take(end.y, state.y),
-            energy=take(end.energy, state.energy),
-            gradient=take(end.gradient, state.gradient),
-            steps=take(end.steps, state.steps),
-        )
-        return state, matrix, end.finished, round_ + 1, gained & keep & ~end.finished
+def _check(problem: Problem, solver: Any) -> None:
+    name = type(solver).__name__
+    if problem.residual is None:
+        hint = "Call argmin_least_squares, or use Newton()."
+        raise argument_error("solver", f"{name} needs a residual", "an energy", hint)
+    if isinstance(problem.method, ConjugateGradient):
+        hint = "Use structure='dense', an Arrow or a BlockDiagonal; or solver=Newton()."
+        raise argument_error("structure", f"{name} factorises its matrix", "'cg'", hint)
 
-    least, gradient = evaluate(start)
-    slope, zero = norm(gradient), jnp.int32(0)
-    one, no = jnp.ones((), start.dtype), jnp.asarray(False)
-    state = _State(start, least, gradient, one, slope, zero, slope, zero, no)
-    empty = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(hessian, start)
-    )
-    # The number of a round is the same for all problems of a batch: a cond on it stays one.
-    rounds = 1 if curvature is None else 2
-    state, matrix, finished = jax.lax.fori_loop(0, rounds, round_, (state, empty, no))
-    return Ending(state.y, state.energy, state.gradient, matrix, state.steps, finished)
+
+def _is_small(problem: Problem) -> bool:
+    return isinstance(problem.method, DenseStructure) and problem.method.size < SMALL
+
+
+def _exact(gradient, diagonal, energy):
+    """() bool: the cosines between the residual and the columns of J are all small."""
+    column = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
+    residual = jnp.sqrt(2 * jnp.abs(energy))
+    return jnp.max(jnp.abs(gradient) / column) <= _ORTHOGONAL * residual
+
+
+def _small(problem: Problem) -> Local:
+    """Residual, gradient, J^T W J and the exact Hessian from one linearisation."""
+    residual: Any = problem.residual
+    weights = problem.weights or jnp.ones_like
+
+    def both(y):
+        energy, gradient = jax.value_and_grad(problem.energy)(y)
+        return residual(y), energy, gradient
+
+    def evaluate(y):
+        (r, energy, gradient), linear = jax.linearize(both, y)
+        rows, _, hessian = jax.vmap(linear)(jnp.eye(y.size, dtype=y.dtype))
+        gram = (rows * weights(r)[None, :]) @ rows.T
+        return energy, gradient, (gram, 0.5 * (hessian + hessian.T))
+
+    def refresh(accepted, reuse, point, new, old):
+        del reuse, point
+        return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), new, old)
+
+    def turn(wanted, trial, p, new, old):
+        del wanted, trial
+        return (jnp.where(jnp.isfinite(new[1]), new[1], 0) - old[1]) @ p
+
+    def propose(matrices, energy, scale, request):
+        gram, hessian = matrices
+        diagonal = jnp.diagonal(gram)
+        scale = widened(scale, diagonal)
+        column = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
+        apart = jnp.max(jnp.abs(hessian - gram) / (column[:, None] * column[None, :]))
+        exact = _exact(request.gradient, diagonal, energy) | (apart <= _ALIKE)
+        matrix = jnp.where(exact, hessian, gram)
+        propose = lambda: spectral_proposal(matrix, scale, request, problem.bounds)
+        proposal = together(propose, matrix.nbytes == 16)
+        # Of J^T W J nothing is learned about a minimum.
+        return proposal._replace(definite=proposal.definite & exact), scale
+
+    return Local(evaluate, refresh, turn, propose)
+
+
+def _gram_of(problem: Problem) -> Any:
+    """(point, last matrix) -> J^T W J or, near the minimum, the exact Hessian; and which."""
+    structure: Any = problem.method
+    residual: Any = problem.residual
+    weights = problem.weights or jnp.ones_like
+    gradient_of = jax.grad(problem.energy)
+
+    def curvature(point, last):
+        y, energy, gradient = point
+        # What a step along each unknown alone would gain, against what there is.
+        diagonal = jnp.abs(structure.diagonal(last))
+        gain = 0.5 * jnp.sum(gradient**2 / jnp.where(diagonal > 0, diagonal, jnp.inf))
+        exact = (gain <= _GAIN * energy) & jnp.any(diagonal > 0)
+
+        def gram():
+            r, rows = jax.linearize(residual, y)
+            columns = jax.linear_transpose(rows, y)
+            return structure.gram(rows, lambda r: columns(r)[0], weights(r), y.dtype)
+
+        def hessian():
+            return structure.matrix(hessian_product(gradient_of, y), y.dtype)
+
+        return jax.lax.cond(exact, hessian, gram), exact
+
+    return curvature

@@ -1,4 +1,4 @@
-"""One Levenberg-Marquardt trial at a time, for trajectories that are compared step by step.
+"""One Levenberg-Marquardt step at a time, for trajectories that are compared step by step.
 
     p = -(H + lambda diag(H))^-1 g;   y <- y + p and lambda / f where the energy falls, else
     lambda * r
@@ -16,7 +16,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-__all__ = ["MarquardtRule", "MarquardtState", "damped_step_2x2", "marquardt_step"]
+__all__ = [
+    "MarquardtRule",
+    "MarquardtState",
+    "damped_step_2x2",
+    "marquardt_step",
+    "marquardt_update",
+]
 
 
 class MarquardtRule(NamedTuple):
@@ -26,15 +32,15 @@ class MarquardtRule(NamedTuple):
         initial: the first lambda.
         decrease: f, after a step that was taken.
         increase: r, after one that was not.
-        least: lambda is never below.
-        most: nor above.
+        minimum: lambda is never below.
+        maximum: nor above.
     """
 
     initial: Any = 1e-2
     decrease: Any = 10.0
     increase: Any = 10.0
-    least: float = 1e-7
-    most: float = 1e7
+    minimum: float = 1e-7
+    maximum: float = 1e7
 
 
 class MarquardtState(NamedTuple):
@@ -68,9 +74,13 @@ def marquardt_step(
     trial = propose(state.y, state.damping)
     accept = change(state.y, trial) < 0
     y = jax.tree.map(lambda new, old: jnp.where(accept, new, old), trial, state.y)
-    damping = jnp.where(accept, state.damping / rule.decrease, state.damping * rule.increase)
-    damping = jnp.clip(damping, rule.least, rule.most).astype(state.damping.dtype)
-    return MarquardtState(y, damping, accept)
+    return MarquardtState(y, marquardt_update(state.damping, accept, rule), accept)
+
+
+def marquardt_update(damping: jax.Array, accepted: jax.Array, rule: MarquardtRule) -> jax.Array:
+    """lambda () of the next candidate."""
+    new = jnp.where(accepted, damping / rule.decrease, damping * rule.increase)
+    return jnp.clip(new, rule.minimum, rule.maximum).astype(damping.dtype)
 
 
 def damped_step_2x2(

@@ -1,99 +1,203 @@
-"""The types that the rooms of the core share: problems, solutions, and what a solver is."""
+"""What a solver is, and the one loop that runs any solver.
 
-from collections.abc import Callable
+A solver is a frozen, hashable dataclass of settings. This one takes Newton steps of one unknown:
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Scalar:
+    ...     max_steps: int = 50
+    ...
+    ...     def init(self, problem, y):
+    ...         return y, jax.grad(problem.energy)(y)
+    ...
+    ...     def step(self, problem, state):
+    ...         y, gradient = state
+    ...         _, curvature = jax.jvp(jax.grad(problem.energy), (y,), (jnp.ones_like(y),))
+    ...         y = y - gradient / curvature
+    ...         return y, jax.grad(problem.energy)(y)
+    ...
+    ...     def y(self, state):
+    ...         return state[0]
+    ...
+    ...     def status(self, problem, state):
+    ...         small = jnp.max(jnp.abs(state[1])) < 1e-5
+    ...         return jnp.where(small, Status.CONVERGED, Status.RUNNING)
+
+`argmin(energy, y0, theta, solver=Scalar())` runs it with `retract`, under `jax.vmap`, and with the
+implicit gradient. The energy is flat, (n,) -> (); bounds are in `problem.bounds`.
+"""
+
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
 
-from jaxcv.linear.damping import Diagnostics
+from jaxcv.checks import argument_error, check_count
+from jaxcv.closure import match_varying_axes
+from jaxcv.linear.dense import norm
+from jaxcv.linear.system import resolve_method
+from jaxcv.solvers.convergence import judged
+from jaxcv.solvers.problem import Problem, Result, Status
 
-__all__ = ["Energy", "Problem", "Solution", "Solver", "SolverResult"]
-
-
-class Energy(Protocol):
-    """`energy(y, theta, *data) -> scalar`: a pure function.
-
-    y and theta are pytrees of real floating-point arrays; data is anything that the energy reads
-    and that needs no gradient.
-    """
-
-    def __call__(self, y: Any, theta: Any, /, *data: Any) -> jax.Array:
-        """The energy of `y`, shape ()."""
-        ...
-
-
-class Problem(NamedTuple):
-    """What a solver sees: an energy of one flat vector, without gradient to anything else.
-
-    Attributes:
-        energy: (n,) -> (), the energy with theta and data inserted.
-        theta: the caller's theta tree, gradients stopped.
-        data: the caller's data tuple.
-        ravel: y tree -> (n,); None where y lives on a manifold, whose points have no coordinates
-            but those around the start.
-        unravel: (n,) -> y tree.
-        method: how the Hessian is stored and solved with, from `resolve_method`.
-    """
-
-    energy: Callable[[jax.Array], jax.Array]
-    theta: Any
-    data: tuple
-    ravel: Callable[[Any], jax.Array] | None
-    unravel: Callable[[jax.Array], Any]
-    method: Any
-
-
-class SolverResult(NamedTuple):
-    """What a solver returns.
-
-    Attributes:
-        value: (n,), the best point found; the start where the energy is not finite there.
-        steps: () int32, steps taken, rejected ones included.
-        converged: () bool, whether the solver's own stopping rule was met.
-        energy: () at `value`; None: to be computed.
-        gradient: (n,) at `value`; None: to be computed.
-        hessian: what is known of the Hessian near `value`; None: nothing. It spares the backward
-            pass its own, and never changes what that computes but for round-off.
-    """
-
-    value: jax.Array
-    steps: jax.Array
-    converged: jax.Array
-    energy: jax.Array | None = None
-    gradient: jax.Array | None = None
-    hessian: Any = None
+__all__ = [
+    "Progress",
+    "Solver",
+    "check_limits",
+    "check_solver",
+    "result_of",
+    "run",
+    "solve",
+]
 
 
 @runtime_checkable
 class Solver(Protocol):
-    """A frozen, hashable value that minimises a `Problem` from a flat start."""
+    """Settings of an algorithm: frozen and hashable. See the module for one of twenty lines.
 
-    def __call__(self, problem: Problem, start: jax.Array, /) -> SolverResult:
-        """Minimises `problem` from `start` (n,)."""
+    A solver may have a method `result(problem, start, state) -> Result` as well, called once after
+    the last step. Without it the energy, the gradient and the curvature at the end are evaluated
+    here, and a claim of `CONVERGED` stands only where they support it.
+    """
+
+    @property
+    def max_steps(self) -> int:
+        """After which the loop ends."""
+        ...
+
+    def init(self, problem: Problem, y: jax.Array, /) -> Any:
+        """The state before the first step, a pytree of arrays."""
+        ...
+
+    def step(self, problem: Problem, state: Any, /) -> Any:
+        """The next state, of the same shapes."""
+        ...
+
+    def y(self, state: Any, /) -> jax.Array:
+        """The point (n,) of a state."""
+        ...
+
+    def status(self, problem: Problem, state: Any, /) -> jax.Array:
+        """A `Status`; the loop goes on while it is `RUNNING` and turns that into `MAX_STEPS`."""
         ...
 
 
-class Solution(NamedTuple):
-    """A minimiser and what is known of it; one value per problem under `jax.vmap`.
+def check_limits(solver: Any) -> None:
+    """Checks `tolerance` and `max_steps`; NumPy integers become integers."""
+    object.__setattr__(solver, "max_steps", check_count("max_steps", solver.max_steps))
+    tolerance = solver.tolerance
+    if tolerance is None:
+        return
+    if not isinstance(tolerance, (int, float, np.number)) or not 0 <= tolerance < float("inf"):
+        hint = "None follows the dtype."
+        raise argument_error("tolerance", "expected a number >= 0", repr(tolerance), hint)
+    object.__setattr__(solver, "tolerance", float(tolerance))
+
+
+def check_solver(solver: Any) -> None:
+    """Raises ValueError unless `solver` has the methods of a solver."""
+    if not isinstance(solver, Solver) or isinstance(solver, type):
+        rule = "expected a solver with init, step, y, status and max_steps"
+        hint = "E.g. Newton(). A function that minimises: Function(minimise)."
+        raise argument_error("solver", rule, repr(solver), hint)
+
+
+def result_of(solver: Solver, problem: Problem, start: jax.Array, state: Any) -> Result:
+    """The result of the last state, by the solver's own method where it has one."""
+    method: Any = getattr(solver, "result", None)
+    if method is not None:
+        return method(problem, start, state)
+    return judged(problem, start, solver.y(state), solver.status(problem, state))
+
+
+class Progress(NamedTuple):
+    """One step of a solve.
 
     Attributes:
-        value: y*, the tree of y0; differentiable in theta, as aux is; every other field is not.
-        steps: () int32, solver steps taken.
-        energy: (), E(y*, theta).
-        gradient_norm: (), |dE/dy| at y*, in units of E per unit of y.
-        converged: () bool, whether the solver met its stopping rule at a finite point. Count the
-            failures of a batch with `jnp.sum(~solution.converged)`. The rule of `newton` asks for
-            a minimum; those of `lbfgs` and `gradient_descent` only for a small gradient, which a
-            saddle, a maximum and a plateau have, too: see `diagnostics.min_eigenvalue`.
-        diagnostics: `Diagnostics` of the damped system at y*, for a cotangent of norm one.
-        aux: with `has_aux` what the energy returns besides, at y*; differentiable in theta, through
-            y* too. None without.
+        step: its number, from 1.
+        y: the best point so far, a tree like y0.
+        energy: () at y.
+        gradient_norm: () at y.
+        status: a `Status`.
     """
 
-    value: Any
-    steps: jax.Array
+    step: int
+    y: Any
     energy: jax.Array
     gradient_norm: jax.Array
-    converged: jax.Array
-    diagnostics: Diagnostics
-    aux: Any = None
+    status: Status
+
+
+def run(
+    solver: Solver, energy: Callable, y0: Any, theta: Any = (), data: tuple = ()
+) -> Iterator[Progress]:
+    """Runs a solver step by step from Python, to watch it; no gradient.
+
+    Args:
+        solver: any.
+        energy, y0, theta, data: as for `argmin`.
+
+    Yields:
+        `Progress` after each step, the last one with the final status.
+
+    Example:
+        >>> for progress in run(Newton(), energy, jnp.zeros(2), theta):
+        ...     print(progress.step, progress.energy)
+    """
+    check_solver(solver)
+    y, unravel = ravel_pytree(jax.tree.map(jnp.asarray, y0))
+    method = resolve_method("auto", y0)
+    flat = lambda y: jnp.asarray(energy(unravel(y), theta, *data), y.dtype)
+    problem = Problem(flat, theta, data, lambda y: ravel_pytree(y)[0], unravel, method)
+
+    @jax.jit
+    def advance(state):
+        state = solver.step(problem, state)
+        y = solver.y(state)
+        value, gradient = jax.value_and_grad(flat)(y)
+        return state, y, value, norm(gradient), solver.status(problem, state)
+
+    state = solver.init(problem, y)
+    status = Status(int(solver.status(problem, state)))
+    for step in range(1, solver.max_steps + 1):
+        if status != Status.RUNNING:
+            return
+        state, y, value, size, code = advance(state)
+        status = Status(int(code))
+        if status == Status.RUNNING and step == solver.max_steps:
+            status = Status.MAX_STEPS
+        yield Progress(step, unravel(y), value, size, status)
+
+
+def solve(solver: Solver, problem: Problem, y: jax.Array, history: int = 0) -> Result:
+    """Runs a solver to its end: the one loop of the library. No gradient passes through it."""
+    empty = jnp.full((history,), jnp.inf, y.dtype)
+
+    def recorded(records, steps, state):
+        if not history:
+            return records
+        energy, gradient = jax.value_and_grad(problem.energy)(solver.y(state))
+        index = jnp.where(steps < history, steps, history)  # out of range: dropped
+        pair = (energy.astype(y.dtype), norm(gradient))
+        return tuple(r.at[index].set(x, mode="drop") for r, x in zip(records, pair, strict=True))
+
+    def body(carry):
+        state, steps, records = carry
+        state = solver.step(problem, state)
+        return state, steps + 1, recorded(records, steps, state)
+
+    def unfinished(carry):
+        state, steps, _ = carry
+        running = solver.status(problem, state) == Status.RUNNING
+        return running & (steps < solver.max_steps)
+
+    carry = (solver.init(problem, y), jnp.int32(0), (empty, empty) if history else ())
+    carry = match_varying_axes(body, carry)
+    state, steps, records = jax.lax.while_loop(unfinished, body, carry)
+    result = result_of(solver, problem, y, state)
+    status = jnp.asarray(result.status, jnp.int32)
+    status = jnp.where(status == Status.RUNNING, jnp.int32(Status.MAX_STEPS), status)
+    return result._replace(
+        status=status, steps=steps + result.steps, history=records if history else None
+    )

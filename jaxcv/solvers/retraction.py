@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxcv.checks import argument_error
 
-__all__ = ["Chart", "Retraction", "chart_at", "check_retraction"]
+__all__ = ["LocalCoordinates", "Retraction", "check_retraction", "coordinates_at"]
 
 
 @runtime_checkable
@@ -35,27 +35,27 @@ class Retraction(Protocol):
         ...
 
 
-class Chart(NamedTuple):
+class LocalCoordinates(NamedTuple):
     """Flat coordinates around a point.
 
     Attributes:
         origin: (n,) the coordinates of the point.
         tree: the coordinates as a tree.
-        place: (n,) -> the tree y that has these coordinates.
+        to_point: (n,) -> the tree y that has these coordinates.
     """
 
     origin: jax.Array
     tree: Any
-    place: Callable[[jax.Array], Any]
+    to_point: Callable[[jax.Array], Any]
 
 
-def chart_at(y: Any, retract: Retraction | None) -> Chart:
+def coordinates_at(y: Any, retract: Retraction | None) -> LocalCoordinates:
     """The coordinates in which y is differentiated: its leaves, or its tangent space."""
     if retract is None:
-        return Chart(ravel_pytree(y)[0], y, ravel_pytree(y)[1])
+        return LocalCoordinates(ravel_pytree(y)[0], y, ravel_pytree(y)[1])
     tangent = retract.tangent(y)
     origin, unravel = ravel_pytree(tangent)
-    return Chart(origin, tangent, lambda flat: retract(y, unravel(flat)))
+    return LocalCoordinates(origin, tangent, lambda flat: retract(y, unravel(flat)))
 
 
 def check_retraction(retract: Any, y: Any) -> None:

@@ -110,7 +110,8 @@ def fit_curves(
     shape = start.shape[:2]
     carry = network.start(shape, start.dtype)
     state = _State(start, carry, jnp.ones(shape, start.dtype), jnp.zeros_like(start))
-    return unrolled_solve(step, state, params, (t, y), num_steps=num_steps).x
+    solved = unrolled_solve(step, state, params, (t, y), num_steps=num_steps, autodiff="reverse")
+    return solved.x
 
 
 def fit_curves_by_marquardt(

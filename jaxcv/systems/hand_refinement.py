@@ -18,8 +18,9 @@ from jaxcv.energies.hand import HandScales, hand_of, hand_residuals, hand_start,
 from jaxcv.geometry.hand import hand_joints
 from jaxcv.geometry.manifolds import SO3, Product
 from jaxcv.least_squares.kernels import Huber
-from jaxcv.least_squares.minimise import argmin_least_squares, levenberg_marquardt
+from jaxcv.least_squares.minimise import argmin_least_squares
 from jaxcv.linear.damping import Damping
+from jaxcv.solvers import LevenbergMarquardt
 from jaxcv.solvers.marquardt import MarquardtRule, MarquardtState, marquardt_step
 
 __all__ = ["RefinedHand", "refine_hand"]
@@ -130,7 +131,7 @@ def refine_hand(
         data = seen, valid, nearest_cones(start, seen)
         solution = argmin_least_squares(
             hand_residuals, start, theta, data, kernel={"points": Huber(ROBUST)},
-            retract=CHART, damping=damping, solver=levenberg_marquardt(max_steps=max_steps),
+            retract=CHART, damping=damping, solver=LevenbergMarquardt(max_steps=max_steps),
         )  # fmt: skip
         points, radii = hand_of(solution.value)
         points = points + middle

@@ -20,8 +20,9 @@ from jaxcv.geometry.manifolds import SO3, Product, Sphere
 from jaxcv.implicit.minimise import argmin
 from jaxcv.least_squares.kernels import Welsch
 from jaxcv.linear.damping import Damping
-from jaxcv.solvers.algorithms import newton
-from jaxcv.solvers.retraction import chart_at
+from jaxcv.solvers import Newton
+from jaxcv.solvers.marquardt import MarquardtRule, marquardt_update
+from jaxcv.solvers.retraction import coordinates_at
 
 __all__ = [
     "NEAR_WIDTHS",
@@ -41,6 +42,7 @@ _USUAL = 3.0  # log odds a priori of cameras that move
 NO_PRIOR = -30.0  # log precision where there is none
 _WIDEST = 15.0  # log of a kernel's width that makes it least squares
 _BEGIN = 1e-3  # the first damping of the search, of the mean curvature
+_RULE = MarquardtRule(_BEGIN, minimum=1e-30, maximum=1e30)
 _SEARCH_STEPS = 10  # with each kernel
 # Times the kernel's own width, at which the search for the minimum begins: from afar, from nearby.
 WIDTHS, NEAR_WIDTHS = (1.0, 3.0, 10.0, 30.0, 100.0), (1.0, 3.0)
@@ -123,8 +125,8 @@ def refine_relative_pose(
     best = jnp.argmin(jnp.where(jnp.isfinite(surprise), surprise, jnp.inf))
     y0 = jax.lax.stop_gradient(jax.tree.map(lambda leaf: leaf[best], values))
     found = argmin(
-        epipolar_energy, y0, theta, matches, solver=newton(max_steps=max_steps), damping=damping,
-        retract=_POSE,
+        epipolar_energy, y0, theta, matches, solver=Newton(max_steps=max_steps), damping=damping,
+        retract=_POSE, diagnostics=True,
     )  # fmt: skip
     return RefinedPose(
         found.value["rotation"], found.value["direction"], found.energy, found.converged,
@@ -196,10 +198,10 @@ def _linearised(own, theta, points1, points2, valid):
     weight = jnp.where(valid, jnp.exp(theta.log_confidence), 0)
     kernel = Welsch(jnp.exp(theta.log_width))
     precision = jnp.exp(theta.log_precision)
-    chart = chart_at(own, _POSE)
+    chart = coordinates_at(own, _POSE)
 
     def residuals(flat):
-        own = chart.place(flat)
+        own = chart.to_point(flat)
         essential = essential_matrix(own["rotation"], own["direction"])
         distance = sampson_distance(essential, points1, points2) * jnp.exp(-theta.log_noise)
         turned = jnp.sqrt(precision[0] / 2) * (own["rotation"] - theta.rotation).ravel()
@@ -245,12 +247,12 @@ def _go_down(y, theta, points1, points2, valid, steps: int):
         chart, gradient, hessian = _linearised(own, theta, points1, points2, valid)
         ridge = damping * jnp.trace(hessian) / 5 + jnp.finfo(gradient.dtype).tiny
         move = -jnp.linalg.solve(hessian + ridge * jnp.eye(5, dtype=hessian.dtype), gradient)
-        new = chart.place(move)
+        new = chart.to_point(move)
         below = energy(new)
         down = below < lowest  # false for nan
         kept_y = jax.tree.map(lambda a, b: jnp.where(down, a, b), new, own)
         return (
-            kept_y, jnp.where(down, below, lowest), damping * jnp.where(down, 0.1, 10.0)
+            kept_y, jnp.where(down, below, lowest), marquardt_update(damping, down, _RULE)
         ), None  # fmt: skip
 
     first = y, energy(y), jnp.asarray(_BEGIN, theta.direction.dtype)

@@ -313,7 +313,9 @@ def solve_stereo(
     if network.unit:  # a guess of |t| that falls short of 1 says nothing of the guessed depths
         motion = in_baselines(start.inverse_depth, motion)[1]
     state = _State(start.inverse_depth, motion, carry, jnp.ones(shape[:1], bool))
-    states = unrolled_solve(step, state, params["solver"], (views,), num_steps=network.num_steps)
+    states = unrolled_solve(
+        step, state, params["solver"], (views,), num_steps=network.num_steps, autodiff="reverse"
+    )
     motions = states.motion if left else jax.vmap(exp)(states.motion)
     return StereoEstimate(states.inverse_depth, motions)
 

@@ -17,7 +17,7 @@ from jaxcv.energies.tracker_fusion import (
 )
 from jaxcv.implicit.minimise import argmin
 from jaxcv.linear.damping import Damping
-from jaxcv.solvers.algorithms import multi_start, newton
+from jaxcv.solvers import MultiStart, Newton
 
 __all__ = ["FusedBox", "fuse_boxes", "fuse_frame"]
 
@@ -44,7 +44,7 @@ def _centres(terms: CornerTerms) -> jax.Array:
     return terms.centres
 
 
-_SOLVER = multi_start(newton(max_steps=30), _centres)
+_SOLVER = MultiStart(Newton(max_steps=30), _centres)
 
 
 def _is_box(boxes: jax.Array) -> jax.Array:
@@ -82,7 +82,12 @@ def fuse_frame(
     origin, unit = frame_unit(frame)
     solution = jax.vmap(
         lambda one: argmin(
-            corner_energy, jnp.zeros(2, unit.dtype), one, solver=_SOLVER, damping=damping
+            corner_energy,
+            jnp.zeros(2, unit.dtype),
+            one,
+            solver=_SOLVER,
+            damping=damping,
+            diagnostics=True,
         )
     )(terms)
     box = (origin + unit * solution.value).reshape(4)

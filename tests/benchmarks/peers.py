@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 
 from jaxcv import Damping, argmin, argmin_least_squares
-from jaxcv.solvers.algorithms import lbfgs, newton
+from jaxcv.solvers import LBFGS, Newton
 from tests.benchmarks.by_hand import BY_HAND
 from tests.benchmarks.problems import BenchmarkProblem
 
@@ -80,8 +80,8 @@ def rows(problem: BenchmarkProblem, tolerances=(1e-4, 1e-5, 1e-6)) -> dict[str, 
     out: dict[str, Callable] = {}
     small = problem.name != "c"
     if small:
-        out["jaxcv newton"] = _jaxcv(newton())
-        out["jaxcv lbfgs"] = _jaxcv(lbfgs())
+        out["jaxcv newton"] = _jaxcv(Newton())
+        out["jaxcv lbfgs"] = _jaxcv(LBFGS())
     if problem.arguments is not None:
         out["jaxcv levenberg_marquardt"] = _least_squares
     if problem.name in BY_HAND:

@@ -15,7 +15,8 @@ from jax.flatten_util import ravel_pytree
 
 from jaxcv import Damping, argmin_least_squares
 from jaxcv.geometry import se3
-from jaxcv.least_squares.minimise import Arrow, levenberg_marquardt
+from jaxcv.linear.structure import Arrow
+from jaxcv.solvers import LevenbergMarquardt
 from tests.benchmarks.measure import seconds_per_call
 
 __all__ = ["stereo"]
@@ -99,7 +100,7 @@ def stereo() -> dict[str, Any]:
         theirs = direct()
 
         def iterations(theta, most):
-            solver = levenberg_marquardt(max_steps=most)
+            solver = LevenbergMarquardt(max_steps=most)
             solution = argmin_least_squares(
                 residual, y0, theta, data, solver=solver, structure=ARROW, damping=Damping(0.0)
             )

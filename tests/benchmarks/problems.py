@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.least_squares.minimise import Arrow, PseudoHuber
+from jaxcv.least_squares.kernels import PseudoHuber
+from jaxcv.linear.structure import Arrow
 
 __all__ = ["PROBLEMS", "BenchmarkProblem", "arrow", "bumps", "regressions"]
 

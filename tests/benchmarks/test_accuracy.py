@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxcv import Damping, argmin
-from jaxcv.solvers.algorithms import newton
+from jaxcv.solvers import Newton
 from tests.benchmarks.peers import jaxopt_row, optimistix_row
 from tests.benchmarks.problems import BenchmarkProblem
 from tests.helpers import UNDAMPED, relative_error
@@ -52,7 +52,7 @@ def gradient(minimise, y0, theta, data):
 def ours(damping=UNDAMPED, tolerance=None):
     """A row of jaxcv."""
     return lambda problem, y0, theta, data: (
-        argmin(energy, y0, theta, data, solver=newton(tolerance), damping=damping).value
+        argmin(energy, y0, theta, data, solver=Newton(tolerance), damping=damping).value
     )
 
 

@@ -10,7 +10,9 @@ import pytest
 from jaxcv import Damping, argmin_least_squares
 from jaxcv.energies import human_pose as energy
 from jaxcv.energies.human_pose_search import RIDGE, search
-from jaxcv.least_squares.minimise import Arrow, PseudoHuber, gauss_newton
+from jaxcv.least_squares.kernels import PseudoHuber
+from jaxcv.linear.structure import Arrow
+from jaxcv.solvers import GaussNewton
 from tests.helpers import assert_close, random_direction
 
 VIEWS = 4
@@ -179,7 +181,7 @@ def test_the_implicit_gradient_is_that_of_argmin(robust):
         kernel = {"reprojection": PseudoHuber(own.width, block_ndim=1)} if robust else None
         start = {"coefficients": jnp.zeros(29), "joints": jnp.zeros((17, 3))}
         pose = argmin_least_squares(
-            residual, start, own, (points[0], visible[0]), solver=gauss_newton(),
+            residual, start, own, (points[0], visible[0]), solver=GaussNewton(),
             kernel=kernel, structure=Arrow("joints", "coefficients"), damping=Damping(0.02),
         ).value  # fmt: skip
         joints = pose["joints"] @ rotation.T

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from jaxcv import Damping, argmin, argmin_jvp, argmin_least_squares, argmin_vjp, attach
 from jaxcv.geometry import se3, so3
 from jaxcv.geometry.manifolds import SE3, SO3, Product, Sphere
-from jaxcv.least_squares.minimise import PseudoHuber
-from jaxcv.solvers.algorithms import multi_start, newton
+from jaxcv.least_squares.kernels import PseudoHuber
+from jaxcv.solvers import MultiStart, Newton
 from tests.helpers import (
     UNDAMPED,
     assert_close,
@@ -104,8 +104,9 @@ MANIFOLD = Product(R=SO3(), n=Sphere())
 def solve(theta, points, autodiff="reverse"):
     y0 = {"R": jnp.eye(3), "t": jnp.zeros(3), "n": jnp.array([0.0, 0.0, 1.0])}
     return argmin(
-        alignment, y0, theta, (points,), retract=MANIFOLD, damping=UNDAMPED, autodiff=autodiff
-    )
+        alignment, y0, theta, (points,), retract=MANIFOLD, damping=UNDAMPED, autodiff=autodiff,
+        diagnostics=True,
+    )  # fmt: skip
 
 
 @pytest.mark.slow
@@ -214,8 +215,8 @@ def test_arguments_are_checked():
         argmin(energy, jnp.eye(3), jnp.eye(3), retract=RIGID)
     with pytest.raises(ValueError, match="`R`: expected a manifold"):
         Product(R=SO3)
-    with pytest.raises(ValueError, match="needs a vector space, got 'prox'"):
+    with pytest.raises(ValueError, match="needs a vector space without bounds, got 'prox'"):
         argmin(energy, jnp.eye(3), jnp.eye(3), retract=SO3(), init_gradient="prox")
-    solver = multi_start(newton(), jnp.zeros((2, 3, 3)))
-    with pytest.raises(ValueError, match="`multi_start`: needs a vector space"):
+    solver = MultiStart(Newton(), jnp.zeros((2, 3, 3)))
+    with pytest.raises(ValueError, match="`MultiStart`: needs a vector space"):
         argmin(energy, jnp.eye(3), jnp.eye(3), retract=SO3(), solver=solver)

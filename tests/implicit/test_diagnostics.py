@@ -1,14 +1,16 @@
 """Every field of `Diagnostics` against its formula in NumPy, and when a point is certified."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcv import Damping, argmin, argmin_vjp
-from jaxcv.implicit.diagnostics import diagnose
+from jaxcv import Damping, argmin, argmin_vjp, diagnose
+from jaxcv.implicit.diagnostics import diagnose_gradient
 from jaxcv.linear.structure import DenseStructure
-from jaxcv.solvers.algorithms import gradient_descent, newton
+from jaxcv.solvers import GradientDescent, Newton
 
 N = 6
 COUNT = 64
@@ -105,7 +107,7 @@ def test_tikhonov_reports_its_own_bound_and_bias():
 def test_adjoint_residual_sees_a_wrong_adjoint():
     a = jnp.diag(jnp.arange(1.0, 4.0))
     v = jnp.ones(3)
-    report = lambda u: diagnose(
+    report = lambda u: diagnose_gradient(
         lambda y: a @ y, jnp.zeros(3), Damping(1.0), DenseStructure(3), v, u
     )
     right = v / jnp.array([2.0, 3.0, 4.0])
@@ -117,10 +119,10 @@ def test_only_a_converged_minimum_is_certified():
     cosh = lambda y, t: jnp.sum(jnp.cosh(y - t)) + 0.1 * jnp.sum((y - t) ** 4)
     with jax.enable_x64(True):
         one = jnp.ones(3)
-        good = argmin(cosh, 3 * one, one)
+        good = argmin(cosh, 3 * one, one, diagnostics=True)
         assert good.converged
         assert good.diagnostics.certified
-        early = argmin(cosh, 3 * one, one, solver=newton(max_steps=1))
+        early = argmin(cosh, 3 * one, one, solver=Newton(max_steps=1), diagnostics=True)
         assert not early.converged
         assert not early.diagnostics.certified
         for offset in (1e-5, 1e-2, 1.0):
@@ -128,6 +130,18 @@ def test_only_a_converged_minimum_is_certified():
             assert not report.certified
         _, report = argmin_vjp(cosh, good.value, one, one)
         assert report.certified
+
+
+@pytest.mark.parametrize("linear", ["cholesky", "cg"])
+def test_diagnostics_are_made_where_asked_and_later_are_the_same(linear):
+    cosh = lambda y, t: jnp.sum(jnp.cosh(y - t)) + 0.1 * jnp.sum((y - t) ** 4)
+    with jax.enable_x64(True):
+        y0, theta, how = jnp.full(3, 3.0), jnp.arange(3.0), {"damping": Damping(0.2, order=2)}
+        assert argmin(cosh, y0, theta, linear=linear, **how).diagnostics is None
+        solution = argmin(cosh, y0, theta, linear=linear, diagnostics=True, **how)
+        later = diagnose(cosh, solution.value, theta, linear=linear, **how)
+        for name, now, then in zip(later._fields, solution.diagnostics, later, strict=True):
+            np.testing.assert_allclose(now, then, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 @pytest.mark.slow
@@ -142,7 +156,8 @@ def test_what_conjugate_gradients_cannot_know():
     assert np.isinf(report.gradient_bound)  # no Ritz value bounds the smallest eigenvalue
     assert not report.certified
     # At an exact minimum nothing is left to divide by.
-    at_minimum = argmin(lambda y, t: 0.25 * jnp.sum((y - t) ** 2), zero, jnp.ones(n))
+    quarter = lambda y, t: 0.25 * jnp.sum((y - t) ** 2)
+    at_minimum = argmin(quarter, zero, jnp.ones(n), diagnostics=True)
     assert np.isfinite(at_minimum.diagnostics.error_estimate)
     # A relative lambda does not vanish where the trace does.
     signs = jnp.where(jnp.arange(n) % 2 == 0, 1.0, -1.0)
@@ -188,7 +203,7 @@ def test_bias_estimate_is_the_error_that_damping_causes():
 @pytest.mark.slow
 @pytest.mark.parametrize("lam", [0.0, 0.05])
 def test_error_estimate_covers_the_error_of_certified_problems(lam):
-    """Stopped at gradients of 0.1 and 1e-3 of the first. B = -I, so the gradient in b is u."""
+    """Stopped at gradients of 0.1 and 1e-3 of |H| |y|. B = -I, so the gradient in b is u."""
     n, count = 4, 600
     rng = np.random.default_rng(11)
     with jax.enable_x64(True):
@@ -204,23 +219,38 @@ def test_error_estimate_covers_the_error_of_certified_problems(lam):
         def energy(y, b, a, cubic):
             return 0.5 * y @ a @ y + cubic * jnp.sum(y**3) / 6 + jnp.sum(y**4) / 12 - b @ y
 
-        def pull(a, b, bar, cubic, solver, y0, damping):
-            run = lambda b: argmin(energy, y0, b, (a, cubic), solver=solver, damping=damping)
-            (u,) = jax.vjp(lambda b: run(b).value, b)[1](bar)
-            return u, run(b)
+        def early(a, b, bar, cubic, tolerance):
+            """u and its report at a rough minimiser whose solver is believed; and what it said."""
+            solver = GradientDescent(tolerance=tolerance, max_steps=500)
+            solution = argmin(
+                energy,
+                jnp.zeros(n),
+                b,
+                (a, cubic),
+                solver=solver,
+                damping=damping,
+                diagnostics=True,
+            )
+            y = solution.value
+            u, _ = argmin_vjp(energy, y, b, bar, (a, cubic), damping=damping)
+            slope = jax.grad(lambda y: energy(y, b, a, cubic))
+            report = diagnose_gradient(
+                slope, y, damping, DenseStructure(n), bar, u, converged=jnp.asarray(True)
+            )
+            return u, report, solution
 
-        covered, trusted = 0, 0
+        def exact(a, b, bar, cubic, y):
+            y = argmin(energy, y, b, (a, cubic), solver=Newton()).value
+            return argmin_vjp(energy, y, b, bar, (a, cubic), damping=Damping(0.0))[0]
+
+        covered, trusted, damping = 0, 0, Damping(lam)
         for tolerance in (0.1, 1e-3):
-            early = gradient_descent(tolerance=tolerance, max_steps=500)
-            damping = Damping(lam)
-            first = lambda a, b, bar, cubic: pull(a, b, bar, cubic, early, jnp.zeros(n), damping)  # noqa: B023
-            u, solution = jax.jit(jax.vmap(first))(a, b, bar, cubic)
-            exact = lambda a, b, bar, cubic, y: pull(a, b, bar, cubic, newton(), y, Damping(0.0))
-            truth, _ = jax.jit(jax.vmap(exact))(a, b, bar, cubic, solution.value)
+            run = jax.jit(jax.vmap(functools.partial(early, tolerance=tolerance)))
+            u, report, solution = run(a, b, bar, cubic)
+            truth = jax.jit(jax.vmap(exact))(a, b, bar, cubic, solution.value)
             error = np.linalg.norm(u - truth, axis=1) / np.linalg.norm(truth, axis=1)
-            report = solution.diagnostics
             sure = np.asarray(report.certified)
-            assert not np.any(sure & ~np.asarray(solution.converged))
+            assert not np.any(solution.diagnostics.certified & ~solution.converged)
             covered += np.sum(error[sure] <= np.asarray(report.error_estimate)[sure] + 1e-12)
             trusted += np.sum(sure)
         assert trusted > count

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcv import Damping, argmin, argmin_vjp
+from jaxcv.linear import BlockDiagonal
 from tests.helpers import assert_close
 
 LANES = 8
@@ -44,7 +45,10 @@ def run(linear):
 
     def one(shared, own, design, targets, y0):
         theta = {"shared": shared, "own": own}
-        solution = argmin(energy, y0, theta, (design, targets), damping=Damping(0.1), linear=linear)
+        solution = argmin(
+            energy, y0, theta, (design, targets), damping=Damping(0.1), linear=linear,
+            diagnostics=True,
+        )  # fmt: skip
         return solution.value, solution
 
     def loss(shared, own, arrays):
@@ -98,7 +102,8 @@ def test_second_derivatives_survive_a_bad_lane():
         assert_close(twice(1.0, data), twice(1.0, data[jnp.array([0, 2, 3])]), 1e-12)
 
 
-def test_pullback_of_something_not_finite_is_zero():
+@pytest.mark.parametrize("linear", ["cholesky", "cg", BlockDiagonal(1), BlockDiagonal(2)], ids=str)
+def test_pullback_of_something_not_finite_is_zero(linear):
     square = lambda y, t: jnp.sum((y - t) ** 2)
     one = jnp.ones(2)
     for y, t, v in (
@@ -107,7 +112,7 @@ def test_pullback_of_something_not_finite_is_zero():
         (one, one, one * jnp.nan),
     ):
         cubic = lambda y, t: square(y, t) + jnp.sum(t * y**3)
-        bar, diagnostics = argmin_vjp(cubic, y, t, v)
+        bar, diagnostics = argmin_vjp(cubic, y, t, v, linear=linear)
         assert bar.tolist() == [0, 0]
         assert not diagnostics.certified or np.isnan(v[0])
 

@@ -219,7 +219,7 @@ def test_no_gradient_for_start_data_damping_and_minimiser():
     y0, theta, d = jnp.zeros(2), jnp.ones(2), jnp.full(2, 2.0)
 
     def loss(y0, d, lam):
-        solution = argmin(energy, y0, theta, (d,), damping=Damping(lam))
+        solution = argmin(energy, y0, theta, (d,), damping=Damping(lam), diagnostics=True)
         rest = solution.energy + solution.gradient_norm + solution.diagnostics.bias_estimate
         return jnp.sum(solution.value) + rest
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxcv import Damping, argmin, attach
-from jaxcv.solvers.algorithms import multi_start, newton
+from jaxcv.solvers import MultiStart, Newton
 from tests.helpers import UNDAMPED, assert_close, outer_loss, problem, rbf_energy
 
 
@@ -103,7 +103,8 @@ def test_sweep_over_damping_is_one_vmap_without_retracing():
     curvature = 2 + 12 * np.asarray(argmin(energy, one, one).value) ** 2
     want = 2 / (curvature + np.asarray(values)[:, None])
     np.testing.assert_allclose(swept, want, rtol=1e-5)
-    by_tree = jax.vmap(lambda d: argmin(energy, one, one, damping=d).diagnostics.damping_used)
+    report = lambda d: argmin(energy, one, one, damping=d, diagnostics=True).diagnostics
+    by_tree = jax.vmap(lambda d: report(d).damping_used)
     np.testing.assert_allclose(by_tree(Damping(values))[1:], values[1:])
 
     traces.clear()
@@ -210,9 +211,22 @@ class Counted:
     solver: Any
     traces: ClassVar[list] = []
 
-    def __call__(self, problem, start):
+    @property
+    def max_steps(self):
+        return self.solver.max_steps
+
+    def init(self, problem, y):
         self.traces.append(1)
-        return self.solver(problem, start)
+        return self.solver.init(problem, y)
+
+    def step(self, problem, state):
+        return self.solver.step(problem, state)
+
+    def y(self, state):
+        return self.solver.y(state)
+
+    def status(self, problem, state):
+        return self.solver.status(problem, state)
 
 
 def test_an_equal_solver_is_not_traced_again():
@@ -222,7 +236,7 @@ def test_an_equal_solver_is_not_traced_again():
     Counted.traces.clear()
     for tolerance in (1e-4, 1e-3):
         for scale in (1, 2):
-            solver = multi_start(Counted(newton(tolerance=tolerance)), scale * seeds / scale)
+            solver = MultiStart(Counted(Newton(tolerance=tolerance)), scale * seeds / scale)
             argmin(energy, scale * one, one, solver=solver)
     assert len(Counted.traces) == 2
 
@@ -233,7 +247,7 @@ def test_no_host_callback_in_the_program(linear):
     data = tuple(x.astype(y0.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in data)
 
     def everything(theta):
-        solution = argmin(energy, y0, theta, data, linear=linear)
+        solution = argmin(energy, y0, theta, data, linear=linear, diagnostics=True, history=5)
         return outer_loss(solution.value), solution
 
     jaxpr = str(jax.make_jaxpr(jax.value_and_grad(everything, has_aux=True))(theta))

@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 
 from jaxcv import Damping, argmin, argmin_least_squares, argmin_vjp
-from jaxcv.least_squares.minimise import (
-    Arrow,
-    BlockDiagonal,
-    GemanMcClure,
-    Huber,
-    PseudoHuber,
-    Welsch,
-    gauss_newton,
-    levenberg_marquardt,
-)
+from jaxcv.least_squares.kernels import GemanMcClure, Huber, PseudoHuber, Welsch
+from jaxcv.linear.structure import Arrow, BlockDiagonal
+from jaxcv.solvers import GaussNewton, LevenbergMarquardt
 from tests.helpers import UNDAMPED, assert_close, assert_grad_matches, outer_loss, relative_error
 
 N = 12
@@ -61,8 +54,9 @@ def test_gradients_are_exact(kernel, structure):
     with jax.enable_x64(True):
         y0, theta, data, _ = arrow_problem()
         solve = lambda theta: argmin_least_squares(
-            residual, y0, theta, data, kernel=kernel, structure=structure, damping=UNDAMPED
-        )
+            residual, y0, theta, data, kernel=kernel, structure=structure, damping=UNDAMPED,
+            diagnostics=True,
+        )  # fmt: skip
         solution = jax.jit(solve)(theta)
         assert solution.converged
         assert solution.diagnostics.certified
@@ -114,7 +108,7 @@ def test_scale_of_a_kernel_is_learned():
 
 
 @pytest.mark.parametrize(
-    "solver", [levenberg_marquardt(), pytest.param(gauss_newton(), marks=pytest.mark.slow)]
+    "solver", [LevenbergMarquardt(), pytest.param(GaussNewton(), marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize(
     ("dtype", "rtol"), [pytest.param("float32", 2e-6, marks=pytest.mark.slow), ("float64", 1e-12)]
@@ -146,7 +140,7 @@ def test_forward_damping_does_not_reach_the_gradient():
         solve = lambda y0, solver: argmin_least_squares(
             residual, y0, theta, data, solver=solver, kernel=Huber(0.7)
         )
-        found = solve(y0, levenberg_marquardt())
+        found = solve(y0, LevenbergMarquardt())
 
         def pull(y0, solver):
             run = lambda theta: outer_loss(
@@ -156,9 +150,9 @@ def test_forward_damping_does_not_reach_the_gradient():
             )
             return jax.grad(run)(theta)
 
-        first = pull(y0, levenberg_marquardt())
-        assert_close(pull(found.value, levenberg_marquardt()), first, 1e-9)
-        assert_close(pull(y0, gauss_newton()), first, 1e-9)
+        first = pull(y0, LevenbergMarquardt())
+        assert_close(pull(found.value, LevenbergMarquardt()), first, 1e-9)
+        assert_close(pull(y0, GaussNewton()), first, 1e-9)
 
 
 @pytest.mark.slow
@@ -263,7 +257,8 @@ def test_more_parameters_than_residuals():
     """Not isolated: never certified; the damped gradient stays within its bound."""
     with jax.enable_x64(True):
         line = lambda y, theta: jnp.sum(y**2) - theta
-        solve = lambda theta: argmin_least_squares(line, jnp.array([1.0, 0.5, 0.2]), theta)
+        y0 = jnp.array([1.0, 0.5, 0.2])
+        solve = lambda theta: argmin_least_squares(line, y0, theta, diagnostics=True)
         solution = solve(2.0)
         np.testing.assert_allclose(jnp.sum(solution.value**2), 2, rtol=1e-9)
         assert not solution.diagnostics.certified
@@ -299,10 +294,10 @@ def test_a_structure_that_does_not_match_is_reported():
     with jax.enable_x64(True):
         chain = lambda y, theta: jnp.concatenate([y - theta, y[1:] * y[:-1]])
         y0, theta = jnp.ones(6), jnp.linspace(1.0, 2.0, 6)
-        wrong = argmin_least_squares(chain, y0, theta, structure=BlockDiagonal())
+        wrong = argmin_least_squares(chain, y0, theta, structure=BlockDiagonal(), diagnostics=True)
         assert wrong.diagnostics.structure_error > 0.01
         assert not wrong.diagnostics.certified
-        right = argmin_least_squares(chain, y0, theta)
+        right = argmin_least_squares(chain, y0, theta, diagnostics=True)
         assert right.diagnostics.structure_error == 0
         # The gradient is right all the same: the true Hessian corrects what the blocks solve.
         pull = lambda linear: argmin_vjp(
@@ -331,7 +326,12 @@ def test_arrow_energies_are_minimised_by_newton():
 
         y0 = {"z": jnp.zeros(40), "p": jnp.zeros(2)}
         solve = lambda theta, y0: argmin(
-            energy, y0, theta, linear=Arrow(local="z", shared="p"), damping=UNDAMPED
+            energy,
+            y0,
+            theta,
+            linear=Arrow(local="z", shared="p"),
+            damping=UNDAMPED,
+            diagnostics=True,
         )
         solution = jax.jit(solve)(centres, y0)
         assert solution.converged
@@ -355,7 +355,7 @@ def test_arguments_are_checked():
         run(structure=Arrow(local="z", shared="p", block_size=3))
     with pytest.raises(ValueError, match="`structure`: expected one of 'dense'"):
         run(structure="sparse")
-    with pytest.raises(ValueError, match="`solver`: expected a least-squares solver"):
+    with pytest.raises(ValueError, match="`solver`: expected a solver with init, step"):
         run(solver=None)
     with pytest.raises(ValueError, match="`kernel`: its names must be entries"):
         run(kernel={"match": Huber(1.0)})

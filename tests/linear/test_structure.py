@@ -81,6 +81,7 @@ def test_algebra_is_that_of_the_dense_matrix(shape):
                 "joined": structure.join(*structure.split(v)),
                 "solved": structure.solve(structure.factor(lifted), v),
                 "pivots": structure.pivots(structure.factor(matrix)),
+                "definite": structure.definite(structure.factor(matrix)),
                 "regular": structure.indefinite_solver(matrix)(v),
                 "smallest": structure.smallest_eigenvalue(matrix),
                 "negative": structure.negative_eigenvalues(matrix, 0.0),
@@ -98,7 +99,9 @@ def test_algebra_is_that_of_the_dense_matrix(shape):
         close("joined", v)
         close("solved", np.linalg.solve(a + 2.1 * np.eye(n), v[..., None])[..., 0])
         close("gram", times(jacobian.swapaxes(1, 2), weights * times(jacobian, v)))
-        assert np.array_equal(np.isfinite(got["pivots"]), least > 0)
+        assert np.array_equal(got["pivots"] > 0, least > 0)
+        assert np.array_equal(got["definite"], least > 0)
+        assert np.all(np.isfinite(got["pivots"]))
         sane = np.linalg.cond(a) < 1e6
         assert np.sum(sane) > COUNT / 2
         assert relative_error(times(a, got["regular"])[sane], v[sane]) < 1e-6
@@ -119,9 +122,9 @@ def test_damped_solves_are_bounded_and_those_of_the_dense_method(shape):
         def run(a, v):
             system = damped_system(lambda p: a @ p, v, damping, structure)
             dense = damped_system(lambda p: a @ p, v, damping, resolve_method("cholesky", v))
-            u = apply_filter(system, damping, v)[0]
+            u = apply_filter(system, damping, v)
             residual = adjoint_residual(system, damping, u, v)
-            return u, apply_filter(dense, damping, v)[0], residual, system.shift
+            return u, apply_filter(dense, damping, v), residual, system.shift
 
         u, dense, residual, shift = map(np.asarray, jax.jit(jax.vmap(run))(a, v))
         assert np.all(np.linalg.norm(u, axis=1) <= 2 * np.linalg.norm(v, axis=1) / 0.2)

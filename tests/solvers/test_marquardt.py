@@ -39,7 +39,7 @@ def test_a_trial_that_is_not_lower_is_refused(worse):
 
 
 def test_damping_keeps_its_range_under_vmap():
-    rule = MarquardtRule(least=1e-3, most=1.0)
+    rule = MarquardtRule(minimum=1e-3, maximum=1.0)
     steps = jax.vmap(lambda change: marquardt_step(
         state(0.0, 0.5), lambda y, _: y + 1, lambda a, b: change, rule
     ))(jnp.array([-1.0, 1.0]))  # fmt: skip

@@ -1,0 +1,195 @@
+"""The implicit gradient for a minimiser that is already there, as a rule and as functions."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcv.checks import check_floating, check_structure
+from jaxcv.closure import jit_on
+from jaxcv.implicit.arguments import check_energy, check_setting, checked, with_hint
+from jaxcv.implicit.diagnostics import Diagnostics, diagnose_at
+from jaxcv.implicit.rules import RULES, Rule, cut, make_system, pullback, pushforward
+from jaxcv.linear.damping import Damping
+from jaxcv.linear.system import check_mode, resolve_method
+from jaxcv.solvers.retraction import Retraction, check_retraction, coordinates_at
+
+__all__ = ["argmin_jvp", "argmin_vjp", "attach", "diagnose"]
+
+
+def attach(
+    energy: Callable,
+    y_star: Any,
+    theta: Any,
+    data: tuple = (),
+    *,
+    damping: Damping = Damping(),  # noqa: B008
+    linear: Any = "auto",
+    autodiff: str = "reverse",
+    retract: Retraction | None = None,
+    solve: Callable | None = None,
+) -> Any:
+    """`y_star` unchanged, with the gradient of the minimiser y*(theta) of the energy.
+
+    For a minimiser that any solver found, inside or outside JAX. theta gets the damped implicit
+    gradient of `argmin`; y_star and data get none, and whatever made them is never differentiated.
+    y_star must be a minimiser of energy(., theta, *data), which `diagnose` judges.
+
+    Args:
+        energy, theta, data, damping, linear, autodiff, retract: as for `argmin`.
+        y_star: the minimiser, a tree like y0.
+        solve: None, or a solver of the damped system for energies whose Hessian only its author
+            can factorise: `solve(y, theta, data, lambda, v) -> u` with (H + lambda I) u = v, u and
+            v trees like y; `autodiff='reverse'` alone. It must be a global function or a frozen
+            value, since whatever it closes over gets no gradient.
+    """
+    check_energy(energy)
+    y, theta = checked("y_star", y_star, theta, data, damping, autodiff)
+    check_setting("linear", linear)
+    check_setting("solve", solve)
+    check_retraction(retract, y)
+    static = (linear, autodiff, retract, solve)
+    arguments = (cut(y), theta, cut(data), cut(damping))
+    return with_hint(jit_on(energy, _attach, static), *arguments)
+
+
+def argmin_vjp(
+    energy: Callable,
+    y: Any,
+    theta: Any,
+    y_bar: Any,
+    data: tuple = (),
+    *,
+    damping: Damping = Damping(),  # noqa: B008
+    linear: Any = "auto",
+    retract: Retraction | None = None,
+) -> tuple[Any, Diagnostics]:
+    """The pullback of `attach` as a function, with what is known of it.
+
+    Args:
+        energy, theta, data, damping, linear, retract: as for `argmin`.
+        y: the minimiser, a tree like y0.
+        y_bar: the cotangent of y, the same tree.
+
+    Returns:
+        theta_bar = -B^T u, a tree like theta (zero where anything is not finite), and the
+        `Diagnostics` of the solve for u.
+    """
+    check_energy(energy)
+    y, theta = checked("y", y, theta, data, damping)
+    check_setting("linear", linear)
+    check_structure("y_bar", y_bar, "y", y)
+    check_floating("y_bar", y_bar, "It is the gradient of a real loss with respect to y.")
+    check_retraction(retract, y)
+    return jit_on(energy, _vjp, (linear, retract))(y, theta, y_bar, data, damping)
+
+
+def argmin_jvp(
+    energy: Callable,
+    y: Any,
+    theta: Any,
+    theta_dot: Any,
+    data: tuple = (),
+    *,
+    damping: Damping = Damping(),  # noqa: B008
+    linear: Any = "auto",
+    retract: Retraction | None = None,
+) -> tuple[Any, Diagnostics]:
+    """The pushforward of `attach` as a function, with what is known of it.
+
+    Args:
+        energy, theta, data, damping, linear, retract: as for `argmin`.
+        y: the minimiser, a tree like y0.
+        theta_dot: the direction in which theta moves, a tree like theta.
+
+    Returns:
+        y_dot = -f(H) B theta_dot, a tree like y (zero where y or dE/dy is not finite), and the
+        `Diagnostics` of the solve, whose cotangent is -B theta_dot.
+    """
+    check_energy(energy)
+    y, theta = checked("y", y, theta, data, damping)
+    check_setting("linear", linear)
+    check_structure("theta_dot", theta_dot, "theta", theta)
+    check_floating("theta_dot", theta_dot, "It is a direction in the space of theta.")
+    theta_dot = jax.tree.map(lambda d, x: jnp.asarray(d, x.dtype), theta_dot, theta)
+    check_retraction(retract, y)
+    return jit_on(energy, _jvp, (linear, retract))(y, theta, theta_dot, data, damping)
+
+
+def diagnose(
+    energy: Callable,
+    y: Any,
+    theta: Any,
+    data: tuple = (),
+    *,
+    damping: Damping = Damping(),  # noqa: B008
+    linear: Any = "auto",
+    retract: Retraction | None = None,
+) -> Diagnostics:
+    """What is known of a minimiser, after the fact: `Diagnostics` for a cotangent of norm one.
+
+    Args:
+        energy, theta, data, damping, linear, retract: as for `argmin`.
+        y: the point, e.g. `solution.value`. It is certified where the Newton step that is left is
+            below sqrt(eps) |y|, since nothing is known of its solver.
+    """
+    check_energy(energy)
+    y, theta = checked("y", y, theta, data, damping)
+    check_setting("linear", linear)
+    check_retraction(retract, y)
+    return jit_on(energy, _diagnose, (linear, retract))(y, theta, data, damping)
+
+
+def _at(energy, linear, retract, y, theta, data, solve=None):
+    """The system of the energy, coordinates at y and the rule there."""
+    system, local = make_system(energy, y, theta, data), coordinates_at(y, retract)
+    method = resolve_method(linear, local.tree)
+    return system, local, Rule(system.energy, method, retract, solve=solve)
+
+
+def _attach(energy, linear, autodiff, retract, solve, y, theta, data, damping):
+    packed = None
+    if solve is not None:
+        # A user's solve sees the trees that it knows, not the leaves of a system.
+        structure = jax.tree.structure((theta, data))
+        packed = _OwnSolve(solve, structure, len(jax.tree.leaves(data)))
+    system, _, rule = _at(energy, linear, retract, y, theta, data, packed)
+    if solve is None:
+        check_mode(damping, rule.method)
+    return RULES[autodiff](rule, y, system.theta, system.data, damping, None)
+
+
+class _OwnSolve(NamedTuple):
+    """A user's solve as a function of a system's leaves."""
+
+    solve: Callable
+    structure: Any
+    num_data: int
+
+    def __call__(self, y, theta, data, value, v):
+        leaves = [*theta[0], *data[: self.num_data]]
+        theta, data = jax.tree.unflatten(self.structure, leaves)
+        return self.solve(y, theta, data, value, v)
+
+
+def _vjp(energy, linear, retract, y, theta, y_bar, data, damping):
+    system, local, rule = _at(energy, linear, retract, y, theta, data)
+    pulled = pullback(rule, y, system.theta, system.data, damping, y_bar)
+    report = diagnose_at(system, local, y, damping, rule.method, pulled.v, pulled.u)
+    theta_bar = jax.tree.unflatten(jax.tree.structure(theta), pulled.theta[0])
+    return theta_bar, cut(report)
+
+
+def _jvp(energy, linear, retract, y, theta, theta_dot, data, damping):
+    system, local, rule = _at(energy, linear, retract, y, theta, data)
+    captured = jax.tree.map(jnp.zeros_like, system.theta[1])
+    directions = (jax.tree.leaves(theta_dot), captured)
+    y_dot, u, v = pushforward(rule, y, system.theta, system.data, damping, directions)
+    report = diagnose_at(system, local, y, damping, rule.method, v, u)
+    return y_dot, cut(report)
+
+
+def _diagnose(energy, linear, retract, y, theta, data, damping):
+    system, local, rule = _at(energy, linear, retract, y, theta, data)
+    return cut(diagnose_at(system, local, y, damping, rule.method))

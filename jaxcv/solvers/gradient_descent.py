@@ -1,0 +1,109 @@
+"""Steepest descent with an adaptive step: a reference without curvature."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcv.linear.dense import norm
+from jaxcv.solvers.convergence import default_tolerance, free_gradient, judged, small_gradient
+from jaxcv.solvers.problem import Problem, Result, Status
+from jaxcv.solvers.protocol import check_limits
+
+__all__ = ["GradientDescent"]
+
+
+class _State(NamedTuple):
+    y: jax.Array
+    energy: jax.Array  # inf before the first evaluation
+    gradient: jax.Array
+    trial: jax.Array
+    size: jax.Array
+    curvature: jax.Array
+    start_energy: jax.Array
+    extent: jax.Array
+    status: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientDescent:
+    """Steepest descent: accepted steps grow the step size, rejected ones halve it.
+
+    Attributes:
+        tolerance: of the gradient relative to |H| |y|, both at the point reached; None: 1e-10 in
+            float64, 1e-5 in float32.
+        max_steps: evaluations of the energy.
+        step_size: the first one tried; 0: 1 / |gradient| times max(1, |y0|) / 10.
+
+    Source: Armijo 1966 (sufficient decrease 1e-4).
+    """
+
+    tolerance: float | None = None
+    max_steps: int = 1000
+    step_size: float = 0.0
+
+    def __post_init__(self):
+        check_limits(self)
+
+    def init(self, problem: Problem, y: jax.Array) -> _State:
+        """The state before the first evaluation."""
+        del problem
+        zero = jnp.zeros((), y.dtype)
+        return _State(
+            y, zero + jnp.inf, jnp.zeros_like(y), y, zero, zero, zero + jnp.inf, norm(y),
+            jnp.int32(Status.RUNNING),
+        )  # fmt: skip
+
+    def step(self, problem: Problem, s: _State) -> _State:
+        """One evaluation and one decision."""
+        eps = float(jnp.finfo(s.y.dtype).eps)
+        energy, gradient = jax.value_and_grad(problem.energy)(s.trial)
+        first = jnp.isinf(s.energy)
+        finite = jnp.isfinite(energy) & jnp.all(jnp.isfinite(gradient))
+        old = jnp.where(first, energy, s.energy)
+        move = s.trial - s.y
+        lower = energy <= old + 1e-4 * jnp.vdot(s.gradient, move)
+        # Where the energy has no digits left, a smaller gradient is the progress.
+        level = (energy <= old + 4 * eps * jnp.abs(old)) & (energy <= s.start_energy)
+        accept = finite & (first | lower | (level & (norm(gradient) < norm(s.gradient))))
+        length = norm(move)
+        bend = norm(jnp.where(finite, gradient, 0) - s.gradient)
+        measured = accept & ~first & (length > 0)
+        curvature = jnp.where(measured, bend / jnp.where(length > 0, length, 1), s.curvature)
+        take = lambda new, old: jnp.where(accept, new, old)
+        y, energy, gradient = take(s.trial, s.y), take(energy, s.energy), take(gradient, s.gradient)
+        free = free_gradient(problem, y, gradient)
+        slope = norm(free)
+        reach = 0.1 * jnp.maximum(1, s.extent) / jnp.where(slope > 0, slope, 1)
+        begin = jnp.where(self.step_size > 0, self.step_size, reach)
+        size = jnp.where(first, begin, s.size * jnp.where(accept, 1.5, 0.5)).astype(s.y.dtype)
+        trial = y - size * free
+        if problem.bounds is not None:
+            trial = jnp.clip(trial, *problem.bounds)
+        tolerance = default_tolerance(y.dtype) if self.tolerance is None else self.tolerance
+        met = small_gradient(free, y, s.extent, curvature, tolerance) & (~first | (slope == 0))
+        verdicts = (
+            (first & ~finite, Status.NONFINITE), (met & accept, Status.CONVERGED),
+            (jnp.isneginf(energy), Status.UNBOUNDED), (jnp.all(trial == y), Status.STALLED),
+        )  # fmt: skip
+        status = jnp.int32(Status.RUNNING)
+        for condition, code in reversed(verdicts):
+            status = jnp.where(condition, jnp.int32(code), status)
+        start_energy = jnp.where(first, old, s.start_energy)
+        return _State(y, energy, gradient, trial, size, curvature, start_energy, s.extent, status)
+
+    def y(self, state: _State) -> jax.Array:
+        """The best point (n,)."""
+        return state.y
+
+    def status(self, problem: Problem, state: _State) -> jax.Array:
+        """The verdict of the last step."""
+        del problem
+        return state.status
+
+    def result(self, problem: Problem, start: jax.Array, state: _State) -> Result:
+        """The point; where it is a saddle, that is said."""
+        return judged(
+            problem, start, state.y, state.status, state.energy, state.gradient, state.start_energy
+        )

@@ -1,0 +1,185 @@
+"""A solver that starts at many seeds: the lowest, or the k best distinct minima."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxcv.checks import argument_error, check_count, check_structure
+from jaxcv.linear.dense import norm
+from jaxcv.pytree import register
+from jaxcv.solvers.problem import Minima, Problem, Result, Status
+from jaxcv.solvers.protocol import Solver, check_solver, result_of
+
+__all__ = ["MultiStart"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MultiStart:
+    """A solver that starts at many seeds.
+
+    With `keep=1` the energy is evaluated at every seed and the solver runs from the lowest one.
+    With `keep=k` it runs from all of them, and the solution holds the k lowest distinct minima,
+    their energies, and which seed led to which (`Solution.minima`); `value` is the lowest.
+
+    Attributes:
+        solver: the solver that runs.
+        seeds: starting points, a tree like y0 with one leading axis more: arrays, which may be
+            traced, or a function `seeds(theta, *data)` that returns them. A seed whose energy is
+            not finite is passed over; y0 takes part where all are.
+        keep: k.
+        separation: two minima are the same where their distance is below this times their norm and
+            their energies agree as closely; None: eps^1/4 (1e-4 in float64, 0.02 in float32).
+
+    Source: Wibergian learning, section 4 (the energy is evaluated at every data point).
+    """
+
+    solver: Solver
+    seeds: Any
+    keep: int = 1
+    separation: float | None = None
+
+    def __post_init__(self):
+        check_solver(self.solver)
+        object.__setattr__(self, "keep", check_count("keep", self.keep))
+        if not callable(self.seeds):
+            object.__setattr__(self, "seeds", jax.tree.map(_own, self.seeds))
+
+    def _key(self) -> tuple:
+        """What two equal values share; traced seeds are equal to themselves alone."""
+        leaves, treedef = jax.tree.flatten(self.seeds)
+        read = lambda x: (np.asarray(x).tobytes(), np.shape(x), str(np.asarray(x).dtype))
+        opaque = lambda x: callable(x) or isinstance(x, Tracer)
+        content = tuple(id(x) if opaque(x) else read(x) for x in leaves)
+        return self.solver, self.keep, self.separation, treedef, content
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, MultiStart) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    @property
+    def max_steps(self) -> int:
+        """Of the solver that runs."""
+        return self.solver.max_steps
+
+    def _points(self, problem: Problem, y: jax.Array) -> jax.Array:
+        """(S, n) seeds and their checks."""
+        seeds = self.seeds
+        if callable(seeds):
+            seeds = seeds(problem.theta, *problem.data)
+        seeds = jax.lax.stop_gradient(jax.tree.map(jnp.asarray, seeds))
+        counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(seeds)}
+        if len(counts) != 1 or counts & {(), (0,)}:
+            rule = "expected arrays with one leading axis, the same and not empty in all of them"
+            shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(seeds)]
+            raise argument_error("seeds", rule, f"the shapes {shapes}", "Stack the candidates.")
+        if problem.ravel is None:
+            hint = "Choose the seed before the call and pass it as y0."
+            raise argument_error("MultiStart", "needs a vector space", "a retraction", hint)
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], y.dtype), seeds)
+        hint = "Seeds have one leading axis more than y0."
+        check_structure("seeds", one, "y0", problem.unravel(y), hint)
+        points = jax.vmap(problem.ravel)(seeds).astype(y.dtype)
+        if problem.bounds is not None:
+            points = jnp.clip(points, *(bound[None, :] for bound in problem.bounds))
+        return points
+
+    def init(self, problem: Problem, y: jax.Array) -> Any:
+        """The states of the solver at the lowest seed, or at all of them."""
+        points = self._points(problem, y)
+        energies = jax.vmap(problem.energy)(points)
+        finite = jnp.isfinite(energies)
+        if self.keep == 1:
+            best = jnp.argmin(jnp.where(finite, energies, jnp.inf))
+            y = jnp.where(jnp.any(finite), points[best], y)
+            return y, self.solver.init(problem, y)
+        points = jnp.where(finite[:, None], points, y[None, :])
+        return points, jax.vmap(lambda y: self.solver.init(problem, y))(points)
+
+    def step(self, problem: Problem, state: Any) -> Any:
+        """One step of the solver, of each start that is not finished."""
+        points, inner = state
+        if self.keep == 1:
+            return points, self.solver.step(problem, inner)
+
+        def one(state):
+            running = self.solver.status(problem, state) == Status.RUNNING
+            new = self.solver.step(problem, state)
+            return jax.tree.map(lambda a, b: jnp.where(running, a, b), new, state)
+
+        return points, jax.vmap(one)(inner)
+
+    def y(self, state: Any) -> jax.Array:
+        """The point (n,) of the solver; with `keep` above one, that from the first seed."""
+        if self.keep == 1:
+            return self.solver.y(state[1])
+        return jax.vmap(self.solver.y)(state[1])[0]
+
+    def status(self, problem: Problem, state: Any) -> jax.Array:
+        """Running while any start is."""
+        if self.keep == 1:
+            return self.solver.status(problem, state[1])
+        codes = jax.vmap(lambda s: self.solver.status(problem, s))(state[1])
+        return jnp.where(jnp.any(codes == Status.RUNNING), jnp.int32(Status.RUNNING), codes[0])
+
+    def result(self, problem: Problem, start: jax.Array, state: Any) -> Result:
+        """The result from the lowest seed; or all of them, sorted and without repetitions."""
+        points, inner = state
+        if self.keep == 1:
+            return result_of(self.solver, problem, points, inner)
+        every = jax.vmap(lambda p, s: result_of(self.solver, problem, p, s))(points, inner)
+        order, group, rows, valid = self._distinct(every)
+        best = jax.tree.map(lambda leaf: leaf[order[0]], every._replace(minima=None))
+        minima = Minima(every.y[rows], every.energy[rows], valid, group)
+        return best._replace(minima=minima)
+
+    def _distinct(self, every: Result) -> tuple:
+        """Order of all ends by energy, the row of each seed, and the rows kept with their validity.
+
+        Ends that have not converged come last and are never kept as minima but where nothing else
+        is there.
+        """
+        count, dtype = every.y.shape[0], every.y.dtype
+        near = self.separation
+        near = float(jnp.finfo(dtype).eps) ** 0.25 if near is None else near
+        converged = every.status == Status.CONVERGED
+        finite = jnp.isfinite(every.energy)
+        energy = jnp.where(finite, every.energy, jnp.inf)
+        order = jnp.lexsort((energy, ~converged))
+        y, energy, usable = every.y[order], energy[order], (converged & finite)[order]
+        apart = jax.vmap(lambda a: jax.vmap(lambda b: norm(a - b))(y))(y)
+        size = jax.vmap(norm)(y)
+        spread = jnp.max(jnp.where(usable, size, 0))
+        level = jnp.abs(energy[:, None] - energy[None, :])
+        unit = jnp.abs(energy)[:, None] + jnp.abs(energy)[None, :]
+        level_ok = level <= near * jnp.where(jnp.isfinite(unit), unit, 1) + 0
+        same = (apart <= near * spread) & level_ok & usable[:, None] & usable[None, :]
+        leader = jnp.argmax(same, axis=1)  # the lowest one of the group
+        is_leader = usable & (leader == jnp.arange(count))
+        rank = jnp.cumsum(is_leader) - 1  # of leaders, by energy
+        keep = self.keep
+        slots = jnp.full((keep,), 0, jnp.int32)
+        target = jnp.where(is_leader & (rank < keep), rank, keep)
+        slots = slots.at[target].set(order.astype(jnp.int32), mode="drop")
+        valid = jnp.arange(keep) < jnp.sum(is_leader)
+        slots = jnp.where(valid, slots, order[0])
+        row = jnp.where(usable, rank[leader], -1)
+        row = jnp.where(row < keep, row, -1)
+        by_seed = jnp.full((count,), -1, jnp.int32).at[order].set(row.astype(jnp.int32))
+        return order, by_seed, slots, valid
+
+
+def _own(leaf: Any) -> Any:
+    """A copy that the caller cannot change, in the byte order of this machine, as JAX needs it."""
+    if isinstance(leaf, jax.Array):
+        return leaf
+    array = np.array(leaf)
+    return array.astype(array.dtype.newbyteorder("="))
+
+
+register(MultiStart, ("solver", "seeds"))
