@@ -9,7 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-__all__ = ["Hoisted", "hoist", "jit_on", "match_varying_axes", "together", "while_once"]
+__all__ = [
+    "Hoisted",
+    "hoist",
+    "jit_on",
+    "match_varying_axes",
+    "together",
+    "vary_like",
+    "while_once",
+]
 
 
 class Hoisted(NamedTuple):
@@ -62,7 +70,7 @@ def match_varying_axes(body: Callable, carry: Any) -> Any:
         out = jax.tree.leaves(jax.eval_shape(body, carry))
         leaves, treedef = jax.tree.flatten(carry)
         missing = [
-            tuple(frozenset(getattr(want, "vma", None) or ()) - frozenset(jax.typeof(leaf).vma))
+            tuple(_varying(want) - _varying(jax.typeof(leaf)))
             for leaf, want in zip(leaves, out, strict=True)
         ]
         if not any(missing):
@@ -88,7 +96,9 @@ def while_once(wanted: jax.Array, value: Callable[[], Any]) -> Any:
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), hoisted.shape)
 
     def body(carry):
-        _, _, floating, fixed = jax.lax.optimization_barrier(carry)
+        if not jax.sharding.get_abstract_mesh().manual_axes:  # where it would mix their types
+            carry = jax.lax.optimization_barrier(carry)
+        _, _, floating, fixed = carry
         return jnp.zeros_like(wanted), hoisted.call((), floating, fixed), floating, fixed
 
     carry = (wanted, zeros, hoisted.floating, hoisted.fixed)
@@ -106,6 +116,25 @@ def together(value: Callable[[], Any], small: bool = True) -> Any:
     if not small or jax.default_backend() != "cpu":
         return value()
     return while_once(jax.lax.optimization_barrier(jnp.asarray(True)), value)
+
+
+def vary_like(tree: Any, *others: Any) -> Any:
+    """`tree`, marked as varying over every manual axis that `others` vary over."""
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return tree
+    axes = frozenset().union(*(_varying(jax.typeof(leaf)) for leaf in jax.tree.leaves(others)))
+
+    def cast(leaf):
+        missing = tuple(axes - _varying(jax.typeof(leaf)))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def _varying(aval: Any) -> frozenset:
+    """The manual axes that an array of this type varies over; older releases of JAX say `vma`."""
+    kind = getattr(aval, "manual_axis_type", None)
+    return frozenset(getattr(aval, "vma", ()) if kind is None else kind.varying)
 
 
 # JAX keeps what it compiled for as long as the function lives, with every array that the function

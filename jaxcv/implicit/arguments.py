@@ -1,5 +1,6 @@
 """Checks of what every function of the package takes, and the hint for forward mode."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from jaxcv.checks import argument_error, check_choice, check_data, check_floatin
 from jaxcv.implicit.rules import RULES
 from jaxcv.linear.damping import Damping
 
-__all__ = ["called", "check_energy", "check_setting", "checked", "with_hint"]
+__all__ = ["called", "check_energy", "check_setting", "checked", "on_device", "with_hint"]
 
 
 def called(function: Callable, term: Callable | None) -> Callable:
@@ -57,6 +58,13 @@ def checked(
         hint = "Factorisations need it; cast to lower precision inside the energy."
         raise argument_error(name, "expected float32 or float64", low[0], hint)
     return y, theta
+
+
+def on_device(damping: Damping) -> Damping:
+    """The damping with its number on a device, transferred explicitly (`jax.transfer_guard`)."""
+    if isinstance(damping.value, jax.Array):
+        return damping
+    return dataclasses.replace(damping, value=jax.device_put(damping.value))
 
 
 def with_hint(function: Callable, *arguments: Any) -> Any:

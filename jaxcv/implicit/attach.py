@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcv.checks import check_floating, check_structure
-from jaxcv.closure import jit_on
-from jaxcv.implicit.arguments import check_energy, check_setting, checked, with_hint
+from jaxcv.closure import jit_on, vary_like
+from jaxcv.implicit.arguments import check_energy, check_setting, checked, on_device, with_hint
 from jaxcv.implicit.diagnostics import Diagnostics, diagnose_at
 from jaxcv.implicit.rules import RULES, Rule, cut, make_system, pullback, pushforward
 from jaxcv.linear.damping import Damping
@@ -50,7 +50,7 @@ def attach(
     check_setting("solve", solve)
     check_retraction(retract, y)
     static = (linear, autodiff, retract, solve)
-    arguments = (cut(y), theta, cut(data), cut(damping))
+    arguments = (cut(y), theta, cut(data), cut(on_device(damping)))
     return with_hint(jit_on(energy, _attach, static), *arguments)
 
 
@@ -82,7 +82,7 @@ def argmin_vjp(
     check_structure("y_bar", y_bar, "y", y)
     check_floating("y_bar", y_bar, "It is the gradient of a real loss with respect to y.")
     check_retraction(retract, y)
-    return jit_on(energy, _vjp, (linear, retract))(y, theta, y_bar, data, damping)
+    return jit_on(energy, _vjp, (linear, retract))(y, theta, y_bar, data, on_device(damping))
 
 
 def argmin_jvp(
@@ -114,7 +114,7 @@ def argmin_jvp(
     check_floating("theta_dot", theta_dot, "It is a direction in the space of theta.")
     theta_dot = jax.tree.map(lambda d, x: jnp.asarray(d, x.dtype), theta_dot, theta)
     check_retraction(retract, y)
-    return jit_on(energy, _jvp, (linear, retract))(y, theta, theta_dot, data, damping)
+    return jit_on(energy, _jvp, (linear, retract))(y, theta, theta_dot, data, on_device(damping))
 
 
 def diagnose(
@@ -138,7 +138,7 @@ def diagnose(
     y, theta = checked("y", y, theta, data, damping)
     check_setting("linear", linear)
     check_retraction(retract, y)
-    return jit_on(energy, _diagnose, (linear, retract))(y, theta, data, damping)
+    return jit_on(energy, _diagnose, (linear, retract))(y, theta, data, on_device(damping))
 
 
 def _at(energy, linear, retract, y, theta, data, solve=None):
@@ -149,6 +149,7 @@ def _at(energy, linear, retract, y, theta, data, solve=None):
 
 
 def _attach(energy, linear, autodiff, retract, solve, y, theta, data, damping):
+    y = vary_like(y, y, theta, data, damping)
     packed = None
     if solve is not None:
         # A user's solve sees the trees that it knows, not the leaves of a system.

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
 from jaxcv.checks import argument_error
@@ -51,6 +52,11 @@ def bound_arrays(bounds: Any, y0: Any) -> tuple[Any, Any]:
                 raise argument_error(f"bounds.{name}", rule, leaf.shape) from None
 
         out.append(jax.tree.map(full, wide, y0, is_leaf=lambda x: x is None))
+    for low, high in zip(*map(jax.tree.leaves, out), strict=True):
+        known = not (isinstance(low, Tracer) or isinstance(high, Tracer))
+        if known and not bool(jnp.all(low <= high)):
+            hint = "Under jit such a problem ends as NONFINITE."
+            raise argument_error("bounds", "expected lower <= upper", f"{low}, {high}", hint)
     return out[0], out[1]
 
 

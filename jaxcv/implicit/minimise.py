@@ -16,8 +16,15 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxcv.checks import argument_error, check_choice, check_count, check_pair
-from jaxcv.closure import hoist, jit_on
-from jaxcv.implicit.arguments import called, check_energy, check_setting, checked, with_hint
+from jaxcv.closure import hoist, jit_on, vary_like
+from jaxcv.implicit.arguments import (
+    called,
+    check_energy,
+    check_setting,
+    checked,
+    on_device,
+    with_hint,
+)
 from jaxcv.implicit.bounds import bound_arrays, held_energy, held_value
 from jaxcv.implicit.diagnostics import diagnose_at
 from jaxcv.implicit.rules import RULES, Rule, cut, make_system
@@ -174,7 +181,7 @@ def minimise(
         bounds = bound_arrays(bounds, y0)
     history = check_count("history", settings["history"], 0)
     if settings["has_aux"]:
-        check_pair(jax.eval_shape(function, y0, theta, *data))
+        check_pair(jax.eval_shape(lambda *args: function(*args), y0, theta, *data))
     leaves, treedef = jax.tree.flatten(settings["solver"])
     traced = [x for x in leaves if hasattr(x, "dtype")]
     fixed = tuple(None if hasattr(x, "dtype") else x for x in leaves)
@@ -186,7 +193,7 @@ def minimise(
     # What is not differentiable is cut here: outside of every transformation that follows.
     if init_gradient == "zero":
         y0 = cut(y0)
-    arguments = (y0, theta, cut(data), cut(damping), bounds, cut(traced))
+    arguments = (y0, theta, cut(data), cut(on_device(damping)), bounds, cut(traced))
     return with_hint(jit_on(function, _argmin, (static,)), *arguments)
 
 
@@ -197,11 +204,11 @@ _ENTER_THROUGH_THETA = (
 
 def _argmin(function, static, y0, theta, data, damping, bounds, traced):
     treedef, fixed = static.solver
-    traced = iter(traced)
-    solver = jax.tree.unflatten(treedef, [next(traced) if x is None else x for x in fixed])
+    given = iter(traced)
+    solver = jax.tree.unflatten(treedef, [next(given) if x is None else x for x in fixed])
     energy = called(function, None if static.terms is None else static.terms.energy)
     scalar = (lambda *args: energy(*args)[0]) if static.has_aux else energy
-    moving, y0 = y0, cut(y0)
+    moving, y0 = y0, vary_like(cut(y0), y0, theta, data, damping, bounds, traced)
     system = make_system(scalar, y0, theta, data)
     method = resolve_method(static.linear, coordinates_at(y0, static.retract).tree)
     check_mode(damping, method)
@@ -254,6 +261,8 @@ def _argmin(function, static, y0, theta, data, damping, bounds, traced):
         value = held_value(value, bounds[0], bounds[1], sides)
     # An energy that is not finite may have finite derivatives (log below zero).
     value = jax.tree.map(lambda x, fixed: jnp.where(finite, x, fixed), value, found)
+    if flat_bounds is not None:
+        finite &= jnp.all(flat_bounds[0] <= flat_bounds[1])
     status = jnp.where(
         finite | (result.status != Status.CONVERGED), result.status, jnp.int32(Status.NONFINITE)
     )
@@ -279,7 +288,7 @@ def _with_residual(problem, terms, function, y, theta, data):
     # The residual may close over arrays that have a gradient; the steps have none.
     hoisted = hoist(called(function, terms.residual), y, theta, *data)
     captured = cut((hoisted.floating, hoisted.fixed))
-    shapes = jax.eval_shape(function, y, theta[0], *data)
+    shapes = jax.eval_shape(lambda *args: function(*args), y, theta[0], *data)
 
     def residual(flat):
         return hoisted.call((problem.unravel(flat), theta, data), *captured).astype(flat.dtype)

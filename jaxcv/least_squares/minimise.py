@@ -120,7 +120,7 @@ def _scales_like(kernel, y0):
     """The kernels with scales in the precision of y0."""
     check_floating("y0", y0, "Convert it with jnp.asarray(x, float).")
     dtype = jnp.result_type(*jax.tree.leaves(y0))
-    return jax.tree.map(lambda scale: jnp.asarray(scale).astype(dtype), kernel)
+    return jax.tree.map(lambda scale: jax.device_put(scale).astype(dtype), kernel)
 
 
 def _with_kernels(terms, kernel):

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcv.closure import vary_like
+
 __all__ = [
     "Cholesky",
     "cholesky",
@@ -32,7 +34,7 @@ Product = Callable[[jax.Array], jax.Array]
 
 def hessian_product(gradient: Product, y: jax.Array) -> Product:
     """p -> H p (n,), H the derivative of `gradient` at y (n,); one directional derivative each."""
-    return lambda p: jax.jvp(gradient, (y,), (p,))[1]
+    return lambda p: jax.jvp(gradient, (y,), (vary_like(p, y),))[1]
 
 
 def dense_matrix(product: Product, size: int, dtype: jnp.dtype) -> jax.Array:
@@ -49,10 +51,10 @@ def expand(
     """Energy (), gradient (n,) and Hessian (n, n) at y (n,), which share most of their work."""
     evaluate = jax.value_and_grad(energy)
     if y.size == 1:
-        (value, gradient), (_, row) = jax.jvp(evaluate, (y,), (jnp.ones_like(y),))
+        (value, gradient), (_, row) = jax.jvp(evaluate, (y,), (vary_like(jnp.ones_like(y), y),))
         return value, gradient, row[None]
     (value, gradient), linear = jax.linearize(evaluate, y)
-    return value, gradient, dense_matrix(lambda p: linear(p)[1], y.size, y.dtype)
+    return value, gradient, dense_matrix(lambda p: linear(vary_like(p, y))[1], y.size, y.dtype)
 
 
 def _reduced(unrolled: Callable, whole: Callable, x: jax.Array) -> jax.Array:

@@ -124,7 +124,8 @@ def damped_system(
         return cg_system(product, jax.lax.stop_gradient(v), damping, method)
     check_mode(damping, method)
     spectral = damping.mode == "tikhonov"
-    if known is None or (known.exact is not None and (spectral or v.size == 1)):
+    whole = spectral or damping.relative or v.size == 1  # takes entries of H itself
+    if known is None or (known.exact is not None and whole):
         known = SolverHessian(method.matrix(frozen, v.dtype))
     # The matrix serves to solve; derivatives see the product.
     if spectral:

@@ -30,7 +30,7 @@ def free_gradient(problem: Problem, y: jax.Array, gradient: jax.Array) -> jax.Ar
 
 
 def small_gradient(gradient, y, start, curvature, tolerance) -> jax.Array:
-    """() bool: |g| <= tolerance * |H| |y|, or tolerance^1.5 * |H| |start| for a minimum at zero.
+    """() bool: |g| <= tolerance * |H| |y|, or tolerance^2.5 * |H| |start| for a minimum at zero.
 
     Args:
         gradient: (n,).
@@ -39,7 +39,7 @@ def small_gradient(gradient, y, start, curvature, tolerance) -> jax.Array:
         curvature: () |H|, an estimate.
         tolerance: relative.
     """
-    extent = jnp.maximum(tolerance * norm(y), tolerance**1.5 * start)
+    extent = jnp.maximum(tolerance * norm(y), tolerance**2.5 * start)
     return norm(gradient) <= curvature * extent
 
 
@@ -57,7 +57,7 @@ def _small_newton_step(matrix, gradient, y, start, mask) -> jax.Array:
     noise = n * 4 * eps * top * jnp.max(scale * jnp.abs(y))
     flat = (h <= lift) & (jnp.abs(c) <= noise)
     p = jnp.abs(q @ jnp.where(flat, 0, c / jnp.where(h > 0, h, jnp.where(lift > 0, lift, 1))))
-    limit = scale * jnp.maximum(eps**0.25 * jnp.abs(y), eps**0.75 * jnp.max(jnp.abs(start)))
+    limit = scale * jnp.maximum(eps**0.25 * jnp.abs(y), eps * jnp.max(jnp.abs(start)))
     return (h[0] >= -lift) & (top > 0) & jnp.all((p <= limit) | (mask == 0)) & finite
 
 
@@ -98,6 +98,8 @@ def judged(
         top = jnp.max(jnp.abs(ritz))
         minimum = (ritz[0] >= -16 * y.size * eps * top) & (top > 0)
         minimum &= small_gradient(free, y, norm(start), top, eps**0.25)
+    if problem.bounds is not None:
+        minimum |= jnp.all(mask == 0)
     status = jnp.where(
         (status == Status.CONVERGED) & ~(minimum & finite), jnp.int32(Status.STALLED), status
     )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxcv.closure import while_once
 from jaxcv.linear.dense import norm
 from jaxcv.linear.structure import Structure
-from jaxcv.solvers.spectral import first_radius, negligible
+from jaxcv.solvers.spectral import first_radius
 from jaxcv.solvers.trust_region import Proposal, Request, held
 
 __all__ = ["factored_proposal", "krylov_proposal"]
@@ -88,9 +88,13 @@ def factored_proposal(
     p = p * jnp.where(full, 1, jnp.minimum(1, ball / jnp.where(length > 0, length, 1)))
     predicted = -jnp.vdot(gradient, p) - 0.5 * jnp.vdot(p, structure.multiply(base, p))
     limit = max(request.tolerance, eps)
-    met = jnp.all(jnp.abs(gradient) <= limit * rounding) | negligible(p, y, request.start)
+    met = jnp.all(jnp.abs(gradient) <= limit * rounding)
     noise = 4 * eps * jnp.max(rounding / scale)
-    return Proposal(p, predicted, norm(scale * p), radius, full, definite, met, noise)
+    length = norm(scale * p)
+    near = length <= eps**0.5 * jnp.maximum(extent, norm(scale * jnp.abs(y)))
+    # One such change of each unknown.
+    quiet = jnp.sum((2 * eps * rounding / scale) ** 2)
+    return Proposal(p, predicted, length, radius, full, definite, met, noise, quiet, near)
 
 
 def krylov_proposal(product, request: Request, bounds: Any = None) -> Proposal:
@@ -142,12 +146,11 @@ def krylov_proposal(product, request: Request, bounds: Any = None) -> Proposal:
     largest = jnp.where(largest > 0, largest, 1)
     predicted = -jnp.vdot(g, p) - 0.5 * jnp.vdot(p, product(p))
     rounding = largest * norm(y)
-    met = (norm(gradient) <= max(request.tolerance, eps) * rounding) | negligible(
-        size * p, y, request.start
-    )
+    met = norm(gradient) <= max(request.tolerance, eps) * rounding
+    near = size * norm(p) <= eps**0.5 * jnp.maximum(norm(y), norm(request.start))
     return Proposal(
         size * p, size * (size * predicted), size * norm(p), size * radius, ~cut, ~cut, met,
-        4 * eps * rounding,
+        4 * eps * rounding, (2 * eps * rounding) ** 2 / largest, near,
     )  # fmt: skip
 
 

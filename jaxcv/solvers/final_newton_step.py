@@ -10,6 +10,7 @@ from jaxcv.linear.damping import Damping
 from jaxcv.linear.dense import hessian_product
 from jaxcv.linear.system import damped_system, resolve_method
 from jaxcv.pytree import register
+from jaxcv.solvers.convergence import free_gradient
 from jaxcv.solvers.problem import Problem, Result
 from jaxcv.solvers.protocol import Solver, check_solver, result_of
 
@@ -63,9 +64,16 @@ class FinalNewtonStep:
         """The result of the solver before, one step on."""
         before = result_of(self.solver, problem, start, state)
         gradient, y = jax.grad(problem.energy), before.y
-        product = hessian_product(gradient, y)
+        whole = hessian_product(gradient, y)
+        slope = free_gradient(problem, y, before.gradient)
+        free = slope == before.gradient
+        product = lambda p: jnp.where(free, whole(jnp.where(free, p, 0)), p)
+        if problem.bounds is None:
+            product = whole
         system = damped_system(product, y, self.damping, resolve_method("auto", y))
-        value = y - system.solve(before.gradient)
+        value = y - system.solve(slope)
+        if problem.bounds is not None:
+            value = jnp.clip(value, *problem.bounds)
         energy, slope = jax.value_and_grad(problem.energy)(value)
         good = jnp.isfinite(energy) & jnp.all(jnp.isfinite(value))
         if self.damping.mode != "plain":

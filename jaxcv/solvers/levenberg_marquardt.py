@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxcv.checks import argument_error
-from jaxcv.closure import together
+from jaxcv.closure import together, vary_like
 from jaxcv.linear.dense import hessian_product
 from jaxcv.linear.structure import DenseStructure
 from jaxcv.linear.system import ConjugateGradient
 from jaxcv.solvers import trust_region
+from jaxcv.solvers.convergence import free_gradient
 from jaxcv.solvers.newton import SMALL, conclude, empty_matrix, structured
 from jaxcv.solvers.problem import Problem, Result
 from jaxcv.solvers.protocol import check_limits
-from jaxcv.solvers.spectral import spectral_proposal
+from jaxcv.solvers.spectral import limited, spectral_proposal
 from jaxcv.solvers.trust_region import Local, widened
 
 __all__ = ["GaussNewton", "LevenbergMarquardt"]
@@ -130,7 +131,8 @@ def _small(problem: Problem) -> Local:
 
     def evaluate(y):
         (r, energy, gradient), linear = jax.linearize(both, y)
-        rows, _, hessian = jax.vmap(linear)(jnp.eye(y.size, dtype=y.dtype))
+        basis = jnp.eye(y.size, dtype=y.dtype)
+        rows, _, hessian = jax.vmap(lambda p: linear(vary_like(p, y)))(basis)
         gram = (rows * weights(r)[None, :]) @ rows.T
         return energy, gradient, (gram, 0.5 * (hessian + hessian.T))
 
@@ -148,10 +150,11 @@ def _small(problem: Problem) -> Local:
         scale = widened(scale, diagonal)
         column = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
         apart = jnp.max(jnp.abs(hessian - gram) / (column[:, None] * column[None, :]))
-        exact = _exact(request.gradient, diagonal, energy) | (apart <= _ALIKE)
+        free = free_gradient(problem, request.y, request.gradient)
+        exact = _exact(free, diagonal, energy) | (apart <= _ALIKE)
         matrix = jnp.where(exact, hessian, gram)
         propose = lambda: spectral_proposal(matrix, scale, request, problem.bounds)
-        proposal = together(propose, matrix.nbytes == 16)
+        proposal = limited(together(propose, matrix.nbytes == 16), scale, request)
         # Of J^T W J nothing is learned about a minimum.
         return proposal._replace(definite=proposal.definite & exact), scale
 
@@ -167,6 +170,7 @@ def _gram_of(problem: Problem) -> Any:
 
     def curvature(point, last):
         y, energy, gradient = point
+        gradient = free_gradient(problem, y, gradient)
         # What a step along each unknown alone would gain, against what there is.
         diagonal = jnp.abs(structure.diagonal(last))
         gain = 0.5 * jnp.sum(gradient**2 / jnp.where(diagonal > 0, diagonal, jnp.inf))
@@ -175,7 +179,8 @@ def _gram_of(problem: Problem) -> Any:
         def gram():
             r, rows = jax.linearize(residual, y)
             columns = jax.linear_transpose(rows, y)
-            return structure.gram(rows, lambda r: columns(r)[0], weights(r), y.dtype)
+            along = lambda p: rows(vary_like(p, y))
+            return structure.gram(along, lambda r: columns(r)[0], weights(r), y.dtype)
 
         def hessian():
             return structure.matrix(hessian_product(gradient_of, y), y.dtype)

@@ -16,7 +16,7 @@ from jaxcv.solvers.factored import factored_proposal, krylov_proposal, turn_by_p
 from jaxcv.solvers.lbfgs import warm_start
 from jaxcv.solvers.problem import Problem, Result, Status
 from jaxcv.solvers.protocol import check_limits
-from jaxcv.solvers.spectral import spectral_proposal
+from jaxcv.solvers.spectral import limited, spectral_proposal
 from jaxcv.solvers.trust_region import Local, widened
 
 __all__ = ["SMALL", "Newton", "conclude", "structured"]
@@ -46,7 +46,7 @@ class Newton:
     """
 
     tolerance: float | None = None
-    max_steps: int = 200
+    max_steps: int = 250
 
     def __post_init__(self):
         check_limits(self)
@@ -102,7 +102,8 @@ class Newton:
             del energy
             scale = widened(scale, diagonal_of(matrix))
             propose = lambda: spectral_proposal(matrix, scale, request, problem.bounds)
-            return together(propose, matrix.nbytes == 16), scale
+            proposal = together(propose, matrix.nbytes == 16)
+            return limited(proposal, scale, request), scale
 
         def evaluate(y):
             return expand(problem.energy, y)

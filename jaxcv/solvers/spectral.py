@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxcv.linear.dense import eigh, every, largest, times, total
 from jaxcv.solvers.trust_region import Proposal, Request, held
 
-__all__ = ["spectral_proposal"]
+__all__ = ["limited", "spectral_proposal"]
 
 _SECULAR_STEPS = 4
 
@@ -46,7 +46,7 @@ def spectral_proposal(
 
     # Round-off of y moves c_i by eps sqrt(h_i h_max) |D y| where E is a sum of squares.
     extent = largest(scale * jnp.abs(y))
-    limit = max(request.tolerance, 4 * eps)
+    limit = max(request.tolerance, eps)
     met = every(jnp.abs(c) <= limit * jnp.sqrt(top * jnp.abs(h)) * extent)
     noise = 4 * eps * top * extent
     flat = (h <= lift) & (jnp.abs(c) <= n * noise)
@@ -66,10 +66,9 @@ def spectral_proposal(
     step = jnp.where(full, newton, bent)
     predicted = -total(unit * step * (unit * (c + 0.5 * h * step)))
     p = unit * times(q, step) / scale
-    return Proposal(
-        p, predicted, jnp.where(full, length, radius), radius, full, definite,
-        met | negligible(p, y, request.start), noise,
-    )  # fmt: skip
+    length = jnp.where(full, length, radius)
+    # `quiet` and `near` are for `limited`: few operations compile as one piece.
+    return Proposal(p, predicted, length, radius, full, definite, met, noise, noise, full)
 
 
 def _on_the_sphere(h, c, ball, lift):
@@ -100,6 +99,15 @@ def _on_the_sphere(h, c, ball, lift):
     return inside * (step + fill * (jnp.arange(n) == 0).astype(c.dtype))
 
 
+def limited(proposal: Proposal, scale: jax.Array, request: Request) -> Proposal:
+    """The proposal with `quiet` and `near`."""
+    eps, n = float(jnp.finfo(scale.dtype).eps), scale.size
+    extent = largest(scale * jnp.abs(request.y))
+    near = (eps * n) ** 0.5 * jnp.maximum(extent, largest(scale * request.start))
+    quiet = eps * proposal.noise * extent  # (2 eps extent)^2 times the largest eigenvalue
+    return proposal._replace(quiet=quiet, near=proposal.length <= near)
+
+
 def first_radius(radius, definite, length, size, top, extent):
     """`radius`; where it is negative, that of the first step.
 
@@ -109,9 +117,3 @@ def first_radius(radius, definite, length, size, top, extent):
     newton = jnp.where(extent > 0, jnp.minimum(length, extent), length)
     cautious = size / jnp.where(top > 0, top, 1)
     return jnp.where(radius < 0, jnp.where(definite, newton, cautious), radius)
-
-
-def negligible(p, y, start):
-    """() bool: a step below eps^1.5 of the unknowns, as near to zero as a degenerate one gets."""
-    limit = float(jnp.finfo(p.dtype).eps) ** 1.5
-    return every(jnp.abs(p) <= limit * jnp.maximum(jnp.abs(y), start))

@@ -9,11 +9,12 @@ the unknowns do not matter (More 1978). Near a minimum the energy has no digits 
 steps are accepted for as long as they halve the gradient.
 
 A point is a minimum (`CONVERGED`) where M is positive semi-definite to round-off and either
-  - the gradient is zero to round-off, |g| <= 4 eps |M| |y|, or within the given tolerance of that;
+  - the gradient is zero to round-off, |g| <= eps |M| |y|, or within the given tolerance of that;
   - or a full Newton step, along which the Hessian changes by less than a tenth of the gradient,
     lowers neither energy nor gradient: the precision is exhausted;
-  - or the full Newton step is below eps^1.5 of the unknowns' size (a degenerate minimum at zero).
-Nothing is compared with values met on the way.
+and the Newton decrement is below sqrt(eps) of the energy, or round-off of y. Where a step of eps^2
+of the start is all that is left, as at a degenerate minimum or an inflection at zero, nothing more
+is to be learned (`STALLED`). Nothing is compared with gradients met on the way.
 
 Source: More and Sorensen 1983; More 1978; Nocedal and Wright, ch. 4.
 """
@@ -45,6 +46,8 @@ class Proposal(NamedTuple):
         definite: () bool, M is positive semi-definite to round-off, and not zero.
         met: () bool, the gradient is within the tolerance.
         noise: () the round-off of g / D.
+        quiet: () what round-off of y makes of the energy: a smaller predicted decrease is none.
+        near: () bool, p is small against y or the start: the last digits are at stake.
     """
 
     p: jax.Array
@@ -55,6 +58,8 @@ class Proposal(NamedTuple):
     definite: jax.Array
     met: jax.Array
     noise: jax.Array
+    quiet: jax.Array
+    near: jax.Array
 
 
 class Request(NamedTuple):
@@ -113,7 +118,7 @@ class State(NamedTuple):
 def begin(y: jax.Array, matrices: Any) -> State:
     """The state before the first evaluation; `matrices` has the right shapes and is not read."""
     zero, no = jnp.zeros((), y.dtype), jnp.asarray(False)
-    proposal = Proposal(jnp.zeros_like(y), zero, zero, zero - 1, no, no, no, zero)
+    proposal = Proposal(jnp.zeros_like(y), zero, zero, zero - 1, no, no, no, zero, zero, no)
     infinite = zero + jnp.inf
     return State(
         y, infinite, jnp.zeros_like(y), matrices, jnp.zeros_like(y), y, jnp.abs(y), proposal,
@@ -178,7 +183,8 @@ def step(local: Local, s: State, tolerance: float, bounds: Any = None) -> State:
     y, new_energy, new_gradient = new.point
     turn = local.turn(new.tried, s.trial, s.trial - s.y, derivatives, s.matrices)
     turn = largest(jnp.abs(turn) / jnp.where(s.scale > 0, s.scale, 1))
-    floor = new.tried & (turn <= 0.1 * new.slope + s.proposal.noise)
+    eps = jnp.finfo(s.y.dtype).eps
+    floor = new.tried & (turn <= 0.1 * new.slope + s.proposal.noise) & s.proposal.near
 
     matrices = local.refresh(new.accept, new.reuse, new.point, derivatives, s.matrices)
     request = Request(new_gradient, y, new.radius, s.extent, tolerance)
@@ -188,9 +194,18 @@ def step(local: Local, s: State, tolerance: float, bounds: Any = None) -> State:
         trial = jnp.clip(trial, *bounds)
     moved = ~every(trial == y)
 
-    minimum = floor | (proposal.definite & proposal.full & (proposal.met | ~moved))
-    blind = proposal.predicted <= 4 * jnp.finfo(y.dtype).eps * jnp.abs(new_energy)
-    stuck = ~moved | (blind & (new.tried | ~(proposal.full & proposal.definite)))
+    # The Newton decrement: what is still expected must be little of the energy, or round-off of y.
+    settled = lambda p: p.predicted <= eps**0.5 * jnp.abs(new_energy) + p.quiet
+    minimum = (floor & settled(s.proposal)) | (
+        proposal.definite & proposal.full & (proposal.met | ~moved) & settled(proposal)
+    )
+    blind = proposal.predicted <= 4 * eps * jnp.abs(new_energy)
+    stuck = (
+        ~moved
+        | floor
+        | negligible(proposal, y, s.extent)
+        | (blind & (new.tried | ~(proposal.full & proposal.definite)))
+    )
     verdicts = (
         (new.failed, Status.NONFINITE), (minimum, Status.CONVERGED),
         (new.falling, Status.UNBOUNDED), (stuck, Status.STALLED),
@@ -216,6 +231,12 @@ def widened(scale: jax.Array, diagonal: jax.Array) -> jax.Array:
     scale = jnp.maximum(scale, jnp.sqrt(jnp.abs(diagonal)))
     top = largest(scale)
     return jnp.where(scale > 0, scale, jnp.where(top > 0, top, 1))
+
+
+def negligible(proposal: Proposal, y: jax.Array, start: jax.Array) -> jax.Array:
+    """() bool: a full Newton step below eps^2 of the unknowns, or of what they were."""
+    limit = float(jnp.finfo(y.dtype).eps) ** 2
+    return proposal.full & every(jnp.abs(proposal.p) <= limit * jnp.maximum(jnp.abs(y), start))
 
 
 def held(gradient: jax.Array, y: jax.Array, bounds: Any) -> jax.Array:

@@ -31,7 +31,7 @@ theta = jnp.linspace(0.5, 2, 32)
 want = jax.jit(each)(theta, design, targets)
 spread = [jax.device_put(x, NamedSharding(mesh, P("batch"))) for x in (theta, design, targets)]
 one_device = jax.shard_map(
-    each, mesh=mesh, in_specs=P("batch"), out_specs=P("batch"), check_vma=False
+    each, mesh=mesh, in_specs=P("batch"), out_specs=P("batch")
 )
 compiled = jax.jit(one_device).lower(*spread).compile()
 came = compiled(*spread)
