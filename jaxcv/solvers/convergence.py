@@ -43,7 +43,7 @@ def small_gradient(gradient, y, start, curvature, tolerance) -> jax.Array:
     return norm(gradient) <= curvature * extent
 
 
-def _small_newton_step(matrix, gradient, y, start, mask) -> jax.Array:
+def _small_newton_step(matrix, energy, gradient, y, start, mask) -> jax.Array:
     """() bool: the Hessian is positive semi-definite, and the Newton step of each unknown small."""
     n, eps = y.size, float(jnp.finfo(y.dtype).eps)
     finite = jnp.all(jnp.isfinite(matrix)) & jnp.all(jnp.isfinite(gradient))
@@ -54,11 +54,15 @@ def _small_newton_step(matrix, gradient, y, start, mask) -> jax.Array:
     top = jnp.max(jnp.abs(h))
     c = q.T @ (jnp.where(finite, gradient, 0) / scale)
     lift = 4 * n * eps * top
-    noise = n * 4 * eps * top * jnp.max(scale * jnp.abs(y))
+    extent = jnp.max(scale * jnp.abs(y))
+    noise = n * 4 * eps * top * extent
     flat = (h <= lift) & (jnp.abs(c) <= noise)
     p = jnp.abs(q @ jnp.where(flat, 0, c / jnp.where(h > 0, h, jnp.where(lift > 0, lift, 1))))
     limit = scale * jnp.maximum(eps**0.25 * jnp.abs(y), eps * jnp.max(jnp.abs(start)))
-    return (h[0] >= -lift) & (top > 0) & jnp.all((p <= limit) | (mask == 0)) & finite
+    # What the energy could fall by along directions whose curvature is round-off.
+    hidden = jnp.max(jnp.where(flat, jnp.abs(c), 0)) * extent
+    known = hidden <= eps**0.5 * jnp.abs(energy) + (2 * eps * extent) ** 2 * top
+    return known & (h[0] >= -lift) & (top > 0) & jnp.all((p <= limit) | (mask == 0)) & finite
 
 
 def judged(
@@ -91,7 +95,8 @@ def judged(
         mask = jnp.where(free == gradient, 1, 0).astype(y.dtype)
     probed = lambda p: mask * product(mask * p)
     if y.size <= _DENSE:
-        minimum = _small_newton_step(dense_matrix(probed, y.size, y.dtype), free, y, start, mask)
+        matrix = dense_matrix(probed, y.size, y.dtype)
+        minimum = _small_newton_step(matrix, energy, free, y, start, mask)
     else:
         ritz = lanczos_eigenvalues(probed, mask * random_like(y), _PROBES)
         ritz = jnp.where(jnp.isfinite(ritz), ritz, 0)

@@ -94,7 +94,8 @@ def factored_proposal(
     near = length <= eps**0.5 * jnp.maximum(extent, norm(scale * jnp.abs(y)))
     # One such change of each unknown.
     quiet = jnp.sum((2 * eps * rounding / scale) ** 2)
-    return Proposal(p, predicted, length, radius, full, definite, met, noise, quiet, near)
+    none = jnp.zeros((), dtype)
+    return Proposal(p, predicted, length, radius, full, definite, met, noise, quiet, near, none)
 
 
 def krylov_proposal(product, request: Request, bounds: Any = None) -> Proposal:
@@ -150,7 +151,7 @@ def krylov_proposal(product, request: Request, bounds: Any = None) -> Proposal:
     near = size * norm(p) <= eps**0.5 * jnp.maximum(norm(y), norm(request.start))
     return Proposal(
         size * p, size * (size * predicted), size * norm(p), size * radius, ~cut, ~cut, met,
-        4 * eps * rounding, (2 * eps * rounding) ** 2 / largest, near,
+        4 * eps * rounding, (2 * eps * rounding) ** 2 / largest, near, jnp.zeros((), dtype),
     )  # fmt: skip
 
 

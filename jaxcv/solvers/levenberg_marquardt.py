@@ -154,7 +154,8 @@ def _small(problem: Problem) -> Local:
         exact = _exact(free, diagonal, energy) | (apart <= _ALIKE)
         matrix = jnp.where(exact, hessian, gram)
         propose = lambda: spectral_proposal(matrix, scale, request, problem.bounds)
-        proposal = limited(together(propose, matrix.nbytes == 16), scale, request)
+        proposal = together(propose, matrix.nbytes == 16)
+        proposal = limited(proposal, matrix, scale, request, problem.bounds)
         # Of J^T W J nothing is learned about a minimum.
         return proposal._replace(definite=proposal.definite & exact), scale
 

@@ -103,7 +103,7 @@ class Newton:
             scale = widened(scale, diagonal_of(matrix))
             propose = lambda: spectral_proposal(matrix, scale, request, problem.bounds)
             proposal = together(propose, matrix.nbytes == 16)
-            return limited(proposal, scale, request), scale
+            return limited(proposal, matrix, scale, request, problem.bounds), scale
 
         def evaluate(y):
             return expand(problem.energy, y)

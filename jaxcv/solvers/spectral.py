@@ -67,8 +67,8 @@ def spectral_proposal(
     predicted = -total(unit * step * (unit * (c + 0.5 * h * step)))
     p = unit * times(q, step) / scale
     length = jnp.where(full, length, radius)
-    # `quiet` and `near` are for `limited`: few operations compile as one piece.
-    return Proposal(p, predicted, length, radius, full, definite, met, noise, noise, full)
+    # `quiet`, `near` and `hidden` are for `limited`: few operations compile as one piece.
+    return Proposal(p, predicted, length, radius, full, definite, met, noise, noise, full, noise)
 
 
 def _on_the_sphere(h, c, ball, lift):
@@ -99,13 +99,24 @@ def _on_the_sphere(h, c, ball, lift):
     return inside * (step + fill * (jnp.arange(n) == 0).astype(c.dtype))
 
 
-def limited(proposal: Proposal, scale: jax.Array, request: Request) -> Proposal:
-    """The proposal with `quiet` and `near`."""
+def limited(
+    proposal: Proposal, matrix: jax.Array, scale: jax.Array, request: Request, bounds: Any = None
+) -> Proposal:
+    """The proposal with `quiet`, `near` and `hidden`.
+
+    What a full Newton step leaves of the gradient, g + M p, lies along the directions that it
+    dropped, whose curvature is round-off.
+    """
     eps, n = float(jnp.finfo(scale.dtype).eps), scale.size
     extent = largest(scale * jnp.abs(request.y))
     near = (eps * n) ** 0.5 * jnp.maximum(extent, largest(scale * request.start))
     quiet = eps * proposal.noise * extent  # (2 eps extent)^2 times the largest eigenvalue
-    return proposal._replace(quiet=quiet, near=proposal.length <= near)
+    left = jnp.abs(request.gradient + times(matrix, proposal.p)) / scale
+    if bounds is not None:
+        left = jnp.where(held(request.gradient, request.y, bounds), 0, left)
+    return proposal._replace(
+        quiet=quiet, near=proposal.length <= near, hidden=largest(left) * extent
+    )
 
 
 def first_radius(radius, definite, length, size, top, extent):

@@ -48,6 +48,7 @@ class Proposal(NamedTuple):
         noise: () the round-off of g / D.
         quiet: () what round-off of y makes of the energy: a smaller predicted decrease is none.
         near: () bool, p is small against y or the start: the last digits are at stake.
+        hidden: () what the energy could fall by along directions whose curvature is round-off.
     """
 
     p: jax.Array
@@ -60,6 +61,7 @@ class Proposal(NamedTuple):
     noise: jax.Array
     quiet: jax.Array
     near: jax.Array
+    hidden: jax.Array
 
 
 class Request(NamedTuple):
@@ -118,7 +120,7 @@ class State(NamedTuple):
 def begin(y: jax.Array, matrices: Any) -> State:
     """The state before the first evaluation; `matrices` has the right shapes and is not read."""
     zero, no = jnp.zeros((), y.dtype), jnp.asarray(False)
-    proposal = Proposal(jnp.zeros_like(y), zero, zero, zero - 1, no, no, no, zero, zero, no)
+    proposal = Proposal(jnp.zeros_like(y), zero, zero, zero - 1, no, no, no, zero, zero, no, zero)
     infinite = zero + jnp.inf
     return State(
         y, infinite, jnp.zeros_like(y), matrices, jnp.zeros_like(y), y, jnp.abs(y), proposal,
@@ -195,7 +197,8 @@ def step(local: Local, s: State, tolerance: float, bounds: Any = None) -> State:
     moved = ~every(trial == y)
 
     # The Newton decrement: what is still expected must be little of the energy, or round-off of y.
-    settled = lambda p: p.predicted <= eps**0.5 * jnp.abs(new_energy) + p.quiet
+    scarce = eps**0.5 * jnp.abs(new_energy)
+    settled = lambda p: p.predicted + p.hidden <= scarce + p.quiet
     minimum = (floor & settled(s.proposal)) | (
         proposal.definite & proposal.full & (proposal.met | ~moved) & settled(proposal)
     )
