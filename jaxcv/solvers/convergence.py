@@ -61,7 +61,7 @@ def _small_newton_step(matrix, energy, gradient, y, start, mask) -> jax.Array:
     limit = scale * jnp.maximum(eps**0.25 * jnp.abs(y), eps * jnp.max(jnp.abs(start)))
     # What the energy could fall by along directions whose curvature is round-off.
     hidden = jnp.max(jnp.where(flat, jnp.abs(c), 0)) * extent
-    known = hidden <= eps**0.5 * jnp.abs(energy) + (2 * eps * extent) ** 2 * top
+    known = hidden <= eps**0.5 * jnp.abs(energy) + (16 * eps * extent) ** 2 * top
     return known & (h[0] >= -lift) & (top > 0) & jnp.all((p <= limit) | (mask == 0)) & finite
 
 

@@ -93,7 +93,7 @@ def factored_proposal(
     length = norm(scale * p)
     near = length <= eps**0.5 * jnp.maximum(extent, norm(scale * jnp.abs(y)))
     # One such change of each unknown.
-    quiet = jnp.sum((2 * eps * rounding / scale) ** 2)
+    quiet = jnp.sum((16 * eps * rounding / scale) ** 2)
     none = jnp.zeros((), dtype)
     return Proposal(p, predicted, length, radius, full, definite, met, noise, quiet, near, none)
 
@@ -151,7 +151,7 @@ def krylov_proposal(product, request: Request, bounds: Any = None) -> Proposal:
     near = size * norm(p) <= eps**0.5 * jnp.maximum(norm(y), norm(request.start))
     return Proposal(
         size * p, size * (size * predicted), size * norm(p), size * radius, ~cut, ~cut, met,
-        4 * eps * rounding, (2 * eps * rounding) ** 2 / largest, near, jnp.zeros((), dtype),
+        4 * eps * rounding, (16 * eps * rounding) ** 2 / largest, near, jnp.zeros((), dtype),
     )  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def limited(
     eps, n = float(jnp.finfo(scale.dtype).eps), scale.size
     extent = largest(scale * jnp.abs(request.y))
     near = (eps * n) ** 0.5 * jnp.maximum(extent, largest(scale * request.start))
-    quiet = eps * proposal.noise * extent  # (2 eps extent)^2 times the largest eigenvalue
+    quiet = 64 * eps * proposal.noise * extent  # (16 eps extent)^2 times the largest eigenvalue
     left = jnp.abs(request.gradient + times(matrix, proposal.p)) / scale
     if bounds is not None:
         left = jnp.where(held(request.gradient, request.y, bounds), 0, left)
