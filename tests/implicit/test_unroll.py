@@ -186,7 +186,7 @@ def test_memory_is_that_of_the_states():
         ({"num_steps": 0}, "`num_steps`: expected an integer >= 1"),
         ({"num_steps": 2.0}, "`num_steps`: expected an integer >= 1"),
         ({"truncation": 0}, "`truncation`: expected an integer >= 1"),
-        ({"theta": {"rate": 1}}, "`theta['rate']`: expected a real floating-point"),
+        ({"theta": {"rate": 1}}, "`theta['rate']`: expected a floating-point"),
         ({"data": [1]}, "`data`: expected a tuple"),
         ({"step": lambda s, t: s[:1]}, "`step`: must return a state like state0"),
         ({"step": lambda s, t: (s, s)}, "`step`: must return a state like state0"),
