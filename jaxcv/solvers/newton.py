@@ -127,7 +127,13 @@ def conclude(problem: Problem, state: trust_region.State, matrix: Any, steps: An
     """The result of the engine's last state; `matrix` is the Hessian at its point, or `Stored`."""
     hessian = None
     if isinstance(matrix, Stored):
-        hessian = SolverHessian(matrix.matrix, matrix.here)
+        # J^T W J would hide negative curvature from the backward pass.
+        missing, structure = ~matrix.exact, problem.method
+        product = hessian_product(jax.grad(problem.energy), state.y)
+        fresh = while_once(missing, lambda: structure.matrix(product, state.y.dtype))
+        take = lambda a, b: jnp.where(missing, a, b)
+        held = jax.tree.map(take, fresh, matrix.matrix)
+        hessian = SolverHessian(held, matrix.here | missing)
     elif matrix is not None:
         hessian = SolverHessian(matrix)
     return Result(

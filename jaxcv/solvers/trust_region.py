@@ -202,6 +202,9 @@ def step(local: Local, s: State, tolerance: float, bounds: Any = None) -> State:
     minimum = (floor & settled(s.proposal)) | (
         proposal.definite & proposal.full & (proposal.met | ~moved) & settled(proposal)
     )
+    # At a minimum at zero nothing is small against y, but steps of Newton's method gain digits.
+    quick = _size(new_gradient, scale, y, bounds) <= 0.1 * new.slope
+    minimum |= proposal.definite & quick & negligible(proposal, y, s.extent)
     blind = proposal.predicted <= 4 * eps * jnp.abs(new_energy)
     stuck = (
         ~moved
