@@ -34,7 +34,7 @@ def factored_proposal(
     gradient, y = request.gradient, request.y
     dtype, square = y.dtype, scale**2
     eps = float(jnp.finfo(dtype).eps)
-    rounding = structure.multiply(jax.tree.map(jnp.abs, matrix), jnp.abs(y))
+    rounding = structure.multiply(jax.tree.map(jnp.abs, matrix), request.size)
     if bounds is not None:
         fixed = held(gradient, y, bounds)
         matrix = structure.restrict(matrix, ~fixed, square)
@@ -91,7 +91,7 @@ def factored_proposal(
     met = jnp.all(jnp.abs(gradient) <= limit * rounding)
     noise = 4 * eps * jnp.max(rounding / scale)
     length = norm(scale * p)
-    near = length <= eps**0.5 * jnp.maximum(extent, norm(scale * jnp.abs(y)))
+    near = length <= eps**0.5 * jnp.maximum(extent, norm(scale * request.size))
     # One such change of each unknown.
     quiet = jnp.sum((16 * eps * rounding / scale) ** 2)
     none = jnp.zeros((), dtype)
@@ -146,9 +146,9 @@ def krylov_proposal(product, request: Request, bounds: Any = None) -> Proposal:
     p, _, _, _, cut, largest = jax.lax.while_loop(unfinished, advance, start)
     largest = jnp.where(largest > 0, largest, 1)
     predicted = -jnp.vdot(g, p) - 0.5 * jnp.vdot(p, product(p))
-    rounding = largest * norm(y)
+    rounding = largest * norm(request.size)
     met = norm(gradient) <= max(request.tolerance, eps) * rounding
-    near = size * norm(p) <= eps**0.5 * jnp.maximum(norm(y), norm(request.start))
+    near = size * norm(p) <= eps**0.5 * jnp.maximum(norm(request.size), norm(request.start))
     return Proposal(
         size * p, size * (size * predicted), size * norm(p), size * radius, ~cut, ~cut, met,
         4 * eps * rounding, (16 * eps * rounding) ** 2 / largest, near, jnp.zeros((), dtype),

@@ -55,14 +55,14 @@ class LevenbergMarquardt:
         _check(problem, self)
         if _is_small(problem):
             square = jnp.zeros((y.size, y.size), y.dtype)
-            return trust_region.begin(y, (square, square))
-        return trust_region.begin(y, empty_matrix(problem, y))
+            return trust_region.begin(y, (square, square), problem.ravel is None)
+        return trust_region.begin(y, empty_matrix(problem, y), problem.ravel is None)
 
     def step(self, problem: Problem, state: trust_region.State) -> trust_region.State:
         """One evaluation and one decision."""
         tolerance = 0.0 if self.tolerance is None else self.tolerance
         local = _small(problem) if _is_small(problem) else structured(problem, _gram_of(problem))
-        return trust_region.step(local, state, tolerance, problem.bounds)
+        return trust_region.step(local, state, tolerance, problem.bounds, problem.ravel is None)
 
     def y(self, state: trust_region.State) -> jax.Array:
         """The best point (n,)."""

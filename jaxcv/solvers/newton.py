@@ -56,18 +56,23 @@ class Newton:
         steps = jnp.int32(0)
         method = problem.method
         if isinstance(method, ConjugateGradient):
-            return trust_region.begin(y, ()), steps
+            return trust_region.begin(y, (), problem.ravel is None), steps
         if _is_small(method):
-            return trust_region.begin(y, jnp.zeros((y.size, y.size), y.dtype)), steps
+            return trust_region.begin(
+                y, jnp.zeros((y.size, y.size), y.dtype), problem.ravel is None
+            ), steps
         if isinstance(method, DenseStructure) and problem.bounds is None:
             y, steps = warm_start(problem, y, self.max_steps)
-        return trust_region.begin(y, empty_matrix(problem, y)), steps
+        return trust_region.begin(y, empty_matrix(problem, y), problem.ravel is None), steps
 
     def step(self, problem: Problem, state: Any) -> Any:
         """One evaluation and one decision."""
         inner, steps = state
         tolerance = 0.0 if self.tolerance is None else self.tolerance
-        return trust_region.step(self._local(problem), inner, tolerance, problem.bounds), steps
+        inner = trust_region.step(
+            self._local(problem), inner, tolerance, problem.bounds, problem.ravel is None
+        )
+        return inner, steps
 
     def y(self, state: Any) -> jax.Array:
         """The best point (n,)."""

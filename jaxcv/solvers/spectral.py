@@ -45,7 +45,7 @@ def spectral_proposal(
     definite = (h[0] >= -lift) & (top > 0) & finite
 
     # Round-off of y moves c_i by eps sqrt(h_i h_max) |D y| where E is a sum of squares.
-    extent = largest(scale * jnp.abs(y))
+    extent = largest(scale * request.size)
     limit = max(request.tolerance, eps)
     met = every(jnp.abs(c) <= limit * jnp.sqrt(top * jnp.abs(h)) * extent)
     noise = 4 * eps * top * extent
@@ -108,7 +108,7 @@ def limited(
     dropped, whose curvature is round-off.
     """
     eps, n = float(jnp.finfo(scale.dtype).eps), scale.size
-    extent = largest(scale * jnp.abs(request.y))
+    extent = largest(scale * request.size)
     near = (eps * n) ** 0.5 * jnp.maximum(extent, largest(scale * request.start))
     quiet = 64 * eps * proposal.noise * extent  # (16 eps extent)^2 times the largest eigenvalue
     left = jnp.abs(request.gradient + times(matrix, proposal.p)) / scale

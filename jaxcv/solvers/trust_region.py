@@ -71,7 +71,8 @@ class Request(NamedTuple):
         gradient: (n,) at y.
         y: (n,).
         radius: (); below zero: to be chosen.
-        start: (n,) |y| at the start of the solve.
+        start: (n,) |y| at the start of the solve; in local coordinates of a manifold 1.
+        size: (n,) |y|; in local coordinates 1 more.
         tolerance: of the gradient, relative to |M| |y|.
     """
 
@@ -79,6 +80,7 @@ class Request(NamedTuple):
     y: jax.Array
     radius: jax.Array
     start: jax.Array
+    size: jax.Array
     tolerance: float
 
 
@@ -117,14 +119,14 @@ class State(NamedTuple):
     status: jax.Array
 
 
-def begin(y: jax.Array, matrices: Any) -> State:
+def begin(y: jax.Array, matrices: Any, local: bool = False) -> State:
     """The state before the first evaluation; `matrices` has the right shapes and is not read."""
     zero, no = jnp.zeros((), y.dtype), jnp.asarray(False)
     proposal = Proposal(jnp.zeros_like(y), zero, zero, zero - 1, no, no, no, zero, zero, no, zero)
     infinite = zero + jnp.inf
     return State(
-        y, infinite, jnp.zeros_like(y), matrices, jnp.zeros_like(y), y, jnp.abs(y), proposal,
-        infinite, zero, jnp.int32(Status.RUNNING),
+        y, infinite, jnp.zeros_like(y), matrices, jnp.zeros_like(y), y, jnp.abs(y) + local,
+        proposal, infinite, zero, jnp.int32(Status.RUNNING),
     )  # fmt: skip
 
 
@@ -178,7 +180,9 @@ def _decide(s: State, energy: jax.Array, gradient: jax.Array, bounds: Any) -> _D
     )  # fmt: skip
 
 
-def step(local: Local, s: State, tolerance: float, bounds: Any = None) -> State:
+def step(
+    local: Local, s: State, tolerance: float, bounds: Any = None, coordinates: bool = False
+) -> State:
     """One evaluation, one decision, one proposal."""
     energy, gradient, derivatives = local.evaluate(s.trial)
     new = together(lambda: _decide(s, energy, gradient, bounds), 8 <= gradient.nbytes <= 32)
@@ -189,7 +193,8 @@ def step(local: Local, s: State, tolerance: float, bounds: Any = None) -> State:
     floor = new.tried & (turn <= 0.1 * new.slope + s.proposal.noise) & s.proposal.near
 
     matrices = local.refresh(new.accept, new.reuse, new.point, derivatives, s.matrices)
-    request = Request(new_gradient, y, new.radius, s.extent, tolerance)
+    size = jnp.abs(y) + coordinates
+    request = Request(new_gradient, y, new.radius, s.extent, size, tolerance)
     proposal, scale = local.propose(matrices, new_energy, s.scale, request)
     trial = y + proposal.p
     if bounds is not None:
