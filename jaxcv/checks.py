@@ -52,20 +52,20 @@ def check_shape(name: str, x: Any, shape: tuple[int | None, ...], way_out: str =
 
 def check_floating(name: str, tree: Any, way_out: str = "") -> None:
     """Raises ValueError unless every leaf of `tree` is a real floating-point array."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        dtype = jax.dtypes.result_type(leaf) if _is_arraylike(leaf) else type(leaf)
-        if not (_is_arraylike(leaf) and jnp.issubdtype(dtype, jnp.floating)):
-            where = name + jax.tree_util.keystr(path)
-            raise argument_error(where, "expected a real floating-point array", dtype, way_out)
+    _check_kind(name, tree, jnp.floating, "a real floating-point array", way_out)
 
 
 def check_inexact(name: str, tree: Any, hint: str = "") -> None:
     """Raises ValueError unless every leaf of `tree` is a floating-point or complex array."""
+    _check_kind(name, tree, jnp.inexact, "a floating-point or complex array", hint)
+
+
+def _check_kind(name: str, tree: Any, kind: Any, expected: str, hint: str) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         dtype = jax.dtypes.result_type(leaf) if _is_arraylike(leaf) else type(leaf)
-        if not (_is_arraylike(leaf) and jnp.issubdtype(dtype, jnp.inexact)):
+        if not (_is_arraylike(leaf) and jnp.issubdtype(dtype, kind)):
             where = name + jax.tree_util.keystr(path)
-            raise argument_error(where, "expected a floating-point or complex array", dtype, hint)
+            raise argument_error(where, f"expected {expected}", dtype, hint)
 
 
 def check_structure(name: str, tree: Any, like_name: str, like: Any, way_out: str = "") -> None:
