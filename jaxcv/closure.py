@@ -11,9 +11,11 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 __all__ = [
     "Hoisted",
+    "contained",
     "hoist",
     "jit_on",
     "match_varying_axes",
+    "spread",
     "together",
     "vary_like",
     "while_once",
@@ -67,8 +69,10 @@ def match_varying_axes(body: Callable, carry: Any) -> Any:
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return carry
     for _ in range(3):
-        out = jax.tree.leaves(jax.eval_shape(body, carry))
         leaves, treedef = jax.tree.flatten(carry)
+        out, out_treedef = jax.tree.flatten(jax.eval_shape(body, carry))
+        if out_treedef != treedef:  # no loop yet: the caller reports it
+            return carry
         missing = [
             tuple(_varying(want) - _varying(jax.typeof(leaf)))
             for leaf, want in zip(leaves, out, strict=True)
@@ -129,6 +133,27 @@ def vary_like(tree: Any, *others: Any) -> Any:
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(cast, tree)
+
+
+def spread(function: Callable, arguments: tuple, *trees: Any) -> Any:
+    """`trees`, marked as varying over all that `arguments`, `trees` or what `function` reads do.
+
+    Otherwise the derivative of a device's own value is summed over all devices by JAX.
+    """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return trees
+    hoisted = hoist(function, *arguments)
+    return vary_like(trees, arguments, trees, hoisted.floating, hoisted.fixed)
+
+
+def contained(good: jax.Array, bar: jax.Array) -> jax.Array:
+    """The tangent or cotangent `bar` where a problem is `good`, else zeros.
+
+    Inside `jax.shard_map` that of a constant is one for all devices, and stays as it is.
+    """
+    if _varying(jax.typeof(good)) - _varying(jax.typeof(bar)):
+        return bar
+    return jnp.where(good, bar, jnp.zeros_like(bar))
 
 
 def _varying(aval: Any) -> frozenset:

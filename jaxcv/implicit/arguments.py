@@ -8,22 +8,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcv.checks import argument_error, check_choice, check_data, check_floating, check_inexact
+from jaxcv.checks import (
+    argument_error,
+    check_choice,
+    check_data,
+    check_inexact,
+    check_unknowns,
+)
 from jaxcv.implicit.rules import RULES
-from jaxcv.linear.damping import Damping
+from jaxcv.linear.damping import Damping, check_damping
 
-__all__ = ["called", "check_energy", "check_setting", "checked", "on_device", "with_hint"]
+__all__ = ["called", "check_linear", "check_setting", "checked", "on_device", "with_hint"]
 
 
 def called(function: Callable, term: Callable | None) -> Callable:
     """`function`, or the term that is made of it."""
     return function if term is None else functools.partial(term, function)
-
-
-def check_energy(energy: Any, name: str = "energy") -> None:
-    """Raises ValueError unless `energy` can be called."""
-    if not callable(energy):
-        raise argument_error(name, "expected a function of (y, theta, *data)", repr(energy))
 
 
 def check_setting(name: str, static: Any) -> None:
@@ -35,23 +35,23 @@ def check_setting(name: str, static: Any) -> None:
         raise argument_error(name, "must be hashable", error, hint) from None
 
 
+def check_linear(name: str, linear: Any) -> None:
+    """Raises ValueError for the class of a structure, or for one that cannot be hashed."""
+    if isinstance(linear, type):
+        hint = "Call it: BlockDiagonal(), ConjugateGradient()."
+        raise argument_error(name, "expected a name or a structure", repr(linear), hint)
+    check_setting(name, linear)
+
+
 def checked(
     name: str, y: Any, theta: Any, data: Any, damping: Any, autodiff: str = "reverse"
 ) -> tuple[Any, Any]:
     """y, known to the caller as `name`, and theta as arrays; checks what every function takes."""
-    if not isinstance(damping, Damping):
-        hint = "Write damping=Damping(0.1)."
-        raise argument_error("damping", "expected a Damping", repr(damping), hint)
-    if jnp.shape(damping.value) != ():
-        came = f"an array of shape {jnp.shape(damping.value)}"
-        hint = "Sweep it with jax.vmap over Damping(values)."
-        raise argument_error("damping.value", "expected one number", came, hint)
+    check_damping(damping)
     check_choice("autodiff", autodiff, RULES)
     check_data(data)
-    check_floating(name, y, "Convert it with jnp.asarray(x, float); complex numbers in two parts.")
+    check_unknowns(name, y, "Convert it with jnp.asarray(x, float); complex numbers in two parts.")
     check_inexact("theta", theta, "Integers belong in `data`.")
-    if sum(jnp.size(leaf) for leaf in jax.tree.leaves(y)) == 0:
-        raise argument_error(name, "expected at least one unknown", y)
     y, theta = jax.tree.map(jnp.asarray, (y, theta))
     low = [leaf.dtype for leaf in jax.tree.leaves(y) if jnp.finfo(leaf.dtype).bits < 32]
     if low:
@@ -67,14 +67,15 @@ def on_device(damping: Damping) -> Damping:
     return dataclasses.replace(damping, value=jax.device_put(damping.value))
 
 
-def with_hint(function: Callable, *arguments: Any) -> Any:
+def with_hint(function: Callable, *arguments: Any, hint: str = "") -> Any:
     """`function(*arguments)`; JAX's error about forward mode says what to pass."""
     try:
         return function(*arguments)
     except TypeError as error:
         if "forward-mode" not in str(error):
             raise
+        hint = hint or 'Pass autodiff="both" to the inner call.'
         raise TypeError(
             "`autodiff`: the rule 'reverse' has no forward mode (jax.jvp, jax.jacfwd, jax.hessian, "
-            'an argmin inside an energy). Pass autodiff="both" to the inner call.'
+            f"an argmin inside an energy). {hint}"
         ) from error

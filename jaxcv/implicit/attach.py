@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.checks import check_floating, check_structure
-from jaxcv.closure import jit_on, vary_like
-from jaxcv.implicit.arguments import check_energy, check_setting, checked, on_device, with_hint
+from jaxcv.checks import check_callable, check_floating, check_structure
+from jaxcv.closure import jit_on, spread
+from jaxcv.implicit.arguments import check_linear, check_setting, checked, on_device, with_hint
 from jaxcv.implicit.diagnostics import Diagnostics, diagnose_at
 from jaxcv.implicit.rules import RULES, Rule, cut, make_system, pullback, pushforward
 from jaxcv.linear.damping import Damping
@@ -44,10 +44,12 @@ def attach(
             v trees like y; `autodiff='reverse'` alone. It must be a global function or a frozen
             value, since whatever it closes over gets no gradient.
     """
-    check_energy(energy)
+    check_callable("energy", energy)
     y, theta = checked("y_star", y_star, theta, data, damping, autodiff)
-    check_setting("linear", linear)
+    check_linear("linear", linear)
     check_setting("solve", solve)
+    if solve is not None:
+        check_callable("solve", solve, "(y, theta, data, lambda, v)")
     check_retraction(retract, y)
     static = (linear, autodiff, retract, solve)
     arguments = (cut(y), theta, cut(data), cut(on_device(damping)))
@@ -76,13 +78,14 @@ def argmin_vjp(
         theta_bar = -B^T u, a tree like theta (zero where anything is not finite), and the
         `Diagnostics` of the solve for u.
     """
-    check_energy(energy)
+    check_callable("energy", energy)
     y, theta = checked("y", y, theta, data, damping)
-    check_setting("linear", linear)
+    check_linear("linear", linear)
     check_structure("y_bar", y_bar, "y", y)
     check_floating("y_bar", y_bar, "It is the gradient of a real loss with respect to y.")
     check_retraction(retract, y)
-    return jit_on(energy, _vjp, (linear, retract))(y, theta, y_bar, data, on_device(damping))
+    arguments = (y, theta, y_bar, data, on_device(damping))
+    return with_hint(jit_on(energy, _vjp, (linear, retract)), *arguments)
 
 
 def argmin_jvp(
@@ -107,14 +110,15 @@ def argmin_jvp(
         y_dot = -f(H) B theta_dot, a tree like y (zero where y or dE/dy is not finite), and the
         `Diagnostics` of the solve, whose cotangent is -B theta_dot.
     """
-    check_energy(energy)
+    check_callable("energy", energy)
     y, theta = checked("y", y, theta, data, damping)
-    check_setting("linear", linear)
+    check_linear("linear", linear)
     check_structure("theta_dot", theta_dot, "theta", theta)
     check_floating("theta_dot", theta_dot, "It is a direction in the space of theta.")
     theta_dot = jax.tree.map(lambda d, x: jnp.asarray(d, x.dtype), theta_dot, theta)
     check_retraction(retract, y)
-    return jit_on(energy, _jvp, (linear, retract))(y, theta, theta_dot, data, on_device(damping))
+    arguments = (y, theta, theta_dot, data, on_device(damping))
+    return with_hint(jit_on(energy, _jvp, (linear, retract)), *arguments)
 
 
 def diagnose(
@@ -134,11 +138,12 @@ def diagnose(
         y: the point, e.g. `solution.value`. It is certified where the Newton step that is left is
             below sqrt(eps) |y|, since nothing is known of its solver.
     """
-    check_energy(energy)
+    check_callable("energy", energy)
     y, theta = checked("y", y, theta, data, damping)
-    check_setting("linear", linear)
+    check_linear("linear", linear)
     check_retraction(retract, y)
-    return jit_on(energy, _diagnose, (linear, retract))(y, theta, data, on_device(damping))
+    arguments = (y, theta, data, on_device(damping))
+    return with_hint(jit_on(energy, _diagnose, (linear, retract)), *arguments)
 
 
 def _at(energy, linear, retract, y, theta, data, solve=None):
@@ -149,7 +154,7 @@ def _at(energy, linear, retract, y, theta, data, solve=None):
 
 
 def _attach(energy, linear, autodiff, retract, solve, y, theta, data, damping):
-    y = vary_like(y, y, theta, data, damping)
+    y, theta, _ = spread(energy, (y, theta, *data), y, theta, damping)
     packed = None
     if solve is not None:
         # A user's solve sees the trees that it knows, not the leaves of a system.
@@ -175,6 +180,7 @@ class _OwnSolve(NamedTuple):
 
 
 def _vjp(energy, linear, retract, y, theta, y_bar, data, damping):
+    y, theta, y_bar, _ = spread(energy, (y, theta, *data), y, theta, y_bar, damping)
     system, local, rule = _at(energy, linear, retract, y, theta, data)
     pulled = pullback(rule, y, system.theta, system.data, damping, y_bar)
     report = diagnose_at(system, local, y, damping, rule.method, pulled.v, pulled.u)
@@ -183,6 +189,7 @@ def _vjp(energy, linear, retract, y, theta, y_bar, data, damping):
 
 
 def _jvp(energy, linear, retract, y, theta, theta_dot, data, damping):
+    y, theta, theta_dot, _ = spread(energy, (y, theta, *data), y, theta, theta_dot, damping)
     system, local, rule = _at(energy, linear, retract, y, theta, data)
     captured = jax.tree.map(jnp.zeros_like, system.theta[1])
     directions = (jax.tree.leaves(theta_dot), captured)
@@ -192,5 +199,6 @@ def _jvp(energy, linear, retract, y, theta, theta_dot, data, damping):
 
 
 def _diagnose(energy, linear, retract, y, theta, data, damping):
+    y, theta, _ = spread(energy, (y, theta, *data), y, theta, damping)
     system, local, rule = _at(energy, linear, retract, y, theta, data)
     return cut(diagnose_at(system, local, y, damping, rule.method))

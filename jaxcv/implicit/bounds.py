@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 
-from jaxcv.checks import argument_error
+from jaxcv.checks import argument_error, check_real
 
 __all__ = ["bound_arrays", "held_energy", "held_value"]
 
@@ -42,6 +42,8 @@ def bound_arrays(bounds: Any, y0: Any) -> tuple[Any, Any]:
         except ValueError as error:
             hint = "A bound is a tree like y0, one number, or None."
             raise argument_error(f"bounds.{name}", "expected the tree of y0", error, hint) from None
+
+        check_real(f"bounds.{name}", bound)
 
         def full(leaf, like, name=name, none=none):
             leaf = jnp.asarray(none if leaf is None else leaf).astype(like.dtype)

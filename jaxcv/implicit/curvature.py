@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxcv.checks import argument_error, check_data, check_floating
-from jaxcv.closure import jit_on
+from jaxcv.checks import argument_error, check_callable
+from jaxcv.closure import jit_on, spread
+from jaxcv.implicit.arguments import checked, on_device, with_hint
 from jaxcv.implicit.rules import make_system
 from jaxcv.linear.damping import Damping
 from jaxcv.linear.dense import cholesky, cholesky_solve, expand
@@ -58,18 +59,17 @@ def curvature(
 
     Source: Laplace approximation, e.g. Bishop, Pattern Recognition and Machine Learning, 4.4.
     """
+    check_callable("energy", energy)
+    y, theta = checked("y", y, theta, data, damping)
     if damping.mode != "shift":
-        way_out = "Only there the damped Hessian has a Cholesky factor for every H."
-        raise argument_error("damping.mode", "expected 'shift'", repr(damping.mode), way_out)
-    check_floating("y", y)
-    check_floating("theta", theta, "Integers belong in `data`.")
-    check_data(data)
-    y, theta = jax.tree.map(jnp.asarray, (y, theta))
-    return jit_on(energy, _curvature, ())(y, theta, data, damping)
+        hint = "Only there the damped Hessian has a Cholesky factor for every H."
+        raise argument_error("damping.mode", "expected 'shift'", repr(damping.mode), hint)
+    return with_hint(jit_on(energy, _curvature, ()), y, theta, data, on_device(damping))
 
 
 def _curvature(energy, y, theta, data, damping):
     y, theta, data = jax.lax.stop_gradient((y, theta, data))
+    y, theta, _ = spread(energy, (y, theta, *data), y, theta, damping)
     point = ravel_pytree(y)[0]
     flat_energy = make_system(energy, y, theta, data).flat_energy(ravel_pytree(y)[1])
     _, _, hessian = expand(flat_energy, point)

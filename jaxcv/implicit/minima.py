@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcv.checks import argument_error
+from jaxcv.checks import argument_error, check_number, returning_arrays
 from jaxcv.implicit.solution import Solution
 
 __all__ = ["expected_over_minima"]
@@ -42,8 +42,7 @@ def expected_over_minima(loss: Callable, solution: Solution, temperature: Any) -
     if solution.minima is None:
         hint = "Solve with MultiStart(solver, seeds, keep=k), k > 1."
         raise argument_error("solution", "expected one with several minima", "one", hint)
-    if isinstance(temperature, (int, float)) and not temperature > 0:
-        raise argument_error("temperature", "expected a number > 0", temperature)
+    check_number("temperature", temperature)
     values, energies, valid, _ = solution.minima
     usable = jnp.any(valid)
     # The weights of rows that are not minima are zero, and so are their derivatives.
@@ -58,6 +57,7 @@ def expected_over_minima(loss: Callable, solution: Solution, temperature: Any) -
         values,
         solution.value,
     )
+    loss = returning_arrays("loss", loss)
     losses = jax.vmap(loss)(values)
     if losses.ndim != 1:
         raise argument_error("loss", "must return one scalar", losses.shape[1:])

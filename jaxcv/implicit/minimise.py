@@ -15,11 +15,19 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxcv.checks import argument_error, check_choice, check_count, check_pair
-from jaxcv.closure import hoist, jit_on, vary_like
+from jaxcv.checks import (
+    argument_error,
+    check_callable,
+    check_choice,
+    check_count,
+    check_flag,
+    check_pair,
+    returning_arrays,
+)
+from jaxcv.closure import hoist, jit_on, match_varying_axes, spread
 from jaxcv.implicit.arguments import (
     called,
-    check_energy,
+    check_linear,
     check_setting,
     checked,
     on_device,
@@ -33,7 +41,7 @@ from jaxcv.linear.damping import Damping
 from jaxcv.linear.dense import norm
 from jaxcv.linear.system import check_mode, resolve_method
 from jaxcv.solvers.newton import Newton
-from jaxcv.solvers.problem import Minima, Problem, Result, Status
+from jaxcv.solvers.problem import Minima, Problem, Result, Status, held
 from jaxcv.solvers.protocol import check_solver, solve
 from jaxcv.solvers.retraction import Retraction, check_retraction, coordinates_at
 
@@ -160,9 +168,9 @@ def minimise(
     """`argmin`, of an energy or of what `terms` make one of; the arguments are `argmin`'s."""
     damping, linear, autodiff = (settings[name] for name in ("damping", "linear", "autodiff"))
     init_gradient, retract = settings["init_gradient"], settings["retract"]
-    check_energy(function, "energy" if terms is None else "residual")
+    check_callable("energy" if terms is None else "residual", function)
     y0, theta = checked("y0", y0, theta, data, damping, autodiff)
-    check_setting("linear", linear)
+    check_linear("linear", linear)
     check_choice("init_gradient", init_gradient, ("zero", "prox"), _ENTER_THROUGH_THETA)
     if init_gradient == "prox":
         if damping.mode == "tikhonov":
@@ -180,15 +188,17 @@ def minimise(
             raise argument_error("bounds", "needs a vector space", "a retraction", hint)
         bounds = bound_arrays(bounds, y0)
     history = check_count("history", settings["history"], 0)
-    if settings["has_aux"]:
-        check_pair(jax.eval_shape(lambda *args: function(*args), y0, theta, *data))
+    has_aux = check_flag("has_aux", settings["has_aux"])
+    diagnostics = check_flag("diagnostics", settings["diagnostics"])
+    if has_aux:
+        check_pair(jax.eval_shape(returning_arrays("energy", function), y0, theta, *data))
     leaves, treedef = jax.tree.flatten(settings["solver"])
     traced = [x for x in leaves if hasattr(x, "dtype")]
     fixed = tuple(None if hasattr(x, "dtype") else x for x in leaves)
     check_setting("solver", fixed)
     static = _Settings(
-        terms, (treedef, fixed), linear, autodiff, init_gradient, retract, settings["has_aux"],
-        bool(settings["diagnostics"]), history, bounds is not None,
+        terms, (treedef, fixed), linear, autodiff, init_gradient, retract, has_aux,
+        diagnostics, history, bounds is not None,
     )  # fmt: skip
     # What is not differentiable is cut here: outside of every transformation that follows.
     if init_gradient == "zero":
@@ -208,7 +218,9 @@ def _argmin(function, static, y0, theta, data, damping, bounds, traced):
     solver = jax.tree.unflatten(treedef, [next(given) if x is None else x for x in fixed])
     energy = called(function, None if static.terms is None else static.terms.energy)
     scalar = (lambda *args: energy(*args)[0]) if static.has_aux else energy
-    moving, y0 = y0, vary_like(cut(y0), y0, theta, data, damping, bounds, traced)
+    spread_over = (y0, theta, *data)
+    moving, theta, bounds, _, _ = spread(scalar, spread_over, y0, theta, bounds, damping, traced)
+    y0 = cut(moving)
     system = make_system(scalar, y0, theta, data)
     method = resolve_method(static.linear, coordinates_at(y0, static.retract).tree)
     check_mode(damping, method)
@@ -299,9 +311,8 @@ def _with_residual(problem, terms, function, y, theta, data):
 
 def _sides(y, gradient, bounds):
     """(n,) int32: -1 held at the lower bound, 1 at the upper, 0 free."""
-    lower, upper = bounds
-    low, high = (y <= lower) & (gradient > 0), (y >= upper) & (gradient < 0)
-    return jnp.where(low, -1, jnp.where(high, 1, 0)).astype(jnp.int32)
+    side = jnp.where(gradient > 0, jnp.int32(-1), jnp.int32(1))
+    return jnp.where(held(gradient, y, bounds), side, 0)
 
 
 def _attached_minima(result: Result, rule, attach, system, local, damping) -> Minima:
@@ -340,5 +351,6 @@ def _recentred(solved, y0):
         failed = (result.status != Status.CONVERGED) & (result.status != Status.NONFINITE)
         return failed & (rounds < 2)
 
-    found, result, _ = jax.lax.while_loop(unfinished, one, (y0, empty, jnp.int32(0)))
+    carry = match_varying_axes(one, (y0, empty, jnp.int32(0)))
+    found, result, _ = jax.lax.while_loop(unfinished, one, carry)
     return found, result

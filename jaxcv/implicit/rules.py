@@ -16,8 +16,14 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxcv.checks import argument_error, check_scalar
-from jaxcv.closure import hoist
+from jaxcv.checks import (
+    argument_error,
+    check_floating,
+    check_scalar,
+    check_structure,
+    returning_arrays,
+)
+from jaxcv.closure import contained, hoist
 from jaxcv.linear.dense import hessian_product
 from jaxcv.linear.krylov import random_like
 from jaxcv.linear.system import apply_filter, damped_system, filter_rest
@@ -55,7 +61,7 @@ class System(NamedTuple):
 
 def make_system(energy: Callable, y: Any, theta: Any, data: tuple) -> System:
     """Traces the energy once and turns everything it closes over into arguments."""
-    hoisted = hoist(energy, y, theta, *data)
+    hoisted = hoist(returning_arrays("energy", energy), y, theta, *data)
     check_scalar("energy", hoisted.shape, "Sum or average the terms: jnp.sum(...).")
     theta_leaves, data_leaves = jax.tree.leaves(theta), jax.tree.leaves(data)
     num_data = len(data_leaves)
@@ -136,7 +142,11 @@ def pullback(rule, y, theta, data, damping, y_bar, known=None) -> Pulled:
     finite = jnp.all(jnp.isfinite(v))
     system, start = None, None
     if rule.solve is not None:
-        u = ravel_pytree(rule.solve(y, theta, data, damping.value, y_bar))[0].astype(point.dtype)
+        solved = rule.solve(y, theta, data, damping.value, y_bar)
+        hint = "It returns the solution u of (H + lambda I) u = v."
+        check_structure("solve", solved, "y_star", local.tree, hint)
+        check_floating("solve", solved, hint)
+        u = ravel_pytree(solved)[0].astype(point.dtype)
     else:
         system = damped_system(product, v, damping, rule.method, known)
         u = apply_filter(system, damping, v)
@@ -151,7 +161,8 @@ def pullback(rule, y, theta, data, damping, y_bar, known=None) -> Pulled:
     # A captured array may be a plain constant whose derivative nobody wants and which need not
     # exist (sqrt at 0): it is judged by itself.
     masked = [jnp.where(good, leaf, 0) for leaf in leaves]
-    apart = [jnp.where(good & jnp.all(jnp.isfinite(leaf)), leaf, 0) for leaf in captured]
+    apart = [jnp.where(jnp.all(jnp.isfinite(leaf)), leaf, 0) for leaf in captured]
+    apart = [contained(good, leaf) for leaf in apart]
     if start is not None:
         start = jnp.where(good & jnp.all(jnp.isfinite(start)), start, 0)
     return Pulled((masked, apart), start, u, v)
@@ -169,7 +180,7 @@ def pushforward(rule, y, theta, data, damping, theta_dot, start_dot=None, known=
     local, gradient, product = _local(rule, y, theta, data)
     point = local.origin
     good = jnp.all(jnp.isfinite(ravel_pytree(y)[0])) & jnp.all(jnp.isfinite(gradient(point, theta)))
-    theta_dot = jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.zeros_like(leaf)), theta_dot)
+    theta_dot = jax.tree.map(lambda leaf: contained(good, leaf), theta_dot)
     _, v = jax.jvp(lambda theta: -gradient(point, theta), (theta,), (theta_dot,))
     # Made with no tangent, so that what follows is linear in them.
     system = damped_system(product, random_like(point), damping, rule.method, known)

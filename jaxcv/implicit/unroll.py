@@ -18,8 +18,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.checks import argument_error, check_choice, check_count, check_data, check_inexact
-from jaxcv.closure import hoist, jit_on, match_varying_axes
+from jaxcv.checks import (
+    argument_error,
+    check_arrays,
+    check_callable,
+    check_choice,
+    check_count,
+    check_data,
+    check_inexact,
+    described,
+    returning_arrays,
+)
+from jaxcv.closure import contained, hoist, jit_on, match_varying_axes, spread
+from jaxcv.implicit.arguments import check_setting, with_hint
 
 __all__ = ["unrolled_solve"]
 
@@ -76,25 +87,28 @@ def unrolled_solve(
     num_steps = check_count("num_steps", num_steps)
     truncation = num_steps if truncation is None else check_count("truncation", truncation)
     check_choice("autodiff", autodiff, ("both", "reverse"))
-    if not callable(step):
-        raise argument_error("step", "expected a function of (state, theta, *data)", repr(step))
+    check_callable("step", step, "(state, theta, *data)")
+    if stop is not None:
+        check_callable("stop", stop, "(state, next_state)")
+    check_setting("stop", stop)
+    check_arrays("state0", state0)
     check_inexact("theta", theta, "Integers belong in `data`.")
     check_data(data)
     state0, theta = jax.tree.map(jnp.asarray, (state0, theta))
     static = (stop, num_steps, min(truncation, num_steps), autodiff)
-    return jit_on(step, _unrolled, static)(state0, theta, jax.lax.stop_gradient(data))
-
-
-def _describe(tree: Any) -> str:
-    return str(jax.tree.map(lambda s: f"{s.dtype}{list(s.shape)}", tree))
+    arguments = (state0, theta, jax.lax.stop_gradient(data))
+    hint = "" if stop is None else 'Pass stop=None and autodiff="both".'
+    return with_hint(jit_on(step, _unrolled, static), *arguments, hint=hint)
 
 
 def _unrolled(step, stop, num_steps, truncation, autodiff, state0, theta, data):
+    step = returning_arrays("step", step)
+    state0, theta = spread(step, (state0, theta, *data), state0, theta)
     hoisted = hoist(step, state0, theta, *data)
-    came, want = _describe(hoisted.shape), _describe(jax.eval_shape(lambda: state0))
-    if came != want:
-        way_out = "A state keeps its tree, shapes and dtypes; give `state0` those of the result."
-        raise argument_error("step", f"must return a state like state0, {want}", came, way_out)
+    got, want = described(hoisted.shape), described(jax.eval_shape(lambda: state0))
+    if got != want:
+        hint = "A state keeps its tree, shapes and dtypes; give `state0` those of the result."
+        raise argument_error("step", f"must return a state like state0, {want}", got, hint)
     theta_leaves, data_leaves = jax.tree.leaves(theta), jax.tree.leaves(data)
     num_data = len(data_leaves)
 
@@ -105,11 +119,11 @@ def _unrolled(step, stop, num_steps, truncation, autodiff, state0, theta, data):
     has_stopped: Callable | None = None
     captured = ([], [])
     if stop is not None:
-        stopping = hoist(stop, state0, state0)
+        stopping = hoist(returning_arrays("stop", stop), state0, state0)
         shapes = jax.tree.leaves(stopping.shape)
         if [(s.shape, s.dtype) for s in shapes] != [((), jnp.bool_)]:
-            way_out = "Compare a norm: jnp.linalg.norm(...) < eps."
-            raise argument_error("stop", "must return one bool", _describe(shapes), way_out)
+            hint = "Compare a norm: jnp.linalg.norm(...) < eps."
+            raise argument_error("stop", "must return one bool", described(shapes), hint)
         captured = jax.lax.stop_gradient((stopping.floating, stopping.fixed))
 
         has_stopped = lambda old, new, data: stopping.call((old, new), *data[1])
@@ -129,7 +143,6 @@ def _run(advance, has_stopped, num_steps, state0, theta, data):
             state = advance(state, theta, data)
             return state, state
 
-        state0 = match_varying_axes(lambda state: advance(state, theta, data), state0)
         return jax.lax.scan(body, state0, length=num_steps)[1], num_steps
 
     def go_on(carry):
@@ -170,7 +183,7 @@ def _solve_both_jvp(advance, num_steps, truncation, primals, tangents):
     for leaf in jax.tree.leaves(states):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
             finite = finite & jnp.all(jnp.isfinite(leaf))
-    masked = lambda dot: jnp.where(finite, dot, jnp.zeros_like(dot))
+    masked = lambda dot: contained(finite, dot)
     theta_dot = jax.tree.map(masked, tangents[1])
     begin = [masked(jax.tree.leaves(tangents[0])[i]) for i in moving]
     first = num_steps - truncation
@@ -266,7 +279,7 @@ def _solve_backward(advance, has_stopped, num_steps, truncation, residuals, stat
     state_bar, theta_bar = jax.lax.fori_loop(0, count - first, backward, carry)
 
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(stacks[i])) for i in moving]))
-    theta_bar = jax.tree.map(lambda bar: jnp.where(finite, bar, 0), theta_bar)
+    theta_bar = jax.tree.map(lambda bar: contained(finite, bar), theta_bar)
     full: list[Any] = [np.zeros(leaf.shape, jax.dtypes.float0) for leaf in leaves]
     for i, bar in zip(moving, state_bar, strict=True):
         full[i] = jnp.where(finite & (first == 0), bar, 0)

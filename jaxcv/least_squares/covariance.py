@@ -7,8 +7,16 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxcv.checks import argument_error, check_choice, check_data, check_floating
+from jaxcv.checks import (
+    argument_error,
+    check_callable,
+    check_choice,
+    check_data,
+    check_unknowns,
+    returning_arrays,
+)
 from jaxcv.closure import jit_on
+from jaxcv.implicit.arguments import with_hint
 
 __all__ = ["covariance"]
 
@@ -36,14 +44,16 @@ def covariance(
 
     Source: Seber and Wild, Nonlinear Regression, 1989, eq. 2.17.
     """
-    check_floating("y", y)
+    check_callable("residual", residual)
+    check_unknowns("y", y)
     check_data(data)
     check_choice("scale", scale, ("residual", "one"))
     y = jax.tree.map(jnp.asarray, y)
-    return jit_on(residual, _covariance, (scale,))(y, theta, data)
+    return with_hint(jit_on(residual, _covariance, (scale,)), y, theta, data)
 
 
 def _covariance(residual, scale, y, theta, data):
+    residual = returning_arrays("residual", residual)
     flat, unravel = ravel_pytree(y)
     terms = lambda flat: ravel_pytree(residual(unravel(flat), theta, *data))[0]
     r, jacobian = terms(flat), jax.jacfwd(terms)(flat)

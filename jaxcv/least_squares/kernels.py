@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcv.checks import argument_error, check_count
+from jaxcv.checks import check_count, check_numbers
 from jaxcv.pytree import register
 
 __all__ = ["GemanMcClure", "Huber", "Kernel", "PseudoHuber", "Welsch"]
@@ -49,21 +49,11 @@ class Kernel:
 
     def __post_init__(self):
         scale = self.scale
-        array = isinstance(scale, (int, float, np.number, np.ndarray)) and not isinstance(
-            scale, bool
-        )
-        if array:
-            scale = np.asarray(scale)
-            if scale.dtype.kind not in "fiu" or not np.all(np.isfinite(scale) & (scale > 0)):
-                raise argument_error("scale", "expected finite numbers > 0", repr(self.scale))
-            if scale.dtype.kind in "iu":
-                object.__setattr__(
-                    self, "scale", scale.astype(float) if scale.ndim else float(scale)
-                )
-        elif not (isinstance(scale, jax.Array) and jnp.issubdtype(scale.dtype, jnp.floating)):
-            rule = "expected a number > 0, or a floating-point array that may be traced"
-            hint = "Several scales are an array: jnp.array([1.0, 2.0])."
-            raise argument_error("scale", rule, repr(scale), hint)
+        check_numbers("scale", scale, hint="Several scales are an array: jnp.array([1.0, 2.0]).")
+        if not jnp.issubdtype(jnp.result_type(scale), jnp.floating):
+            array = isinstance(scale, jax.Array) or np.ndim(scale)
+            scale = scale.astype(float) if array else float(scale)
+            object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "block_ndim", check_count("block_ndim", self.block_ndim, 0))
 
     def _rho(self, x: jax.Array) -> jax.Array:

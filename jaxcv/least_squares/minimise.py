@@ -18,7 +18,14 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jaxcv.checks import argument_error, check_choice, check_floating, check_inexact
+from jaxcv.checks import (
+    argument_error,
+    check_choice,
+    check_floating,
+    check_inexact,
+    check_unknowns,
+)
+from jaxcv.implicit.arguments import check_linear
 from jaxcv.implicit.minimise import Terms, minimise
 from jaxcv.implicit.solution import Solution
 from jaxcv.least_squares.kernels import Kernel
@@ -88,6 +95,9 @@ def argmin_least_squares(
     if isinstance(structure, str):
         check_choice("structure", structure, ("dense", "cg"), "Or an Arrow or a BlockDiagonal.")
         structure = "cholesky" if structure == "dense" else structure
+    check_linear("structure", structure)
+    if isinstance(structure, str):
+        pass
     elif not isinstance(structure, ConjugateGradient) and not hasattr(structure, "structure"):
         hint = "E.g. 'dense' or Arrow(local='depth', shared='pose')."
         raise argument_error("structure", "expected a structure", repr(structure), hint)
@@ -118,7 +128,7 @@ def _flat_residual(residual, y, parameters, *data):
 
 def _scales_like(kernel, y0):
     """The kernels with scales in the precision of y0."""
-    check_floating("y0", y0, "Convert it with jnp.asarray(x, float).")
+    check_unknowns("y0", y0, "Convert it with jnp.asarray(x, float).")
     dtype = jnp.result_type(*jax.tree.leaves(y0))
     return jax.tree.map(lambda scale: jax.device_put(scale).astype(dtype), kernel)
 
@@ -126,8 +136,8 @@ def _scales_like(kernel, y0):
 def _with_kernels(terms, kernel):
     """(array, its kernel or None) for every leaf of the residual."""
     leaves = jax.tree_util.tree_leaves_with_path(terms)
-    if not leaves:
-        raise argument_error("residual", "must return at least one array", repr(terms))
+    if sum(jnp.size(leaf) for _, leaf in leaves) == 0:
+        raise argument_error("residual", "must return at least one number", repr(terms))
     if not isinstance(kernel, dict):
         return [(jnp.asarray(leaf), kernel) for _, leaf in leaves]
     names = terms.keys() if isinstance(terms, dict) else ()
@@ -143,7 +153,15 @@ def _squares(leaf, kernel):
     if kernel.block_ndim > leaf.ndim:
         rule = f"every residual array must have {kernel.block_ndim} axes at least"
         raise argument_error("block_ndim", rule, f"the shape {leaf.shape}")
-    return jnp.sum(leaf**2, axis=tuple(range(leaf.ndim - kernel.block_ndim, leaf.ndim)))
+    squares = jnp.sum(leaf**2, axis=tuple(range(leaf.ndim - kernel.block_ndim, leaf.ndim)))
+    scale = jnp.shape(kernel.scale)
+    fits = len(scale) <= squares.ndim and all(
+        n in (1, size) for n, size in zip(scale[::-1], squares.shape[::-1], strict=False)
+    )
+    if not fits:
+        rule = f"expected a shape that broadcasts to the blocks of the residual, {squares.shape}"
+        raise argument_error("scale", rule, scale)
+    return squares
 
 
 def _weights(shapes, parameters, r):

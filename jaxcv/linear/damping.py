@@ -22,14 +22,12 @@ the null space: for lambda -> 0 it is the derivative of a critical point by the 
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxcv.checks import argument_error, check_choice, check_count
+from jaxcv.checks import argument_error, check_choice, check_count, check_flag, check_numbers
 from jaxcv.pytree import register
 
-__all__ = ["MODES", "Damping"]
+__all__ = ["MODES", "Damping", "check_damping"]
 
 MODES = ("shift", "plain", "tikhonov")
 
@@ -70,23 +68,22 @@ class Damping:
     relative: bool = False
 
     def __post_init__(self):
-        value, hint = self.value, "The paper uses 0.1."
-        array = isinstance(value, (int, float, np.number, np.ndarray)) and not isinstance(
-            value, bool
-        )
-        traced = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.number)
-        if array:
-            value = np.asarray(value)
-            if value.dtype.kind not in "fiu" or not np.all(np.isfinite(value) & (value >= 0)):
-                rule = "expected a finite number >= 0"
-                raise argument_error("damping.value", rule, repr(self.value), hint)
-        elif not traced:
-            rule = "expected a number, or an array that may be traced"
-            raise argument_error("damping.value", rule, repr(value), hint)
+        hint = "The paper uses 0.1."
+        check_numbers("damping.value", self.value, "a finite number", zero=True, hint=hint)
         object.__setattr__(self, "order", check_count("damping.order", self.order))
         check_choice("damping.mode", self.mode, MODES)
-        if not isinstance(self.relative, (bool, np.bool_)):
-            raise argument_error("damping.relative", "expected a bool", repr(self.relative))
+        check_flag("damping.relative", self.relative)
 
 
 register(Damping, ("value",))
+
+
+def check_damping(damping: Any) -> None:
+    """Raises ValueError unless `damping` is a `Damping` with a single value."""
+    if not isinstance(damping, Damping):
+        hint = "Write damping=Damping(0.1)."
+        raise argument_error("damping", "expected a Damping", repr(damping), hint)
+    if jnp.shape(damping.value) != ():
+        got = f"an array of shape {jnp.shape(damping.value)}"
+        hint = "Sweep it with jax.vmap over Damping(values)."
+        raise argument_error("damping.value", "expected one number", got, hint)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxcv.closure import match_varying_axes
 from jaxcv.linear.dense import norm
 
 __all__ = ["conjugate_gradient", "lanczos_eigenvalues", "random_like"]
@@ -73,6 +74,7 @@ def conjugate_gradient(
     r = v / size if start is None else v / size - product(u)
     z = better(r)
     state = (u, r, z, jnp.vdot(r, z), jnp.asarray(jnp.inf, v.dtype), jnp.int32(0))
+    state = match_varying_axes(advance, state)
     u, _, _, _, smallest, _ = jax.lax.while_loop(go_on, advance, state)
     return size * u, smallest
 
@@ -101,9 +103,9 @@ def lanczos_eigenvalues(product: Product, start: jax.Array, steps: int = _RITZ_S
     length = norm(start)
     q = start / jnp.where(length > 0, length, 1)
     basis = jnp.zeros((steps, start.size), start.dtype)
-    _, (alpha, beta, alive) = jax.lax.scan(
-        advance, (basis, q, jnp.asarray(True)), jnp.arange(steps)
-    )
+    carry = (basis, q, jnp.asarray(True))
+    carry = match_varying_axes(lambda carry: advance(carry, 0)[0], carry)
+    _, (alpha, beta, alive) = jax.lax.scan(advance, carry, jnp.arange(steps))
     alpha = jnp.where(alive, alpha, alpha[0])  # a repeat between the extremes changes neither
     off = beta[:-1]
     return jnp.linalg.eigvalsh(jnp.diag(alpha) + jnp.diag(off, 1) + jnp.diag(off, -1))

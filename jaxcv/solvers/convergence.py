@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from jaxcv.linear.dense import dense_matrix, eigh, hessian_product, norm
 from jaxcv.linear.krylov import lanczos_eigenvalues, random_like
-from jaxcv.solvers.problem import Problem, Result, Status
+from jaxcv.solvers.problem import Problem, Result, Status, held
 
-__all__ = ["default_tolerance", "free_gradient", "judged", "small_gradient"]
+__all__ = ["default_tolerance", "free_gradient", "judged", "small_decrement", "small_gradient"]
 
 _PROBES = 12  # products that look for negative curvature
 _DENSE = 16  # unknowns up to which a Hessian is formed instead
@@ -24,9 +24,7 @@ def free_gradient(problem: Problem, y: jax.Array, gradient: jax.Array) -> jax.Ar
     """The gradient (n,), zero where an unknown is held at a bound."""
     if problem.bounds is None:
         return gradient
-    lower, upper = problem.bounds
-    fixed = ((y <= lower) & (gradient > 0)) | ((y >= upper) & (gradient < 0))
-    return jnp.where(fixed, 0, gradient)
+    return jnp.where(held(gradient, y, problem.bounds), 0, gradient)
 
 
 def small_gradient(gradient, y, start, curvature, tolerance) -> jax.Array:
@@ -43,8 +41,27 @@ def small_gradient(gradient, y, start, curvature, tolerance) -> jax.Array:
     return norm(gradient) <= curvature * extent
 
 
-def _small_newton_step(matrix, energy, gradient, y, start, mask) -> jax.Array:
-    """() bool: the Hessian is positive semi-definite, and the Newton step of each unknown small."""
+def small_decrement(decrement, energy, y, start, curvature) -> jax.Array:
+    """() bool: what is expected to be gained is little of the energy, or of |H| |y|^2.
+
+    Args:
+        decrement: () half of g^T H^-1 g.
+        energy: () at y.
+        y: (n,).
+        start: () the norm of y at the start, for a minimum at zero.
+        curvature: () |H|.
+    """
+    eps = float(jnp.finfo(y.dtype).eps)
+    extent = jnp.maximum(norm(y), eps * start)
+    return decrement <= eps**0.5 * jnp.abs(energy) + curvature * (eps**0.5 * extent) ** 2
+
+
+def _small_newton_step(gradient_of, matrix, energy, gradient, y, start, mask) -> jax.Array:
+    """() bool: the Hessian is positive semi-definite, and the Newton step of each unknown small.
+
+    A step that is not small against y, as near zero, must lead past a minimum and not an
+    inflection: behind it the energy rises.
+    """
     n, eps = y.size, float(jnp.finfo(y.dtype).eps)
     finite = jnp.all(jnp.isfinite(matrix)) & jnp.all(jnp.isfinite(gradient))
     matrix = jnp.where(finite, matrix, 0)
@@ -57,12 +74,28 @@ def _small_newton_step(matrix, energy, gradient, y, start, mask) -> jax.Array:
     extent = jnp.max(scale * jnp.abs(y))
     noise = n * 4 * eps * top * extent
     flat = (h <= lift) & (jnp.abs(c) <= noise)
-    p = jnp.abs(q @ jnp.where(flat, 0, c / jnp.where(h > 0, h, jnp.where(lift > 0, lift, 1))))
+    step = q @ jnp.where(flat, 0, c / jnp.where(h > 0, h, jnp.where(lift > 0, lift, 1))) / scale
+    p = scale * jnp.abs(step)
     limit = scale * jnp.maximum(eps**0.25 * jnp.abs(y), eps * jnp.max(jnp.abs(start)))
+    limit = jnp.maximum(limit, eps**0.5 * extent)
     # What the energy could fall by along directions whose curvature is round-off.
-    hidden = jnp.max(jnp.where(flat, jnp.abs(c), 0)) * extent
+    rounding = 4 * n * eps * jnp.max(jnp.abs(c))
+    hidden = jnp.max(jnp.where(flat, jnp.maximum(jnp.abs(c) - rounding, 0), 0)) * extent
+    gain = jnp.sum(jnp.where(flat, 0, c * c / jnp.where(h > 0, h, 1))) / 2
     known = hidden <= eps**0.5 * jnp.abs(energy) + (16 * eps * extent) ** 2 * top
-    return known & (h[0] >= -lift) & (top > 0) & jnp.all((p <= limit) | (mask == 0)) & finite
+    known &= small_decrement(gain, energy, scale * y, norm(scale * start), top)
+    far = y - 16 * mask * step
+    behind = gradient_of(far)
+    unit = jnp.max(jnp.abs(behind))
+    risen = jnp.sum(behind / jnp.where(unit > 0, unit, 1) * (far - y)) > 0
+    risen |= jnp.all(jnp.abs(step) <= eps**0.5 * jnp.abs(y))
+    # The curvature itself is known up to what the rest of the gradient changes it by.
+    bent = 16 * jnp.max(jnp.abs(c)) / jnp.where(extent > 0, extent, jnp.inf)
+    bent = jnp.maximum(lift, jnp.minimum(bent, eps**0.5 * top))
+    return (
+        known & (h[0] >= -bent) & (top > 0) & risen & finite
+        & jnp.all((p <= limit) | (mask == 0))
+    )  # fmt: skip
 
 
 def judged(
@@ -73,14 +106,19 @@ def judged(
     energy: Any = None,
     gradient: Any = None,
     start_energy: jax.Array | None = None,
+    promote: bool = False,
 ) -> Result:
     """The result of a solver that keeps no Hessian; its `CONVERGED` stands where it is supported.
 
     Up to 16 unknowns the Hessian at y must be positive semi-definite and the Newton step that is
     left small (eps^1/4 of each unknown). Above, Ritz values of a few products must show no negative
     curvature, and the gradient must be small against |H| |y|. Else the claim becomes `STALLED`.
+
+    Args:
+        promote: `STALLED` becomes `CONVERGED` where the same holds, above 16 unknowns with eps^1/2.
     """
     status = jnp.asarray(status, jnp.int32)
+    claim = status == Status.CONVERGED
     y = jnp.asarray(y, start.dtype)
     if start_energy is None:
         start_energy = problem.energy(start)
@@ -88,7 +126,8 @@ def judged(
         energy, gradient = jax.value_and_grad(problem.energy)(y)
     finite = jnp.isfinite(energy) & jnp.all(jnp.isfinite(gradient))
     eps = float(jnp.finfo(y.dtype).eps)
-    product = hessian_product(jax.grad(problem.energy), y)
+    gradient_of = jax.grad(problem.energy)
+    product = hessian_product(gradient_of, y)
     free = free_gradient(problem, y, gradient)
     mask = jnp.ones_like(y)
     if problem.bounds is not None:
@@ -96,18 +135,22 @@ def judged(
     probed = lambda p: mask * product(mask * p)
     if y.size <= _DENSE:
         matrix = dense_matrix(probed, y.size, y.dtype)
-        minimum = _small_newton_step(matrix, energy, free, y, start, mask)
+        minimum = _small_newton_step(gradient_of, matrix, energy, free, y, start, mask)
     else:
         ritz = lanczos_eigenvalues(probed, mask * random_like(y), _PROBES)
         ritz = jnp.where(jnp.isfinite(ritz), ritz, 0)
         top = jnp.max(jnp.abs(ritz))
-        minimum = (ritz[0] >= -16 * y.size * eps * top) & (top > 0)
-        minimum &= small_gradient(free, y, norm(start), top, eps**0.25)
+        size = norm(y)
+        bent = 16 * norm(free) / jnp.where(size > 0, size, jnp.inf)
+        bent = jnp.minimum(bent, eps**0.5 * top)
+        minimum = (ritz[0] >= -jnp.maximum(16 * y.size * eps * top, bent)) & (top > 0)
+        relative = jnp.where(claim, eps**0.25, eps**0.5)
+        minimum &= small_gradient(free, y, norm(start), top, relative)
     if problem.bounds is not None:
         minimum |= jnp.all(mask == 0)
-    status = jnp.where(
-        (status == Status.CONVERGED) & ~(minimum & finite), jnp.int32(Status.STALLED), status
-    )
+    claim |= promote & (status == Status.STALLED)
+    verdict = jnp.where(minimum & finite, jnp.int32(Status.CONVERGED), jnp.int32(Status.STALLED))
+    status = jnp.where(claim, verdict, status)
     status = jnp.where(jnp.isfinite(start_energy), status, jnp.int32(Status.NONFINITE))
     status = jnp.where(finite, status, jnp.int32(Status.NONFINITE))
     return Result(y, status, energy, gradient, start_energy)

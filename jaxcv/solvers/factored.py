@@ -5,11 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcv.closure import while_once
+from jaxcv.closure import match_varying_axes, while_once
 from jaxcv.linear.dense import norm
 from jaxcv.linear.structure import Structure
+from jaxcv.solvers.feasible import feasible
 from jaxcv.solvers.spectral import first_radius
-from jaxcv.solvers.trust_region import Proposal, Request, held
+from jaxcv.solvers.trust_region import Proposal, Request
 
 __all__ = ["factored_proposal", "krylov_proposal"]
 
@@ -29,14 +30,18 @@ def factored_proposal(
         matrix: M.
         scale: (n,) D > 0.
         request: gradient, point and radius.
-        bounds: as in `Problem`; unknowns that are held at a bound do not move.
+        bounds: as in `Problem`.
     """
+    propose = lambda fixed: _factored(structure, matrix, scale, request, fixed)
+    return feasible(propose, lambda p: structure.multiply(matrix, p), request, bounds)
+
+
+def _factored(structure, matrix, scale, request, fixed) -> Proposal:
     gradient, y = request.gradient, request.y
     dtype, square = y.dtype, scale**2
     eps = float(jnp.finfo(dtype).eps)
     rounding = structure.multiply(jax.tree.map(jnp.abs, matrix), request.size)
-    if bounds is not None:
-        fixed = held(gradient, y, bounds)
+    if fixed is not None:
         matrix = structure.restrict(matrix, ~fixed, square)
         gradient = jnp.where(fixed, 0, gradient)
     lift = 4 * structure.num_terms * eps
@@ -49,6 +54,14 @@ def factored_proposal(
         return factor, good, p, norm(scale * p)
 
     _, definite, newton, length = attempt(matrix, jnp.asarray(lift, dtype))
+    # What is left of the gradient bends the energy: such negative curvature is none at a minimum.
+    bend = 16 * jnp.max(jnp.abs(gradient) / scale) / jnp.max(scale * request.size)
+    bend = jnp.clip(bend, lift, eps**0.5).astype(dtype)
+    again = ~definite & jnp.isfinite(bend)
+    bent = while_once(again, lambda: attempt(matrix, bend)[1:])
+    definite, newton, length = jax.tree.map(
+        lambda new, old: jnp.where(again, new, old), bent, (definite, newton, length)
+    )
     size = norm(gradient / scale)
     largest = jnp.ones((), dtype)  # of M in units of D^2, on its diagonal
     extent = norm(scale * request.start)
@@ -79,6 +92,7 @@ def factored_proposal(
     zero, infinite = jnp.zeros((), dtype), jnp.asarray(jnp.inf, dtype)
     first = jnp.maximum(size / ball - 1, jnp.where(definite, 1e-3, 1e-2)).astype(dtype)
     carry = (first, zero, infinite, full | ~(radius > 0), newton, jnp.int32(0))
+    carry = match_varying_axes(advance, carry)
     *_, found, p, _ = jax.lax.while_loop(lambda c: ~c[3] & (c[5] < _FACTORS), advance, carry)
     del found
     along = -gradient / square * (ball / jnp.where(size > 0, size, 1))
@@ -94,8 +108,11 @@ def factored_proposal(
     near = length <= eps**0.5 * jnp.maximum(extent, norm(scale * request.size))
     # One such change of each unknown.
     quiet = jnp.sum((16 * eps * rounding / scale) ** 2)
-    none = jnp.zeros((), dtype)
-    return Proposal(p, predicted, length, radius, full, definite, met, noise, quiet, near, none)
+    return Proposal(
+        p, predicted, -0.5 * jnp.vdot(gradient, newton), length, radius, full, definite, met,
+        noise, quiet, near,
+        jnp.zeros((), dtype), jnp.zeros_like(p), jnp.asarray(False),
+    )  # fmt: skip
 
 
 def krylov_proposal(product, request: Request, bounds: Any = None) -> Proposal:
@@ -105,11 +122,15 @@ def krylov_proposal(product, request: Request, bounds: Any = None) -> Proposal:
 
     Source: Steihaug 1983.
     """
+    return feasible(lambda fixed: _krylov(product, request, fixed), product, request, bounds)
+
+
+def _krylov(product, request, fixed) -> Proposal:
     gradient, y = request.gradient, request.y
-    if bounds is not None:
-        free = ~held(gradient, y, bounds)
+    if fixed is not None:
+        free = ~fixed
         gradient, whole = jnp.where(free, gradient, 0), product
-        product = lambda p: jnp.where(free, whole(jnp.where(free, p, 0)), 0)
+        product: Any = lambda p: jnp.where(free, whole(jnp.where(free, p, 0)), 0)
     dtype = y.dtype
     eps = float(jnp.finfo(dtype).eps)
     size = norm(gradient)
@@ -117,7 +138,8 @@ def krylov_proposal(product, request: Request, bounds: Any = None) -> Proposal:
     g = gradient / size
     slope = norm(g)
     curvature = jnp.vdot(g, product(g))
-    cauchy = slope**3 / jnp.where(curvature > 0, curvature, slope**2)
+    square = jnp.where(slope > 0, slope**2, 1)
+    cauchy = slope**3 / jnp.where(curvature > 0, curvature, square)
     radius = jnp.where(request.radius < 0, 10 * cauchy, request.radius / size)
     limit = min(2 * y.size, 500)
 
@@ -143,6 +165,7 @@ def krylov_proposal(product, request: Request, bounds: Any = None) -> Proposal:
 
     zero = jnp.zeros_like(g)
     start = (zero, g, -g, jnp.int32(0), jnp.asarray(False), jnp.zeros((), dtype))
+    start = match_varying_axes(advance, start)
     p, _, _, _, cut, largest = jax.lax.while_loop(unfinished, advance, start)
     largest = jnp.where(largest > 0, largest, 1)
     predicted = -jnp.vdot(g, p) - 0.5 * jnp.vdot(p, product(p))
@@ -150,8 +173,9 @@ def krylov_proposal(product, request: Request, bounds: Any = None) -> Proposal:
     met = norm(gradient) <= max(request.tolerance, eps) * rounding
     near = size * norm(p) <= eps**0.5 * jnp.maximum(norm(request.size), norm(request.start))
     return Proposal(
-        size * p, size * (size * predicted), size * norm(p), size * radius, ~cut, ~cut, met,
-        4 * eps * rounding, (16 * eps * rounding) ** 2 / largest, near, jnp.zeros((), dtype),
+        size * p, size * (size * predicted), size * (size * predicted), size * norm(p),
+        size * radius, ~cut, ~cut, met, 4 * eps * rounding, (16 * eps * rounding) ** 2 / largest,
+        near, jnp.zeros((), dtype), zero, jnp.asarray(False),
     )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcv.linear.damping import Damping
+from jaxcv.checks import argument_error
+from jaxcv.linear.damping import Damping, check_damping
 from jaxcv.linear.dense import hessian_product
 from jaxcv.linear.system import damped_system, resolve_method
 from jaxcv.pytree import register
@@ -38,6 +39,13 @@ class FinalNewtonStep:
 
     def __post_init__(self):
         check_solver(self.solver)
+        check_damping(self.damping)
+        try:
+            hash(self.damping)
+        except TypeError:
+            hint = "It is static: float(value)."
+            got = repr(self.damping.value)
+            raise argument_error("damping.value", "expected a number", got, hint) from None
 
     @property
     def max_steps(self) -> int:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxcv.linear.dense import norm
 from jaxcv.solvers.convergence import default_tolerance, free_gradient, judged, small_gradient
-from jaxcv.solvers.problem import Problem, Result, Status
+from jaxcv.solvers.problem import Problem, Result, Status, first_of, runaway
 from jaxcv.solvers.protocol import check_limits
 
 __all__ = ["GradientDescent"]
@@ -22,6 +22,7 @@ class _State(NamedTuple):
     size: jax.Array
     curvature: jax.Array
     start_energy: jax.Array
+    drop: jax.Array
     extent: jax.Array
     status: jax.Array
 
@@ -51,7 +52,7 @@ class GradientDescent:
         del problem
         zero = jnp.zeros((), y.dtype)
         return _State(
-            y, zero + jnp.inf, jnp.zeros_like(y), y, zero, zero, zero + jnp.inf, norm(y),
+            y, zero + jnp.inf, jnp.zeros_like(y), y, zero, zero, zero + jnp.inf, zero, norm(y),
             jnp.int32(Status.RUNNING),
         )  # fmt: skip
 
@@ -63,10 +64,12 @@ class GradientDescent:
         finite = jnp.isfinite(energy) & jnp.all(jnp.isfinite(gradient))
         old = jnp.where(first, energy, s.energy)
         move = s.trial - s.y
-        lower = energy <= old + 1e-4 * jnp.vdot(s.gradient, move)
+        gain, noise = jnp.vdot(s.gradient, move), 4 * eps * jnp.abs(old)
         # Where the energy has no digits left, a smaller gradient is the progress.
-        level = (energy <= old + 4 * eps * jnp.abs(old)) & (energy <= s.start_energy)
-        accept = finite & (first | lower | (level & (norm(gradient) < norm(s.gradient))))
+        level = (energy <= old + noise) & (energy <= s.start_energy)
+        flatter = level & (norm(gradient) < norm(s.gradient))
+        lower = jnp.where(jnp.abs(gain) <= noise, flatter, energy <= old + 1e-4 * gain)
+        accept = finite & (first | lower)
         length = norm(move)
         bend = norm(jnp.where(finite, gradient, 0) - s.gradient)
         measured = accept & ~first & (length > 0)
@@ -83,15 +86,15 @@ class GradientDescent:
             trial = jnp.clip(trial, *problem.bounds)
         tolerance = default_tolerance(y.dtype) if self.tolerance is None else self.tolerance
         met = small_gradient(free, y, s.extent, curvature, tolerance) & (~first | (slope == 0))
-        verdicts = (
-            (first & ~finite, Status.NONFINITE), (met & accept, Status.CONVERGED),
-            (jnp.isneginf(energy), Status.UNBOUNDED), (jnp.all(trial == y), Status.STALLED),
-        )  # fmt: skip
-        status = jnp.int32(Status.RUNNING)
-        for condition, code in reversed(verdicts):
-            status = jnp.where(condition, jnp.int32(code), status)
         start_energy = jnp.where(first, old, s.start_energy)
-        return _State(y, energy, gradient, trial, size, curvature, start_energy, s.extent, status)
+        drop, falling = runaway(energy, start_energy, s.drop, first)
+        status = first_of(
+            (first & ~finite, Status.NONFINITE), (met & accept, Status.CONVERGED),
+            (falling, Status.UNBOUNDED), (jnp.all(trial == y), Status.STALLED),
+        )  # fmt: skip
+        return _State(
+            y, energy, gradient, trial, size, curvature, start_energy, drop, s.extent, status
+        )
 
     def y(self, state: _State) -> jax.Array:
         """The best point (n,)."""
@@ -105,5 +108,6 @@ class GradientDescent:
     def result(self, problem: Problem, start: jax.Array, state: _State) -> Result:
         """The point; where it is a saddle, that is said."""
         return judged(
-            problem, start, state.y, state.status, state.energy, state.gradient, state.start_energy
-        )
+            problem, start, state.y, state.status, state.energy, state.gradient,
+            state.start_energy, promote=True,
+        )  # fmt: skip

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from jaxcv.checks import argument_error, check_count
 from jaxcv.linear.dense import norm
-from jaxcv.solvers.convergence import default_tolerance, judged, small_gradient
-from jaxcv.solvers.problem import Problem, Result, Status
+from jaxcv.solvers.convergence import default_tolerance, judged, small_decrement, small_gradient
+from jaxcv.solvers.problem import Problem, Result, Status, first_of, runaway
 from jaxcv.solvers.protocol import check_limits, solve
 
 __all__ = ["LBFGS", "warm_start"]
@@ -57,11 +57,13 @@ class LBFGS:
         if tolerance is None:
             tolerance = default_tolerance(state.y.dtype)
 
-        def near(gradient, direction, y, curvature, largest):
+        def near(energy, gradient, direction, y, curvature, largest):
             del largest
-            # |H| is that of the stiffest direction: the step must be small as well.
+            # |H| is that of the stiffest direction: step and decrement must be small as well.
             limit = tolerance**0.5 * jnp.maximum(jnp.abs(y), tolerance * state.extent)
             short = jnp.all(jnp.abs(direction) <= limit)
+            decrement = -0.5 * jnp.vdot(gradient, direction)
+            short &= small_decrement(decrement, energy, y, state.extent, curvature)
             return short & small_gradient(gradient, y, state.extent, curvature, tolerance)
 
         return _step(problem.energy, state, near, self.step_size)
@@ -77,16 +79,11 @@ class LBFGS:
 
     def result(self, problem: Problem, start: jax.Array, state: "LBFGSState") -> Result:
         """The point; where it is a saddle, that is said."""
-        # Out of digits with a small gradient is as good as converged: the probes below decide.
-        stalled = state.status == Status.STALLED
-        small = small_gradient(
-            state.gradient, state.y, state.extent, state.curvature,
-            float(jnp.finfo(start.dtype).eps) ** 0.5,
-        )  # fmt: skip
-        claim = jnp.where(stalled & small, jnp.int32(Status.CONVERGED), state.status)
+        # Out of digits is as good as converged where the Hessian supports it.
         return judged(
-            problem, start, state.y, claim, state.energy, state.gradient, state.start_energy
-        )
+            problem, start, state.y, state.status, state.energy, state.gradient,
+            state.start_energy, promote=True,
+        )  # fmt: skip
 
 
 class LBFGSState(NamedTuple):
@@ -95,8 +92,8 @@ class LBFGSState(NamedTuple):
     y: jax.Array
     energy: jax.Array  # inf before the first evaluation
     gradient: jax.Array
-    moves: jax.Array  # (m, n) newest last; zeros where there is none
-    turns: jax.Array  # (m, n) changes of the gradient along them
+    moves: jax.Array  # (m, n) unit vectors, newest last; zeros where there is none
+    turns: jax.Array  # (m, n) changes of the gradient along them, per length
     trial: jax.Array
     direction: jax.Array
     size: jax.Array  # step size that the trial has along the direction
@@ -104,6 +101,7 @@ class LBFGSState(NamedTuple):
     largest: jax.Array  # () largest gradient norm seen; for the warm start alone
     extent: jax.Array  # () norm of y at the start
     start_energy: jax.Array
+    drop: jax.Array
     status: jax.Array
 
 
@@ -114,7 +112,10 @@ class _WarmStart(LBFGS):
     history: int = 8
 
     def step(self, problem: Problem, state: LBFGSState) -> LBFGSState:
-        near = lambda gradient, direction, y, curvature, largest: norm(gradient) <= _NEAR * largest
+        def near(energy, gradient, direction, y, curvature, largest):
+            del energy, direction, y, curvature
+            return norm(gradient) <= _NEAR * largest
+
         return _step(problem.energy, state, near, 0.0, patient=False)
 
     def result(self, problem: Problem, start: jax.Array, state: LBFGSState) -> Result:
@@ -132,7 +133,7 @@ def _begin(y: jax.Array, history: int) -> LBFGSState:
     zero, rows = jnp.zeros((), y.dtype), jnp.zeros((history, y.size), y.dtype)
     return LBFGSState(
         y, zero + jnp.inf, jnp.zeros_like(y), rows, rows, y, jnp.zeros_like(y), zero, zero, zero,
-        norm(y), zero + jnp.inf, jnp.int32(Status.RUNNING),
+        norm(y), zero + jnp.inf, zero, jnp.int32(Status.RUNNING),
     )  # fmt: skip
 
 
@@ -185,45 +186,41 @@ def _step(energy_of, s: LBFGSState, near, step_size: float, patient: bool = True
     inner = jnp.vdot(move, turn)
     keep = accept & ~first & (inner > eps * length * norm(turn))
     push = lambda rows, row: jnp.where(keep, jnp.concatenate([rows[1:], row[None]]), rows)
-    moves, turns = push(s.moves, move), push(s.turns, turn)
-    curvature = jnp.where(
-        accept & ~first & (length > 0), norm(turn) / jnp.where(length > 0, length, 1), s.curvature
-    )
+    # In units of the step, so that squares do not overflow.
+    unit = jnp.where(length > 0, length, 1)
+    moves, turns = push(s.moves, move / unit), push(s.turns, turn / unit)
+    curvature = jnp.where(accept & ~first & (length > 0), norm(turn) / unit, s.curvature)
     take = lambda new, old: jnp.where(accept, new, old)
     y, energy, gradient = take(s.trial, s.y), take(energy, s.energy), take(gradient, s.gradient)
     direction = _direction(gradient, moves, turns)
     downhill = jnp.vdot(direction, gradient) < 0
-    direction = jnp.where(downhill, direction, -gradient)
-    direction = take(direction, s.direction)
-
     size = norm(gradient)
-    largest = jnp.maximum(s.largest, size)
-    reach = 0.1 * jnp.maximum(1, s.extent)
-    unscaled = jnp.all(turns[-1] == 0) | ~downhill
-    full = jnp.where(unscaled, reach / jnp.where(size > 0, size, 1), 1)
+    reach = 0.1 * jnp.maximum(1, s.extent) / jnp.where(size > 0, size, 1)
     if step_size > 0:
         total = jnp.sum(jnp.abs(gradient))
-        full = jnp.where(unscaled, jnp.minimum(1, 1 / jnp.where(total > 0, total, 1)), step_size)
+        reach = jnp.minimum(1, 1 / jnp.where(total > 0, total, 1))
+    unscaled = jnp.all(turns[-1] == 0) | ~downhill
+    direction = take(jnp.where(unscaled, -reach * gradient, direction), s.direction)
+    largest = jnp.maximum(s.largest, size)
+    full = jnp.where(unscaled, 1, step_size) if step_size > 0 else 1
     next_size = jnp.where(accept, full, shorter).astype(dtype)
     trial = y + next_size * direction
     if step_size > 0:
         met = size == 0
     else:
-        met = accept & near(gradient, direction, y, curvature, largest) & (~first | (size == 0))
+        met = near(energy, gradient, direction, y, curvature, largest)
+        met &= accept & (~first | (size == 0))
     stuck = jnp.all(trial == y) | (blind & ~accept & ~first)
     if not patient:
         ahead = next_size * jnp.vdot(direction, gradient)
         stuck = stuck | (jnp.abs(ahead) <= 4 * eps * jnp.abs(energy))
     start_energy = jnp.where(first, old, s.start_energy)
-    falling = jnp.isneginf(energy) | (norm(y) > 1 / eps * jnp.maximum(1, s.extent))
-    verdicts = (
+    drop, falling = runaway(energy, start_energy, s.drop, first)
+    status = first_of(
         (first & ~finite, Status.NONFINITE), (met, Status.CONVERGED),
         (falling, Status.UNBOUNDED), (stuck & (step_size <= 0), Status.STALLED),
     )  # fmt: skip
-    status = jnp.int32(Status.RUNNING)
-    for condition, code in reversed(verdicts):
-        status = jnp.where(condition, jnp.int32(code), status)
     return LBFGSState(
         y, energy, gradient, moves, turns, trial, direction, next_size, curvature, largest,
-        s.extent, start_energy, status,
+        s.extent, start_energy, drop, status,
     )  # fmt: skip

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcv.checks import argument_error
-from jaxcv.closure import together, vary_like
+from jaxcv.closure import vary_like
 from jaxcv.linear.dense import hessian_product
 from jaxcv.linear.structure import DenseStructure
 from jaxcv.linear.system import ConjugateGradient
@@ -16,7 +16,7 @@ from jaxcv.solvers.convergence import free_gradient
 from jaxcv.solvers.newton import SMALL, conclude, empty_matrix, structured
 from jaxcv.solvers.problem import Problem, Result
 from jaxcv.solvers.protocol import check_limits
-from jaxcv.solvers.spectral import limited, spectral_proposal
+from jaxcv.solvers.spectral import spectral_proposal
 from jaxcv.solvers.trust_region import Local, widened
 
 __all__ = ["GaussNewton", "LevenbergMarquardt"]
@@ -93,10 +93,9 @@ class GaussNewton(LevenbergMarquardt):
     def step(self, problem: Problem, state: trust_region.State) -> trust_region.State:
         """One evaluation and one decision, in a ball that no accepted step limits."""
         state = super().step(problem, state)
-        proposal, length = state.proposal, state.proposal.length
-        return state._replace(
-            proposal=proposal._replace(radius=jnp.maximum(proposal.radius, 1e3 * length))
-        )
+        pending = state.pending
+        radius = jnp.maximum(pending.radius, 1e3 * pending.length)
+        return state._replace(pending=pending._replace(radius=radius))
 
 
 def _check(problem: Problem, solver: Any) -> None:
@@ -144,18 +143,16 @@ def _small(problem: Problem) -> Local:
         del wanted, trial
         return (jnp.where(jnp.isfinite(new[1]), new[1], 0) - old[1]) @ p
 
-    def propose(matrices, energy, scale, request):
+    def propose(matrices, scale, request):
         gram, hessian = matrices
         diagonal = jnp.diagonal(gram)
         scale = widened(scale, diagonal)
         column = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
         apart = jnp.max(jnp.abs(hessian - gram) / (column[:, None] * column[None, :]))
         free = free_gradient(problem, request.y, request.gradient)
-        exact = _exact(free, diagonal, energy) | (apart <= _ALIKE)
+        exact = _exact(free, diagonal, request.energy) | (apart <= _ALIKE)
         matrix = jnp.where(exact, hessian, gram)
-        propose = lambda: spectral_proposal(matrix, scale, request, problem.bounds)
-        proposal = together(propose, matrix.nbytes == 16)
-        proposal = limited(proposal, matrix, scale, request, problem.bounds)
+        proposal = spectral_proposal(matrix, scale, request, problem.bounds)
         # Of J^T W J nothing is learned about a minimum.
         return proposal._replace(definite=proposal.definite & exact), scale
 
@@ -175,7 +172,10 @@ def _gram_of(problem: Problem) -> Any:
         # What a step along each unknown alone would gain, against what there is.
         diagonal = jnp.abs(structure.diagonal(last))
         gain = 0.5 * jnp.sum(gradient**2 / jnp.where(diagonal > 0, diagonal, jnp.inf))
-        exact = (gain <= _GAIN * energy) & jnp.any(diagonal > 0)
+        # The energy of a perfect fit tells nothing; there, the last digits of y.
+        eps = float(jnp.finfo(y.dtype).eps)
+        near = gain <= eps * jnp.sum(diagonal * y**2)
+        exact = ((gain <= _GAIN * energy) | near) & jnp.any(diagonal > 0)
 
         def gram():
             r, rows = jax.linearize(residual, y)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxcv.checks import argument_error, check_count, check_structure
+from jaxcv.checks import argument_error, check_count, check_number, check_real, check_structure
+from jaxcv.closure import vary_like
 from jaxcv.linear.dense import norm
 from jaxcv.pytree import register
 from jaxcv.solvers.problem import Minima, Problem, Result, Status
@@ -45,8 +46,11 @@ class MultiStart:
     def __post_init__(self):
         check_solver(self.solver)
         object.__setattr__(self, "keep", check_count("keep", self.keep))
+        if self.separation is not None:
+            check_number("separation", self.separation, zero=True)
         if not callable(self.seeds):
             object.__setattr__(self, "seeds", jax.tree.map(_own, self.seeds))
+            check_real("seeds", self.seeds)
 
     def _key(self) -> tuple:
         """What two equal values share; traced seeds are equal to themselves alone."""
@@ -72,6 +76,7 @@ class MultiStart:
         seeds = self.seeds
         if callable(seeds):
             seeds = seeds(problem.theta, *problem.data)
+            check_real("seeds", seeds, "It is what the function `seeds` returns.")
         seeds = jax.lax.stop_gradient(jax.tree.map(jnp.asarray, seeds))
         counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(seeds)}
         if len(counts) != 1 or counts & {(), (0,)}:
@@ -84,7 +89,7 @@ class MultiStart:
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], y.dtype), seeds)
         hint = "Seeds have one leading axis more than y0."
         check_structure("seeds", one, "y0", problem.unravel(y), hint)
-        points = jax.vmap(problem.ravel)(seeds).astype(y.dtype)
+        points = vary_like(jax.vmap(problem.ravel)(seeds).astype(y.dtype), y)
         if problem.bounds is not None:
             points = jnp.clip(points, *(bound[None, :] for bound in problem.bounds))
         return points

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.closure import together, while_once
+from jaxcv.closure import while_once
 from jaxcv.linear.dense import diagonal_of, expand, hessian_product, times
 from jaxcv.linear.krylov import lanczos_eigenvalues, random_like
 from jaxcv.linear.structure import DenseStructure
@@ -16,7 +16,7 @@ from jaxcv.solvers.factored import factored_proposal, krylov_proposal, turn_by_p
 from jaxcv.solvers.lbfgs import warm_start
 from jaxcv.solvers.problem import Problem, Result, Status
 from jaxcv.solvers.protocol import check_limits
-from jaxcv.solvers.spectral import limited, spectral_proposal
+from jaxcv.solvers.spectral import spectral_proposal
 from jaxcv.solvers.trust_region import Local, widened
 
 __all__ = ["SMALL", "Newton", "conclude", "structured"]
@@ -103,12 +103,9 @@ class Newton:
         if not _is_small(problem.method):
             return structured(problem, None)
 
-        def propose(matrix, energy, scale, request):
-            del energy
+        def propose(matrix, scale, request):
             scale = widened(scale, diagonal_of(matrix))
-            propose = lambda: spectral_proposal(matrix, scale, request, problem.bounds)
-            proposal = together(propose, matrix.nbytes == 16)
-            return limited(proposal, matrix, scale, request, problem.bounds), scale
+            return spectral_proposal(matrix, scale, request, problem.bounds), scale
 
         def evaluate(y):
             return expand(problem.energy, y)
@@ -192,8 +189,7 @@ def structured(problem: Problem, curvature: Any) -> Local:
         image = lambda: structure.multiply(old.matrix, p)
         return turn_by_product(product_at, wanted, trial, p, image)
 
-    def propose(stored, energy, scale, request):
-        del energy
+    def propose(stored, scale, request):
         scale = widened(scale, structure.diagonal(stored.matrix))
         proposal = factored_proposal(structure, stored.matrix, scale, request, problem.bounds)
         # Of J^T W J nothing is learned about a minimum.
@@ -231,8 +227,8 @@ def _matrix_free(problem: Problem) -> Local:
         here = lambda: hessian_product(gradient_of, trial - p)(p)
         return turn_by_product(lambda y: hessian_product(gradient_of, y), wanted, trial, p, here)
 
-    def propose(matrices, energy, scale, request):
-        del matrices, energy
+    def propose(matrices, scale, request):
+        del matrices
         product = hessian_product(gradient_of, request.y)
         return krylov_proposal(product, request, problem.bounds), jnp.ones_like(scale)
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-__all__ = ["Minima", "Problem", "Result", "Status"]
+__all__ = ["Minima", "Problem", "Result", "Status", "first_of", "held", "runaway"]
 
 
 class Status(enum.IntEnum):
@@ -41,6 +42,14 @@ _MESSAGES = {
 }
 
 
+def first_of(*verdicts: tuple[jax.Array, Status]) -> jax.Array:
+    """() int32, the status of the first condition that holds; `RUNNING` where none does."""
+    status = jnp.int32(Status.RUNNING)
+    for condition, code in reversed(verdicts):
+        status = jnp.where(condition, jnp.int32(code), status)
+    return status
+
+
 class Problem(NamedTuple):
     """What a solver is given: an energy of one flat vector, with no gradient to anything else.
 
@@ -65,6 +74,32 @@ class Problem(NamedTuple):
     bounds: tuple[jax.Array, jax.Array] | None = None
     residual: Callable[[jax.Array], jax.Array] | None = None
     weights: Callable[[jax.Array], jax.Array] | None = None
+
+
+def runaway(
+    energy: jax.Array, start_energy: jax.Array, drop: jax.Array, first: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Whether an energy falls without bound: 1 / eps^2 times as far as its first decrease.
+
+    Args:
+        energy: () at the best point.
+        start_energy: () at the start.
+        drop: () |start_energy| and the first decrease, as returned by the step before.
+        first: () bool, this is the first evaluation.
+
+    Returns:
+        (drop, () bool).
+    """
+    eps = float(jnp.finfo(energy.dtype).eps)
+    size = jnp.abs(start_energy)
+    drop = jnp.where(first, size, jnp.where(drop == size, size + (start_energy - energy), drop))
+    return drop, jnp.isneginf(energy) | (energy < start_energy - drop / eps**2)
+
+
+def held(gradient: jax.Array, y: jax.Array, bounds: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """(n,) bool, the unknowns at a bound that the energy pushes them against."""
+    lower, upper = bounds
+    return ((y <= lower) & (gradient > 0)) | ((y >= upper) & (gradient < 0))
 
 
 class Minima(NamedTuple):

@@ -34,7 +34,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from jaxcv.checks import argument_error, check_count
+from jaxcv.checks import (
+    argument_error,
+    check_callable,
+    check_count,
+    check_data,
+    check_scalar,
+    check_unknowns,
+    returning_arrays,
+)
 from jaxcv.closure import match_varying_axes
 from jaxcv.linear.dense import norm
 from jaxcv.linear.system import resolve_method
@@ -89,7 +97,8 @@ def check_limits(solver: Any) -> None:
     tolerance = solver.tolerance
     if tolerance is None:
         return
-    if not isinstance(tolerance, (int, float, np.number)) or not 0 <= tolerance < float("inf"):
+    number = isinstance(tolerance, (int, float, np.number)) and not isinstance(tolerance, bool)
+    if not number or not 0 <= tolerance < float("inf"):
         hint = "None follows the dtype."
         raise argument_error("tolerance", "expected a number >= 0", repr(tolerance), hint)
     object.__setattr__(solver, "tolerance", float(tolerance))
@@ -146,7 +155,12 @@ def run(
         ...     print(progress.step, progress.energy)
     """
     check_solver(solver)
-    y, unravel = ravel_pytree(jax.tree.map(jnp.asarray, y0))
+    check_callable("energy", energy)
+    check_unknowns("y0", y0)
+    check_data(data)
+    y0 = jax.tree.map(jnp.asarray, y0)
+    check_scalar("energy", jax.eval_shape(returning_arrays("energy", energy), y0, theta, *data))
+    y, unravel = ravel_pytree(y0)
     method = resolve_method("auto", y0)
     flat = lambda y: jnp.asarray(energy(unravel(y), theta, *data), y.dtype)
     problem = Problem(flat, theta, data, lambda y: ravel_pytree(y)[0], unravel, method)

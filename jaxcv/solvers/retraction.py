@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxcv.checks import argument_error
+from jaxcv.closure import vary_like
 
 __all__ = ["LocalCoordinates", "Retraction", "check_retraction", "coordinates_at"]
 
@@ -53,7 +54,7 @@ def coordinates_at(y: Any, retract: Retraction | None) -> LocalCoordinates:
     """The coordinates in which y is differentiated: its leaves, or its tangent space."""
     if retract is None:
         return LocalCoordinates(ravel_pytree(y)[0], y, ravel_pytree(y)[1])
-    tangent = retract.tangent(y)
+    tangent = vary_like(retract.tangent(y), y)
     origin, unravel = ravel_pytree(tangent)
     return LocalCoordinates(origin, tangent, lambda flat: retract(y, unravel(flat)))
 

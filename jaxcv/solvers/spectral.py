@@ -1,16 +1,39 @@
 """The trust-region subproblem by an eigendecomposition: exact, for few unknowns."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxcv.closure import together
 from jaxcv.linear.dense import eigh, every, largest, times, total
-from jaxcv.solvers.trust_region import Proposal, Request, held
+from jaxcv.solvers.feasible import feasible
+from jaxcv.solvers.trust_region import Proposal, Request
 
-__all__ = ["limited", "spectral_proposal"]
+__all__ = ["first_radius", "spectral_proposal"]
 
 _SECULAR_STEPS = 4
+
+
+class _Spectrum(NamedTuple):
+    """The model in its own axes: D^-1 M D^-1 = Q diag(h) Q^T, D^-1 g = unit * Q c."""
+
+    h: jax.Array
+    q: jax.Array
+    c: jax.Array
+    unit: jax.Array  # so that neither g / D nor its squares overflow or vanish
+    lift: jax.Array  # round-off of h
+    flat: jax.Array  # (n,) bool, directions whose curvature and gain are round-off
+    definite: jax.Array
+
+
+class _Step(NamedTuple):
+    p: jax.Array
+    newton: jax.Array  # (n,) in the axes, in units of `unit`
+    length: jax.Array  # () of it
+    radius: jax.Array
+    full: jax.Array
+    predicted: jax.Array
 
 
 def spectral_proposal(
@@ -27,48 +50,54 @@ def spectral_proposal(
         matrix: (n, n) M.
         scale: (n,) D > 0.
         request: gradient, point and radius.
-        bounds: as in `Problem`; unknowns that are held at a bound do not move.
+        bounds: as in `Problem`.
     """
-    gradient, y = request.gradient, request.y
-    n, dtype = y.size, y.dtype
-    eps = float(jnp.finfo(dtype).eps)
-    scaled, g = matrix / (scale[:, None] * scale[None, :]), gradient / scale
-    if bounds is not None:
-        fixed = held(gradient, y, bounds)
-        scaled = jnp.where(fixed[:, None] | fixed[None, :], jnp.eye(n, dtype=dtype), scaled)
+    small = matrix.nbytes == 16
+
+    def propose(fixed):
+        spectrum = together(lambda: _spectrum(matrix, scale, request, fixed), small)
+        step = together(lambda: _step(spectrum, scale, request), small)
+        return together(lambda: _judged(spectrum, step, scale, request), small)
+
+    return feasible(propose, lambda p: times(matrix, p), request, bounds)
+
+
+def _spectrum(matrix, scale, request, fixed) -> _Spectrum:
+    gradient, n, eps = request.gradient, scale.size, float(jnp.finfo(scale.dtype).eps)
+    unit = largest(jnp.abs(gradient))
+    unit = jnp.where((unit > 0) & (unit < jnp.inf), unit, 1)
+    scaled, g = matrix / (scale[:, None] * scale[None, :]), gradient / unit / scale
+    if fixed is not None:
+        scaled = jnp.where(fixed[:, None] | fixed[None, :], jnp.eye(n, dtype=scale.dtype), scaled)
         g = jnp.where(fixed, 0, g)
     finite = every(jnp.isfinite(scaled)) & every(jnp.isfinite(g))
     h, q = eigh(jnp.where(finite, scaled, 0))
     c = times(q.T, jnp.where(finite, g, 0))
     top = largest(jnp.abs(h))
     lift = 4 * n * eps * top
-    definite = (h[0] >= -lift) & (top > 0) & finite
-
-    # Round-off of y moves c_i by eps sqrt(h_i h_max) |D y| where E is a sum of squares.
+    # What is left of the gradient bends the energy: such negative curvature is none at a minimum.
     extent = largest(scale * request.size)
-    limit = max(request.tolerance, eps)
-    met = every(jnp.abs(c) <= limit * jnp.sqrt(top * jnp.abs(h)) * extent)
-    noise = 4 * eps * top * extent
-    flat = (h <= lift) & (jnp.abs(c) <= n * noise)
+    bend = 16 * unit * largest(jnp.abs(c)) / jnp.where(extent > 0, extent, 1)
+    bend = jnp.maximum(lift, jnp.minimum(bend, eps**0.5 * top))
+    # A step at curvature `lift` would gain what the energy cannot tell from zero.
+    gain = jnp.sqrt(32 * eps * lift) * jnp.sqrt(jnp.abs(request.energy))
+    flat = (h <= lift) & (jnp.abs(c) <= gain / unit)
+    return _Spectrum(h, q, c, unit, lift, flat, (h[0] >= -bend) & (top > 0) & finite)
 
-    # In units of the largest entry of c, squares neither overflow nor vanish.
-    unit = largest(jnp.abs(c))
-    unit = jnp.where(unit > 0, unit, 1)
-    c = c / unit
-    stiff = jnp.where(h > 0, h, jnp.where(lift > 0, lift, 1))
-    newton = jnp.where(flat, 0, -c / stiff)
+
+def _step(spectrum: _Spectrum, scale, request) -> _Step:
+    h, q, c, unit, lift, flat, definite = spectrum
+    newton = -c / jnp.where(h > 0, h, jnp.where(lift > 0, lift, 1))
+    newton = jnp.where(flat, 0, newton)
     length = unit * jnp.sqrt(total(newton**2))
-    start = largest(scale * request.start)
-    radius = first_radius(request.radius, definite, length, unit, top, start)
-    full = definite & (length <= radius)
+    start, top, size = largest(scale * request.start), largest(jnp.abs(h)), largest(jnp.abs(c))
+    radius = first_radius(request.radius, definite, length, unit * size, top, start)
+    full = definite & (length <= radius) & every((h > 0) | flat)
     ball = jnp.where(radius > 0, radius, unit) / unit
     bent = jnp.where(radius > 0, _on_the_sphere(h, c, ball, lift), 0)
     step = jnp.where(full, newton, bent)
     predicted = -total(unit * step * (unit * (c + 0.5 * h * step)))
-    p = unit * times(q, step) / scale
-    length = jnp.where(full, length, radius)
-    # `quiet`, `near` and `hidden` are for `limited`: few operations compile as one piece.
-    return Proposal(p, predicted, length, radius, full, definite, met, noise, noise, full, noise)
+    return _Step(unit * times(q, step) / scale, newton, length, radius, full, predicted)
 
 
 def _on_the_sphere(h, c, ball, lift):
@@ -76,7 +105,8 @@ def _on_the_sphere(h, c, ball, lift):
     n, hard = c.size, h[0] < -lift
     if n == 1:
         return jnp.where(c > 0, -ball, jnp.where((c < 0) | hard, ball, 0))
-    low = jnp.maximum(lift - h[0], jnp.finfo(c.dtype).tiny)
+    eps = jnp.finfo(c.dtype).eps
+    low = jnp.maximum(jnp.where(hard, lift, eps * lift) - h[0], jnp.finfo(c.dtype).tiny)
     mu = jnp.maximum(largest(jnp.abs(c) / ball - h), low)
 
     def inverse(mu):
@@ -99,24 +129,28 @@ def _on_the_sphere(h, c, ball, lift):
     return inside * (step + fill * (jnp.arange(n) == 0).astype(c.dtype))
 
 
-def limited(
-    proposal: Proposal, matrix: jax.Array, scale: jax.Array, request: Request, bounds: Any = None
-) -> Proposal:
-    """The proposal with `quiet`, `near` and `hidden`.
-
-    What a full Newton step leaves of the gradient, g + M p, lies along the directions that it
-    dropped, whose curvature is round-off.
-    """
-    eps, n = float(jnp.finfo(scale.dtype).eps), scale.size
-    extent = largest(scale * request.size)
-    near = (eps * n) ** 0.5 * jnp.maximum(extent, largest(scale * request.start))
-    quiet = 64 * eps * proposal.noise * extent  # (16 eps extent)^2 times the largest eigenvalue
-    left = jnp.abs(request.gradient + times(matrix, proposal.p)) / scale
-    if bounds is not None:
-        left = jnp.where(held(request.gradient, request.y, bounds), 0, left)
-    return proposal._replace(
-        quiet=quiet, near=proposal.length <= near, hidden=largest(left) * extent
-    )
+def _judged(spectrum: _Spectrum, step: _Step, scale, request) -> Proposal:
+    h, q, c, unit, lift, flat, definite = spectrum
+    n, eps = scale.size, float(jnp.finfo(scale.dtype).eps)
+    top, extent = largest(jnp.abs(h)), largest(scale * request.size)
+    # Round-off of y moves c_i by eps sqrt(h_i h_max) |D y| where E is a sum of squares.
+    limit = max(request.tolerance, eps) * extent
+    met = every(jnp.abs(c) <= limit * (jnp.sqrt(top) * jnp.sqrt(jnp.abs(h)) / unit))
+    noise = 4 * eps * top * extent
+    quiet = 64 * eps * noise * extent  # (16 eps extent)^2 times the largest eigenvalue
+    decrement = -0.5 * total(unit * step.newton * (unit * c))
+    dropped = jnp.where(flat, c, 0)
+    rounding = 4 * n * eps * largest(jnp.abs(c))
+    seen = jnp.where(jnp.abs(dropped) > rounding, dropped, 0)
+    hidden = unit * largest(jnp.abs(seen)) * extent + jnp.maximum(-lift - h[0], 0) * extent**2
+    rest = -unit * times(q, seen) / (scale * jnp.where(lift > 0, lift, 1))
+    length = jnp.where(step.full, step.length, step.radius)
+    near = length <= (eps * n) ** 0.5 * jnp.maximum(extent, largest(scale * request.start))
+    blurred = definite & near & ~every((h > 0) | flat)
+    return Proposal(
+        step.p, step.predicted, decrement, length, step.radius, step.full, definite, met, noise,
+        quiet, near, hidden, rest, blurred,
+    )  # fmt: skip
 
 
 def first_radius(radius, definite, length, size, top, extent):

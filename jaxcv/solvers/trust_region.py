@@ -26,12 +26,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxcv.closure import together
-from jaxcv.linear.dense import every, largest
-from jaxcv.solvers.problem import Status
+from jaxcv.linear.dense import every, largest, total
+from jaxcv.solvers.feasible import inside
+from jaxcv.solvers.problem import Status, first_of, held, runaway
 
-__all__ = ["Local", "Proposal", "Request", "State", "begin", "held", "step", "widened"]
+__all__ = ["Local", "Proposal", "Request", "State", "begin", "step", "widened"]
 
 _GAIN = 1e-4  # smallest ratio of the actual to the predicted decrease that is accepted
+_PROBE = 16  # steps, in which a minimum of up to the eighth degree is passed
 
 
 class Proposal(NamedTuple):
@@ -40,6 +42,7 @@ class Proposal(NamedTuple):
     Attributes:
         p: (n,).
         predicted: () decrease of the model along p.
+        decrement: () the same along the full Newton step.
         length: () |D p|.
         radius: () that was used; chosen here where it came in negative.
         full: () bool, p is the full Newton step.
@@ -49,10 +52,13 @@ class Proposal(NamedTuple):
         quiet: () what round-off of y makes of the energy: a smaller predicted decrease is none.
         near: () bool, p is small against y or the start: the last digits are at stake.
         hidden: () what the energy could fall by along directions whose curvature is round-off.
+        rest: (n,) the Newton step along those directions, at the least curvature that is seen.
+        blurred: () bool, near a minimum the step would follow a curvature that is round-off.
     """
 
     p: jax.Array
     predicted: jax.Array
+    decrement: jax.Array
     length: jax.Array
     radius: jax.Array
     full: jax.Array
@@ -62,12 +68,15 @@ class Proposal(NamedTuple):
     quiet: jax.Array
     near: jax.Array
     hidden: jax.Array
+    rest: jax.Array
+    blurred: jax.Array
 
 
 class Request(NamedTuple):
     """What a proposal is asked for.
 
     Attributes:
+        energy: () at y.
         gradient: (n,) at y.
         y: (n,).
         radius: (); below zero: to be chosen.
@@ -76,6 +85,7 @@ class Request(NamedTuple):
         tolerance: of the gradient, relative to |M| |y|.
     """
 
+    energy: jax.Array
     gradient: jax.Array
     y: jax.Array
     radius: jax.Array
@@ -94,13 +104,27 @@ class Local(NamedTuple):
             The point is (y, energy, gradient).
         turn: (wanted, trial, p, derivatives, matrices) -> (H(trial) - H(y)) p (n,), for
             p = trial - y and the matrices at y; read where `wanted`.
-        propose: (matrices, energy, scale, request) -> `Proposal` and the new scale D (n,).
+        propose: (matrices, scale, request) -> `Proposal` and the new scale D (n,).
     """
 
     evaluate: Callable
     refresh: Callable
     turn: Callable
     propose: Callable
+
+
+class Pending(NamedTuple):
+    """What is remembered of a proposal until its point is evaluated."""
+
+    predicted: jax.Array
+    length: jax.Array
+    radius: jax.Array
+    newton: jax.Array  # () bool, a full step at a minimum of the model
+    near: jax.Array  # () bool, a step for the last digits, likewise
+    settled: jax.Array  # () bool, little is to be gained; of a probe: it may show a minimum
+    noise: jax.Array
+    far: jax.Array  # (n,) the point of a probe
+    probe: jax.Array  # () bool, this is one
 
 
 class State(NamedTuple):
@@ -113,7 +137,7 @@ class State(NamedTuple):
     scale: jax.Array  # (n,) D
     trial: jax.Array
     extent: jax.Array  # (n,) |y| at the start
-    proposal: Proposal
+    pending: Pending
     start_energy: jax.Array
     drop: jax.Array  # |E| at the start and the first decrease: the unit of "unbounded"
     status: jax.Array
@@ -122,11 +146,11 @@ class State(NamedTuple):
 def begin(y: jax.Array, matrices: Any, local: bool = False) -> State:
     """The state before the first evaluation; `matrices` has the right shapes and is not read."""
     zero, no = jnp.zeros((), y.dtype), jnp.asarray(False)
-    proposal = Proposal(jnp.zeros_like(y), zero, zero, zero - 1, no, no, no, zero, zero, no, zero)
+    pending = Pending(zero, zero, zero - 1, no, no, no, zero, y, no)
     infinite = zero + jnp.inf
     return State(
-        y, infinite, jnp.zeros_like(y), matrices, jnp.zeros_like(y), y, jnp.abs(y) + local,
-        proposal, infinite, zero, jnp.int32(Status.RUNNING),
+        y, infinite, jnp.zeros_like(y), matrices, jnp.zeros_like(y), y, jnp.abs(y) + float(local),
+        pending, infinite, zero, jnp.int32(Status.RUNNING),
     )  # fmt: skip
 
 
@@ -141,6 +165,7 @@ class _Decision(NamedTuple):
     radius: jax.Array
     start: jax.Array
     drop: jax.Array
+    crawling: jax.Array  # a full Newton step for the last digits gained little
     failed: jax.Array
     falling: jax.Array
 
@@ -150,33 +175,40 @@ def _decide(s: State, energy: jax.Array, gradient: jax.Array, bounds: Any) -> _D
     eps = jnp.finfo(s.y.dtype).eps
     first = jnp.isinf(s.energy)
     finite = jnp.isfinite(energy) & every(jnp.isfinite(gradient))
-    previous, old_energy = s.proposal, jnp.where(first, energy, s.energy)
+    previous, old_energy = s.pending, jnp.where(first, energy, s.energy)
+    newton = previous.newton & ~previous.probe
     noise = 4 * eps * jnp.abs(old_energy)
     gain = jnp.where(finite, old_energy - energy, 0)
+    level = gain >= -16 * noise
+    # Energies that are equal say nothing; the slopes at both ends do.
+    slopes = -0.5 * total((jnp.where(finite, gradient, 0) + s.gradient) * (s.trial - s.y))
+    seen = jnp.where(gain == 0, slopes, gain)
     predicted = previous.predicted
-    ratio = gain / jnp.where(predicted > 0, predicted, 1)
+    ratio = seen / jnp.where(predicted > 0, predicted, 1)
     slope = jnp.where(first, jnp.inf, _size(s.gradient, s.scale, s.y, bounds))
     new_slope = _size(jnp.where(finite, gradient, 0), s.scale, s.trial, bounds)
-    halved = previous.full & previous.definite & (new_slope < 0.5 * slope)
-    level = gain >= -16 * noise
-    accept = finite & (first | ((ratio > _GAIN) & (predicted > noise)) | (halved & level))
+    steeper = new_slope >= 0.5 * slope
+    halved = newton & ~steeper & level
+    lower = jnp.where(previous.probe, gain > noise, (ratio > _GAIN) & (predicted > noise))
+    accept = finite & (first | lower | halved)
     take = lambda new, old: jnp.where(accept, new, old)
-    tried = previous.full & previous.definite & finite & ~accept
 
+    crawling = accept & previous.near & steeper & (gain <= 0.1 * jnp.abs(old_energy))
     length = previous.length
     grown = jnp.where((ratio > 0.75) & (length > 0.8 * previous.radius), 2.5, 1)
     by_gain = jnp.where(ratio > 0.25, grown * previous.radius, 0.25 * length)
-    radius = jnp.where(accept, jnp.where(halved & level, previous.radius, by_gain), 0.25 * length)
+    by_gain = jnp.where(halved | previous.probe, previous.radius, by_gain)
+    # What full steps have not needed for long is no measure any more.
+    by_gain = jnp.where(newton, jnp.minimum(by_gain, 16 * length), by_gain)
+    radius = jnp.where(accept, by_gain, 0.25 * length)
     radius = jnp.where(first, -1, radius).astype(s.y.dtype)
 
     point = take(s.trial, s.y), take(energy, s.energy), take(gradient, s.gradient)
     start = jnp.where(first, energy, s.start_energy)
-    drop = jnp.where(first, jnp.abs(energy), s.drop)
-    drop = jnp.where(accept & (s.drop == jnp.abs(s.start_energy)), drop + gain, drop)
-    falling = jnp.isneginf(energy) | (point[1] < start - drop / eps**2)
+    drop, falling = runaway(point[1], start, s.drop, first)
     return _Decision(
-        accept, accept & halved & ~first, tried, point, slope, radius, start, drop,
-        first & ~finite, falling,
+        accept, accept & halved & ~first, newton & finite & ~accept, point, slope, radius, start,
+        drop, crawling, first & ~finite, falling,
     )  # fmt: skip
 
 
@@ -189,44 +221,51 @@ def step(
     y, new_energy, new_gradient = new.point
     turn = local.turn(new.tried, s.trial, s.trial - s.y, derivatives, s.matrices)
     turn = largest(jnp.abs(turn) / jnp.where(s.scale > 0, s.scale, 1))
-    eps = jnp.finfo(s.y.dtype).eps
-    floor = new.tried & (turn <= 0.1 * new.slope + s.proposal.noise) & s.proposal.near
+    floor = new.tried & (turn <= 0.1 * new.slope + s.pending.noise) & s.pending.near
 
     matrices = local.refresh(new.accept, new.reuse, new.point, derivatives, s.matrices)
-    size = jnp.abs(y) + coordinates
-    request = Request(new_gradient, y, new.radius, s.extent, size, tolerance)
-    proposal, scale = local.propose(matrices, new_energy, s.scale, request)
-    trial = y + proposal.p
-    if bounds is not None:
-        trial = jnp.clip(trial, *bounds)
+    size = jnp.abs(y) + float(coordinates)
+    request = Request(new_energy, new_gradient, y, new.radius, s.extent, size, tolerance)
+    proposal, scale = local.propose(matrices, s.scale, request)
+    trial, newton = inside(y, proposal.p, bounds), proposal.full & proposal.definite
     moved = ~every(trial == y)
 
     # The Newton decrement: what is still expected must be little of the energy, or round-off of y.
+    eps = jnp.finfo(s.y.dtype).eps
     scarce = eps**0.5 * jnp.abs(new_energy)
-    settled = lambda p: p.predicted + p.hidden <= scarce + p.quiet
-    minimum = (floor & settled(s.proposal)) | (
-        proposal.definite & proposal.full & (proposal.met | ~moved) & settled(proposal)
-    )
-    # At a minimum at zero nothing is small against y, but steps of Newton's method gain digits.
+    settled = proposal.decrement <= scarce + proposal.quiet
+    settled &= proposal.hidden <= scarce + 1e-2 * proposal.quiet
     quick = _size(new_gradient, scale, y, bounds) <= 0.1 * new.slope
-    minimum |= proposal.definite & quick & negligible(proposal, y, s.extent)
-    blind = proposal.predicted <= 4 * eps * jnp.abs(new_energy)
-    stuck = (
-        ~moved
-        | floor
-        | negligible(proposal, y, s.extent)
-        | (blind & (new.tried | ~(proposal.full & proposal.definite)))
+    little = _negligible(proposal, y, s.extent)
+    resting = ~moved | proposal.blurred | new.crawling
+    minimum = (floor & s.pending.settled) | (
+        settled & ((newton & (proposal.met | (quick & little))) | (proposal.definite & resting))
     )
-    verdicts = (
+    blind = proposal.predicted <= 4 * eps * jnp.abs(new_energy)
+    stuck = resting | floor | little | (blind & (new.tried | ~newton))
+    # Before a minimum of the model is given up, the energy is asked about its other side: at a
+    # degenerate minimum it rises there, behind an inflection it falls.
+    far = inside(y, _PROBE * (proposal.p + proposal.rest), bounds)
+    far = jnp.where(new.tried, s.pending.far, far)
+    probe = stuck & (newton | proposal.blurred | new.tried) & ~every(far == y)
+    probed = s.pending.probe & ~new.accept
+    unit = largest(jnp.abs(gradient))
+    rising = total(gradient / jnp.where(unit > 0, unit, 1) * (s.trial - y)) > 0
+    bracketed = probed & rising & s.pending.settled
+    perfect = jnp.abs(new_energy) <= 1e-2 * proposal.quiet  # to round-off of y
+    settled = jnp.where(probe, ~new.tried & (little | perfect), settled)
+    status = first_of(
         (new.failed, Status.NONFINITE), (minimum, Status.CONVERGED),
-        (new.falling, Status.UNBOUNDED), (stuck, Status.STALLED),
+        (new.falling, Status.UNBOUNDED), (bracketed, Status.CONVERGED),
+        (probed, Status.STALLED), (stuck & ~probe, Status.STALLED),
     )  # fmt: skip
-    status = jnp.int32(Status.RUNNING)
-    for condition, code in reversed(verdicts):
-        status = jnp.where(condition, jnp.int32(code), status)
+    pending = Pending(
+        proposal.predicted, proposal.length, proposal.radius, newton,
+        proposal.near & proposal.definite, settled, proposal.noise, far, probe,
+    )  # fmt: skip
     return State(
-        y, new_energy, new_gradient, matrices, scale, trial, s.extent, proposal, new.start,
-        new.drop, status,
+        y, new_energy, new_gradient, matrices, scale, jnp.where(probe, far, trial), s.extent,
+        pending, new.start, new.drop, status,
     )  # fmt: skip
 
 
@@ -244,13 +283,7 @@ def widened(scale: jax.Array, diagonal: jax.Array) -> jax.Array:
     return jnp.where(scale > 0, scale, jnp.where(top > 0, top, 1))
 
 
-def negligible(proposal: Proposal, y: jax.Array, start: jax.Array) -> jax.Array:
+def _negligible(proposal: Proposal, y: jax.Array, start: jax.Array) -> jax.Array:
     """() bool: a full Newton step below eps^2 of the unknowns, or of what they were."""
     limit = float(jnp.finfo(y.dtype).eps) ** 2
     return proposal.full & every(jnp.abs(proposal.p) <= limit * jnp.maximum(jnp.abs(y), start))
-
-
-def held(gradient: jax.Array, y: jax.Array, bounds: Any) -> jax.Array:
-    """(n,) bool, the unknowns at a bound that the energy pushes them against."""
-    lower, upper = bounds
-    return ((y <= lower) & (gradient > 0)) | ((y >= upper) & (gradient < 0))

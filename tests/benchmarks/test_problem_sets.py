@@ -7,13 +7,13 @@ writes runs/benchmarks/problem_sets.json. Evaluations:
 
 | method            | counts                                                    |
 |-------------------|-----------------------------------------------------------|
-| jaxcv             | `Solution.steps` + 1, rejected steps included             |
+| jaxcv             | `Solution.steps`, the start and rejected steps included   |
 | scipy lm, trf     | nfev; every accepted point has one Jacobian more          |
 | scipy BFGS, ...   | nfev, each with its gradient; trust-exact nhev Hessians   |
 | optimistix        | num_steps, rejected steps included                        |
 
 scipy's methods run to tight tolerances. `needed` is therefore counted, too: evaluations up to the
-first energy that has six digits. For jaxcv and optimistix it is not known, and null.
+first energy that has six digits. For optimistix it is not known, and null.
 """
 
 import json
@@ -48,6 +48,8 @@ COMPARISONS = {
     "jaxcv LBFGS": ("scipy L-BFGS-B", "scipy BFGS"),
     "jaxcv least squares": ("scipy lm", "scipy trf", "optimistix LM"),
 }
+HISTORY = 2000  # steps of which energies are kept; no solver takes more
+SMALL = 12  # unknowns of the small problems, which have a summary of their own
 SYMBOLS = {"listed": "*", "minimum": "m", "saddle": "s", "none": " "}
 
 
@@ -110,9 +112,17 @@ class Counter:
 
 def of_jaxcv(problem, method: str) -> Outcome:
     """`argmin` or `argmin_least_squares`."""
-    end = solve(method, problem.name)
+    end = solve(method, problem.name, HISTORY)
     message = jaxcv.Status.message(int(end["status"]))
-    return Outcome(end["value"], int(end["steps"]) + 1, bool(end["converged"]), message)
+    first, minima = float(end["start_energy"]), CASES[problem.name].minima
+    solved = [digits(energy, first, minima) >= SOLVED for energy in end["energies"]]
+    return Outcome(
+        end["value"],
+        int(end["steps"]),
+        bool(end["converged"]),
+        message,
+        needed=solved.index(True) + 1 if any(solved) else None,
+    )
 
 
 def of_scipy(f: Functions, method: str, options: dict) -> Outcome:
@@ -230,7 +240,7 @@ def summary(table: dict[str, dict[str, dict]]) -> dict[str, dict]:
     """Per method: problems solved, claims, false claims, and evaluations against the peers'.
 
     A claim is false where the result is a saddle or no stationary point. `ratio/<peer>` is the
-    median of evaluations over problems that both solve, `ratio_needed/<peer>` against what the peer
+    median of evaluations over problems that both solve, `ratio_needed/<peer>` that of what both
     needed for six digits.
     """
     result = {}
@@ -251,7 +261,9 @@ def summary(table: dict[str, dict[str, dict]]) -> dict[str, dict]:
             both = [row for row in both if row[peer]["digits"] >= SOLVED]
             for key, count in (("ratio", "evaluations"), ("ratio_needed", "needed")):
                 ratios = [
-                    row[label]["evaluations"] / row[peer][count] for row in both if row[peer][count]
+                    row[label][count] / row[peer][count]
+                    for row in both
+                    if row[label][count] and row[peer][count]
                 ]
                 if ratios:
                     result[label][f"{key}/{peer}"] = statistics.median(ratios)
@@ -292,6 +304,9 @@ def test_problem_sets():
             record["problems"][title] = table
             record["summary"][title] = summary(table)
             show_summary(title, record["summary"][title])
+            few = {name: row for name, row in table.items() if problems[name].n <= SMALL}
+            record["summary"][f"{title}, n <= {SMALL}"] = summary(few)
+            show_summary(f"{title}, n <= {SMALL}", summary(few))
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / "problem_sets.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
     # A listed minimum that no method reaches would be a wrong problem.
