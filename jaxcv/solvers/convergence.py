@@ -5,9 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcv.linear.dense import dense_matrix, eigh, hessian_product, norm
+from jaxcv.linear.dense import dense_matrix, hessian_product, norm
 from jaxcv.linear.krylov import lanczos_eigenvalues, random_like
 from jaxcv.solvers.problem import Problem, Result, Status, held
+from jaxcv.solvers.spectral import free_proposal
+from jaxcv.solvers.trust_region import Request
 
 __all__ = ["default_tolerance", "free_gradient", "judged", "small_decrement", "small_gradient"]
 
@@ -41,8 +43,8 @@ def small_gradient(gradient, y, start, curvature, tolerance) -> jax.Array:
     return norm(gradient) <= curvature * extent
 
 
-def small_decrement(decrement, energy, y, start, curvature) -> jax.Array:
-    """() bool: what is expected to be gained is little of the energy, or of |H| |y|^2.
+def small_decrement(decrement, energy, y, start, curvature, tolerance) -> jax.Array:
+    """() bool: what is to be gained is little of the energy, or 100 tolerance^2 of |H| |y|^2.
 
     Args:
         decrement: () half of g^T H^-1 g.
@@ -50,52 +52,44 @@ def small_decrement(decrement, energy, y, start, curvature) -> jax.Array:
         y: (n,).
         start: () the norm of y at the start, for a minimum at zero.
         curvature: () |H|.
+        tolerance: relative.
     """
     eps = float(jnp.finfo(y.dtype).eps)
-    extent = jnp.maximum(norm(y), eps * start)
-    return decrement <= eps**0.5 * jnp.abs(energy) + curvature * (eps**0.5 * extent) ** 2
+    extent = tolerance * jnp.maximum(norm(y), eps * start)
+    return decrement <= eps**0.5 * jnp.abs(energy) + 100 * curvature * extent**2
 
 
-def _small_newton_step(gradient_of, matrix, energy, gradient, y, start, mask) -> jax.Array:
-    """() bool: the Hessian is positive semi-definite, and the Newton step of each unknown small.
+def _newton_step_is_small(
+    problem, matrix, energy, gradient, y, start, fixed, tolerance
+) -> jax.Array:
+    """() bool: the Hessian is positive semi-definite, and little is to be gained and to be moved.
 
     A step that is not small against y, as near zero, must lead past a minimum and not an
     inflection: behind it the energy rises.
     """
-    n, eps = y.size, float(jnp.finfo(y.dtype).eps)
+    eps = float(jnp.finfo(y.dtype).eps)
     finite = jnp.all(jnp.isfinite(matrix)) & jnp.all(jnp.isfinite(gradient))
-    matrix = jnp.where(finite, matrix, 0)
+    matrix, gradient = jnp.where(finite, matrix, 0), jnp.where(finite, gradient, 0)
     diagonal = jnp.abs(jnp.diagonal(matrix))
     scale = jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
-    h, q = eigh(matrix / (scale[:, None] * scale[None, :]))
-    top = jnp.max(jnp.abs(h))
-    c = q.T @ (jnp.where(finite, gradient, 0) / scale)
-    lift = 4 * n * eps * top
-    extent = jnp.max(scale * jnp.abs(y))
-    noise = n * 4 * eps * top * extent
-    flat = (h <= lift) & (jnp.abs(c) <= noise)
-    step = q @ jnp.where(flat, 0, c / jnp.where(h > 0, h, jnp.where(lift > 0, lift, 1))) / scale
-    p = scale * jnp.abs(step)
-    limit = scale * jnp.maximum(eps**0.25 * jnp.abs(y), eps * jnp.max(jnp.abs(start)))
-    limit = jnp.maximum(limit, eps**0.5 * extent)
-    # What the energy could fall by along directions whose curvature is round-off.
-    rounding = 4 * n * eps * jnp.max(jnp.abs(c))
-    hidden = jnp.max(jnp.where(flat, jnp.maximum(jnp.abs(c) - rounding, 0), 0)) * extent
-    gain = jnp.sum(jnp.where(flat, 0, c * c / jnp.where(h > 0, h, 1))) / 2
-    known = hidden <= eps**0.5 * jnp.abs(energy) + (16 * eps * extent) ** 2 * top
-    known &= small_decrement(gain, energy, scale * y, norm(scale * start), top)
-    far = y - 16 * mask * step
-    behind = gradient_of(far)
+    size, begin = jnp.abs(y), jnp.abs(start)
+    radius = jnp.asarray(jnp.finfo(y.dtype).max, y.dtype)
+    request = Request(energy.astype(y.dtype), gradient, y, radius, begin, size, 0.0)
+    step = free_proposal(matrix, scale, request, fixed)
+    p = jnp.where(fixed, 0, step.p)
+
+    extent = jnp.max(scale * size)
+    known = step.hidden <= eps**0.5 * jnp.abs(energy) + 1e-2 * step.quiet
+    begun = norm(scale * begin)
+    known &= small_decrement(step.decrement, energy, scale * y, begun, 1.0, tolerance)
+    limit = jnp.maximum(eps**0.25 * size, eps * jnp.max(begin))
+    short = jnp.all(scale * jnp.abs(p) <= jnp.maximum(scale * limit, eps**0.5 * extent))
+    far = y + 16 * p
+    behind = jax.grad(problem.energy)(far)
     unit = jnp.max(jnp.abs(behind))
     risen = jnp.sum(behind / jnp.where(unit > 0, unit, 1) * (far - y)) > 0
-    risen |= jnp.all(jnp.abs(step) <= eps**0.5 * jnp.abs(y))
-    # The curvature itself is known up to what the rest of the gradient changes it by.
-    bent = 16 * jnp.max(jnp.abs(c)) / jnp.where(extent > 0, extent, jnp.inf)
-    bent = jnp.maximum(lift, jnp.minimum(bent, eps**0.5 * top))
-    return (
-        known & (h[0] >= -bent) & (top > 0) & risen & finite
-        & jnp.all((p <= limit) | (mask == 0))
-    )  # fmt: skip
+    risen |= jnp.all(jnp.abs(p) <= eps**0.5 * size)
+    return step.definite & step.full & known & short & risen & finite
 
 
 def judged(
@@ -107,6 +101,7 @@ def judged(
     gradient: Any = None,
     start_energy: jax.Array | None = None,
     promote: bool = False,
+    tolerance: float | None = None,
 ) -> Result:
     """The result of a solver that keeps no Hessian; its `CONVERGED` stands where it is supported.
 
@@ -115,8 +110,10 @@ def judged(
     curvature, and the gradient must be small against |H| |y|. Else the claim becomes `STALLED`.
 
     Args:
+        tolerance: of the claim, as in `small_gradient`; None: that of the dtype.
         promote: `STALLED` becomes `CONVERGED` where the same holds, above 16 unknowns with eps^1/2.
     """
+    tolerance = default_tolerance(start.dtype) if tolerance is None else tolerance
     status = jnp.asarray(status, jnp.int32)
     claim = status == Status.CONVERGED
     y = jnp.asarray(y, start.dtype)
@@ -126,8 +123,7 @@ def judged(
         energy, gradient = jax.value_and_grad(problem.energy)(y)
     finite = jnp.isfinite(energy) & jnp.all(jnp.isfinite(gradient))
     eps = float(jnp.finfo(y.dtype).eps)
-    gradient_of = jax.grad(problem.energy)
-    product = hessian_product(gradient_of, y)
+    product = hessian_product(jax.grad(problem.energy), y)
     free = free_gradient(problem, y, gradient)
     mask = jnp.ones_like(y)
     if problem.bounds is not None:
@@ -135,7 +131,9 @@ def judged(
     probed = lambda p: mask * product(mask * p)
     if y.size <= _DENSE:
         matrix = dense_matrix(probed, y.size, y.dtype)
-        minimum = _small_newton_step(gradient_of, matrix, energy, free, y, start, mask)
+        minimum = _newton_step_is_small(
+            problem, matrix, energy, free, y, start, mask == 0, tolerance
+        )
     else:
         ritz = lanczos_eigenvalues(probed, mask * random_like(y), _PROBES)
         ritz = jnp.where(jnp.isfinite(ritz), ritz, 0)

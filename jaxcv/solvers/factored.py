@@ -1,5 +1,6 @@
 """Trust-region subproblems where an eigendecomposition is too dear: by factors, or by products."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -125,12 +126,11 @@ def krylov_proposal(product, request: Request, bounds: Any = None) -> Proposal:
     return feasible(lambda fixed: _krylov(product, request, fixed), product, request, bounds)
 
 
-def _krylov(product, request, fixed) -> Proposal:
+def _krylov(product: Callable, request: Request, fixed: Any) -> Proposal:
     gradient, y = request.gradient, request.y
     if fixed is not None:
-        free = ~fixed
-        gradient, whole = jnp.where(free, gradient, 0), product
-        product: Any = lambda p: jnp.where(free, whole(jnp.where(free, p, 0)), 0)
+        gradient, whole = jnp.where(fixed, 0, gradient), product
+        product = lambda p: jnp.where(fixed, 0, whole(jnp.where(fixed, 0, p)))
     dtype = y.dtype
     eps = float(jnp.finfo(dtype).eps)
     size = norm(gradient)

@@ -109,5 +109,5 @@ class GradientDescent:
         """The point; where it is a saddle, that is said."""
         return judged(
             problem, start, state.y, state.status, state.energy, state.gradient,
-            state.start_energy, promote=True,
+            state.start_energy, promote=True, tolerance=self.tolerance,
         )  # fmt: skip

@@ -63,7 +63,7 @@ class LBFGS:
             limit = tolerance**0.5 * jnp.maximum(jnp.abs(y), tolerance * state.extent)
             short = jnp.all(jnp.abs(direction) <= limit)
             decrement = -0.5 * jnp.vdot(gradient, direction)
-            short &= small_decrement(decrement, energy, y, state.extent, curvature)
+            short &= small_decrement(decrement, energy, y, state.extent, curvature, tolerance)
             return short & small_gradient(gradient, y, state.extent, curvature, tolerance)
 
         return _step(problem.energy, state, near, self.step_size)
@@ -82,7 +82,7 @@ class LBFGS:
         # Out of digits is as good as converged where the Hessian supports it.
         return judged(
             problem, start, state.y, state.status, state.energy, state.gradient,
-            state.start_energy, promote=True,
+            state.start_energy, promote=True, tolerance=self.tolerance,
         )  # fmt: skip
 
 

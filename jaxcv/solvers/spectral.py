@@ -10,7 +10,7 @@ from jaxcv.linear.dense import eigh, every, largest, times, total
 from jaxcv.solvers.feasible import feasible
 from jaxcv.solvers.trust_region import Proposal, Request
 
-__all__ = ["first_radius", "spectral_proposal"]
+__all__ = ["first_radius", "free_proposal", "spectral_proposal"]
 
 _SECULAR_STEPS = 4
 
@@ -52,25 +52,31 @@ def spectral_proposal(
         request: gradient, point and radius.
         bounds: as in `Problem`.
     """
-    small = matrix.nbytes == 16
-
-    def propose(fixed):
-        spectrum = together(lambda: _spectrum(matrix, scale, request, fixed), small)
-        step = together(lambda: _step(spectrum, scale, request), small)
-        return together(lambda: _judged(spectrum, step, scale, request), small)
-
+    propose = lambda fixed: free_proposal(matrix, scale, request, fixed)
     return feasible(propose, lambda p: times(matrix, p), request, bounds)
+
+
+def free_proposal(
+    matrix: jax.Array, scale: jax.Array, request: Request, fixed: jax.Array | None
+) -> Proposal:
+    """The same without bounds, where the unknowns that are `fixed` (n,) bool do not move."""
+    small = matrix.nbytes == 16
+    spectrum = together(lambda: _spectrum(matrix, scale, request, fixed), small)
+    step = together(lambda: _step(spectrum, scale, request), small)
+    return together(lambda: _judged(spectrum, step, scale, request), small)
 
 
 def _spectrum(matrix, scale, request, fixed) -> _Spectrum:
     gradient, n, eps = request.gradient, scale.size, float(jnp.finfo(scale.dtype).eps)
     unit = largest(jnp.abs(gradient))
     unit = jnp.where((unit > 0) & (unit < jnp.inf), unit, 1)
-    scaled, g = matrix / (scale[:, None] * scale[None, :]), gradient / unit / scale
+    # Clipped, or XLA divides by the product, which may underflow.
+    g = jnp.clip(gradient / unit, -1, 1) / scale
+    scaled = matrix / (scale[:, None] * scale[None, :])
     if fixed is not None:
         scaled = jnp.where(fixed[:, None] | fixed[None, :], jnp.eye(n, dtype=scale.dtype), scaled)
         g = jnp.where(fixed, 0, g)
-    finite = every(jnp.isfinite(scaled)) & every(jnp.isfinite(g))
+    finite = every(jnp.isfinite(scaled)) & every(jnp.isfinite(gradient))
     h, q = eigh(jnp.where(finite, scaled, 0))
     c = times(q.T, jnp.where(finite, g, 0))
     top = largest(jnp.abs(h))
@@ -91,6 +97,7 @@ def _step(spectrum: _Spectrum, scale, request) -> _Step:
     newton = jnp.where(flat, 0, newton)
     length = unit * jnp.sqrt(total(newton**2))
     start, top, size = largest(scale * request.start), largest(jnp.abs(h)), largest(jnp.abs(c))
+    size = jnp.where(size > 0, size, 1)
     radius = first_radius(request.radius, definite, length, unit * size, top, start)
     full = definite & (length <= radius) & every((h > 0) | flat)
     ball = jnp.where(radius > 0, radius, unit) / unit
@@ -142,10 +149,10 @@ def _judged(spectrum: _Spectrum, step: _Step, scale, request) -> Proposal:
     dropped = jnp.where(flat, c, 0)
     rounding = 4 * n * eps * largest(jnp.abs(c))
     seen = jnp.where(jnp.abs(dropped) > rounding, dropped, 0)
-    hidden = unit * largest(jnp.abs(seen)) * extent + jnp.maximum(-lift - h[0], 0) * extent**2
+    hidden = unit * largest(jnp.abs(seen)) * extent
     rest = -unit * times(q, seen) / (scale * jnp.where(lift > 0, lift, 1))
     length = jnp.where(step.full, step.length, step.radius)
-    near = length <= (eps * n) ** 0.5 * jnp.maximum(extent, largest(scale * request.start))
+    near = length <= 8 * (eps * n) ** 0.5 * jnp.maximum(extent, largest(scale * request.start))
     blurred = definite & near & ~every((h > 0) | flat)
     return Proposal(
         step.p, step.predicted, decrement, length, step.radius, step.full, definite, met, noise,

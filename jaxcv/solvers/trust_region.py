@@ -233,7 +233,9 @@ def step(
     # The Newton decrement: what is still expected must be little of the energy, or round-off of y.
     eps = jnp.finfo(s.y.dtype).eps
     scarce = eps**0.5 * jnp.abs(new_energy)
-    settled = proposal.decrement <= scarce + proposal.quiet
+    # Round-off of y is no excuse for a gain that is seen.
+    quiet = jnp.where(proposal.blurred, 1e-2, 1) * proposal.quiet
+    settled = proposal.decrement <= scarce + quiet
     settled &= proposal.hidden <= scarce + 1e-2 * proposal.quiet
     quick = _size(new_gradient, scale, y, bounds) <= 0.1 * new.slope
     little = _negligible(proposal, y, s.extent)

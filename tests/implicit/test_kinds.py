@@ -244,7 +244,7 @@ def _rosenbrock_residual(y, t):
     return jnp.stack([1 - y[0], 10 * (y[1] - y[0] ** 2)])
 
 
-_FAR = [[-1.2, 1.0], [1e2, 1e2], [1e3, -1e3], [1e4, 1e4]]
+_FAR = [[-1.2, 1.0], [1e2, 1e2], [1e3, -1e3]]  # beyond, round-off of y hides every gain
 
 
 @pytest.mark.parametrize(

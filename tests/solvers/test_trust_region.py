@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcv import argmin
+from jaxcv import Status, argmin
 from jaxcv.solvers import Newton
 
 
@@ -130,11 +130,12 @@ def test_float32_says_converged_at_its_own_round_off(name):
 
 @pytest.mark.slow
 def test_degenerate_minima():
-    # At the minimum of Powell's function H has rank two: Newton is linear, not quadratic there.
+    # At the minimum of Powell's function H has rank two: Newton is linear, not quadratic there, and
+    # in the end the curvature is round-off.
     with jax.enable_x64(True):
         solution, _, _ = solve(powell_singular, [[3, -1, 0, 1]], SCALES[:1], float)
-        assert np.all(solution.converged)
-        assert np.all(solution.energy < 1e-14)
+        assert np.all(solution.status != Status.MAX_STEPS)
+        assert np.all(solution.energy < 1e-24)
         quartic = lambda y: jnp.sum(y**4)
         solution, _, _ = solve(quartic, [[1.0], [-300.0]], SCALES[:3], float)
         assert np.all(solution.converged)
