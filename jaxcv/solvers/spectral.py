@@ -101,6 +101,7 @@ def _step(spectrum: _Spectrum, scale, request) -> _Step:
     radius = first_radius(request.radius, definite, length, unit * size, top, start)
     full = definite & (length <= radius) & every((h > 0) | flat)
     ball = jnp.where(radius > 0, radius, unit) / unit
+    ball = jnp.minimum(ball, jnp.finfo(ball.dtype).max / 16)
     bent = jnp.where(radius > 0, _on_the_sphere(h, c, ball, lift), 0)
     step = jnp.where(full, newton, bent)
     predicted = -total(unit * step * (unit * (c + 0.5 * h * step)))
@@ -152,7 +153,7 @@ def _judged(spectrum: _Spectrum, step: _Step, scale, request) -> Proposal:
     hidden = unit * largest(jnp.abs(seen)) * extent
     rest = -unit * times(q, seen) / (scale * jnp.where(lift > 0, lift, 1))
     length = jnp.where(step.full, step.length, step.radius)
-    near = length <= 8 * (eps * n) ** 0.5 * jnp.maximum(extent, largest(scale * request.start))
+    near = length <= (eps * n) ** 0.5 * jnp.maximum(extent, largest(scale * request.start))
     blurred = definite & near & ~every((h > 0) | flat)
     return Proposal(
         step.p, step.predicted, decrement, length, step.radius, step.full, definite, met, noise,

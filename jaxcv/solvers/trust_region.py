@@ -221,7 +221,8 @@ def step(
     y, new_energy, new_gradient = new.point
     turn = local.turn(new.tried, s.trial, s.trial - s.y, derivatives, s.matrices)
     turn = largest(jnp.abs(turn) / jnp.where(s.scale > 0, s.scale, 1))
-    floor = new.tried & (turn <= 0.1 * new.slope + s.pending.noise) & s.pending.near
+    exhausted = new.tried & (turn <= 0.1 * new.slope + s.pending.noise)
+    floor = exhausted & s.pending.near
 
     matrices = local.refresh(new.accept, new.reuse, new.point, derivatives, s.matrices)
     size = jnp.abs(y) + float(coordinates)
@@ -240,7 +241,7 @@ def step(
     quick = _size(new_gradient, scale, y, bounds) <= 0.1 * new.slope
     little = _negligible(proposal, y, s.extent)
     resting = ~moved | proposal.blurred | new.crawling
-    minimum = (floor & s.pending.settled) | (
+    minimum = (exhausted & s.pending.settled) | (
         settled & ((newton & (proposal.met | (quick & little))) | (proposal.definite & resting))
     )
     blind = proposal.predicted <= 4 * eps * jnp.abs(new_energy)
