@@ -38,6 +38,20 @@ def _robust_mean(m: Mapping[str, Any]) -> str:
     )
 
 
+def _robust_mean_minima(m: Mapping[str, Any]) -> str:
+    rows = []
+    for data in ("released", "paper"):
+        named = ("implicit", "expected")
+        ends = (f"{name} {np.median(m[f'{data}/{name}/sigma2']):.0f}" for name in named)
+        near = " and ".join(str(m[f"{data}/{name}/within"]) for name in named)
+        count = len(m[f"{data}/implicit/sigma2"])
+        rows.append(f"{data} data: {', '.join(ends)}; {near} of {count} seeds")
+    return (
+        "median σ² with the implicit gradient and with the loss expected over minima; loss within "
+        f"2% of the lowest of all widths: {'. '.join(rows)}"
+    )
+
+
 def _tracker_fusion(m: Mapping[str, Any]) -> str:
     named = ("learned", "undamped", "rbf", "median", "mean", "oracle")
     ious = ", ".join(f"{name} {m[f'{name}/iou']:.3f}" for name in named)
@@ -149,6 +163,7 @@ NUMBERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "monocular_stereo": _monocular_stereo,
     "relative_pose": _relative_pose,
     "robust_mean": _robust_mean,
+    "robust_mean_minima": _robust_mean_minima,
     "tracker_fusion": _tracker_fusion,
 }
 

@@ -8,13 +8,16 @@ with M the Hessian or a Gauss-Newton matrix and D^2 the largest |diag M| seen, s
 the unknowns do not matter (More 1978). Near a minimum the energy has no digits left and full Newton
 steps are accepted for as long as they halve the gradient.
 
-A point is a minimum (`CONVERGED`) where M is positive semi-definite to round-off and either
+A point is a minimum (`CONVERGED`) where M is positive semi-definite to round-off, the Newton
+decrement is below sqrt(eps) of the energy or round-off of y, and
   - the gradient is zero to round-off, |g| <= eps |M| |y|, or within the given tolerance of that;
   - or a full Newton step, along which the Hessian changes by less than a tenth of the gradient,
     lowers neither energy nor gradient: the precision is exhausted;
-and the Newton decrement is below sqrt(eps) of the energy, or round-off of y. Where a step of eps^2
-of the start is all that is left, as at a degenerate minimum or an inflection at zero, nothing more
-is to be learned (`STALLED`). Nothing is compared with gradients met on the way.
+  - or no step moves y any more.
+Where Newton's method is linear, at a degenerate minimum or an inflection, it ends when the steps
+are eps^2 of the start, or follow a curvature that is round-off. Then one evaluation far behind the
+point decides: where the energy rises there, it is a minimum; where it falls, the solve goes on.
+Nothing is compared with gradients met on the way.
 
 Source: More and Sorensen 1983; More 1978; Nocedal and Wright, ch. 4.
 """
