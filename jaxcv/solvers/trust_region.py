@@ -224,7 +224,7 @@ def step(
     y, new_energy, new_gradient = new.point
     turn = local.turn(new.tried, s.trial, s.trial - s.y, derivatives, s.matrices)
     turn = largest(jnp.abs(turn) / jnp.where(s.scale > 0, s.scale, 1))
-    exhausted = new.tried & (turn <= 0.1 * new.slope + s.pending.noise)
+    exhausted = new.tried & (new.slope > 0) & (turn <= 0.1 * new.slope + s.pending.noise)
     floor = exhausted & s.pending.near
 
     matrices = local.refresh(new.accept, new.reuse, new.point, derivatives, s.matrices)
