@@ -44,13 +44,10 @@ def attach(
             v trees like y; `autodiff='reverse'` alone. It must be a global function or a frozen
             value, since whatever it closes over gets no gradient.
     """
-    check_callable("energy", energy)
-    y, theta = checked("y_star", y_star, theta, data, damping, autodiff)
-    check_linear("linear", linear)
+    y, theta = _checked("y_star", energy, y_star, theta, data, damping, linear, retract, autodiff)
     check_setting("solve", solve)
     if solve is not None:
         check_callable("solve", solve, "(y, theta, data, lambda, v)")
-    check_retraction(retract, y)
     static = (linear, autodiff, retract, solve)
     arguments = (cut(y), theta, cut(data), cut(on_device(damping)))
     return with_hint(jit_on(energy, _attach, static), *arguments)
@@ -78,12 +75,9 @@ def argmin_vjp(
         theta_bar = -B^T u, a tree like theta (zero where anything is not finite), and the
         `Diagnostics` of the solve for u.
     """
-    check_callable("energy", energy)
-    y, theta = checked("y", y, theta, data, damping)
-    check_linear("linear", linear)
+    y, theta = _checked("y", energy, y, theta, data, damping, linear, retract)
     check_structure("y_bar", y_bar, "y", y)
     check_floating("y_bar", y_bar, "It is the gradient of a real loss with respect to y.")
-    check_retraction(retract, y)
     arguments = (y, theta, y_bar, data, on_device(damping))
     return with_hint(jit_on(energy, _vjp, (linear, retract)), *arguments)
 
@@ -110,13 +104,10 @@ def argmin_jvp(
         y_dot = -f(H) B theta_dot, a tree like y (zero where y or dE/dy is not finite), and the
         `Diagnostics` of the solve, whose cotangent is -B theta_dot.
     """
-    check_callable("energy", energy)
-    y, theta = checked("y", y, theta, data, damping)
-    check_linear("linear", linear)
+    y, theta = _checked("y", energy, y, theta, data, damping, linear, retract)
     check_structure("theta_dot", theta_dot, "theta", theta)
     check_floating("theta_dot", theta_dot, "It is a direction in the space of theta.")
     theta_dot = jax.tree.map(lambda d, x: jnp.asarray(d, x.dtype), theta_dot, theta)
-    check_retraction(retract, y)
     arguments = (y, theta, theta_dot, data, on_device(damping))
     return with_hint(jit_on(energy, _jvp, (linear, retract)), *arguments)
 
@@ -138,12 +129,18 @@ def diagnose(
         y: the point, e.g. `solution.value`. It is certified where the Newton step that is left is
             below sqrt(eps) |y|, since nothing is known of its solver.
     """
-    check_callable("energy", energy)
-    y, theta = checked("y", y, theta, data, damping)
-    check_linear("linear", linear)
-    check_retraction(retract, y)
+    y, theta = _checked("y", energy, y, theta, data, damping, linear, retract)
     arguments = (y, theta, data, on_device(damping))
     return with_hint(jit_on(energy, _diagnose, (linear, retract)), *arguments)
+
+
+def _checked(name, energy, y, theta, data, damping, linear, retract, autodiff="reverse"):
+    """(y, theta) as arrays, where every argument that the four functions share is good."""
+    check_callable("energy", energy)
+    y, theta = checked(name, y, theta, data, damping, autodiff)
+    check_linear("linear", linear)
+    check_retraction(retract, y)
+    return y, theta
 
 
 def _at(energy, linear, retract, y, theta, data, solve=None):

@@ -9,7 +9,7 @@ from jaxcv.linear.dense import dense_matrix, hessian_product, norm
 from jaxcv.linear.krylov import lanczos_eigenvalues, random_like
 from jaxcv.solvers.problem import Problem, Result, Status, held
 from jaxcv.solvers.spectral import free_proposal
-from jaxcv.solvers.trust_region import Request
+from jaxcv.solvers.trust_region import PROBE, Request, rises
 
 __all__ = ["default_tolerance", "free_gradient", "judged", "small_decrement", "small_gradient"]
 
@@ -84,10 +84,8 @@ def _newton_step_is_small(
     known &= small_decrement(step.decrement, energy, scale * y, begun, 1.0, tolerance)
     limit = jnp.maximum(eps**0.25 * size, eps * jnp.max(begin))
     short = jnp.all(scale * jnp.abs(p) <= jnp.maximum(scale * limit, eps**0.5 * extent))
-    far = y + 16 * p
-    behind = jax.grad(problem.energy)(far)
-    unit = jnp.max(jnp.abs(behind))
-    risen = jnp.sum(behind / jnp.where(unit > 0, unit, 1) * (far - y)) > 0
+    far = y + PROBE * p
+    risen = rises(jax.grad(problem.energy)(far), far - y)
     risen |= jnp.all(jnp.abs(p) <= eps**0.5 * size)
     return step.definite & step.full & known & short & risen & finite
 

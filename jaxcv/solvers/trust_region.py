@@ -33,10 +33,10 @@ from jaxcv.linear.dense import every, largest, total
 from jaxcv.solvers.feasible import inside
 from jaxcv.solvers.problem import Status, first_of, held, runaway
 
-__all__ = ["Local", "Proposal", "Request", "State", "begin", "step", "widened"]
+__all__ = ["PROBE", "Local", "Proposal", "Request", "State", "begin", "rises", "step", "widened"]
 
 _GAIN = 1e-4  # smallest ratio of the actual to the predicted decrease that is accepted
-_PROBE = 16  # steps, in which a minimum of up to the eighth degree is passed
+PROBE = 16  # steps, in which a minimum of up to the eighth degree is passed
 
 
 class Proposal(NamedTuple):
@@ -168,7 +168,7 @@ class _Decision(NamedTuple):
     radius: jax.Array
     start: jax.Array
     drop: jax.Array
-    crawling: jax.Array  # a full Newton step for the last digits gained little
+    crawling: jax.Array  # an accepted step for the last digits gained little
     failed: jax.Array
     falling: jax.Array
 
@@ -251,13 +251,11 @@ def step(
     stuck = resting | floor | little | (blind & (new.tried | ~newton))
     # Before a minimum of the model is given up, the energy is asked about its other side: at a
     # degenerate minimum it rises there, behind an inflection it falls.
-    far = inside(y, _PROBE * (proposal.p + proposal.rest), bounds)
+    far = inside(y, PROBE * (proposal.p + proposal.rest), bounds)
     far = jnp.where(new.tried, s.pending.far, far)
     probe = stuck & (newton | proposal.blurred | new.tried) & ~every(far == y)
     probed = s.pending.probe & ~new.accept
-    unit = largest(jnp.abs(gradient))
-    rising = total(gradient / jnp.where(unit > 0, unit, 1) * (s.trial - y)) > 0
-    bracketed = probed & rising & s.pending.settled
+    bracketed = probed & rises(gradient, s.trial - y) & s.pending.settled
     perfect = jnp.abs(new_energy) <= 1e-2 * proposal.quiet  # to round-off of y
     settled = jnp.where(probe, ~new.tried & (little | perfect), settled)
     status = first_of(
@@ -287,6 +285,12 @@ def widened(scale: jax.Array, diagonal: jax.Array) -> jax.Array:
     scale = jnp.maximum(scale, jnp.sqrt(jnp.abs(diagonal)))
     top = largest(scale)
     return jnp.where(scale > 0, scale, jnp.where(top > 0, top, 1))
+
+
+def rises(gradient: jax.Array, move: jax.Array) -> jax.Array:
+    """() bool: the energy rises along `move` (n,) where its gradient is `gradient` (n,)."""
+    unit = largest(jnp.abs(gradient))
+    return total(gradient / jnp.where(unit > 0, unit, 1) * move) > 0
 
 
 def _negligible(proposal: Proposal, y: jax.Array, start: jax.Array) -> jax.Array:
