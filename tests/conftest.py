@@ -12,7 +12,12 @@ import sys
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+import hypothesis
 import pytest
+
+# The first example compiles.
+hypothesis.settings.register_profile("jaxcv", deadline=None)
+hypothesis.settings.load_profile("jaxcv")
 
 
 def pytest_configure(config: pytest.Config) -> None:

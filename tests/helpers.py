@@ -3,10 +3,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxcv import Damping
 
 UNDAMPED = Damping(0.0, mode="plain")
+
+
+def mostly_slow(values, default):
+    """Parameters of a test; all but those of `default` are left to the slow run."""
+    for value in values:
+        yield pytest.param(
+            *(value if isinstance(value, tuple) else (value,)),
+            marks=[] if value in default else [pytest.mark.slow],
+        )
 
 
 def flat(tree):

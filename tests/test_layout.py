@@ -4,8 +4,6 @@ import ast
 import pathlib
 import re
 
-import pytest
-
 ROOT = pathlib.Path(__file__).parents[1]
 BASE = {"checks", "closure", "pytree"}  # modules beside the packages, which all may import
 ARROWS = {  # package -> what it may import of jaxcv, besides BASE
@@ -50,8 +48,7 @@ def name_of(path):
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_arrows(path):
+def check_arrows(path):
     parts = path.relative_to(ROOT).parts
     names = imported_modules(path)
     if parts[0] == "jaxcv":
@@ -71,18 +68,28 @@ def test_arrows(path):
                 assert pieces[1] in allowed, f"data_prep may not import {name}"
 
 
+def test_arrows():
+    for path in FILES:
+        check_arrows(path)
+
+
 def test_packages_are_known():
     packages = {path.name for path in (ROOT / "jaxcv").iterdir() if (path / "__init__.py").exists()}
     assert packages <= set(ARROWS)
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_a_file_is_short(path):
-    assert len(path.read_text().splitlines()) <= MAX_LINES
+def test_files_are_short():
+    long = {name_of(path): len(path.read_text().splitlines()) for path in FILES}
+    assert not {name: lines for name, lines in long.items() if lines > MAX_LINES}
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if f.parts[-2] != "experiments"], ids=name_of)
-def test_the_library_neither_prints_nor_unpickles_nor_reads_flags(path):
+def test_the_library_neither_prints_nor_unpickles_nor_reads_flags():
+    for path in FILES:
+        if path.parts[-2] != "experiments":
+            check_calls(path)
+
+
+def check_calls(path):
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -121,12 +128,11 @@ def nested_imports(path):
                     yield str(node.module)
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if "jaxcv" in f.parts], ids=name_of)
-def test_no_import_inside_a_function_goes_up_or_sideways(path):
-    if "data_prep" in path.parts or "experiments" in path.parts:
-        pytest.skip("the library alone")
-    for name in nested_imports(path):
-        assert name.split(".")[0] != "jaxcv", (path, name)
+def test_no_import_inside_a_function_goes_up_or_sideways():
+    for path in FILES:
+        if path.relative_to(ROOT).parts[0] == "jaxcv":
+            for name in nested_imports(path):
+                assert name.split(".")[0] != "jaxcv", (path, name)
 
 
 def test_top_level_holds_nothing_else():

@@ -220,17 +220,41 @@ def step(
 ) -> State:
     """One evaluation, one decision, one proposal."""
     energy, gradient, derivatives = local.evaluate(s.trial)
-    new = together(lambda: _decide(s, energy, gradient, bounds), 8 <= gradient.nbytes <= 32)
+    few = 8 <= gradient.nbytes <= 32
+    new = together(lambda: _decide(s, energy, gradient, bounds), few)
     y, new_energy, new_gradient = new.point
     turn = local.turn(new.tried, s.trial, s.trial - s.y, derivatives, s.matrices)
-    turn = largest(jnp.abs(turn) / jnp.where(s.scale > 0, s.scale, 1))
-    exhausted = new.tried & (new.slope > 0) & (turn <= 0.1 * new.slope + s.pending.noise)
-    floor = exhausted & s.pending.near
-
     matrices = local.refresh(new.accept, new.reuse, new.point, derivatives, s.matrices)
     size = jnp.abs(y) + float(coordinates)
     request = Request(new_energy, new_gradient, y, new.radius, s.extent, size, tolerance)
     proposal, scale = local.propose(matrices, s.scale, request)
+    verdict = lambda: _verdict(s, new, gradient, turn, proposal, scale, bounds)
+    trial, pending, status = together(verdict, few)
+    return State(
+        y, new_energy, new_gradient, matrices, scale, trial, s.extent, pending, new.start,
+        new.drop, status,
+    )  # fmt: skip
+
+
+def _verdict(
+    s: State, new: _Decision, gradient: jax.Array, turn: jax.Array, proposal: Proposal,
+    scale: jax.Array, bounds: Any,
+) -> tuple[jax.Array, Pending, jax.Array]:  # fmt: skip
+    """The next point to evaluate, what is remembered of it, and the `Status`.
+
+    Args:
+        s: before the evaluation.
+        new: what the evaluation decided.
+        gradient: (n,) that it gave, accepted or not.
+        turn: (n,) what the Hessian changed by along a rejected Newton step, times that step.
+        proposal: the next step.
+        scale: (n,) its D.
+        bounds: as in `Problem`.
+    """
+    y, new_energy, new_gradient = new.point
+    turn = largest(jnp.abs(turn) / jnp.where(s.scale > 0, s.scale, 1))
+    exhausted = new.tried & (new.slope > 0) & (turn <= 0.1 * new.slope + s.pending.noise)
+    floor = exhausted & s.pending.near
     trial, newton = inside(y, proposal.p, bounds), proposal.full & proposal.definite
     moved = ~every(trial == y)
 
@@ -267,10 +291,7 @@ def step(
         proposal.predicted, proposal.length, proposal.radius, newton,
         proposal.near & proposal.definite, settled, proposal.noise, far, probe,
     )  # fmt: skip
-    return State(
-        y, new_energy, new_gradient, matrices, scale, jnp.where(probe, far, trial), s.extent,
-        pending, new.start, new.drop, status,
-    )  # fmt: skip
+    return jnp.where(probe, far, trial), pending, status
 
 
 def _size(gradient, scale, y, bounds):

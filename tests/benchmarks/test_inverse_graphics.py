@@ -63,6 +63,7 @@ def quiet_loss(params, images, noise, network):
     return jnp.mean(bernoulli_loss(logits, images)) + jnp.mean(kl_divergence(mean, log_variance))
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_training():
     network = GraphicsNetwork(CPU_SIZE)
     images = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 48, 48, 1)), jnp.float32)

@@ -29,6 +29,7 @@ def mean_residuals(pairs, motion):
     return jax.vmap(one)(1 / pairs.depth, motion, pairs.target, pairs.source, pairs.intrinsics)
 
 
+@pytest.mark.slow
 def test_generated_pairs_agree_with_their_depth_and_motion(pairs):
     check_pairs(pairs)
     np.testing.assert_allclose(np.linalg.norm(pairs.motion[:, :3, 3], axis=1), 1, rtol=1e-5)

@@ -284,6 +284,7 @@ def test_pairs_within_an_angle():
     np.testing.assert_array_equal(pairs_within(views, np.deg2rad(55)), [[0, 1], [1, 2]])
 
 
+@pytest.mark.slow
 def test_rendered_pairs_are_those_of_the_generator(tmp_path):
     config = RenderedConfig(train=4, test=2, shape=(24, 32), seeds=(3, 4))
     builder = prepare_rendered(tmp_path, config)

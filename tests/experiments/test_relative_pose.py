@@ -80,6 +80,7 @@ def test_the_swap_distance_is_zero_for_inverse_poses():
         ),
     ],
 )
+@pytest.mark.slow
 def test_losses_fall_at_the_truth(weighting, rotation):
     config = dataclasses.replace(CONFIG, weighting=weighting, rotation=rotation, swap_weight=0.1)
     _, own = batch(2)

@@ -89,6 +89,7 @@ def test_opencv_agrees():
         assert np.linalg.norm(np.asarray(ours_t) - t.ravel()) < 0.1
 
 
+@pytest.mark.slow
 def test_weights_leave_matches_out_and_repeat_them():
     _, _, p1, p2, *_ = scene(3, 24, noise=1e-3)
     wrong = p2.at[:5].add(0.4)
@@ -171,6 +172,7 @@ def test_degenerate_and_bad_input():
         sampson_distance(jnp.eye(4), p1, p2)
 
 
+@pytest.mark.slow
 def test_points_before_both_cameras_are_not_behind():
     away = lambda x, y: jnp.arccos(
         jnp.sum(x * y, -1) / jnp.linalg.norm(x, axis=-1) / jnp.linalg.norm(y, axis=-1)

@@ -39,6 +39,7 @@ def test_distances_are_those_to_the_union_of_spheres():
         np.testing.assert_allclose(found, by_spheres(x, cones), atol=2e-6)
 
 
+@pytest.mark.slow
 def test_normals_are_the_gradients_of_distances():
     with jax.enable_x64(True):
         cones = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), float), ENDS)
@@ -47,6 +48,7 @@ def test_normals_are_the_gradients_of_distances():
         np.testing.assert_allclose(jax.vmap(lambda p: normals(p, cones))(x), slopes, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_paired_distances_and_their_two_derivatives_are_those_of_distances():
     with jax.enable_x64(True):
         cones = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), float), ENDS)

@@ -7,10 +7,17 @@ import pytest
 
 from jaxcv import Damping, argmin
 from jaxcv.implicit.curvature import curvature
-from tests.helpers import UNDAMPED, assert_close, assert_grad_matches, mixture_energy, problem
+from tests.helpers import (
+    UNDAMPED,
+    assert_close,
+    assert_grad_matches,
+    mixture_energy,
+    mostly_slow,
+    problem,
+)
 
 
-@pytest.mark.parametrize("name", ["rbf", "valley", "tree"])
+@pytest.mark.parametrize("name", mostly_slow(["rbf", "valley", "tree"], ("tree",)))
 def test_covariance_is_the_inverse_hessian(name):
     with jax.enable_x64(True):
         energy, y0, theta, data = problem(name)

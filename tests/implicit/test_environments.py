@@ -115,6 +115,7 @@ def test_an_exported_gradient_is_the_same():
     np.testing.assert_allclose(again.call(T), slope(T), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_minimiser_inside_an_energy_has_the_difference_quotient():
     with jax.enable_x64(True):
         start = jnp.full(2, 0.5)
@@ -141,6 +142,7 @@ def test_settings_may_be_numbers_of_numpy():
 
 
 @pytest.mark.parametrize("autodiff", ["reverse", "both"])
+@pytest.mark.slow
 def test_theta_may_be_complex(autodiff):
     # y* = Re t - (Im t)^2 / 2 per unknown; and Re t^2, of a function that is holomorphic in t.
     real = lambda y, t: jnp.sum((y - t.real) ** 2 + y * t.imag**2)
@@ -162,6 +164,7 @@ def test_keys_may_be_data_or_closed_over(key):
     np.testing.assert_allclose(jax.grad(minimum)(T, function=closed), 0.25, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bounds_may_have_leaves_of_none_and_depend_on_theta():
     start = {"a": jnp.array([0.5]), "b": jnp.array([0.5, 0.5])}
 

@@ -252,6 +252,7 @@ _FAR = [[-1.2, 1.0], [1e2, 1e2], [1e3, -1e3]]  # beyond, round-off of y hides ev
     [Newton(), LBFGS(), LevenbergMarquardt()],
     ids=["newton", "lbfgs", "levenberg_marquardt"],
 )
+@pytest.mark.slow
 def test_a_valley_is_never_called_converged_in_float32(solver):
     def solve(y):
         if isinstance(solver, LevenbergMarquardt):
@@ -291,6 +292,7 @@ def test_no_minimum_is_never_called_converged(name, solver):
     assert not found.converged, (found.value, found.status)
 
 
+@pytest.mark.slow
 def test_active_bounds_agree_with_scipy():
     with jax.enable_x64(True):
         generator = np.random.default_rng(0)

@@ -81,6 +81,7 @@ def test_equals_plain_differentiation(num_steps, truncation):
         assert_close(gradient, want_gradient, 1e-12)
 
 
+@pytest.mark.slow
 def test_early_stop_freezes_the_state_and_its_gradient():
     with jax.enable_x64(True):
         state0, theta, data = setting()

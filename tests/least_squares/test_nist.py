@@ -14,6 +14,7 @@ import pytest
 
 from jaxcv import argmin_least_squares
 from jaxcv.least_squares import covariance
+from tests.helpers import mostly_slow
 from tests.problems.nist import MODELS, digits, read
 
 FILES = sorted(pathlib.Path(os.environ.get("JAXCV_REAL_DATA", "/nowhere"), "nist").glob("*.dat"))
@@ -24,6 +25,8 @@ ROUNDED = "Lanczos1"
 
 pytestmark = pytest.mark.real_data
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+HARD = [path for path in FILES if path.stem in ("MGH10", "Hahn1", "BoxBOD", "Bennett5", "Lanczos1")]
+mostly = pytest.mark.parametrize("path", mostly_slow(FILES, HARD), ids=lambda path: path.stem)
 
 
 class Fit:
@@ -66,7 +69,7 @@ def test_residual_sum_at_certified_values(path, float64):
 
 
 @pytest.mark.parametrize("start", [0, 1], ids=["start1", "start2"])
-@each_file
+@mostly
 def test_parameters_match_certified_values(path, start, float64):
     problem = fit(path).problem
     sol = fit(path).solve(jnp.asarray(problem.starts[start]), fit(path).data)
@@ -75,7 +78,7 @@ def test_parameters_match_certified_values(path, start, float64):
     assert sol.converged
 
 
-@each_file
+@mostly
 def test_deviations_match_certified_values(path, float64):
     problem, data = fit(path).problem, fit(path).data
     value = fit(path).solve(jnp.asarray(problem.starts[1]), data).value

@@ -163,6 +163,7 @@ def test_conjugate_gradients_stay_below_the_bound_and_solve_positive_systems():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.slow
 def test_public_pullback_of_a_quadratic_energy_is_u(dtype):
     # E = y^T A y / 2 - b^T y with theta = b: -B^T u = u.
     energy = lambda y, b, a: quadratic_energy(y, (a, b))

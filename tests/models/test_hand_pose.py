@@ -64,6 +64,7 @@ def test_layers_have_the_published_order():
     assert [(x.channels, x.size) for x in layers_of("net3") if x.channels][:2] == [(32, 7), (64, 5)]
 
 
+@pytest.mark.slow
 def test_concatenation_at_the_input_is_a_network_of_four_channels():
     rgb, depth = images(3, 1)
     early = HandNetwork(images=("rgb", "depth"), fusion="concatenate", fuse_at=("input",), **SMALL)

@@ -17,6 +17,7 @@ from jaxcv.models.layers import (
     double,
     max_pool,
 )
+from tests.helpers import mostly_slow
 
 
 @pytest.mark.parametrize(("channels", "features"), [(3, 8), (8, 3), (5, 5)])
@@ -40,10 +41,13 @@ def test_products_are_the_convolution_and_so_are_their_gradients(channels, featu
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize(
     ("size", "width", "channels", "features"),
-    [
-        (3, 7, 1, 4), (3, 6, 4, 3), (7, 6, 1, 2), (3, 6, 8, 8), (3, 7, 8, 8), (3, 6, 5, 2),
-        (5, 6, 9, 3),
-    ],
+    mostly_slow(
+        [
+            (3, 7, 1, 4), (3, 6, 4, 3), (7, 6, 1, 2), (3, 6, 8, 8), (3, 7, 8, 8), (3, 6, 5, 2),
+            (5, 6, 9, 3),
+        ],
+        [(3, 6, 4, 3), (5, 6, 9, 3)],
+    ),
 )  # fmt: skip
 def test_images_of_few_channels_are_convolved_alike(size, width, channels, features, padding):
     keys = jax.random.split(jax.random.key(0), 5)

@@ -71,6 +71,7 @@ def test_the_paper_encoding_is_blind_to_the_sign_of_the_jacobian():
         encode(terms.residual, arrow_terms(terms), terms.visible, z, "all")
 
 
+@pytest.mark.slow
 def test_pixels_that_are_not_seen_have_no_say_in_the_motion():
     """Their mean is masked, and the greatest value is one of a pixel that is seen."""
     module = Optimiser(CPU_SIZE)

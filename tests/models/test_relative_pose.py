@@ -58,6 +58,7 @@ def test_maps_have_the_published_shapes(net, trunk, size, want):
     assert feature_shape(net, trunk, *size) == want
 
 
+@pytest.mark.slow
 def test_the_map_is_what_feature_shape_says():
     for trunk in ("caffenet", "alexnet"):
         for size in ((67, 80), (101, 99)):
@@ -134,6 +135,7 @@ def test_siamese():
     np.testing.assert_allclose(apply(swapped, images[1], images[0])[0], rotation, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rotations_of_outputs():
     w = jnp.array([0.3, -0.8, 0.5])
     angle = jnp.linalg.norm(w)
@@ -198,6 +200,7 @@ def test_bad_input(network, shape, message):
 
 
 @pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.slow
 def test_the_pool_is_the_reduction_of_windows(ceil):
     for height, width in itertools.product(range(3, 9), range(6, 8)):
         x = jax.random.normal(jax.random.key(height), (2, height, width, 3)) - 5  # below padding

@@ -7,6 +7,7 @@ import pytest
 
 from jaxcv import Status, argmin
 from jaxcv.solvers import Newton
+from tests.helpers import mostly_slow
 
 
 def rosenbrock(y):
@@ -99,7 +100,7 @@ def assert_minima(function, solution):
         assert slope <= 100 * eps * h[-1] * (1 + np.linalg.norm(y))
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", mostly_slow(TABLE, ("mixture", "beale", "regression")))
 def test_reaches_round_off_at_every_scale(name):
     function, starts, magnitude = TABLE[name]
     with jax.enable_x64(True):
@@ -119,6 +120,7 @@ def test_reaches_round_off_at_every_scale(name):
 
 
 @pytest.mark.parametrize("name", ["rosenbrock2", "himmelblau", "mixture", "regression", "logistic"])
+@pytest.mark.slow
 def test_float32_says_converged_at_its_own_round_off(name):
     function, starts, magnitude = TABLE[name]
     solution, gradient_norm, _ = solve(function, starts, SCALES[:3], np.float32)
@@ -175,6 +177,7 @@ def test_start_near_a_minimum_whose_terms_cancel():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.slow
 def test_random_robust_regressions_all_converge(dtype):
     # Lanes of a batch wait for the slowest: none may spin until the limit.
     rng = np.random.default_rng(2)

@@ -114,6 +114,7 @@ def test_turning_the_person_turns_the_pose():
     np.testing.assert_allclose(second.scores, first.scores, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_what_is_not_seen_changes_nothing_and_has_no_gradient():
     frames, model = people()
     points, visible = frames.points[:1].copy(), frames.visible[:1].copy()

@@ -32,6 +32,7 @@ def test_which_entries_a_batch_may_vary():
     assert np.flatnonzero(active_latents(1, 6, scene=1)).tolist() == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_an_entangled_loss_is_all_entries_active(params):
     run = functools.partial(graphics_loss, params, IMAGES, jax.random.key(1), network=NETWORK)
     loss, parts = run()
@@ -41,6 +42,7 @@ def test_an_entangled_loss_is_all_entries_active(params):
     jax.tree.map(close, slopes(params), slopes(params, active=np.ones(6)))
 
 
+@pytest.mark.slow
 def test_inactive_entries_learn_only_to_agree(params):
     active = active_latents(1, 6)
     own = slopes(params, active=active, strength=0.5)

@@ -84,6 +84,7 @@ def test_a_few_accidental_matches_do_not_outweigh_the_prior(monkeypatch):
     assert by_evidence.max() < 3 / np.sqrt(50.0) < by_energy.max()  # deviations of the prior
 
 
+@pytest.mark.slow
 def test_matches_before_both_cameras_outweigh_a_prior_on_the_other_side():
     """The energy is the same for t and -t but for the prior: the evidence sees which one it is."""
     for seed in range(3):
@@ -96,6 +97,7 @@ def test_matches_before_both_cameras_outweigh_a_prior_on_the_other_side():
         assert epipolar_energy(y, theta, p1, p2, jnp.ones(len(p1), bool)) < pose.energy
 
 
+@pytest.mark.slow
 def test_matches_behind_the_cameras_support_no_pose():
     for seed in range(3):
         truth, theta, p1, p2 = problem(seed)
@@ -124,6 +126,7 @@ def test_limits_of_the_terms():
     del truth
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing():
     _, theta, p1, p2 = problem()
     run = jax.jit(refine_relative_pose)

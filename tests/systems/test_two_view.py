@@ -82,6 +82,7 @@ def test_nothing_in_common(pairs):
     assert np.isnan(pose.rotation).all()
 
 
+@pytest.mark.slow
 def test_a_pure_rotation_has_little_confidence():
     """Points far away: the direction of a translation is not seen."""
     rng = np.random.default_rng(0)

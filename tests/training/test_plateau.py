@@ -60,6 +60,7 @@ def test_threshold_is_a_share_of_the_best():
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0, 10, width=32) | st.just(float("nan")), min_size=1, max_size=25))
+@pytest.mark.slow
 def test_the_best_is_the_least_seen_before_it_stood_still(values):
     plateau = training.Plateau("error", patience=2, returns=2)
     state, _optimizer = started(plateau)

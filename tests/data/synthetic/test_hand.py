@@ -73,6 +73,7 @@ def test_rendering_is_that_of_an_independent_ray_caster(hand):
     assert np.quantile(agree, 0.02) > 0.999
 
 
+@pytest.mark.slow
 def test_poses_keep_the_limits_and_do_not_collide():
     shape = draw_hand_shape(jax.random.key(2))
     poses = jax.jit(jax.vmap(draw_hand_pose, (0, None)))(

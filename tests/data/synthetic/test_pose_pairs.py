@@ -57,6 +57,7 @@ def test_values_are_sound(pairs):
     assert len(np.unique(pairs.intrinsics1[:, 0, 0])) == 8
 
 
+@pytest.mark.slow
 def test_the_second_camera_stays_in_the_room():
     axis = np.array([0.3, np.sqrt(1 - 0.09), 0.0], np.float32)
     target = np.array([0.0, 0.0, 3.0], np.float32)
