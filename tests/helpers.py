@@ -12,11 +12,9 @@ UNDAMPED = Damping(0.0, mode="plain")
 
 def mostly_slow(values, default):
     """Parameters of a test; all but those of `default` are left to the slow run."""
-    for value in values:
-        yield pytest.param(
-            *(value if isinstance(value, tuple) else (value,)),
-            marks=[] if value in default else [pytest.mark.slow],
-        )
+    tuples = [value if isinstance(value, tuple) else (value,) for value in values]
+    marks = [[] if value in default else [pytest.mark.slow] for value in values]
+    return [pytest.param(*each, marks=mark) for each, mark in zip(tuples, marks, strict=True)]
 
 
 def flat(tree):
