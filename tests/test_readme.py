@@ -27,13 +27,13 @@ def test_the_map_is_the_tree():
 
 
 def test_the_table_is_that_of_the_records():
-    from experiments import table
+    from experiments.results import page
 
-    begin, end = TEXT.index(table.BEGIN) + len(table.BEGIN), TEXT.index(table.END)
-    assert TEXT[begin:end].strip() == table.table().strip()
+    begin, end = TEXT.index(page.BEGIN) + len(page.BEGIN), TEXT.index(page.END)
+    assert TEXT[begin:end].strip() == page.table().strip()
 
 
 def test_no_record_is_stale():
-    from experiments import table
+    from experiments.results import page
 
-    assert "stale" not in table.table()
+    assert "stale" not in page.table()

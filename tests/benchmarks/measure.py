@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments._timing import seconds_per_call
+from experiments.runner.timing import seconds_per_call
 from jaxcv import argmin, argmin_least_squares, argmin_vjp
 from tests.benchmarks.problems import BenchmarkProblem
 from tests.helpers import UNDAMPED, flat, random_direction

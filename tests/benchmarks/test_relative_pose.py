@@ -95,7 +95,7 @@ def ours(method, points1, points2):
 
 def theirs(estimator, points1, points2):
     """The same, one pair at a time."""
-    from experiments.relative_pose_baselines import pose_of_matches
+    from experiments.relative_pose.baselines import pose_of_matches
 
     k = np.array([[FOCAL, 0, 0], [0, FOCAL, 0], [0, 0, 1]])
     rotation, direction = np.full((PAIRS, 3, 3), np.nan), np.full((PAIRS, 3), np.nan)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data_prep.demon import SETS, list_pairs, prepare, read_view
-from experiments import monocular_stereo
+from experiments.monocular_stereo import training
 from jaxcv.data.pipelines import load_stereo_pairs
 from jaxcv.data.stereo import check_pairs
 
@@ -105,7 +105,7 @@ def test_builder_and_reader(tmp_path):
 
 
 def test_the_experiment_knows_the_sets():
-    assert monocular_stereo.DEMON == SETS
+    assert training.DEMON == SETS
 
 
 def test_pairs_that_cannot_be_used_are_left_out_and_counted(tmp_path, caplog):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from experiments import curve_fitting, runner
+from experiments.curve_fitting import training
 
-CONFIG = curve_fitting.Config(steps=2, num_test=20, num_problems=2, hidden=4, iterations=2)
+CONFIG = training.Config(steps=2, num_test=20, num_problems=2, hidden=4, iterations=2)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def test_rows_files_and_figures(trained):
     folder, _ = trained
     metrics = json.loads((folder / "results.json").read_text())["metrics"]
     for row in ("learned", "lm", "lm_tuned"):
-        for family in curve_fitting.NAMES:
+        for family in training.NAMES:
             for k in (1, 3, 5, 10, 15):
                 assert metrics[f"{row}/{family}/energy_median_{k}"] > 0
             assert 0 <= metrics[f"{row}/{family}/solved_15"] <= 1
@@ -54,4 +55,4 @@ def test_networks_of_one_family_are_put_together(tmp_path):
 
 def test_points_that_bins_cannot_share(tmp_path):
     with pytest.raises(runner.DataError, match=r"`num_points`: expected a multiple of 10, got 33"):
-        curve_fitting.train(curve_fitting.Config(num_points=33), tmp_path / "w")
+        curve_fitting.train(training.Config(num_points=33), tmp_path / "w")

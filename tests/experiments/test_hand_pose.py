@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from data_prep.nyu_hand import builder
-from experiments import hand_pose, hand_pose_data, runner, score_hands
+from experiments import hand_pose, runner, score_hands
+from experiments.hand_pose import data as hand_pose_data
+from experiments.hand_pose import training
 from jaxcv.data.hand import PALM, joints_of_pixels, pixels_of_joints, read_predictions
 from jaxcv.models.hand_pose import HandNetwork
 from jaxcv.systems import load_hand_network, predict_hand
 from jaxcv.systems.hand_pose import NUM_POINTS
 from tests.data_prep.test_nyu_hand import write_split
 
-CONFIG = hand_pose.Config(
+CONFIG = training.Config(
     steps=6, num_train=24, num_test=8, train_subjects=3, test_subjects=2, side=32, width=0.0625,
     dense=8, batch_size=6, net=("1",), window=64,
 )  # fmt: skip
@@ -24,7 +26,7 @@ CONFIG = hand_pose.Config(
 
 @pytest.fixture(scope="module")
 def data():
-    return hand_pose.load(CONFIG)
+    return hand_pose_data.load(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def test_files_and_figures_and_predictions_that_can_be_scored(trained, tmp_path)
     out = runner.predict(hand_pose.EXPERIMENT, None, tmp_path / "joints", folder)
     assert read_predictions(out / "net1_seen.txt").shape == (8, 14, 3)
     params, settings = load_hand_network(out / "net1.npz")  # on frames that are not cropped yet
-    frames = hand_pose.load(CONFIG).frames["unseen"]
+    frames = hand_pose_data.load(CONFIG).frames["unseen"]
     joints = predict_hand(frames.depth, frames.intrinsics, params, **settings).joints
     written = joints_of_pixels(read_predictions(out / "net1_unseen.txt"))
     np.testing.assert_allclose(joints, written, atol=5e-3)
@@ -67,7 +69,7 @@ def test_frames_are_split_and_centred(data):
         seen = crops.points[crops.points[..., 2] > 0]
         assert len(seen) == crops.points.shape[0] * NUM_POINTS
         assert (np.abs(crops.points - crops.centre[:, None]) <= 150.1).all()
-    shown = hand_pose.images_of(data.train, data.scale, ("rgb",))[0]
+    shown = training.images_of(data.train, data.scale, ("rgb",))[0]
     np.testing.assert_allclose(shown.mean((0, 1, 2)), 0, atol=1e-3)
     np.testing.assert_allclose(shown.std((0, 1, 2)), 1, atol=1e-3)
     np.testing.assert_array_equal(data.seen.subject, (24 + np.arange(8)) % 3)
@@ -97,10 +99,10 @@ def test_frames_of_nyus_files(tmp_path, monkeypatch):
         CONFIG, data="nyu", data_dir=str(tmp_path / "nyu"), cache_dir=str(tmp_path / "cache")
     )
     with pytest.raises(runner.DataError, match="of both people"):
-        hand_pose.load(config)
+        hand_pose_data.load(config)
     monkeypatch.setattr(builder, "FIRST_SUBJECT", 1)  # of the three, the first is of the person
     config = dataclasses.replace(config, cache_dir=str(tmp_path / "again"))
-    data = hand_pose.load(config)
+    data = hand_pose_data.load(config)
     assert [len(crops.depth) for crops in data[:4]] == [3, 1, 1, 2]
     assert {test: len(frames.joints) for test, frames in data.frames.items()} == {
         "seen": 1, "unseen": 2
@@ -109,7 +111,7 @@ def test_frames_of_nyus_files(tmp_path, monkeypatch):
         np.testing.assert_allclose(
             crops.target * 150 + crops.centre[:, None], crops.joints, atol=1e-3
         )
-    by_palm = hand_pose.load(dataclasses.replace(config, centre="palm"))
+    by_palm = hand_pose_data.load(dataclasses.replace(config, centre="palm"))
     palms = pixels_of_joints(by_palm.unseen.joints[:, PALM])
     np.testing.assert_allclose(palms, [[300.0, 200.0, 750.0]] * 2, rtol=1e-5)
     np.testing.assert_allclose(by_palm.unseen.target[:, PALM], 0, atol=1e-5)
@@ -129,7 +131,7 @@ def test_crops_kept_in_few_bits_are_shown_as_they_were(data):
         assert own.dtype == np.float32
         np.testing.assert_allclose(own, exact, atol=0.51 / 255)
     for kind in ("depth", "rgb", "rgbd"):
-        (own,), (exact,) = (hand_pose.images_of(x, scale, (kind,)) for x in (packed, crops))
+        (own,), (exact,) = (training.images_of(x, scale, (kind,)) for x in (packed, crops))
         assert own.dtype == np.float32
         np.testing.assert_allclose(own, exact, atol=0.51 / 255 / min(scale[1]))
 
@@ -139,7 +141,7 @@ def test_many_validation_frames_are_judged_as_few(data, monkeypatch):
     network = HandNetwork(net="net1", width=0.0625, dense=8)
     params = network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
     frames = (data.train.depth,), data.train.target
-    validate = lambda: hand_pose._validate(params, frames, None, network=network, cube=300.0)
+    validate = lambda: training._validate(params, frames, None, network=network, cube=300.0)
     whole = validate()
     monkeypatch.setattr(hand_pose, "VALIDATED_AT_ONCE", 7)  # of 18
     for name, value in validate().items():
@@ -147,7 +149,7 @@ def test_many_validation_frames_are_judged_as_few(data, monkeypatch):
 
 
 def test_an_epoch_shows_every_frame_once():
-    steps = [hand_pose.rows_of_step(0, 4, 12, step) for step in range(6)]
+    steps = [training.rows_of_step(0, 4, 12, step) for step in range(6)]
     for epoch in (steps[:3], steps[3:]):
         assert sorted(np.concatenate(epoch)) == list(range(12))
     assert not np.array_equal(np.concatenate(steps[:3]), np.concatenate(steps[3:]))
@@ -155,11 +157,11 @@ def test_an_epoch_shows_every_frame_once():
 
 def test_rows_and_their_networks():
     config = dataclasses.replace(CONFIG, net=("fusepred", "fuse", "rgbd", "8wide", "9"))
-    nets = hand_pose.networks(config)
+    nets = training.networks(config)
     assert list(nets) == ["net6", "rgb", "fuse_conv", "rgbd", "net8wide", "net9"]
     assert nets["fuse_conv"].images == ("depth", "rgb")
-    counts = [hand_pose.count_parameters(nets[name], 32) for name in ("net6", "net8wide")]
-    own = hand_pose.count_parameters(HandNetwork(net="net8", width=0.0625, dense=8), 32)
+    counts = [training.count_parameters(nets[name], 32) for name in ("net6", "net8wide")]
+    own = training.count_parameters(HandNetwork(net="net8", width=0.0625, dense=8), 32)
     assert own < counts[0] <= counts[1] < 1.1 * counts[0]
 
 
@@ -194,7 +196,7 @@ def test_refined_rows(tmp_path):
     metrics = hand_pose.train(config, tmp_path / "w")["metrics"]
     out = runner.predict(hand_pose.EXPERIMENT, None, tmp_path / "joints", tmp_path / "w")
     params, settings = load_hand_network(out / "refined.npz")
-    frames = hand_pose.load(config).frames["seen"]
+    frames = hand_pose_data.load(config).frames["seen"]
     joints = predict_hand(frames.depth, frames.intrinsics, params, **settings).joints
     assert np.isfinite(joints).all()  # of other points of the same images than the file's rows
     plain = predict_hand(frames.depth, frames.intrinsics, params, **settings | {"scales": None})
@@ -206,24 +208,24 @@ def test_refined_rows(tmp_path):
 
 def test_searched_settings_are_drawn_anew_and_close_in():
     config = dataclasses.replace(CONFIG, search_members=20)
-    first = hand_pose._drawn(config, "net1", 0, {})
-    assert [first[rate][0] for rate in hand_pose.RATES] == [0.01, 0.9, 0.03]
+    first = training._drawn(config, "net1", 0, {})
+    assert [first[rate][0] for rate in training.RATES] == [0.01, 0.9, 0.03]
     away = np.log10(first["learning_rate"] / 0.03) ** 2
     history = {"valid_loss": np.stack([away + 1, away, np.where(away > 1, np.nan, away)])}
     done = runner.Trained({}, history, first, {}, 1.0)
-    second = hand_pose._drawn(config, "net1", 1, {"net1.search0": done})
+    second = training._drawn(config, "net1", 1, {"net1.search0": done})
     spread = lambda one: np.ptp(np.log10(one["learning_rate"]))
     assert spread(second) < 0.6 * spread(first)
     whole = dataclasses.replace(config, search_rounds=1)
-    best = hand_pose.best_setting(whole, "net1", {"net1.search0": done})
+    best = training.best_setting(whole, "net1", {"net1.search0": done})
     assert best["learning_rate"] == first["learning_rate"][away.argmin()]
 
 
 def test_a_member_of_the_loss_has_its_own_dropout(data):
-    network = hand_pose.networks(CONFIG)["net1"]
-    params = hand_pose._init(jax.random.key(0), {}, network=network, side=32)
-    batch = hand_pose._batch(data, ("depth",), CONFIG, 0)
-    loss = lambda rate: hand_pose._loss(
+    network = training.networks(CONFIG)["net1"]
+    params = training._init(jax.random.key(0), {}, network=network, side=32)
+    batch = training._batch(data, ("depth",), CONFIG, 0)
+    loss = lambda rate: training._loss(
         params, batch, jax.random.key(1), {"dropout": rate}, network=network
     )[0]
     values = jax.jit(jax.vmap(loss))(jnp.array([0.0, 0.0, 0.5]))

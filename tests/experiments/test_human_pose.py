@@ -1,5 +1,6 @@
 """The human pose on small data: rows, honesty of the split, files, bad input."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,10 +8,10 @@ import numpy as np
 import pytest
 
 from experiments import human_pose, runner
-from experiments import human_pose_evaluation as evaluation
+from experiments.human_pose import evaluation, training
 from jaxcv.systems import load_pose_parameters
 
-CONFIG = human_pose.Config(
+CONFIG = training.Config(
     steps=2, views=(2,), groups=("scaling", "fusion"), huber=True, num_subjects=4, clips=1,
     frames=8, num_rotations=8, num_components=1, batch_size=2,
 )  # fmt: skip
@@ -20,7 +21,7 @@ CONFIG = human_pose.Config(
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("human_pose")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(human_pose, "GRID", {name: (3.0,) for name in human_pose.GRID})
+        patch.setattr(human_pose, "GRID", {name: (3.0,) for name in training.GRID})
         return folder, human_pose.train(CONFIG, folder)
 
 
@@ -46,8 +47,8 @@ def test_only_the_named_groups_are_learned(trained, tmp_path):
         assert poses["custom.views=2.seed=0"].shape == poses["truth.seed=0"].shape
     with jax.enable_x64(True):
         learned = load_pose_parameters(out / "custom.views=2.seed=0.h5")
-        start = human_pose._start(CONFIG, *_training(human_pose.load(CONFIG)), seed=0)["model"]
-        first = human_pose.initial_parameters(start)
+        start = training._start(CONFIG, *_training(training.load(CONFIG)), seed=0)["model"]
+        first = training.initial_parameters(start)
         assert np.any(learned.output_scale != first.output_scale)
         assert np.any(learned.rotation_sharpness != first.rotation_sharpness)
         for name in ("mean_poses", "bases", "joint_weights", "cameras", "huber_width"):
@@ -56,26 +57,26 @@ def test_only_the_named_groups_are_learned(trained, tmp_path):
 
 def _training(data):
     train = data.seeds[0].take(~data.test[0])
-    return train, human_pose.batch_of(train, 2)
+    return train, training.batch_of(train, 2)
 
 
 @pytest.mark.slow
 def test_subjects_are_either_trained_or_tested_on():
-    data = human_pose.load(CONFIG)
+    data = training.load(CONFIG)
     frames, test = data.seeds[0], data.test[0]
     assert not set(frames.subject[test]) & set(frames.subject[~test])
-    assert human_pose.facts(CONFIG, data) == {"test_subjects": ["S4"]}
-    batch = human_pose.cells(human_pose.dataclasses.replace(CONFIG, num_components=1), data)[
+    assert training.facts(CONFIG, data) == {"test_subjects": ["S4"]}
+    batch = training.cells(dataclasses.replace(CONFIG, num_components=1), data)[
         "custom.views=2.seed=0"
     ].data
     assert len(batch.joints) == np.sum(~test)
 
 
 def test_rows_of_the_presets():
-    study = human_pose.PRESETS["study"]
+    study = training.PRESETS["study"]
     assert set(evaluation.rows(study, 4)) >= {"baseline", "body_model", "l2", "huber", "huber_hard"}
-    assert set(human_pose.methods(study, 4)) - set(human_pose.methods(study, 1)) == set(
-        human_pose.ABLATIONS
+    assert set(training.methods(study, 4)) - set(training.methods(study, 1)) == set(
+        training.ABLATIONS
     )
 
 
@@ -90,6 +91,6 @@ def test_rows_of_the_presets():
     ],
 )
 def test_bad_settings(tmp_path, changes, message):
-    config = human_pose.dataclasses.replace(CONFIG, **changes)
+    config = dataclasses.replace(CONFIG, **changes)
     with pytest.raises(ValueError, match=message):
         human_pose.train(config, tmp_path / "run")

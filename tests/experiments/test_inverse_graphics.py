@@ -7,13 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import inverse_graphics, inverse_graphics_data, runner
-from experiments import inverse_graphics_evaluation as evaluation
+from experiments import inverse_graphics, runner
+from experiments.inverse_graphics import data as inverse_graphics_data
+from experiments.inverse_graphics import evaluation, training
+from experiments.runner import run
 from jaxcv.models.inverse_graphics import GraphicsSize
 from jaxcv.systems import load_graphics_network, render_latents
 
 TINY = GraphicsSize(16, 6, ((3, 4), (3, 4)), (5, 4), ((3, 4), (1, 1)))
-CONFIG = inverse_graphics.Config(
+CONFIG = training.Config(
     steps=6, num_train=3, num_test=2, num_images=200, identities=4, batch_size=4, models=12,
     method=("dcign", "dcign_equal_ratio", "entangled"),
 )  # fmt: skip
@@ -22,7 +24,7 @@ CONFIG = inverse_graphics.Config(
 @pytest.fixture(scope="module", autouse=True)
 def tiny():
     with pytest.MonkeyPatch.context() as patch:
-        for module in (inverse_graphics, inverse_graphics_data):
+        for module in (training, inverse_graphics_data):
             patch.setitem(module.SIZES, "cpu", TINY)
         yield
 
@@ -34,7 +36,7 @@ def config(tmp_path_factory, tiny):
 
 @pytest.fixture(scope="module")
 def data(config):
-    return inverse_graphics.load(config)
+    return inverse_graphics_data.load(config)
 
 
 @pytest.fixture(scope="module")
@@ -71,18 +73,18 @@ def test_files_figures_page_and_networks(trained, data, tmp_path):
 
 
 def test_methods_that_share_code_are_one_program(config, data):
-    study = dataclasses.replace(config, method=tuple(inverse_graphics.METHODS), num_seeds=2)
-    cells = inverse_graphics.cells(study, data)
+    study = dataclasses.replace(config, method=tuple(training.METHODS), num_seeds=2)
+    cells = training.cells(study, data)
     assert list(cells) == ["attract", "equal_ratio", "repel"]
     assert cells["attract"].members["clamped"].tolist() == [True] * 4 + [False] * 2
     assert cells["attract"].members["pull"].tolist() == [1, 1, 0, 0, 1, 1]
-    assert inverse_graphics.member_of(study, "entangled", 1) == ("attract", 5)
-    assert inverse_graphics.member_of(study, "dcign_repel", 1) == ("repel", 1)
+    assert training.member_of(study, "entangled", 1) == ("attract", 5)
+    assert training.member_of(study, "dcign_repel", 1) == ("repel", 1)
 
 
 def test_batches_come_in_the_ratio_and_are_held_after_the_warm_start(config, data):
     own = dataclasses.replace(config, ratio=(0, 3, 0, 1), warm_steps=5)
-    cells = inverse_graphics.cells(own, data)
+    cells = training.cells(own, data)
     drawn = [cells["attract"].batches(step) for step in range(400)]
     kinds = np.array([batch["kind"] for batch in drawn])
     assert set(kinds) == {1, 3}
@@ -96,7 +98,7 @@ def test_batches_come_in_the_ratio_and_are_held_after_the_warm_start(config, dat
 
 @pytest.mark.slow
 def test_an_entangled_member_and_a_warm_start_are_the_plain_loss(config, data):
-    cell = inverse_graphics.cells(config, data)["attract"]
+    cell = training.cells(config, data)["attract"]
     member = {"clamped": np.True_, "pull": np.float32(1), "seed": 0}
     params = cell.init(jax.random.key(0), member)
     batch = cell.batches(0) | {"kind": np.int32(1)}
@@ -112,13 +114,11 @@ def test_an_entangled_member_and_a_warm_start_are_the_plain_loss(config, data):
 
 
 def test_the_paper_s_network_and_words_of_its_optimiser(data):
-    network = inverse_graphics.make_network(
-        inverse_graphics.PRESETS["paper"], inverse_graphics.facts(CONFIG, data)
-    )
+    network = training.make_network(training.PRESETS["paper"], training.facts(CONFIG, data))
     init = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 150, 150, 1), np.float32))
     assert sum(x.size for x in jax.tree.leaves(init)) == 4_131_137
     worded = dataclasses.replace(CONFIG, optimizer="rmsprop", decay=False, learning_rate=1e-3)
-    rule = inverse_graphics._optimizer(worded)
+    rule = training._optimizer(worded)
     x = {"w": np.array([2.0, -3.0])}
     update, _ = rule.update({"w": np.zeros(2)}, rule.init(x), x)
     # the weights' decay alone: the first step is rate / sqrt(1 - 0.9) whatever its size
@@ -138,7 +138,7 @@ def test_chairs(config, tmp_path):
 @pytest.mark.slow
 def test_the_entry_of_an_entangled_code_varies_most(config, data, trained):
     folder, _ = trained
-    data, found = runner._restore(inverse_graphics.EXPERIMENT, config, folder)
+    data, found = run._restore(inverse_graphics.EXPERIMENT, config, folder)
     codes = evaluation.codes_of(config, data, found, "entangled", 0)
     light = codes.test[data.test.kind == 2].var(axis=1).mean(axis=0)
     assert codes.entries[2] == light.argmax()

@@ -9,12 +9,14 @@ import pytest
 from PIL import Image
 
 from experiments import monocular_stereo, runner
+from experiments.monocular_stereo import training
+from experiments.runner import run
 from jaxcv.data.synthetic.stereo import generate_pairs
 from jaxcv.models.ls_net import Size
 from jaxcv.systems import estimate_depth_and_motion, load_stereo_network
 
 TINY = Size((4, 4, 4, 4, 4), (3, 3, 3), 4, (4, 4), 4, 4, 4, 4)
-CONFIG = monocular_stereo.Config(
+CONFIG = training.Config(
     steps=2, num_train=8, num_test=4, height=32, width=48, iterations=2, few=1, batch_size=1,
     stages=(1.0, 1.0, 0.5, 0.5, 0.5),
 )  # fmt: skip
@@ -24,7 +26,7 @@ CONFIG = monocular_stereo.Config(
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("monocular_stereo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(monocular_stereo.SIZES, "small", TINY)
+        patch.setitem(training.SIZES, "small", TINY)
         yield folder, monocular_stereo.train(CONFIG, folder)
 
 
@@ -45,16 +47,16 @@ def test_rows_files_and_figures(trained):
 @pytest.mark.slow
 def test_a_stage_learns_only_its_part(trained):
     folder, _ = trained
-    data = monocular_stereo.load(CONFIG)
-    _, cells = runner._restore(monocular_stereo.EXPERIMENT, CONFIG, folder)
-    names = [monocular_stereo.cell_name("lsnet", s, 0) for s in monocular_stereo.STAGES]
+    data = training.load(CONFIG)
+    _, cells = run._restore(monocular_stereo.EXPERIMENT, CONFIG, folder)
+    names = [training.cell_name("lsnet", s, 0) for s in training.STAGES]
     assert list(cells) == names
     del data
-    for before, after, stage in zip(names, names[1:], monocular_stereo.STAGES[1:], strict=False):
+    for before, after, stage in zip(names, names[1:], training.STAGES[1:], strict=False):
         for part in ("initial", "solver", "upscaler"):
             pair = (jax.tree.leaves(cells[name].params[part]) for name in (before, after))
             same = all(np.array_equal(a, b) for a, b in zip(*pair, strict=True))
-            new = part in monocular_stereo.LEARNED[stage] or (stage, part) == ("few", "solver")
+            new = part in training.LEARNED[stage] or (stage, part) == ("few", "solver")
             assert same != new, (stage, part)
 
 
@@ -85,9 +87,9 @@ def test_pairs_of_ones_own(trained, tmp_path):
 def test_stages_follow_each_other_and_rows_share_the_first_guess():
     config = dataclasses.replace(CONFIG, ablations=True, num_seeds=2)
     pairs = generate_pairs(jax.random.key(0), 2, (32, 48))
-    data = monocular_stereo.Data(lambda: pairs, pairs)
-    cells = monocular_stereo.cells(config, data)
-    rows = monocular_stereo.rows(config)
+    data = training.Data(lambda: pairs, pairs)
+    cells = training.cells(config, data)
+    rows = training.rows(config)
     assert {"shown_paper", "shown_gradient", "through_encoding", "refinement"} < set(rows)
     assert len(cells) == 2 * (1 + 3 + 2) + len(rows) - 2
     before = {"initial": None, "few": "lsnet.initial"}
@@ -97,7 +99,7 @@ def test_stages_follow_each_other_and_rows_share_the_first_guess():
         assert cell.after == (want and f"{want}.{seed}")
         batch, again = cell.batches(3), cell.batches(3)
         jax.tree.map(np.testing.assert_array_equal, tuple(batch), tuple(again))
-    together = monocular_stereo.cells(dataclasses.replace(config, joint=True), data)
+    together = training.cells(dataclasses.replace(config, joint=True), data)
     assert together["lsnet.upscale.seed=1"].after == "lsnet.joint.seed=1"
     first = cells["lsnet.initial.seed=0"].batches(0), cells["lsnet.initial.seed=1"].batches(0)
     assert not np.array_equal(first[0].target, first[1].target)
@@ -106,13 +108,13 @@ def test_stages_follow_each_other_and_rows_share_the_first_guess():
 def test_mirrored_pairs_are_pairs():
     pairs = generate_pairs(jax.random.key(9), 3, (32, 48))
     which = np.array([True, False, True])
-    turned = monocular_stereo.mirrored(pairs, which)
+    turned = training.mirrored(pairs, which)
     jax.tree.map(
         lambda a, b: np.testing.assert_array_equal(a[1], b[1]), tuple(turned), tuple(pairs)
     )
     residual = lambda p: np.asarray(_mean_residual(p))
     np.testing.assert_allclose(residual(turned), residual(pairs), atol=1e-5)
-    back = monocular_stereo.mirrored(turned, which)
+    back = training.mirrored(turned, which)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), tuple(back), tuple(pairs)
     )

@@ -15,17 +15,16 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from experiments import relative_pose as experiment
-from experiments import relative_pose_evaluation as evaluation
-from experiments import relative_pose_refinement as refinement
 from experiments import runner
-from experiments.relative_pose_data import Data, _held_out, load, quaternions
+from experiments.relative_pose import evaluation, refinement, training
+from experiments.relative_pose.data import Data, _held_out, load, quaternions
 from jaxcv.data.relative_pose import PosePairs
 from jaxcv.data.synthetic.pose_pairs import generate_pose_pairs
 from jaxcv.models.relative_pose import rotation_of
 from jaxcv.systems import load_relative_pose_network
 from jaxcv.systems.two_view import PoseScales
 
-CONFIG = experiment.Config(
+CONFIG = training.Config(
     width=0.05, height=40, width_px=48, full_height=96, full_width=128, num_train=12, num_valid=4,
     num_matched=6, num_test=6, steps=2, batch_size=4, refine_steps=1, refine_batch=2,
 )  # fmt: skip
@@ -44,7 +43,7 @@ def batch(count=5, seed=0):
 
 def test_swapped_pairs_have_the_inverse_pose():
     r, before = batch()
-    after = experiment.augmented(before, np.random.default_rng(0), 1.0)
+    after = training.augmented(before, np.random.default_rng(0), 1.0)
     turned = r.swapaxes(1, 2)
     np.testing.assert_allclose(rotation_of(jnp.asarray(after["quaternion"])), turned, atol=1e-5)
     moved = -np.einsum("nij,nj->ni", turned, before["direction"])
@@ -52,7 +51,7 @@ def test_swapped_pairs_have_the_inverse_pose():
     # The images change places; their colour channels are exchanged alike in both.
     for one, other in (("first", "second"), ("second", "first")):
         np.testing.assert_array_equal(np.sort(after[one], axis=-1), np.sort(before[other], axis=-1))
-    still = experiment.augmented(before, np.random.default_rng(0), 0.0)
+    still = training.augmented(before, np.random.default_rng(0), 0.0)
     np.testing.assert_allclose(still["direction"], before["direction"])
 
 
@@ -61,8 +60,8 @@ def test_the_swap_distance_is_zero_for_inverse_poses():
     q, t = jnp.asarray(own["quaternion"]), jnp.asarray(own["direction"])
     turned = r.swapaxes(1, 2)
     inverse = jnp.asarray(quaternions(turned)), -jnp.einsum("nij,nj->ni", turned, t)
-    np.testing.assert_allclose(experiment._swap_distance((3 * q, 2 * t), inverse), 0, atol=1e-5)
-    assert (experiment._swap_distance((q, t), (q, t)) > 0.01).all()
+    np.testing.assert_allclose(training._swap_distance((3 * q, 2 * t), inverse), 0, atol=1e-5)
+    assert (training._swap_distance((q, t), (q, t)) > 0.01).all()
 
 
 @pytest.mark.parametrize(
@@ -85,18 +84,18 @@ def test_losses_fall_at_the_truth(weighting, rotation):
     config = dataclasses.replace(CONFIG, weighting=weighting, rotation=rotation, swap_weight=0.1)
     _, own = batch(2)
     own = own | {name: np.zeros((2, 40, 48, 3), np.uint8) for name in ("first", "second")}
-    params = experiment._init(jax.random.key(0), {}, config=config, net="cnnBspp", start=None)
-    q, t = experiment._targets(own, config)
+    params = training._init(jax.random.key(0), {}, config=config, net="cnnBspp", start=None)
+    q, t = training._targets(own, config)
 
     def value(params):
-        return experiment._loss(params, own, None, {}, config=config, net="cnnBspp")
+        return training._loss(params, own, None, {}, config=config, net="cnnBspp")
 
     loss, shares = value(params)
     assert np.isfinite(loss)
     heads = params["network"]["params"]
     alone = jax.tree.map(lambda leaf: leaf[:1], own)  # grey images: the biases alone answer
     heads["rotation_head"]["bias"], heads["translation_head"]["bias"] = q[0], t[0]
-    _, better = experiment._loss(params, alone, None, {}, config=config, net="cnnBspp")
+    _, better = training._loss(params, alone, None, {}, config=config, net="cnnBspp")
     assert better["rotation_loss"] < 0.1 * shares["rotation_loss"]
     assert better["translation_loss"] < 0.1 * shares["translation_loss"]
     slope = jax.grad(lambda p: value(p)[0])(params)
@@ -105,10 +104,11 @@ def test_losses_fall_at_the_truth(weighting, rotation):
 
 def test_the_refinement_goes_on_from_a_file_that_has_been_through_it():
     none: Any = None
-    network = experiment.network(CONFIG, CONFIG.net[-1])
+    network = training.network(CONFIG, CONFIG.net[-1])
     image, key = jnp.zeros((1, *CONFIG.shape, 3)), jax.random.key(3)
     before = {"network": network.init(jax.random.key(0), image, image)}
-    cell = lambda file: refinement.cell(CONFIG, Data(none, none, none, none, file))
+    config = dataclasses.replace(CONFIG, refine=True)
+    cell = lambda file: refinement.cells(config, Data(none, none, none, none, file))["joint"]
     fresh = refinement.untrained(CONFIG, before["network"], jax.random.key(1))
     scales = PoseScales(jnp.array([3.0, 2.0]), jnp.float32(-2.0), jnp.float32(0.5))
     file = fresh | {"head": jax.tree.map(lambda leaf: leaf + 1, fresh["head"]), "scales": scales}
@@ -124,7 +124,7 @@ def test_the_refinement_goes_on_from_a_file_that_has_been_through_it():
 
 def test_published_networks_add_what_each_image_says():
     """The heads are linear: g(first) + h(second), whatever the other image shows."""
-    network = experiment.network(CONFIG, "cnnBspp")
+    network = training.network(CONFIG, "cnnBspp")
     images = jax.random.normal(jax.random.key(0), (4, 1, 40, 48, 3))
     params = network.init(jax.random.key(1), images[0], images[0])
     out = lambda i, j: jnp.concatenate(network.apply(params, images[i], images[j]), axis=-1)
@@ -203,7 +203,7 @@ def test_data_that_are_missing(change, message):
 )
 def test_settings_are_refused_before_anything_is_rendered(change, message):
     with pytest.raises(runner.DataError, match=message):
-        experiment.load(dataclasses.replace(CONFIG, **change))
+        training.load(dataclasses.replace(CONFIG, **change))
 
 
 def test_no_view_validates_that_was_trained_on():
@@ -244,7 +244,7 @@ def test_a_folder_of_photographs_is_read_and_its_labels_are_checked(tmp_path):
         CONFIG, data="folder", data_dir=str(tmp_path / "in"), cache_dir=str(tmp_path / "cache"),
         full_height=240, full_width=320, test_scene=("room4", "room5"), num_valid=1,
     )  # fmt: skip
-    data = experiment.load(config)
+    data = training.load(config)
     assert (len(data.test.found), len(data.valid.rotation)) == (2, 1)
     assert (len(data.train.rotation), len(data.matched.found)) == (2, 1)  # cut through a room
     np.testing.assert_allclose(data.test.full.rotation, rooms.rotation[4:], atol=1e-6)
@@ -252,7 +252,7 @@ def test_a_folder_of_photographs_is_read_and_its_labels_are_checked(tmp_path):
     np.testing.assert_array_equal(data.test.full.first[0], rooms.first[4])
     write_rooms(tmp_path / "in", back=True)
     with pytest.raises(runner.DataError, match=r"`data_dir`.*if 'second to first'"):
-        experiment.load(config)
+        training.load(config)
 
 
 @pytest.mark.slow

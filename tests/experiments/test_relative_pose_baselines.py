@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.relative_pose_baselines import ESTIMATORS, pose_of_matches
+from experiments.relative_pose.baselines import ESTIMATORS, pose_of_matches
 from jaxcv.data.synthetic.pose_pairs import PairRanges, generate_pose_pairs
 from jaxcv.metrics.motion import rotation_error, translation_error
 from jaxcv.systems.feature_matches import FEATURES, Matches, find_matches, normalised, padded

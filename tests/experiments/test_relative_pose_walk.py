@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from data_prep.posed_images import PosedConfig, prepare
-from experiments import relative_pose as experiment
-from experiments import relative_pose_evaluation as evaluation
-from experiments.relative_pose_baselines import pose_of_matches
-from experiments.relative_pose_data import matched_pairs
+from experiments.relative_pose import evaluation, training
+from experiments.relative_pose.baselines import pose_of_matches
+from experiments.relative_pose.data import matched_pairs
 from jaxcv.data.pipelines import load_pose_pairs
 from jaxcv.data.pose_labels import check_labels
 from jaxcv.data.relative_pose import inverse_pose
@@ -54,8 +53,8 @@ def write_walk(frames: pathlib.Path, folder: pathlib.Path) -> None:
 def data(real_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("walk")
     write_walk(real_data / "relative_pose" / "hololens", folder)
-    return experiment.load(
-        experiment.Config(
+    return training.load(
+        training.Config(
             data="folder", data_dir=str(folder), test_scene=("test",), full_height=240,
             full_width=360, cache_dir=str(folder / "cache"), num_valid=400,
         )

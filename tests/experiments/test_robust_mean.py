@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from experiments import robust_mean, runner
+from experiments.robust_mean import training
 from jaxcv.data.synthetic.robust_mean import PROTOCOLS, draw
 
-CONFIG = robust_mean.Config(
+CONFIG = training.Config(
     steps=1500, num_seeds=5, optimizer=("asgd",), protocol=("released",), num_test=20
 )
 
@@ -72,7 +73,7 @@ def test_predicting_the_users_own_samples(trained, tmp_path):
     rows = (out / "predictions.csv").read_text().split("\n")
     assert rows[0] == "file,method,scale,estimate"
     by_method = {row.split(",")[1]: float(row.split(",")[3]) for row in rows[1:] if row}
-    assert set(by_method) == set(robust_mean.METHODS)
+    assert set(by_method) == set(training.METHODS)
     assert abs(by_method["damped"] - 1) < 2  # the outlier saturates
 
 
@@ -89,9 +90,9 @@ def test_bad_samples_are_named(tmp_path, content, message):
     if content is not None:
         (tmp_path / "a.txt").write_text(content)
     with pytest.raises(runner.DataError, match=message):
-        robust_mean.read_samples(str(tmp_path))
+        training.read_samples(str(tmp_path))
     with pytest.raises(runner.DataError, match="expected a folder"):
-        robust_mean.read_samples(None)
+        training.read_samples(None)
 
 
 def test_samples_follow_their_protocol():

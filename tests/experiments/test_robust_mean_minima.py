@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from experiments import robust_mean_minima
+from experiments.robust_mean_minima import training
 
 
 @pytest.mark.slow
 def test_expected_loss_ends_near_the_best_width_and_the_implicit_gradient_does_not(tmp_path):
-    config = robust_mean_minima.Config(
+    config = training.Config(
         steps=400, num_seeds=2, protocol=("paper",), num_test=2000, num_widths=12
     )
     metrics = robust_mean_minima.train(config, tmp_path)["metrics"]

@@ -7,7 +7,8 @@ import sys
 import pytest
 from absl import flags
 
-from experiments import _flags, runner
+from experiments import runner
+from experiments.runner import run, settings
 from tests.experiments.toy_experiment import Config
 
 
@@ -20,7 +21,7 @@ def values(toy):
 
 def given(toy, values, *arguments):
     values(["program", "--workdir=w", *arguments])
-    return _flags.given_fields(toy.Config, values)
+    return settings.given_fields(toy.Config, values)
 
 
 def test_flags_that_are_not_given_leave_the_preset(toy, values):
@@ -65,22 +66,22 @@ def test_workdir_is_required(values):
 )
 def test_given_flags_override_the_preset(toy, values, monkeypatch, arguments, want):
     seen = []
-    monkeypatch.setattr(runner, "train", lambda experiment, config, *_, **__: seen.append(config))
+    monkeypatch.setattr(run, "train", lambda experiment, config, *_, **__: seen.append(config))
     values(["program", "--workdir=w", *arguments])
-    runner._run(toy.EXPERIMENT, values)
+    run._run(toy.EXPERIMENT, values)
     assert {name: getattr(seen[0], name) for name in want} == want
 
 
 def test_checkpoint_goes_with_the_modes_that_read_it(toy, values, tmp_path):
     values(["program", f"--workdir={tmp_path}", "--checkpoint=c"])
     with pytest.raises(ValueError, match="`checkpoint`: goes with --mode=evaluate"):
-        runner._run(toy.EXPERIMENT, values)
+        run._run(toy.EXPERIMENT, values)
 
 
 def test_a_flag_of_one_value_given_twice_is_an_error(toy, values, tmp_path):
     values(["program", f"--workdir={tmp_path}", "--seed=1", "--seed=2"])
     with pytest.raises(ValueError, match="`seed`: expected one value, got several"):
-        runner._run(toy.EXPERIMENT, values)
+        run._run(toy.EXPERIMENT, values)
 
 
 def test_importing_defines_no_flags():
@@ -125,9 +126,9 @@ def test_upper_bound_and_both():
         ],
         frozen=True,
     )  # fmt: skip
-    _flags.check_config(config_type, config_type(share=1))
+    settings.check_config(config_type, config_type(share=1))
     with pytest.raises(ValueError, match="`share`: expected at least 0 and at most 1, got 2"):
-        _flags.check_config(config_type, config_type(share=2))
+        settings.check_config(config_type, config_type(share=2))
 
 
 @pytest.mark.parametrize(
@@ -141,19 +142,19 @@ def test_upper_bound_and_both():
 )
 def test_unusable_config_types_are_errors(fields, message):
     with pytest.raises(ValueError, match=message):
-        _flags.kinds(dataclasses.make_dataclass("Config", fields, frozen=True))
+        settings.kinds(dataclasses.make_dataclass("Config", fields, frozen=True))
     with pytest.raises(ValueError, match="frozen dataclass"):
-        _flags.kinds(dataclasses.make_dataclass("Config", fields))
+        settings.kinds(dataclasses.make_dataclass("Config", fields))
 
 
 def test_config_survives_json(toy):
     config = toy.Config(shift=1, learning_rate=(1, 0.5))  # whole numbers where floats are meant
-    values = _flags.config_to_dict(config)
+    values = settings.config_to_dict(config)
     assert values["shift"] == 1.0
     assert isinstance(values["learning_rate"][0], float)
-    assert _flags.config_from_dict(toy.Config, values) == config
+    assert settings.config_from_dict(toy.Config, values) == config
     with pytest.raises(ValueError, match=r"\['new'\] on one side only"):
-        _flags.config_from_dict(toy.Config, values | {"new": 1})
+        settings.config_from_dict(toy.Config, values | {"new": 1})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,17 +165,17 @@ class OfModes(Config):
 
 def test_what_a_training_alone_reads_is_not_asked_for_again():
     config = OfModes(start="gone.npz")
-    assert _flags.of_mode(config, "train") == config
-    assert _flags.of_mode(config, "evaluate").start is None
-    assert _flags.of_mode(OfModes(start="gone.npz", image="a.png"), "predict").image == "a.png"
-    _flags.check_evaluated(config, OfModes())
-    with pytest.raises(_flags.ConfigError, match=r"`start`: expected 'gone\.npz'"):
-        _flags.check_evaluated(config, OfModes(start="another.npz"))
+    assert settings.of_mode(config, "train") == config
+    assert settings.of_mode(config, "evaluate").start is None
+    assert settings.of_mode(OfModes(start="gone.npz", image="a.png"), "predict").image == "a.png"
+    settings.check_evaluated(config, OfModes())
+    with pytest.raises(settings.ConfigError, match=r"`start`: expected 'gone\.npz'"):
+        settings.check_evaluated(config, OfModes(start="another.npz"))
 
 
 @pytest.mark.parametrize("mode", ["train", "evaluate"])
 def test_what_only_a_prediction_reads_is_refused(mode):
     with pytest.raises(
-        _flags.ConfigError, match=r"`image`: goes with --mode=predict, got 'a\.png'"
+        settings.ConfigError, match=r"`image`: goes with --mode=predict, got 'a\.png'"
     ):
-        _flags.of_mode(OfModes(image="a.png"), mode)
+        settings.of_mode(OfModes(image="a.png"), mode)

@@ -8,7 +8,8 @@ import types
 import numpy as np
 import pytest
 
-from experiments import _loop, _records, runner
+from experiments import runner
+from experiments.runner import loop, records
 from jaxcv import training
 
 
@@ -24,9 +25,9 @@ def unloadable(toy):
 
 def test_workdir_that_is_a_file(toy, unloadable, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(_records.FolderError, match="`workdir`: expected a folder, got the file"):
+    with pytest.raises(records.FolderError, match="`workdir`: expected a folder, got the file"):
         runner.train(unloadable, toy.Config(), tmp_path / "file")
-    with pytest.raises(_records.FolderError, match="`workdir`: expected a folder that can be"):
+    with pytest.raises(records.FolderError, match="`workdir`: expected a folder that can be"):
         runner.train(unloadable, toy.Config(), tmp_path / "file" / "below")
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -35,15 +36,15 @@ def test_workdir_that_cannot_be_written(toy, unloadable, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(_records.tempfile, "TemporaryFile", refuse)
-    with pytest.raises(_records.FolderError, match=r"that can be written, got .*Permission denied"):
+    monkeypatch.setattr(records.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(records.FolderError, match=r"that can be written, got .*Permission denied"):
         runner.train(unloadable, toy.Config(), tmp_path / "w")
 
 
 def test_workdir_of_another_config(toy, unloadable, undisturbed):
     before = {p: p.stat().st_mtime_ns for p in undisturbed.rglob("*")}
     other = toy.Config(seed=1, learning_rate=(0.5,))
-    with pytest.raises(_records.FolderError) as error:
+    with pytest.raises(records.FolderError) as error:
         runner.train(unloadable, other, undisturbed)
     assert "learning_rate = [0.05, 0.1] there, [0.5] here; seed = 0 there, 1 here" in str(
         error.value
@@ -54,8 +55,8 @@ def test_workdir_of_another_config(toy, unloadable, undisturbed):
 
 def test_workdir_in_which_another_process_trains(toy, unloadable, tmp_path):
     with (
-        _records.only_writer(tmp_path),
-        pytest.raises(_records.FolderError, match=r"no other process is training, got .* Wait for"),
+        records.only_writer(tmp_path),
+        pytest.raises(records.FolderError, match=r"no other process is training, got .* Wait for"),
     ):
         runner.train(unloadable, toy.Config(), tmp_path)
     with pytest.raises(AssertionError, match="computed something"):  # it was let go
@@ -64,28 +65,28 @@ def test_workdir_in_which_another_process_trains(toy, unloadable, tmp_path):
 
 def test_workdir_of_another_experiment(toy, unloadable, undisturbed):
     other = dataclasses.replace(unloadable, name="other")
-    with pytest.raises(_records.FolderError, match="of the experiment 'other', got 'toy_exp"):
+    with pytest.raises(records.FolderError, match="of the experiment 'other', got 'toy_exp"):
         runner.train(other, toy.Config(), undisturbed)
 
 
 def test_workdir_with_an_unreadable_config(toy, unloadable, tmp_path):
     (tmp_path / "config.json").write_text('{"experiment": "toy_')
-    with pytest.raises(_records.FolderError, match=r"`config.json`: expected .* from a training"):
+    with pytest.raises(records.FolderError, match=r"`config.json`: expected .* from a training"):
         runner.train(unloadable, toy.Config(), tmp_path)
 
 
 def test_evaluation_into_the_training_is_refused(toy, unloadable, undisturbed):
-    with pytest.raises(_records.FolderError, match="another folder than that of a training"):
+    with pytest.raises(records.FolderError, match="another folder than that of a training"):
         runner.evaluate(unloadable, None, undisturbed, undisturbed)
 
 
 def test_missing_and_foreign_checkpoints(toy, unloadable, undisturbed, tmp_path):
     workdir = tmp_path / "w"
     for missing in (None, "", tmp_path / "nowhere", tmp_path):
-        with pytest.raises(_records.FolderError, match="`checkpoint`: expected the work folder"):
+        with pytest.raises(records.FolderError, match="`checkpoint`: expected the work folder"):
             runner.evaluate(unloadable, None, workdir, missing)
     other = dataclasses.replace(unloadable, name="other")
-    with pytest.raises(_records.FolderError, match=r"a training of 'other' in .* 'toy_experiment'"):
+    with pytest.raises(records.FolderError, match=r"a training of 'other' in .* 'toy_experiment'"):
         runner.predict(other, None, workdir, undisturbed)
     assert not workdir.exists()
 
@@ -119,14 +120,14 @@ def test_a_mistaken_command_leaves_its_folder_usable(toy, unloadable, tmp_path):
         runner.train(unloadable, toy.Config(seed=3), tmp_path)
     with pytest.raises(AssertionError, match="computed something"):
         runner.train(unloadable, toy.Config(seed=4), tmp_path)
-    assert _records.read_config(tmp_path)["config"]["seed"] == 4
+    assert records.read_config(tmp_path)["config"]["seed"] == 4
 
 
 def test_checkpoint_without_one_of_the_cells(toy, undisturbed, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(undisturbed, source)
     shutil.rmtree(source / "checkpoints" / "batched")
-    with pytest.raises(_records.FolderError, match="of the cell 'batched'"):
+    with pytest.raises(records.FolderError, match="of the cell 'batched'"):
         runner.evaluate(toy.EXPERIMENT, None, tmp_path / "e", source)
 
 
@@ -142,7 +143,7 @@ def test_lost_lines_are_an_error(toy, undisturbed, tmp_path):
     shutil.copytree(undisturbed, folder)
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(lines[1:]))
-    with pytest.raises(_records.FolderError, match=r"got 5 of 6 lines. Remove .*resident to train"):
+    with pytest.raises(records.FolderError, match=r"got 5 of 6 lines. Remove .*resident to train"):
         runner.train(toy.EXPERIMENT, toy.Config(), folder)
 
 
@@ -184,10 +185,10 @@ def test_wrong_cells_are_named(toy, tmp_path, changes, message):
 
 def test_log_points_do_not_depend_on_the_start():
     cell = types.SimpleNamespace(steps=23, log_every=5)
-    points = list(_loop.log_points(cell))
+    points = list(loop.log_points(cell))
     assert points == [(0, 5), (5, 10), (10, 15), (15, 20), (20, 23)]
     for begin in (5, 20, 23):
-        assert list(_loop.log_points(cell, begin)) == [p for p in points if p[0] >= begin]
+        assert list(loop.log_points(cell, begin)) == [p for p in points if p[0] >= begin]
 
 
 def test_stacked_batches_stay_small(monkeypatch):
@@ -195,7 +196,7 @@ def test_stacked_batches_stay_small(monkeypatch):
         cell = types.SimpleNamespace(
             steps=14, log_every=6, fused=fused, batches=lambda step: np.zeros(100, np.uint8)
         )
-        feed, out = _loop._Feed(cell, begin), []
+        feed, out = loop._Feed(cell, begin), []
         while feed._next is not None:
             out.append(feed.take()[0])
             feed.prepare()
@@ -204,25 +205,25 @@ def test_stacked_batches_stay_small(monkeypatch):
     assert lengths() == [6, 6, 2]
     assert lengths(fused=1) == [1] * 14
     assert lengths(fused=100) == [6, 6, 2]
-    monkeypatch.setattr(_loop, "_STACK_BYTES", 350)
+    monkeypatch.setattr(loop, "_STACK_BYTES", 350)
     assert lengths() == [3, 3, 3, 3, 2]
     assert lengths(begin=12) == [2]
-    monkeypatch.setattr(_loop, "_STACK_BYTES", 1)
+    monkeypatch.setattr(loop, "_STACK_BYTES", 1)
     assert lengths() == [1] * 14
 
 
 def test_json_holds_null_for_what_is_not_finite():
     value = [1, np.float32(0.5), np.asarray([np.nan, -np.inf, 2.0]), (True, None)]
-    assert _records.json_ready("key", value) == [1, 0.5, [None, None, 2.0], [1, None]]
-    assert _records.json_ready("key", float("inf")) is None
+    assert records.json_ready("key", value) == [1, 0.5, [None, None, 2.0], [1, None]]
+    assert records.json_ready("key", float("inf")) is None
     for wrong in ("text", {"a": 1}, 1j, object()):
         with pytest.raises(ValueError, match="`key`: expected a number or a list of numbers"):
-            _records.json_ready("key", wrong)
+            records.json_ready("key", wrong)
 
 
 def test_metrics_file_is_read_back_and_mended(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    written = _records.MetricsFile(path)
+    written = records.MetricsFile(path)
     numbers = np.asarray([1 / 3, np.nan])
     written.append("a", 2, {"loss": numbers})
     written.append("a", 4, {"loss": numbers[::-1]})
@@ -231,9 +232,9 @@ def test_metrics_file_is_read_back_and_mended(tmp_path):
     assert json.loads(whole.splitlines()[0]) == {"cell": "a", "step": 2, "loss": [1 / 3, None]}
     path.write_text(whole + '{"cell": "b", "step": 4, "lo')
 
-    only_read = _records.MetricsFile(path, read_only=True)
+    only_read = records.MetricsFile(path, read_only=True)
     assert path.read_text() != whole
-    mended = _records.MetricsFile(path)
+    mended = records.MetricsFile(path)
     assert path.read_text() == whole
     for file in (written, only_read, mended):
         history = file.history("a", 2)
@@ -244,36 +245,36 @@ def test_metrics_file_is_read_back_and_mended(tmp_path):
     mended.cut("a", 2, [2])
     assert [json.loads(line)["cell"] for line in path.read_text().splitlines()] == ["a", "b"]
     path.write_text("not json\n" + whole)
-    with pytest.raises(_records.FolderError, match=r"metrics.jsonl:1`: expected one JSON record"):
-        _records.MetricsFile(path)
+    with pytest.raises(records.FolderError, match=r"metrics.jsonl:1`: expected one JSON record"):
+        records.MetricsFile(path)
 
 
 def test_json_is_replaced_at_once(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
-    _records.write_json(path, {"old": 1})
+    records.write_json(path, {"old": 1})
 
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(_records.os, "fsync", fail)
+    monkeypatch.setattr(records.os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
-        _records.write_json(path, {"new": 1})
+        records.write_json(path, {"new": 1})
     assert json.loads(path.read_text()) == {"old": 1}
 
 
 def test_command_is_recorded_as_it_could_be_typed(monkeypatch):
-    monkeypatch.setattr(_records.sys, "argv", ["x.py", "--data=a b"])
+    monkeypatch.setattr(records.sys, "argv", ["x.py", "--data=a b"])
     main = types.SimpleNamespace(__spec__=types.SimpleNamespace(name="experiments.x"))
-    monkeypatch.setitem(_records.sys.modules, "__main__", main)
-    assert _records.command_line() == "python -m experiments.x '--data=a b'"
+    monkeypatch.setitem(records.sys.modules, "__main__", main)
+    assert records.command_line() == "python -m experiments.x '--data=a b'"
     main.__spec__ = None
-    assert _records.command_line() == "python x.py '--data=a b'"
+    assert records.command_line() == "python x.py '--data=a b'"
 
 
 def test_commit_is_null_outside_git(monkeypatch, tmp_path):
-    monkeypatch.setattr(_records, "__file__", str(tmp_path / "experiments" / "_records.py"))
-    assert _records._commit() is None
-    assert isinstance(_records.environment(None, _config(), 1.0)["device"], str)
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "experiments" / "records.py"))
+    assert records._commit() is None
+    assert isinstance(records.environment(None, _config(), 1.0)["device"], str)
 
 
 @dataclasses.dataclass(frozen=True)

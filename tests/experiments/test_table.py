@@ -5,9 +5,10 @@ import pathlib
 
 import pytest
 
-from experiments import _records, table
+from experiments.results import page
+from experiments.runner import records
 
-RECORD = pathlib.Path(table.RESULTS / "robust_mean.json")
+RECORD = pathlib.Path(page.RESULTS / "robust_mean.json")
 
 
 def test_only_records_of_trainings_are_kept(tmp_path):
@@ -16,10 +17,10 @@ def test_only_records_of_trainings_are_kept(tmp_path):
     evaluated = record | {"environment": record["environment"] | {"command": "x --mode=evaluate"}}
     for text in ("{", "[1]", json.dumps({"experiment": "robust_mean"}), json.dumps(evaluated)):
         path.write_text(text)
-        with pytest.raises(_records.DataError, match="`record`: expected the"):
-            table._checked_record(path)
+        with pytest.raises(records.DataError, match="`record`: expected the"):
+            page._checked_record(path)
     path.write_text(json.dumps(record))
-    assert table._checked_record(path) == record
+    assert page._checked_record(path) == record
 
 
 def test_a_number_that_is_not_finite_leaves_the_row_readable():
@@ -27,4 +28,4 @@ def test_a_number_that_is_not_finite_leaves_the_row_readable():
     for name in ("loss", "sigma2", "largest_gradient"):
         record["metrics"][f"undamped/{name}"][0] = None
     record["metrics"]["undamped_over_damped/largest_gradient"][0] = None
-    assert "nan" not in table._row("robust_mean", record)
+    assert "nan" not in page._row("robust_mean", record)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from experiments import runner, tracker_fusion
-from experiments import tracker_fusion_evaluation as evaluation
+from experiments.tracker_fusion import evaluation, training
 
-CONFIG = tracker_fusion.Config(
+CONFIG = training.Config(
     num_sequences=10, num_frames=14, num_trackers=5, steps=12, batch_size=16, strength=(1e-3, 1e-1)
 )
 
@@ -50,7 +50,7 @@ def write_vot(root, data, *, rename=None, drop=()):
 def test_the_results_have_every_row(trained):
     folder, results = trained
     metrics = json.loads((folder / "results.json").read_text())["metrics"]
-    data = tracker_fusion.load(CONFIG)
+    data = training.load(CONFIG)
     rows = [*data.sequences.trackers, "mean", "median", "oracle", "rbf", "undamped", "learned"]
     for name in rows:
         assert 0 <= metrics[f"{name}/iou"] <= 1
@@ -65,18 +65,18 @@ def test_the_results_have_every_row(trained):
 
 
 def test_no_model_is_trained_or_chosen_on_the_sequences_that_it_is_tested_on():
-    data = tracker_fusion.load(CONFIG)
-    folds = tracker_fusion.facts(CONFIG, data)["folds"]
-    fold = tracker_fusion._fold_of_frames(folds, data)
-    masks = tracker_fusion._splits(CONFIG, data)
+    data = training.load(CONFIG)
+    folds = training.facts(CONFIG, data)["folds"]
+    fold = training._fold_of_frames(folds, data)
+    masks = training._splits(CONFIG, data)
     for f in range(5):
         assert not np.any(masks[f] & ((fold == f) | (fold == (f + 1) % 5)))
         assert not np.any(masks[5 + f] & (fold == f))
         assert np.any(masks[5 + f] & (fold == (f + 1) % 5))
-    assert masks[tracker_fusion.ALL].all()
-    test = tracker_fusion._frame_thirds(CONFIG, data)
-    assert np.array_equal(masks[tracker_fusion.FRAMES], ~test)
-    cells = tracker_fusion.cells(CONFIG, data)
+    assert masks[training.ALL].all()
+    test = training._frame_thirds(CONFIG, data)
+    assert np.array_equal(masks[training.FRAMES], ~test)
+    cells = training.cells(CONFIG, data)
     table, count = cells["learned.final"].data["table"], cells["learned.final"].data["count"]
     for number, mask in enumerate(masks):
         assert np.array_equal(np.sort(table[number, : count[number]]), np.flatnonzero(mask))
@@ -85,13 +85,13 @@ def test_no_model_is_trained_or_chosen_on_the_sequences_that_it_is_tested_on():
 def test_the_choice_for_a_fold_never_saw_it():
     """Validation scores that only fold f could have raised do not change the choice for f."""
     config = dataclasses.replace(CONFIG, strength=(1.0, 2.0))
-    shape = (2, tracker_fusion.NUM_FOLDS)
+    shape = (2, training.NUM_FOLDS)
 
     def models(own, following):
         history = {"own_iou": own.reshape(1, -1), "next_iou": following.reshape(1, -1)}
         rows = 2 * 7
         params = {
-            "fusion": tracker_fusion.equal_width(3, np.ones(rows)),
+            "fusion": training.equal_width(3, np.ones(rows)),
             "rbf_width": np.ones(rows),
         }
         members = {"split": np.tile(np.arange(5, 12), 2)}
@@ -114,7 +114,7 @@ def test_the_choice_for_a_fold_never_saw_it():
 @pytest.mark.slow
 def test_another_folder_is_scored_by_the_model_of_all_sequences(trained, tmp_path):
     folder, results = trained
-    data = tracker_fusion.load(CONFIG)
+    data = training.load(CONFIG)
     same = write_vot(tmp_path / "same", data)
     other = write_vot(tmp_path / "other", data, rename=lambda name: f"new_{name}")
     scored = {}
@@ -142,7 +142,7 @@ def test_predictions_are_results_in_the_same_layout(trained, tmp_path):
 
     folder, results = trained
     runner.predict(tracker_fusion.EXPERIMENT, None, tmp_path, folder)
-    data = tracker_fusion.load(CONFIG)
+    data = training.load(CONFIG)
     ious = []
     from jaxcv.metrics.tracking import box_iou
 
@@ -159,7 +159,7 @@ def test_predictions_are_results_in_the_same_layout(trained, tmp_path):
 @pytest.mark.slow
 def test_a_folder_of_other_trackers_is_refused(trained, tmp_path):
     folder, _ = trained
-    root = write_vot(tmp_path / "vot", tracker_fusion.load(CONFIG), drop=("accurate_1",))
+    root = write_vot(tmp_path / "vot", training.load(CONFIG), drop=("accurate_1",))
     config = dataclasses.replace(
         CONFIG, data="vot", data_dir=str(root), cache_dir=str(tmp_path / "cache")
     )
@@ -169,7 +169,7 @@ def test_a_folder_of_other_trackers_is_refused(trained, tmp_path):
 
 
 def test_bad_data_stop_before_anything_is_written(tmp_path):
-    data = tracker_fusion.load(CONFIG)
+    data = training.load(CONFIG)
     root = write_vot(tmp_path / "vot", data)
     victim = root / "results" / "accurate_1" / "unsupervised" / data.sequences.names[0]
     path = next(victim.glob("*.txt"))
@@ -183,10 +183,10 @@ def test_bad_data_stop_before_anything_is_written(tmp_path):
         tracker_fusion.train(config, tmp_path / "out")
     assert not (tmp_path / "out" / "results.json").exists()
     with pytest.raises(runner.DataError, match="needs a folder"):
-        tracker_fusion.load(dataclasses.replace(config, data_dir=None))
+        training.load(dataclasses.replace(config, data_dir=None))
     (tmp_path / "empty").mkdir()
     with pytest.raises(runner.DataError, match="empty"):
-        tracker_fusion.load(dataclasses.replace(config, data_dir=str(tmp_path / "empty")))
+        training.load(dataclasses.replace(config, data_dir=str(tmp_path / "empty")))
 
 
 @pytest.mark.slow
@@ -195,7 +195,7 @@ def test_learned_weights_beat_equal_ones_on_real_sequences(tmp_path):
     root = os.environ.get("JAXCV_REAL_DATA")
     if not root:
         pytest.skip("JAXCV_REAL_DATA is not set")
-    config = tracker_fusion.Config(
+    config = training.Config(
         data="vot",
         data_dir=str(pathlib.Path(root) / "tracker_fusion"),
         cache_dir=str(tmp_path / "cache"),
@@ -207,6 +207,6 @@ def test_learned_weights_beat_equal_ones_on_real_sequences(tmp_path):
 
 @pytest.mark.slow
 def test_learned_weights_beat_equal_ones_on_generated_sequences(tmp_path):
-    metrics = tracker_fusion.train(tracker_fusion.Config(), tmp_path)["metrics"]
+    metrics = tracker_fusion.train(training.Config(), tmp_path)["metrics"]
     assert metrics["rbf/iou"] > metrics["median/iou"] > metrics["mean/iou"]
     assert metrics["learned_minus_rbf/iou"] > 0.03

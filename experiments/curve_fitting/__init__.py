@@ -1,0 +1,30 @@
+"""Curve fitting: a learned least-squares solver against Levenberg-Marquardt (ECCV 2018, 7.1).
+
+  python -m experiments.curve_fitting --workdir=runs/curve_fitting
+  python -m experiments.curve_fitting --preset=study --workdir=runs/curve_fitting_study
+
+Curves of four families with two parameters are fitted to a hundred noisy points. A recurrent
+network that sees J^T J, J^T r and the residual moves the parameters fifteen times; it is trained
+through these steps on fresh problems all along. Levenberg-Marquardt starts at the same points; its
+damping is the textbook's, and tuned for each family.
+"""
+
+import functools
+
+from experiments import runner
+from experiments.curve_fitting import evaluation, figures, training
+from experiments.curve_fitting.training import Config
+
+__all__ = ["EXPERIMENT", "Config", "train"]
+
+EXPERIMENT = runner.Experiment(
+    name="curve_fitting",
+    config=training.Config,
+    presets=training.PRESETS,
+    load=training.load,
+    cells=training.cells,
+    evaluate=evaluation.metrics,
+    figures=figures.draw_all,
+    predict=evaluation.write_fits,
+)
+train = functools.partial(runner.train, EXPERIMENT)

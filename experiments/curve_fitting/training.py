@@ -1,0 +1,157 @@
+"""Curve fitting: a learned least-squares solver against Levenberg-Marquardt (ECCV 2018, 7.1).
+
+  python -m experiments.curve_fitting --workdir=runs/curve_fitting
+  python -m experiments.curve_fitting --preset=study --workdir=runs/curve_fitting_study
+
+Curves of four families with two parameters are fitted to a hundred noisy points. A recurrent
+network that sees J^T J, J^T r and the residual moves the parameters fifteen times; it is trained
+through these steps on fresh problems all along. Levenberg-Marquardt starts at the same points; its
+damping is the textbook's, and tuned for each family.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import runner
+from jaxcv.data.synthetic.curves import CurveProblems, draw_curves
+from jaxcv.energies.curves import FAMILIES
+from jaxcv.models.curve_solver import ENCODINGS, CurveSolver
+from jaxcv.systems.curve_fitting import curve_energies, fit_curves, init_curve_solver
+
+NAMES = tuple(FAMILIES)
+JOINT = "learned"
+RECORDED = (1, 3, 5, 10, 15)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the curve fitting; every field is a flag."""
+
+    data: str = runner.flag("synthetic", "Generated problems.", choices=("synthetic",))
+    data_dir: str | None = runner.flag(None, "Not read: the problems are generated.", of_data=True)
+    steps: int = runner.flag(4000, "Optimiser steps.", lower=1)
+    seed: int = runner.flag(0, "Seeds weights and problems.", lower=0, upper=2**31 - 1)
+    num_problems: int = runner.flag(64, "Problems a family and step.", lower=1)
+    num_test: int = runner.flag(2000, "Test problems a family.", lower=10, of_data=True)
+    num_points: int = runner.flag(100, "Points of a curve, a multiple of ten.", lower=10)
+    noise: float = runner.flag(0.1, "Standard deviation of the points.", lower=0.0, of_data=True)
+    iterations: int = runner.flag(15, "Of the learned solver in training.", lower=1, upper=15)
+    hidden: int = runner.flag(20, "Width of the two LSTM layers.", lower=1)
+    encoding: str = runner.flag("gauss_newton", "What the network is shown.", choices=ENCODINGS)
+    through_encoding: bool = runner.flag(True, "Whether the gradient passes through it.")
+    learning_rate: float = runner.flag(3e-3, "Of Adam, falling to zero by a cosine.", lower=0.0)
+    objective: str = runner.flag(
+        "log", "What of E / N is summed over the steps: itself, or log(1e-3 + it).",
+        choices=("log", "plain"),
+    )  # fmt: skip
+    clip: float = runner.flag(1.0, "Largest norm of a gradient.", lower=0.0)
+    each_family: bool = runner.flag(False, "Also one network for each family.")
+    ablations: bool = runner.flag(False, "Also the other encodings, and the gradient through it.")
+
+
+PRESETS = {
+    "default": Config(),
+    "study": Config(steps=8000, each_family=True, ablations=True),
+    # What the paper says: J^T J and r are shown, the loss is the sum of the energies.
+    "paper": Config(
+        steps=20000, encoding="paper", through_encoding=False, objective="plain", learning_rate=1e-3
+    ),
+}
+
+
+class Row(NamedTuple):
+    """A network that is trained: on which families, what it is shown, and how."""
+
+    families: tuple[str, ...]
+    encoding: str
+    through_encoding: bool
+
+
+def rows(config: Config) -> dict[str, Row]:
+    """Name -> what is trained."""
+    usual = Row(NAMES, config.encoding, config.through_encoding)
+    out = {JOINT: usual}
+    if config.each_family:
+        out |= {f"own.{name}": usual._replace(families=(name,)) for name in NAMES}
+    if config.ablations:
+        others = [name for name in ENCODINGS if name != config.encoding]
+        out |= {f"shown_{name}": usual._replace(encoding=name) for name in others}
+        name = "constant_encoding" if config.through_encoding else "through_encoding"
+        out[name] = usual._replace(through_encoding=not config.through_encoding)
+    return out
+
+
+class Data(NamedTuple):
+    """Problems to test on, and those that the baseline is tuned on."""
+
+    test: CurveProblems
+    tuning: CurveProblems
+
+
+def load(config: Config) -> Data:
+    """Problems that no training sees."""
+    if config.num_points % 10:
+        rule, way_out = "expected a multiple of 10", "The residual is shown in ten bins."
+        raise runner.data_error("num_points", rule, config.num_points, way_out)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), 2)
+    make = functools.partial(_draw, config, NAMES, num_problems=config.num_test)
+    return Data(*(jax.tree.map(np.asarray, make(key)) for key in keys))
+
+
+def _draw(config: Config, names: tuple[str, ...], key: jax.Array, num_problems: int):
+    families = [FAMILIES[name] for name in names]
+    settings = {"num_points": config.num_points, "noise": config.noise}
+    return draw_curves(key, families, num_problems, **settings)
+
+
+def network(config: Config, row: Row) -> CurveSolver:
+    """The network of a row."""
+    return CurveSolver(config.hidden, row.encoding)
+
+
+def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
+    """One training a row."""
+    del data
+    return {
+        name: runner.Cell(
+            init=functools.partial(_init, network=network(config, row)),
+            loss=functools.partial(_loss, config=config, row=row),
+            optimizer=functools.partial(_optimizer, config),
+            hyperparameters=(),
+            steps=config.steps,
+            log_every=min(100, config.steps),
+            checkpoint_every=min(1000, config.steps),
+        )
+        for name, row in rows(config).items()
+    }
+
+
+def _optimizer(config: Config) -> optax.GradientTransformation:
+    rate = optax.cosine_decay_schedule(config.learning_rate, config.steps)
+    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate))
+
+
+def _init(key, member, *, network: CurveSolver):
+    del member
+    return init_curve_solver(key, network)
+
+
+def _loss(params, batch, key, member, *, config: Config, row: Row):
+    """Mean over problems and steps of log(1e-3 + E / N), where every decade counts the same."""
+    del batch, member
+    problems = _draw(config, row.families, key, config.num_problems)
+    found = fit_curves(
+        params, row.families, problems.t, problems.y, problems.start,
+        network=network(config, row), num_steps=config.iterations,
+        through_encoding=row.through_encoding,
+    )  # fmt: skip
+    energies = curve_energies(row.families, problems.t, problems.y, found) / config.num_points
+    last = {f"energy_{name}": jnp.median(energies[-1, i]) for i, name in enumerate(row.families)}
+    plain = config.objective == "plain"
+    return jnp.mean(energies if plain else jnp.log(1e-3 + energies)), last

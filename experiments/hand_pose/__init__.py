@@ -1,0 +1,38 @@
+"""Hand pose from depth and colour: nine networks, their fusions, a kinematic energy behind them.
+
+  python -m experiments.hand_pose --workdir=runs/hand_pose
+  python -m experiments.hand_pose --net=6 --net=rgb --net=fusepred --net=fuse --workdir=runs/fusion
+  python -m experiments.hand_pose --net=1 --search --workdir=runs/search
+
+Networks regress joints from crops (Kazakos 2017); steps become smaller where the validation stops
+improving. --search draws learning rate, momentum and dropout in rounds that close in on the best.
+--refine lays a kinematic hand between the network's joints and the points of the depth image, and
+trains the network through its minimiser. Tests are on subjects that were seen, and on others.
+"""
+
+import functools
+
+from experiments import runner
+from experiments.hand_pose import data, evaluation, figures, refinement, training
+from experiments.hand_pose.training import Config
+
+__all__ = ["EXPERIMENT", "Config", "train"]
+
+
+def _cells(config, crops):
+    return training.cells(config, crops) | refinement.cells(config, crops)
+
+
+EXPERIMENT = runner.Experiment(
+    name="hand_pose",
+    config=training.Config,
+    presets=training.PRESETS,
+    load=data.load,
+    cells=_cells,
+    evaluate=evaluation.metrics,
+    figures=figures.draw_all,
+    predict=evaluation.write_joints,
+    source=training.SOURCE,
+    facts=training.facts,
+)
+train = functools.partial(runner.train, EXPERIMENT)

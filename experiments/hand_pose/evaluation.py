@@ -1,0 +1,228 @@
+"""How the hand pose is scored: its rows, fused predictions, refined hands, the mean pose."""
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import runner
+from experiments.hand_pose import refinement, training
+from experiments.hand_pose.data import Crops, Data
+from experiments.runner.statistics import change_over_seeds
+from experiments.runner.timing import seconds_per_call
+from jaxcv.data.hand import pixels_of_joints, write_predictions
+from jaxcv.energies.hand import HandScales
+from jaxcv.geometry.crop import of_cube
+from jaxcv.metrics.hand import joint_errors, success_rate
+from jaxcv.models.hand_pose import (
+    HandNetwork,
+    fuse_predictions,
+    inverse_error_weights,
+    least_squares_weights,
+    pose_loss,
+)
+from jaxcv.systems.hand_files import save_hand_network
+from jaxcv.systems.hand_pose import ColorScale
+
+__all__ = ["COMPARED", "SUCCESSES", "TESTS", "joints_of_rows", "metrics", "write_joints"]
+
+AT_ONCE = 128
+TESTS = ("seen", "unseen")
+SUCCESSES = (20, 40)  # [mm]
+COMPARED = (  # first, second: the error of the first over that of the second, less one
+    ("net2", "net1"), ("net4", "net2"), ("net6", "net4"), ("net6", "net1"), ("net8", "net1"),
+    ("net8wide", "net8"), ("net8wide", "net6"), ("rgb", "net6"), ("rgbd", "net6"),
+    ("fusepred", "net6"), ("fuse_conv", "net6"), ("refined", "net6"), ("refined_undamped", "net6"),
+    ("refined_untrained", "net6"), ("refined", "refined_untrained"),
+    ("refined", "refined_undamped"),
+)  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _apply(params: Any, images: Any, network: HandNetwork) -> jax.Array:
+    return network.apply(params, *images)  # type: ignore[return-value]
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _refine(params, depth, points, centre, cube, network):
+    # The damping is that of the gradient: all rows are one program here.
+    return refinement.estimate(
+        params, depth, points, centre, cube, network, refinement.DAMPINGS["refined"]
+    )
+
+
+def _in_parts(run: Callable[[slice], Any], count: int) -> Any:
+    parts = [run(slice(i, i + AT_ONCE)) for i in range(0, count, AT_ONCE)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _found(network: HandNetwork, trained: runner.Trained, i: int, crops: Crops) -> np.ndarray:
+    """Joints (N, J, 3) in half sides of the cube, by the i-th seed."""
+    images = training.images_of(crops, trained.facts["color_scale"], network.images)
+    params = _member(trained, i)
+    run = lambda rows: np.asarray(_apply(params, [image[rows] for image in images], network))
+    return _in_parts(run, len(crops.depth))
+
+
+def _member(trained: runner.Trained, i: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[i], trained.params)
+
+
+def _in_mm(found: Any, crops: Crops, cube: float) -> np.ndarray:
+    return np.asarray(of_cube(found, crops.centre[:, None], cube))
+
+
+def same_data(config: Any, data: Data, trained: Any) -> bool:
+    """Whether the networks were trained on frames of these very data."""
+    return training.facts(config, data) == next(iter(trained.values())).facts
+
+
+def _fused(config: Any, data: Data, trained: Any, i: int, crops: Crops) -> dict[str, np.ndarray]:
+    """FusePred in its three forms: half and half, by inverse errors, by least squares.
+
+    The last two have weights of the validation frames, which must be those of the training.
+    """
+    nets = training.networks(config)
+    found = lambda name, own: _found(nets[name], trained[name], i, own)
+    depth, rgb = (found(name, crops) for name in ("net6", "rgb"))
+    if not same_data(config, data, trained):
+        return {"fusepred": fuse_predictions(depth, rgb)}
+    one, other = (found(name, data.valid) for name in ("net6", "rgb"))
+    errors = [np.abs(own - data.valid.target).mean(axis=0) for own in (one, other)]
+    weights = {
+        "fusepred": 0.5,
+        "fusepred_inverse_error": inverse_error_weights(errors[0], errors[1]),
+        "fusepred_learned": np.asarray(least_squares_weights(one, other, data.valid.target)),
+    }
+    return {name: np.asarray(fuse_predictions(depth, rgb, w)) for name, w in weights.items()}
+
+
+def _refined(config: Any, params: Any, crops: Crops) -> tuple[np.ndarray, np.ndarray]:
+    """Joints (N, 14, 3) [mm] of the network, and of the hand between them and the points."""
+    network = refinement.with_confidence(training.networks(config)["net6"])
+
+    def run(rows):
+        some = crops.take(rows)
+        joints, refined = _refine(
+            params, some.depth, some.points, some.centre, config.cube, network
+        )
+        return np.asarray(joints), np.asarray(refined.joints)
+
+    return _in_parts(run, len(crops.depth))
+
+
+def joints_of_rows(
+    config: Any, data: Data, trained: runner.Trainings, i: int, test: str
+) -> dict[str, np.ndarray]:
+    """Row -> joints (N, J, 3) [mm] in the camera's frame, of the i-th seed, in one of TESTS."""
+    crops = getattr(data, test)
+    return trained.once((i, test), lambda: _joints_of_rows(config, data, trained, i, crops))
+
+
+def _joints_of_rows(
+    config: Any, data: Data, trained: runner.Trainings, i: int, crops: Crops
+) -> dict[str, np.ndarray]:
+    mean = np.asarray(next(iter(trained.values())).facts["mean_pose"], np.float32)
+    out = {"mean_pose": _in_mm(np.broadcast_to(mean, crops.target.shape), crops, config.cube)}
+    for name, network in training.networks(config).items():
+        found = _found(network, trained[name], i, crops)
+        out[name] = _in_mm(found, crops, config.cube)
+    if "fusepred" in config.net:
+        fused = _fused(config, data, trained, i, crops)
+        out |= {name: _in_mm(found, crops, config.cube) for name, found in fused.items()}
+    if config.refine:
+        for name in refinement.DAMPINGS:
+            alone, out[name] = _refined(config, _member(trained[name], i), crops)
+            if name == "refined":
+                out["refined_network"] = alone  # before the energy, which it was trained for
+        shape = _member(trained["refined"], i)["network"]["params"]["confidence"]
+        before = refinement.untrained(_member(trained["net6"], i), shape)
+        _, out["refined_untrained"] = _refined(config, before, crops)
+    return out
+
+
+def metrics(config: Any, data: Data, trained: Any) -> dict[str, Any]:
+    """Means over the seeds, and the numbers of each seed where there are several."""
+    out: dict[str, Any] = {}
+    kept: dict[str, list[float]] = {}
+    for i in range(config.num_seeds):
+        for test in TESTS:
+            crops = getattr(data, test)
+            prefix = "" if test == "seen" else f"{test}_"
+            for name, joints in joints_of_rows(config, data, trained, i, test).items():
+                errors = joint_errors(joints, crops.joints)
+                own = {f"{prefix}mean_error_mm": errors.mean()}
+                rates = success_rate(errors, SUCCESSES)
+                own |= {
+                    f"{prefix}success_{t}mm": rate for t, rate in zip(SUCCESSES, rates, strict=True)
+                }
+                for metric, value in own.items():
+                    kept.setdefault(f"{name}/{metric}", []).append(float(value))
+    nets = training.networks(config)
+    for name in nets:
+        history = trained[name].history
+        least = np.nanmin(history["valid_loss"], axis=0)
+        kept[f"{name}/valid_loss"] = [float(x) for x in least]
+    for first, second in COMPARED:
+        for metric in ("valid_loss", "mean_error_mm", "unseen_mean_error_mm"):
+            keys = [f"{name}/{metric}" for name in (first, second)]
+            if all(key in kept for key in keys):
+                found = change_over_seeds(*(kept[key] for key in keys))
+                out |= {f"{first}_over_{second}/{metric}_{k}": v for k, v in found.items()}
+    for key, values in kept.items():
+        out[key] = float(np.mean(values))
+        if len(values) > 1 and not key.startswith("mean_pose/"):
+            out[f"{key}_of_seeds"] = values
+    mean = jnp.asarray(data.train.target.mean(axis=0))[None]
+    out["mean_pose/valid_loss"] = float(pose_loss(mean, jnp.asarray(data.valid.target)))
+    for name, network in nets.items():
+        crops = data.train.take(slice(0, config.batch_size))
+        images = training.images_of(crops, data.scale, network.images)
+        seconds = seconds_per_call(_apply, _member(trained[name], 0), images, network)
+        out[f"{name}/images_per_second"] = len(crops.depth) / seconds
+        out[f"{name}/parameters"] = training.count_parameters(network, config.side)
+        out[f"{name}/training_minutes"] = trained[name].seconds / 60
+        out[f"{name}/train_loss"] = float(np.mean(trained[name].history["loss"][-1]))
+        if config.search:
+            out |= _searched(config, name, trained)
+    return out
+
+
+def _searched(config: Any, name: str, trained: Any) -> dict[str, Any]:
+    """What the search found, beside the source's setting at the same budget."""
+    rounds = [trained[f"{name}.search{k}"] for k in range(config.search_rounds)]
+    scores = np.concatenate([training.search_scores(one) for one in rounds])
+    rates = training.best_setting(config, name, trained)
+    return {f"{name}/search_{rate}": value for rate, value in rates.items()} | {
+        f"{name}/search_valid_loss": float(scores[1:].min()),
+        f"{name}/search_source_valid_loss": float(scores[0]),
+        f"{name}/search_diverged": float(np.mean(~np.isfinite(scores))),
+        f"{name}/search_minutes": sum(one.seconds for one in rounds) / 60,
+    }
+
+
+def write_joints(config: Any, data: Data, trained: Any, folder: pathlib.Path) -> None:
+    """`<row>_<test>.txt` and `labels_<test>.txt`, which `experiments.score_hands` reads, and
+    `<network>.npz`, which `load_hand_network` reads, of the first seed.
+
+    u, v [px] and depth [mm] as NYU's camera would see them, whatever camera took the frames.
+    """
+    for test in TESTS:
+        crops = getattr(data, test)
+        rows = {"labels": crops.joints} | joints_of_rows(config, data, trained, 0, test)
+        for name, joints in rows.items():
+            write_predictions(folder / f"{name}_{test}.txt", pixels_of_joints(joints))
+    networks = training.networks(config)
+    for name in trained:
+        params, scales, network = _member(trained[name], 0), None, networks.get(name)
+        if name in refinement.DAMPINGS:
+            network, scales = refinement.with_confidence(networks["net6"]), params["log_scales"]
+            params, scales = params["network"], HandScales(*(np.exp(x) for x in scales))
+        if network is not None:  # else a round of the search
+            scale = ColorScale(*trained[name].facts["color_scale"])
+            own = {"side": config.side, "cube": config.cube, "color_scale": scale, "scales": scales}
+            save_hand_network(folder / f"{name}.npz", params, network, **own)

@@ -1,0 +1,318 @@
+"""Hand pose from depth and colour: nine networks, their fusions, a kinematic energy behind them.
+
+  python -m experiments.hand_pose --workdir=runs/hand_pose
+  python -m experiments.hand_pose --net=6 --net=rgb --net=fusepred --net=fuse --workdir=runs/fusion
+  python -m experiments.hand_pose --net=1 --search --workdir=runs/search
+
+Networks regress joints from crops (Kazakos 2017); steps become smaller where the validation stops
+improving. --search draws learning rate, momentum and dropout in rounds that close in on the best.
+--refine lays a kinematic hand between the network's joints and the points of the depth image, and
+trains the network through its minimiser. Tests are on subjects that were seen, and on others.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import runner
+from experiments.hand_pose.data import Crops, Data, in_float
+from jaxcv.models.hand_pose import CHANNELS, FUSIONS, HandNetwork, pose_loss
+from jaxcv.training import Plateau, SearchRange, draw_settings, shrink_ranges
+
+CHOICES = (*(str(k) for k in range(1, 10)), "8wide", "depth", "rgb", "rgbd", "fusepred", "fuse")
+RATES = ("learning_rate", "momentum", "dropout")
+RANGES = {
+    "learning_rate": SearchRange(1e-3, 1e-1, "log"),
+    "momentum": SearchRange(0.8, 0.995, "log_complement"),
+    "dropout": SearchRange(0.0, 0.1),
+}
+VALIDATED_AT_ONCE = 2048
+SOURCE_RATES = {"learning_rate": 0.01, "momentum": 0.9, "dropout": 0.03}  # of its comparison
+_SHORT = {"concatenate": "concat", "convolve": "conv"}
+SOURCE = {  # Table 4.3, validation error of other data
+    "net1/valid_loss": 0.00447, "net2/valid_loss": 0.00419, "net3/valid_loss": 0.00411,
+    "net4/valid_loss": 0.00364, "net5/valid_loss": 0.00325, "net6/valid_loss": 0.00242,
+    "net7/valid_loss": 0.00434, "net8/valid_loss": 0.00462, "net9/valid_loss": 0.00439,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the hand pose; every field is a flag."""
+
+    data: str = runner.flag(
+        "synthetic", "Generated hands, a skinned hand in glTF, or NYU's.",
+        choices=("synthetic", "glb", "nyu"),
+    )  # fmt: skip
+    data_dir: str | None = runner.flag(
+        None, "The .glb file, or NYU's folder with train and test.", of_data=True
+    )
+    cache_dir: str | None = runner.flag(
+        None, "Where NYU's frames are prepared; none: jaxcv in the user's cache.", of_data=True
+    )
+    steps: int = runner.flag(5000, "Optimiser steps at most.", lower=1)
+    seed: int = runner.flag(0, "Seeds weights and order of frames.", lower=0, upper=2**31 - 1)
+    num_seeds: int = runner.flag(1, "How many seeds, from --seed on.", lower=1, upper=100)
+    net: tuple[str, ...] = runner.flag(("6",), "What is trained; repeat it.", choices=CHOICES)
+    fusion: str = runner.flag("convolve", "Of --net=fuse.", choices=FUSIONS)
+    fuse_at: tuple[str, ...] = runner.flag(("conv4",), "After which layers of --net=fuse.")
+    refine: bool = runner.flag(False, "Also the kinematic energy behind the network of depth.")
+    search: bool = runner.flag(False, "Search rates in rounds before each training.")
+    search_rounds: int = runner.flag(3, "Rounds of the search.", lower=1, upper=10)
+    search_members: int = runner.flag(50, "Settings a round.", lower=2, upper=1000)
+    search_steps: int = runner.flag(500, "Optimiser steps of each.", lower=1)
+    members_by: str = runner.flag(
+        "auto", "How members train: at once (vmap) or in turn (loop); auto: loop on CPUs.",
+        choices=("auto", "vmap", "loop"),
+    )  # fmt: skip
+    num_train: int = runner.flag(6000, "Generated training frames.", lower=8, of_data=True)
+    num_test: int = runner.flag(
+        600, "Test frames, of seen and of other subjects.", lower=4, of_data=True
+    )
+    train_subjects: int = runner.flag(8, "People to learn from.", lower=1, of_data=True)
+    test_subjects: int = runner.flag(8, "Other people, generated.", lower=1, of_data=True)
+    validation: float = runner.flag(0.25, "Share of the training frames.", lower=0.01, upper=0.9)
+    split: str = runner.flag(
+        "frame", "Validation frames: at random, the last ones, or of subjects of their own.",
+        choices=("frame", "block", "subject"),
+    )  # fmt: skip
+    split_seed: int = runner.flag(0, "Draws the validation frames.", lower=0)
+    window: int = runner.flag(112, "Of generated frames [px].", lower=32, of_data=True)
+    side: int = runner.flag(64, "Of crops [px].", lower=32)
+    cube: float = runner.flag(300.0, "Side of the cube around a hand [mm].", lower=50.0)
+    centre: str = runner.flag(
+        "mass", "Of the cube: the centre of mass, or the true palm (which gives it away).",
+        choices=("mass", "palm"),
+    )  # fmt: skip
+    width: float = runner.flag(0.25, "Factor on the channels.", lower=0.01, upper=4.0)
+    dense: int = runner.flag(256, "Width of the dense layers.", lower=1)
+    batch_size: int = runner.flag(32, "Frames a step.", lower=1)
+    learning_rate: float = runner.flag(0.1, "Of gradient descent.", lower=0.0)
+    momentum: float = runner.flag(0.95, "Of gradient descent.", lower=0.0, upper=0.9999)
+    dropout: float = runner.flag(0.03, "Rate after the dense layers.", lower=0.0, upper=0.9)
+    patience: int = runner.flag(4, "Epochs without improvement before steps are halved.", lower=1)
+    returns: int = runner.flag(4, "How often they are halved.", lower=0)
+    refine_steps: int = runner.flag(300, "Optimiser steps through the energy.", lower=1)
+    refine_rate: float = runner.flag(1e-4, "Of Adam, through the energy.", lower=0.0)
+
+
+PRESETS = {
+    "default": Config(),
+    "refined": Config(refine=True),
+    "study": Config(
+        net=("1", "2", "4", "6", "8", "8wide", "rgb", "rgbd", "fusepred", "fuse"), num_seeds=3,
+        steps=2500, side=48, patience=2, refine=True,
+        search=True, search_members=6, search_rounds=2, search_steps=150,
+    ),
+    "paper": Config(
+        data="nyu", steps=100 * 426, side=128, width=1.0, dense=4096, batch_size=128,
+        learning_rate=0.009, momentum=0.98, patience=5, centre="palm",
+        net=(*(str(k) for k in range(1, 10)), "rgb", "rgbd", "fusepred", "fuse"),
+    ),
+}  # fmt: skip
+
+
+def row_name(config: Config, net: str) -> str:
+    """Of an entry of --net."""
+    if net in ("rgb", "rgbd", "fusepred"):
+        return net
+    if net == "fuse":
+        return f"fuse_{_SHORT.get(config.fusion, config.fusion)}"
+    return "net6" if net == "depth" else f"net{net}"
+
+
+def networks(config: Config) -> dict[str, HandNetwork]:
+    """Name -> a network that is trained."""
+    make = functools.partial(HandNetwork, width=config.width, dense=config.dense)
+    out = {}
+    for net in config.net:
+        name = row_name(config, net)
+        if net == "fusepred":  # of networks that are trained apart
+            out |= {"net6": make(), "rgb": make(images=("rgb",))}
+        elif net in ("rgb", "rgbd"):
+            out[name] = make(images=(net,))
+        elif net == "fuse":
+            out[name] = make(images=("depth", "rgb"), fusion=config.fusion, fuse_at=config.fuse_at)
+        elif net == "8wide":
+            out[name] = make(net="net8", dense=matched_width(config))
+        else:
+            out[name] = make(net=name)
+    return out | {"net6": make()} if config.refine else out
+
+
+def count_parameters(network: HandNetwork, side: int) -> int:
+    """Of a network, without making it."""
+    init = functools.partial(network.init, jax.random.key(0))
+    shapes = jax.eval_shape(init, *(jax.ShapeDtypeStruct((1, side, side, c), jnp.float32)
+                                    for c in channels(network)))  # fmt: skip
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
+
+
+def matched_width(config: Config) -> int:
+    """Width of the dense layers that gives Net8 as many parameters as Net6 has.
+
+    Its maps are smaller, and so is the first dense layer: more pooling and less capacity come
+    together in the source's comparison.
+    """
+    make = functools.partial(HandNetwork, width=config.width)
+    goal = count_parameters(make(net="net6", dense=config.dense), config.side)
+    lower, upper = 1, 32 * config.dense
+    while lower < upper:
+        middle = (lower + upper) // 2
+        enough = count_parameters(make(net="net8", dense=middle), config.side) >= goal
+        lower, upper = (lower, middle) if enough else (middle + 1, upper)
+    return lower
+
+
+def channels(network: HandNetwork) -> list[int]:
+    """Of each of its images."""
+    return [CHANNELS[kind] for kind in network.images]
+
+
+def facts(config: Config, data: Data) -> dict[str, Any]:
+    """What a training remembers of its data: the scale of colours, and the mean pose."""
+    del config
+    mean = data.train.target.mean(axis=0, dtype=float)
+    return {"color_scale": [list(x) for x in data.scale], "mean_pose": mean.tolist()}
+
+
+def images_of(crops: Crops, scale: Any, kinds: tuple[str, ...]) -> tuple[np.ndarray, ...]:
+    """What a network is shown of crops, for each of its kinds; `scale` is that of the training."""
+    mean, deviation = (np.asarray(x, np.float32) for x in scale)
+    depth = lambda: in_float(crops.depth)
+    rgb = lambda: (in_float(crops.rgb) - mean) / deviation
+    make = {
+        "depth": depth,
+        "rgb": rgb,
+        "rgbd": lambda: np.concatenate([rgb(), depth()], axis=-1),
+    }
+    return tuple(make[kind]() for kind in kinds)
+
+
+def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
+    """For each network the rounds of the search, and its training."""
+    out: dict[str, runner.Cell] = {}
+    seeds = np.arange(config.seed, config.seed + config.num_seeds)
+    for name, network in networks(config).items():
+        make = functools.partial(_cell, config, data, network)
+        members: Any = functools.partial(_given, config, seeds)
+        if config.search:
+            for k in range(config.search_rounds):
+                drawn = functools.partial(_drawn, config, name, k)
+                out[f"{name}.search{k}"] = make(config.search_steps, drawn, plateau=None)
+            members = functools.partial(_found, config, name, seeds)
+        plateau = Plateau("valid_loss", config.patience, returns=config.returns)
+        out[name] = make(config.steps, members, plateau=plateau)
+    return out
+
+
+def epoch_of(config: Config, data: Data) -> int:
+    """Steps of an epoch."""
+    return max(1, len(data.train.depth) // config.batch_size)
+
+
+def _cell(config, data, network, steps, members, *, plateau) -> runner.Cell:
+    log_every = min(epoch_of(config, data), steps)
+    valid = images_of(data.valid, data.scale, network.images), data.valid.target
+    return runner.Cell(
+        init=functools.partial(_init, network=network, side=config.side),
+        loss=functools.partial(_loss, network=network),
+        optimizer=optax.sgd,
+        hyperparameters=("learning_rate", "momentum"),
+        members=members,
+        steps=steps,
+        data=valid,
+        batches=functools.partial(_batch, data, network.images, config),
+        validate=functools.partial(_validate, network=network, cube=config.cube),
+        plateau=plateau,
+        loop=runner.in_turn(config.members_by),
+        log_every=log_every,
+        checkpoint_every=4 * log_every,
+        fused=1,
+    )
+
+
+def rows_of_step(seed: int, size: int, count: int, step: int) -> np.ndarray:
+    """The frames of a step, `size` of `count`: each once in an epoch, in an order of its own."""
+    size = min(size, count)
+    epoch, place = divmod(step, count // size)
+    return _order(seed, epoch, count)[place * size : (place + 1) * size]
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def _batch(data: Data, kinds: tuple[str, ...], config: Config, step: int) -> Any:
+    rows = rows_of_step(config.seed, config.batch_size, len(data.train.depth), step)
+    crops = data.train.take(rows)
+    return images_of(crops, data.scale, kinds), crops.target
+
+
+def _init(key, member, *, network: HandNetwork, side: int):
+    del member
+    return network.init(key, *(jnp.zeros((1, side, side, c)) for c in channels(network)))
+
+
+def _loss(params, batch, key, member, *, network: HandNetwork):
+    images, target = batch
+    found: Any = network.apply(params, *images, rate=member["dropout"], key=key)
+    return pose_loss(found, target), {}
+
+
+def _validate(params, data, member, *, network: HandNetwork, cube: float):
+    del member
+    images, target = data
+    if len(target) > VALIDATED_AT_ONCE:
+        one = lambda image: network.apply(params, *(part[None] for part in image))[0]  # type: ignore
+        found: Any = jax.lax.map(one, images, batch_size=VALIDATED_AT_ONCE)
+    else:
+        found = network.apply(params, *images)
+    error = jnp.mean(jnp.linalg.norm(found - target, axis=-1))
+    return {"valid_loss": pose_loss(found, target), "valid_error_mm": 0.5 * cube * error}
+
+
+def _given(config: Config, seeds: np.ndarray, trained: Any) -> Mapping[str, np.ndarray]:
+    del trained
+    return {"seed": seeds} | {name: np.full(len(seeds), getattr(config, name)) for name in RATES}
+
+
+def search_scores(cell: runner.Trained) -> np.ndarray:
+    """The least validation loss of every setting (K,); inf where it diverged."""
+    losses = cell.history["valid_loss"]
+    return np.where(np.isfinite(losses), losses, np.inf).min(axis=0)
+
+
+def _drawn(config: Config, name: str, number: int, trained: Any) -> Mapping[str, np.ndarray]:
+    """The settings of a round; the source's own is the first of the first."""
+    ranges = dict(RANGES)
+    for k in range(number):
+        before = trained[f"{name}.search{k}"]
+        settings = {rate: np.asarray(before.members[rate]) for rate in RATES}
+        ranges = shrink_ranges(ranges, RANGES, settings, search_scores(before))
+    rng = np.random.default_rng([config.seed, number])
+    drawn = draw_settings(rng, ranges, config.search_members)
+    if number == 0:
+        drawn = {rate: np.r_[SOURCE_RATES[rate], values[1:]] for rate, values in drawn.items()}
+    return {"seed": np.full(config.search_members, config.seed)} | drawn
+
+
+def best_setting(config: Config, name: str, trained: Any) -> dict[str, float]:
+    """Rates with the least validation loss in all rounds of a network's search."""
+    rounds = [trained[f"{name}.search{k}"] for k in range(config.search_rounds)]
+    scores = np.concatenate([search_scores(one) for one in rounds])
+    best = int(scores.argmin())
+    values = {rate: np.concatenate([one.members[rate] for one in rounds]) for rate in RATES}
+    return {rate: float(each[best]) for rate, each in values.items()}
+
+
+def _found(config: Config, name: str, seeds: np.ndarray, trained: Any) -> Mapping[str, np.ndarray]:
+    best = best_setting(config, name, trained)
+    return {"seed": seeds} | {rate: np.full(len(seeds), value) for rate, value in best.items()}

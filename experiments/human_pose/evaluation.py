@@ -1,0 +1,127 @@
+"""How the human pose is scored, and what it predicts."""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import runner
+from experiments.human_pose import training
+from experiments.runner.statistics import change_over_seeds
+from jaxcv.metrics.pose import by_action, mpjpe, procrustes_mpjpe
+from jaxcv.systems import save_pose_parameters
+from jaxcv.training.arrays import write_npz
+
+__all__ = ["batch_and_frames", "metrics", "row_poses", "rows", "write_poses"]
+
+
+def kind(views: int) -> str:
+    """The name of a number of cameras in the metrics."""
+    named = {1: "monocular", 4: "multicamera"}
+    return named.get(views, f"{views}_cameras")
+
+
+def batch_and_frames(config: Any, data: Any, seed: int, views: int) -> tuple[Any, Any]:
+    """The test frames of a seed, as a batch of some views and as they are."""
+    frames = data.seeds[seed].take(data.test[seed])
+    if not len(frames.joints):
+        rule = "expected frames of test subjects"
+        way_out = "Human3.6M is tested on S9 and S11."
+        raise runner.data_error("data", rule, data.seeds[seed].subjects, way_out)
+    if config.evaluated and len(frames.joints) > config.evaluated:
+        chosen = np.linspace(0, len(frames.joints) - 1, config.evaluated).astype(int)
+        frames = frames.take(chosen)
+    return training.batch_of(frames, views), frames
+
+
+def rows(config: Any, views: int) -> dict[str, dict[str, Any]]:
+    """Row -> cell of its parameters (None: the baseline) and settings of the reconstruction."""
+    out: dict[str, dict[str, Any]] = {"baseline": {"cell": None}}
+    for name, method in training.methods(config, views).items():
+        out[name] = {"cell": name, "robust": method.robust, "selection": method.selection}
+        if name in ("huber", "custom"):
+            more = {"cell": name, "robust": method.robust}
+            out[f"{name}_hard"] = more | {"selection": "hard"}
+            out[f"{name}_estimated_scale"] = more | {"limb_norm": None}
+    return out
+
+
+def row_poses(config: Any, trained: Any, batch: Any, seed: int, views: int, row: Any) -> np.ndarray:
+    """(N, 17, 3) reconstructions of one row [mm]."""
+    settings = dict(row)
+    name = settings.pop("cell")
+    any_method = next(iter(training.methods(config, views)))
+    cell = trained[training.cell_name(name or any_method, views, seed)]
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], cell.params)
+    settings = {"robust": bool(params["robust"] > 0.5)} | settings
+    parameters = params["parameters" if name else "baseline"]
+    return training.poses(config, params["model"], parameters, batch, **settings)
+
+
+def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
+    """`<row>/<kind>_mpjpe_mm` and so on, a list over seeds."""
+    out: dict[str, list[float]] = {}
+    for s in range(config.num_seeds):
+        for views in config.views:
+            batch, frames = batch_and_frames(config, data, s, views)
+            for name, row in rows(config, views).items():
+                found = row_poses(config, trained, batch, s, views, row)
+                error = mpjpe(found, batch.joints)
+                lost = ~np.isfinite(error)
+                table = by_action(error[~lost], frames.action[~lost], frames.actions)
+                key = f"{name}/{kind(views)}"
+                out.setdefault(f"{key}_mpjpe_mm", []).append(table.pop("average"))
+                aligned = procrustes_mpjpe(found[~lost], np.asarray(batch.joints)[~lost])
+                out.setdefault(f"{key}_procrustes_mm", []).append(float(aligned.mean()))
+                out.setdefault(f"{key}_lost", []).append(int(lost.sum()))
+                for action, value in table.items():
+                    out.setdefault(f"{key}_mpjpe_mm/{action}", []).append(value)
+                if name == row["cell"]:
+                    cell = trained[training.cell_name(name, views, s)]
+                    out.setdefault(f"{key}_training_seconds", []).append(cell.seconds)
+    return out | _comparisons(config, out)
+
+
+COMPARED = (  # first, second: the error of the first over that of the second, less one
+    ("huber", "baseline"),
+    ("huber", "l2"),
+    ("huber", "body_model"),
+    ("l2", "body_model"),
+    ("huber", "huber_hard"),
+    ("huber", "huber_selected"),
+    ("huber", "huber_body_model"),
+    ("huber", "huber_unrolled"),
+)
+
+
+def _comparisons(config: Any, out: dict[str, list[float]]) -> dict[str, Any]:
+    """Relative differences, with their mean and its 95% interval over seeds (Student's t)."""
+    more: dict[str, Any] = {}
+    for views in config.views:
+        for first, second in COMPARED:
+            keys = [f"{name}/{kind(views)}_mpjpe_mm" for name in (first, second)]
+            if not all(key in out for key in keys):
+                continue
+            found = change_over_seeds(*(out[key] for key in keys))
+            pair = f"{first}_over_{second}/{kind(views)}"
+            more |= {f"{pair}_{name}": value for name, value in found.items()}
+    return more
+
+
+def write_poses(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
+    """poses.npz with row.views=V.seed=S -> (N, 17, 3) [mm], and <cell>.h5 of the parameters."""
+    arrays = {}
+    for s in range(config.num_seeds):
+        for views in config.views:
+            batch, frames = batch_and_frames(config, data, s, views)
+            arrays[f"truth.seed={s}"] = np.asarray(batch.joints)
+            arrays[f"action.seed={s}"] = np.asarray(frames.actions)[frames.action]
+            for name, row in rows(config, views).items():
+                key = training.cell_name(name, views, s)
+                arrays[key] = row_poses(config, trained, batch, s, views, row)
+    for name, cell in trained.items():
+        params = jax.tree.map(lambda leaf: np.asarray(leaf)[0], cell.params["parameters"])
+        save_pose_parameters(folder / f"{name}.h5", params)
+    write_npz(folder / "poses.npz", arrays)

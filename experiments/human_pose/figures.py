@@ -1,0 +1,168 @@
+"""The figures of the human pose."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.human_pose import evaluation, training
+from jaxcv.energies.human_pose import GROUPS, LIMBS
+from jaxcv.metrics.pose import mpjpe
+from jaxcv.plots.human_pose import plot_errors_by_action, plot_skeleton
+
+__all__ = ["draw_all"]
+
+STYLES = {
+    "baseline": {"color": "tab:gray"},
+    "body_model": {"color": "tab:orange"},
+    "l2": {"color": "tab:green"},
+    "huber": {"color": "tab:blue"},
+    "custom": {"color": "tab:purple"},
+}
+MORE = {
+    "huber_weights": "tab:cyan",
+    "huber_body_model": "tab:olive",
+    "huber_unrolled": "tab:red",
+    "huber_selected": "tab:pink",
+}
+PAPER = {"baseline": 91.8, "body_model": 57.8, "l2": 47.7, "huber": 46.1}
+
+
+def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Figure]]:
+    """(file name, Figure) of every figure."""
+    yield "skeletons.png", _skeletons(config, data, trained)
+    yield "actions.png", _actions(config, metrics)
+    yield "table.png", _table(config, metrics)
+    yield "learned.png", _learned(config, trained, metrics)
+
+
+def _names(config: Any, views: int) -> list[str]:
+    return [name for name in STYLES if name in evaluation.rows(config, views)]
+
+
+def _skeletons(config: Any, data: Any, trained: Any) -> Figure:
+    """Three frames of the first seed: of a small, a typical and a large error."""
+    views = max(config.views)
+    batch, frames = evaluation.batch_and_frames(config, data, 0, views)
+    chosen = evaluation.rows(config, views)
+    last = _names(config, views)[-1]
+    pairs = [
+        (name, evaluation.row_poses(config, trained, batch, 0, views, chosen[name]))
+        for name in ("baseline", last)
+    ]
+    truth = np.asarray(batch.joints)
+    order = np.argsort(np.nan_to_num(mpjpe(pairs[1][1], truth), nan=np.inf))
+    figure = Figure(figsize=(13, 8.5), layout="constrained")
+    for column, share in enumerate((0.1, 0.5, 0.95)):
+        i = order[int(share * (len(order) - 1))]
+        for row, (name, poses) in enumerate(pairs):
+            ax: Any = figure.add_subplot(2, 3, 1 + column + 3 * row, projection="3d")
+            plot_skeleton(ax, truth[i], LIMBS, label="truth", color="black", lw=2)
+            plot_skeleton(ax, poses[i], LIMBS, label=name, color=STYLES[name]["color"], lw=2)
+            action = frames.actions[frames.action[i]]
+            ax.set_title(f"{action}, frame {i}: {mpjpe(poses[i], truth[i]):.0f} mm")
+            ax.legend(loc="upper left", fontsize=9)
+            ax.tick_params(labelsize=7)
+    figure.suptitle(f"{views} cameras; 10th, 50th and 95th percentile of the errors of {last}")
+    return figure
+
+
+def _actions(config: Any, metrics: Any) -> Figure:
+    figure = Figure(figsize=(12, 4.2 * len(config.views)), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(len(config.views), 1))
+    for ax, views in zip(axes, config.views, strict=True):
+        prefix = f"/{evaluation.kind(views)}_mpjpe_mm"
+        table = {}
+        for name in _names(config, views):
+            start = f"{name}{prefix}/"
+            row = {
+                key.removeprefix(start): float(np.mean(value))
+                for key, value in metrics.items()
+                if key.startswith(start)
+            }
+            table[name] = row | {"average": float(np.mean(metrics[name + prefix]))}
+        plot_errors_by_action(ax, table, STYLES)
+        ax.set_title(
+            f"{evaluation.kind(views)}: unseen subjects, mean of {config.num_seeds} seed(s)"
+        )
+        ax.legend(ncols=len(table))
+    return figure
+
+
+def _table(config: Any, metrics: Any) -> Figure:
+    """In the form of the source's Table 2, its averages beside ours."""
+    lines, labels, columns = [], [], []
+    for views in config.views:
+        kind = f"/{evaluation.kind(views)}_mpjpe_mm"
+        for name in evaluation.rows(config, views):
+            start = f"{name}{kind}/"
+            columns = [key.removeprefix(start) for key in metrics if key.startswith(start)]
+            values = [float(np.mean(metrics[start + c])) for c in columns]
+            average = np.asarray(metrics[name + kind])
+            spread = f" ({average.min():.1f} to {average.max():.1f})" if average.size > 1 else ""
+            published = training.SOURCE.get(name + kind)
+            lines.append(
+                [f"{v:.1f}" for v in values]
+                + [f"{average.mean():.1f}{spread}", "" if published is None else f"{published}"]
+            )
+            labels.append(f"{evaluation.kind(views)}, {name}")
+    figure = Figure(figsize=(15, 0.6 + 0.3 * len(lines)), layout="constrained")
+    ax = figure.subplots()
+    ax.axis("off")
+    header = [*columns, "average", "source (Human3.6M)"]
+    drawn = ax.table(lines, rowLabels=labels, colLabels=header, loc="center")
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(8)
+    drawn.auto_set_column_width(list(range(len(header))))
+    drawn.scale(1, 1.3)
+    ax.set_title("mean joint error [mm], true limb norm, unseen subjects", fontsize=10)
+    return figure
+
+
+def _count(params: Any, groups: Any) -> int:
+    fields = [name for group in groups for name in GROUPS[group]]
+    return sum(np.asarray(getattr(params, name))[0].size for name in fields)
+
+
+def _learned(config: Any, trained: Any, metrics: Any) -> Figure:
+    """Training error against time in steps, and test error against the number of parameters."""
+    views = max(config.views)
+    figure = Figure(figsize=(13, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    kind = f"/{evaluation.kind(views)}_mpjpe_mm"
+    marks = ["o", "s", "D", "^", "v", "P", "X"]
+    grid = int(np.prod([len(v) for v in training.GRID.values()]))
+    error = np.mean(metrics["baseline" + kind])
+    right.plot(
+        2, error, "*", ms=14, color="tab:gray", label=f"baseline: grid of {grid} x 2 kernels"
+    )
+    for i, (name, method) in enumerate(training.methods(config, views).items()):
+        cell = trained[training.cell_name(name, views, 0)]
+        color = STYLES[name]["color"] if name in STYLES else MORE[name]
+        if "loss" in cell.history:
+            share = cell.history["step"] / max(cell.history["step"][-1], 1)
+            minutes = cell.seconds / 60 * share
+            left.plot(minutes, cell.history["loss"][:, 0], label=name, color=color)
+        count = _count(cell.params["parameters"], method.groups)
+        right.plot(
+            count, np.mean(metrics[name + kind]), marks[i % 7], ms=9, color=color, label=name
+        )
+        if name in PAPER:
+            right.plot(count, PAPER[name], marks[i % 7], ms=9, mfc="none", color=color)
+    right.plot(2, PAPER["baseline"], "*", ms=14, mfc="none", color="tab:gray")
+    right.plot([], [], "o", mfc="none", color="black", label="source, on Human3.6M")
+    left.set(
+        xlabel="training time [min]", ylabel="training error [mm]",
+        title=f"{views} cameras, first seed, {config.steps} steps",
+    )  # fmt: skip
+    left.set_ylim(bottom=0)
+    right.set(
+        xscale="log", ylim=(0, None), xlabel="parameters learned",
+        ylabel="error on unseen subjects [mm]",
+        title=f"a grid of 5 values each: 5^2 = 25 runs, or 5^6662 = 10^{6662 * np.log10(5):.0f}",
+    )  # fmt: skip
+    for ax in (left, right):
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=8)
+    return figure

@@ -1,0 +1,345 @@
+"""Human pose: learn the energy of a multi-camera 3-D pose model (NeurIPS 2019, section 6).
+
+  python -m experiments.human_pose --workdir=runs/human_pose
+  python -m experiments.human_pose --workdir=runs/my_groups --groups=scaling --groups=fusion --huber
+  python -m experiments.human_pose --workdir=runs/h36m --data=human36m --data_dir=DIR
+
+A pose is found by minimising an energy at a hundred rotations for each component of a mixture of
+probabilistic PCAs, and fused from these minimisers. Everything in that energy is learned through
+the minimisation: body models, covariances, joint weights, cameras, the fusion, the robust kernel
+and the scales. The baseline is the same energy with the mixture fitted to the training poses, the
+mean training cameras, and its two weights and its kernel chosen by grid search. Test subjects are
+never seen.
+"""
+
+import dataclasses
+import functools
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import runner
+from jaxcv import Damping
+from jaxcv.data.human_pose import PoseFrames
+from jaxcv.data.synthetic.human_pose import generate
+from jaxcv.energies.human_pose import (
+    GROUPS,
+    NUM_BASES,
+    NUM_JOINTS,
+    PoseModel,
+    PoseParameters,
+    constrain,
+    initial_parameters,
+    limb_norm,
+    trainable,
+)
+from jaxcv.metrics.pose import mpjpe
+from jaxcv.systems import fit_pose_model, reconstruct_pose
+
+
+class Method(NamedTuple):
+    """What is trained: the kernel, the groups of parameters, the gradient, the fusion."""
+
+    robust: bool
+    groups: tuple[str, ...]
+    gradient: str = "implicit"
+    selection: str = "soft"
+
+
+METHODS = {
+    "body_model": Method(False, ("body_models",)),
+    "l2": Method(False, tuple(GROUPS)),
+    "huber": Method(True, tuple(GROUPS)),
+}
+ABLATIONS = {  # with several cameras only
+    "huber_weights": Method(True, ("scaling", "fusion", "huber")),
+    "huber_body_model": Method(True, ("body_models",)),
+    "huber_unrolled": Method(True, tuple(GROUPS), "unrolled"),
+    "huber_selected": Method(True, tuple(GROUPS), selection="hard"),
+}
+GRID = {  # of the baseline, with either kernel
+    "reprojection_scale": (1.0, 3.0, 10.0, 30.0),
+    "regularisation_scale": (3.0, 10.0, 30.0, 100.0, 300.0),
+}
+GRID_FRAMES, EVALUATED_AT_ONCE = 48, 96
+SOURCE = {  # Human3.6M, real detections; monocular is one camera
+    "baseline/multicamera_mpjpe_mm": 91.8,
+    "body_model/multicamera_mpjpe_mm": 57.8,
+    "l2/multicamera_mpjpe_mm": 47.7,
+    "huber/multicamera_mpjpe_mm": 46.1,
+    "baseline/monocular_mpjpe_mm": 114.2,
+    "huber/monocular_mpjpe_mm": 76.1,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the human pose; every field is a flag."""
+
+    data: str = runner.flag(
+        "synthetic", "Generated people, or Human3.6M.", choices=("synthetic", "human36m")
+    )
+    data_dir: str | None = runner.flag(
+        None, "For --data=human36m: the folder of data_prep/README.md.", of_data=True
+    )
+    cache_dir: str | None = runner.flag(
+        None, "Where real data are prepared; none: jaxcv in the user's cache folder.", of_data=True
+    )
+    steps: int = runner.flag(300, "Optimiser steps.", lower=1)
+    seed: int = runner.flag(
+        0, "Seeds data, clustering and order.", lower=0, upper=2**31 - 1, of_data=True
+    )
+    num_seeds: int = runner.flag(1, "How many seeds, from --seed on.", lower=1, upper=100)
+    views: tuple[int, ...] = runner.flag((4, 1), "Numbers of cameras, each a row.", lower=1)
+    groups: tuple[str, ...] = runner.flag(
+        (), "Learn these groups of parameters instead of the table's rows.", choices=tuple(GROUPS)
+    )
+    huber: bool = runner.flag(False, "With --groups: the robust kernel.")
+    ablations: bool = runner.flag(False, "More rows: fewer parameters, the unrolled gradient.")
+    num_subjects: int = runner.flag(
+        8, "Generated people; a quarter is for testing.", lower=4, of_data=True
+    )
+    clips: int = runner.flag(2, "Generated clips of a person and an action.", lower=1, of_data=True)
+    frames: int = runner.flag(12, "Frames of a clip.", lower=1, of_data=True)
+    num_components: int = runner.flag(3, "Components of the mixture.", lower=1)
+    num_rotations: int = runner.flag(100, "Rotations that are searched.", lower=4)
+    batch_size: int = runner.flag(8, "Frames a step.", lower=1)
+    learning_rate: float = runner.flag(0.05, "Of Adam, falling to zero by a cosine.", lower=0.0)
+    epsilon: float = runner.flag(0.1, "Of Adam.", lower=0.0)
+    damping: float = runner.flag(1e-3, "Of the implicit gradient.", lower=0.0)
+    stride: int = runner.flag(5, "Of the frames of real data.", lower=1, of_data=True)
+    evaluated: int = runner.flag(0, "At most this many test frames; 0: all.", lower=0, of_data=True)
+
+
+PRESETS = {
+    "default": Config(),
+    "study": Config(steps=600, num_seeds=3, ablations=True, clips=3),
+    # As the release: batches of four, twenty passes over some 78,000 training frames.
+    "paper": Config(
+        data="human36m", steps=390_000, batch_size=4, views=(4, 1), damping=0.0
+    ),
+}  # fmt: skip
+
+
+class Data(NamedTuple):
+    """For every seed the frames, and which of them are for testing."""
+
+    seeds: tuple[PoseFrames, ...]
+    test: tuple[np.ndarray, ...]
+
+
+def load(config: Config) -> Data:
+    """Generated people, a set for each seed; or Human3.6M, the same for all."""
+    if config.data == "synthetic":
+        sets = tuple(
+            generate(
+                jax.random.key(config.seed + s),
+                num_subjects=config.num_subjects,
+                clips=config.clips,
+                frames=config.frames,
+                num_views=max(4, *config.views),
+            )
+            for s in range(config.num_seeds)
+        )
+        quarter = config.num_subjects - max(1, config.num_subjects // 4)
+        return Data(sets, tuple(frames.subject >= quarter for frames in sets))
+    from data_prep.human36m import TEST_SUBJECTS, prepare_frames
+
+    if config.data_dir is None:
+        raise runner.data_error(
+            "data_dir", "--data=human36m needs a folder", "none", "Name it: --data_dir=DIR."
+        )
+    try:
+        frames = prepare_frames(config.data_dir, config.cache_dir, stride=config.stride)
+    except ValueError as error:
+        raise runner.DataError(str(error)) from error
+    if max(config.views) > frames.cameras.shape[1]:
+        rule = f"expected at most {frames.cameras.shape[1]}, the cameras of the data"
+        raise runner.data_error("views", rule, config.views, "Name fewer: --views=4.")
+    names = [i for i, name in enumerate(frames.subjects) if name in TEST_SUBJECTS]
+    test = np.isin(frames.subject, names)
+    return Data((frames,) * config.num_seeds, (test,) * config.num_seeds)
+
+
+def facts(config: Config, data: Data) -> dict[str, Any]:
+    """The subjects that are tested on."""
+    frames, test = data.seeds[0], data.test[0]
+    return {"test_subjects": [frames.subjects[i] for i in np.unique(frames.subject[test])]}
+
+
+class Batch(NamedTuple):
+    """Frames on the device: points (N, V, 17, 2) [px], visible, joints about their mean [mm]."""
+
+    points: jax.Array
+    visible: jax.Array
+    joints: jax.Array
+    limb_norm: jax.Array
+
+
+def batch_of(frames: PoseFrames, views: int) -> Batch:
+    """The first cameras' view of frames."""
+    joints = jnp.asarray(frames.joints - frames.joints.mean(axis=1, keepdims=True))
+    return Batch(
+        jnp.asarray(frames.points[:, :views]),
+        jnp.asarray(frames.visible[:, :views]),
+        joints,
+        limb_norm(joints),
+    )
+
+
+def methods(config: Config, views: int) -> dict[str, Method]:
+    """The rows that are trained."""
+    if config.groups:
+        return {"custom": Method(config.huber, config.groups)}
+    more = ABLATIONS if config.ablations and views == max(config.views) else {}
+    return METHODS | more
+
+
+def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
+    """One training for each number of cameras, row and seed."""
+    out = {}
+    for s, (frames, test) in enumerate(zip(data.seeds, data.test, strict=True)):
+        train = frames.take(~test)
+        for views in config.views:
+            batch = batch_of(train, views)
+            start = _start(config, train, batch, config.seed + s)
+            for name, method in methods(config, views).items():
+                out[cell_name(name, views, s)] = runner.Cell(
+                    init=functools.partial(_init, start=start, method=method),
+                    loss=functools.partial(_loss, config=config, method=method),
+                    optimizer=functools.partial(_optimizer, config, method),
+                    hyperparameters=(),
+                    members={"seed": np.array([config.seed + s])},
+                    steps=config.steps,
+                    data=batch,
+                    project=_project,
+                    summaries={"gradient_norm": "max"},
+                    log_every=min(25, config.steps),
+                    checkpoint_every=min(100, config.steps),
+                )
+    return out
+
+
+def cell_name(method: str, views: int, seed: int) -> str:
+    """Of the training of a row."""
+    return f"{method}.views={views}.seed={seed}"
+
+
+def _start(config: Config, train: PoseFrames, batch: Batch, seed: int) -> dict[str, Any]:
+    """The fitted model and the grid's best; ones of their shapes where there is nothing to fit."""
+    k, views = config.num_components, batch.points.shape[1]
+    try:
+        cameras = train.cameras[np.unique(train.subject), :views]
+        model = fit_pose_model(train.joints, cameras, num_components=k, seed=seed)
+    except ValueError as error:
+        if len(train.joints):  # none: other people's frames, to be evaluated
+            rule, way_out = "expected more poses to train on", "Give more frames or subjects."
+            raise runner.data_error("data", rule, str(error), way_out) from error
+        model = PoseModel(
+            jnp.ones((k, NUM_JOINTS, 3)), jnp.ones((k, NUM_BASES, NUM_JOINTS, 3)),
+            jnp.ones((k, NUM_BASES)), jnp.ones(k), jnp.ones((views, 3, 3)), jnp.ones(()),
+        )  # fmt: skip
+        none = initial_parameters(model)
+        return {"model": model, "l2": none, "huber": none, "robust": jnp.asarray(1.0)}
+    return {"model": model} | grid_search(config, model, batch)
+
+
+def grid_search(config: Config, model: PoseModel, batch: Batch) -> dict[str, Any]:
+    """The best of `GRID` for either kernel on some training frames, and which kernel is better."""
+    chosen = np.linspace(0, len(batch.joints) - 1, min(GRID_FRAMES, len(batch.joints))).astype(int)
+    some = jax.tree.map(lambda leaf: leaf[chosen], batch)
+    start = initial_parameters(model)
+    out, lowest = {}, []
+    for robust in (False, True):
+        tried = []
+        for values in itertools.product(*GRID.values()):
+            pair = zip(GRID, values, strict=True)
+            parameters = start._replace(
+                **{name: jnp.full_like(getattr(start, name), x) for name, x in pair}
+            )
+            error = np.mean(errors(config, model, parameters, some, robust=robust))
+            tried.append((float(error), parameters))
+        best = min(tried, key=lambda one: one[0])
+        out["huber" if robust else "l2"] = best[1]
+        lowest.append(best[0])
+    return out | {"robust": jnp.asarray(float(lowest[1] < lowest[0]))}
+
+
+def errors(
+    config: Config, model: PoseModel, parameters: PoseParameters, batch: Batch, **settings: Any
+) -> np.ndarray:
+    """(N,) mean joint errors [mm], with the true limb norm unless `settings` say otherwise."""
+    return mpjpe(poses(config, model, parameters, batch, **settings), batch.joints)
+
+
+def poses(
+    config: Config, model: PoseModel, parameters: PoseParameters, batch: Batch, **settings: Any
+) -> np.ndarray:
+    """(N, 17, 3) reconstructions [mm], a hundred frames at a time."""
+    settings = {"limb_norm": batch.limb_norm, "num_rotations": config.num_rotations} | settings
+    norms = settings.pop("limb_norm")
+    out = []
+    for i in range(0, len(batch.joints), EVALUATED_AT_ONCE):
+        rows = slice(i, i + EVALUATED_AT_ONCE)
+        norm = None if norms is None else norms[rows]
+        found = reconstruct_pose(
+            batch.points[rows], model, parameters, visible=batch.visible[rows], limb_norm=norm,
+            **settings,
+        )  # fmt: skip
+        out.append(np.asarray(found.joints))
+    return np.concatenate(out)
+
+
+def _optimizer(config: Config, method: Method) -> optax.GradientTransformation:
+    rate = optax.cosine_decay_schedule(config.learning_rate, config.steps)
+    learned = trainable(method.groups)
+    names = jax.tree.map(lambda flag: "learned" if flag else "fixed", learned)
+    labels = lambda params: {
+        name: names if name == "parameters" else jax.tree.map(lambda _: "fixed", leaf)
+        for name, leaf in params.items()
+    }
+    adam = optax.adam(rate, eps=config.epsilon)
+    return optax.multi_transform({"learned": adam, "fixed": optax.set_to_zero()}, labels)
+
+
+def _init(key, member, *, start: dict[str, Any], method: Method):
+    """What is learned, and what it belongs to: model, and the baseline with its kernel."""
+    del key, member
+    own = start["huber" if method.robust else "l2"]
+    better = lambda a, b: jnp.where(start["robust"] > 0.5, a, b)
+    return {
+        "parameters": jax.tree.map(jnp.asarray, own),
+        "model": jax.tree.map(jnp.asarray, start["model"]),
+        "baseline": jax.tree.map(better, start["huber"], start["l2"]),
+        "robust": jnp.asarray(start["robust"]),
+    }
+
+
+def _loss(params, batch: Batch, key, member, *, config: Config, method: Method):
+    """Mean joint error [mm] of a few frames."""
+    del member
+    rows = jax.random.randint(key, (config.batch_size,), 0, len(batch.joints))
+    some = jax.tree.map(lambda leaf: leaf[rows], batch)
+    fixed = jax.lax.stop_gradient(params["model"])
+    found = reconstruct_pose(
+        some.points, fixed, params["parameters"], visible=some.visible, limb_norm=some.limb_norm,
+        robust=method.robust, gradient=method.gradient, selection=method.selection,
+        num_rotations=config.num_rotations, damping=Damping(config.damping),
+    )  # fmt: skip
+    away = found.joints - some.joints
+    known = jnp.all(jnp.isfinite(found.joints), axis=(1, 2))  # frames without a visible joint
+    square = jnp.sum(jnp.where(known[:, None, None], away, 0) ** 2, axis=-1)
+    distance = jnp.sqrt(jnp.where(square > 0, square, 1)) * (square > 0)
+    error = jnp.sum(distance) / (NUM_JOINTS * jnp.maximum(jnp.sum(known), 1))
+    return error, {
+        "slope": jnp.max(found.slopes),
+        "largest_weight": jnp.mean(jnp.max(found.component_weights, -1)),
+    }
+
+
+def _project(params):
+    return params | {"parameters": constrain(params["parameters"])}

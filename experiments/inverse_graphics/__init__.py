@@ -1,0 +1,33 @@
+"""Inverse graphics: an image's azimuth, elevation and light as entries of a learned code (DC-IGN).
+
+  python -m experiments.inverse_graphics --workdir=runs/inverse_graphics
+  python -m experiments.inverse_graphics --preset=chairs --workdir=runs/chairs
+  python -m experiments.inverse_graphics --method=dcign --method=dcign_repel --workdir=runs/repel
+
+Batches vary one factor of the scene; all entries of the code but that factor's are held at one
+value and drawn together (Kulkarni et al. 2015). Beside it the same network is trained on the same
+batches without that, `entangled`. Tests are on heads or chairs that were not trained on.
+"""
+
+import functools
+
+from experiments import runner
+from experiments.inverse_graphics import data, evaluation, figures, training
+from experiments.inverse_graphics.training import Config
+
+__all__ = ["EXPERIMENT", "Config", "train"]
+
+EXPERIMENT = runner.Experiment(
+    name="inverse_graphics",
+    config=training.Config,
+    presets=training.PRESETS,
+    load=data.load,
+    cells=training.cells,
+    evaluate=evaluation.metrics,
+    figures=figures.draw_all,
+    predict=evaluation.write_networks,
+    source=training.SOURCE,
+    facts=training.facts,
+    fixed_facts=("names",),
+)
+train = functools.partial(runner.train, EXPERIMENT)

@@ -1,0 +1,236 @@
+"""How inverse graphics is scored: what single entries of the code tell, and what they draw."""
+
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import runner
+from experiments.inverse_graphics import training
+from experiments.inverse_graphics.data import Data
+from experiments.runner.statistics import interval_of_mean
+from experiments.runner.timing import seconds_per_call
+from jaxcv.metrics.disentanglement import (
+    dci,
+    explained,
+    factorvae_score,
+    mutual_information_gap,
+    novel_views,
+    rows_with_a_fixed_factor,
+    sap,
+    squared_correlations,
+)
+from jaxcv.models.inverse_graphics import GraphicsNetwork, sample_code
+from jaxcv.systems.graphics_files import save_graphics_network
+from jaxcv.systems.inverse_graphics import LatentScale, graphics_loss
+
+__all__ = ["Codes", "codes_of", "decode", "metrics", "network_of", "scale_of", "write_networks"]
+
+AT_ONCE = 100
+TIMED = 20  # images of the timed step
+_SCALED = 200  # training batches that the scale of the entries is fitted on
+_WHOLE_TURN = 2 * np.pi
+
+
+class Codes(NamedTuple):
+    """What a trained network makes of the test.
+
+    Attributes:
+        test: (N, B, D) means of the test's batches.
+        images: (M, D) of the images whose factors all differ.
+        entries: (E,) the entry of each scene's factor: its own, or of an entangled code the one
+            that varies most in the batches of that factor.
+    """
+
+    test: np.ndarray
+    images: np.ndarray
+    entries: np.ndarray
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _encode(params: Any, pixels: Any, network: GraphicsNetwork) -> Any:
+    return network.apply(params, training.as_images(pixels), method="encode")
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _decode(params: Any, codes: Any, network: GraphicsNetwork) -> jax.Array:
+    logits: Any = network.apply(params, codes, method="decode")
+    return jax.nn.sigmoid(logits)[..., 0]
+
+
+def network_of(config: Any, trained: Any, method: str, i: int) -> tuple[Any, GraphicsNetwork]:
+    """Weights of a method's i-th seed, and their network."""
+    cell, member = training.member_of(config, method, i)
+    params = jax.tree.map(lambda leaf: leaf[member], trained[cell].params)
+    return params, training.make_network(config, trained[cell].facts)
+
+
+def encode(params: Any, pixels: np.ndarray, network: GraphicsNetwork) -> np.ndarray:
+    """Means (..., D) of images (..., S, S) in 8 bits."""
+    flat = pixels.reshape(-1, *pixels.shape[-2:])
+    parts = [
+        np.asarray(_encode(params, flat[k : k + AT_ONCE], network)[0])
+        for k in range(0, len(flat), AT_ONCE)
+    ]
+    return np.concatenate(parts).reshape(*pixels.shape[:-2], -1)
+
+
+def decode(params: Any, codes: Any, network: GraphicsNetwork) -> np.ndarray:
+    """Images (N, S, S) in [0, 1] of codes (N, D)."""
+    codes = np.asarray(codes, np.float32)
+    parts = [
+        np.asarray(_decode(params, codes[k : k + AT_ONCE], network))
+        for k in range(0, len(codes), AT_ONCE)
+    ]
+    return np.concatenate(parts)
+
+
+def codes_of(config: Any, data: Data, trained: runner.Trainings, method: str, i: int) -> Codes:
+    """The codes of the test, by a method's i-th seed; computed once."""
+    return trained.once((method, i), lambda: _codes_of(config, data, trained, method, i))
+
+
+def _codes_of(config: Any, data: Data, trained: Any, method: str, i: int) -> Codes:
+    params, network = network_of(config, trained, method, i)
+    test = encode(params, data.test.images, network)
+    entries = np.arange(data.test.entries)
+    if not training.METHODS[method].clamped:
+        spread = [test[data.test.kind == k].var(axis=1).mean(axis=0) for k in entries]
+        entries = np.argmax(spread, axis=1)
+    return Codes(test, encode(params, data.images.images, network), entries)
+
+
+def scale_of(config: Any, data: Data, trained: Any, method: str, i: int) -> LatentScale:
+    """Lines from the scene's entries to their factors, fitted on training batches."""
+    params, network = network_of(config, trained, method, i)
+    some = data.train.take(slice(0, _SCALED))
+    codes = encode(params, some.images, network)
+    offset, slope = [], []
+    for k in range(data.train.entries):
+        z, factor = codes[..., k].ravel(), some.factors[..., k].ravel()
+        line = np.polyfit(z, factor, 1) if np.ptp(z) > 0 else np.array([1.0, 0.0])
+        slope.append(float(line[0]))
+        offset.append(float(line[1]))
+    return LatentScale(tuple(offset), tuple(slope))
+
+
+def _is_turn(data: Data, k: int) -> bool:
+    """Whether a factor is an angle that goes all the way round."""
+    seen = np.unique(data.images.factors[:, k])
+    return bool(np.ptp(seen) > 0.95 * _WHOLE_TURN)
+
+
+def _scores(config: Any, data: Data, trained: Any, method: str, i: int) -> dict[str, float]:
+    params, network = network_of(config, trained, method, i)
+    codes = codes_of(config, data, trained, method, i)
+    factors, entries = data.images.factors, data.test.entries
+    discrete = [k >= entries for k in range(factors.shape[1])]
+    names = data.test.names
+    out: dict[str, float] = {}
+    squared = squared_correlations(codes.images, factors[:, :entries])
+    pixels = data.test.images / np.float32(255)
+    draw = functools.partial(decode, params, network=network)
+    for k, name in enumerate(names[:entries]):
+        best, own = int(squared[:, k].argmax()), int(codes.entries[k])
+        entry = own if training.METHODS[method].clamped else best
+        period = _WHOLE_TURN if _is_turn(data, k) else None
+        rows = data.test.kind == k
+        views = novel_views(draw, codes.test[rows], pixels[rows], own)
+        out |= {
+            f"corr2_{name}": squared[entry, k],
+            f"best_corr2_{name}": squared[best, k],
+            f"explained_{name}": explained(codes.images[:, entry], factors[:, k], period=period),
+            f"gain_{name}": views.gain,
+            f"swap_mse_{name}": views.swap,
+            f"copy_mse_{name}": views.copy,
+            f"view_mse_{name}": views.reconstruction,
+        }
+    flat = codes.test.reshape(-1, codes.test.shape[-1])
+    wanted = pixels.reshape(-1, *pixels.shape[2:])
+    out["reconstruction_mse"] = float(np.mean((draw(flat) - wanted) ** 2))
+    out["reconstruction_mse_noise"] = _noisy_error(params, network, data)
+    out["mig"] = mutual_information_gap(codes.images, factors, discrete=discrete)
+    out["dci"] = dci(codes.images, factors, discrete=discrete).disentanglement
+    out["sap"] = sap(codes.images, factors[:, :entries])
+    rows, fixed = rows_with_a_fixed_factor(factors, discrete=discrete)
+    out["factorvae"] = factorvae_score(codes.images, codes.images[rows], fixed)
+    return {key: float(value) for key, value in out.items()}
+
+
+def _noisy_error(params: Any, network: GraphicsNetwork, data: Data) -> float:
+    """Squared error with the code's noise on, as the source's evaluation has it."""
+    errors = []
+    for n, pixels in enumerate(data.test.images):
+        mean, log_variance = _encode(params, pixels, network)
+        code = sample_code(jax.random.fold_in(jax.random.key(0), n), mean, log_variance)
+        errors.append(np.mean((np.asarray(_decode(params, code, network)) - pixels / 255.0) ** 2))
+    return float(np.mean(errors))
+
+
+def metrics(config: Any, data: Data, trained: Any) -> dict[str, Any]:
+    """Means over the seeds, and the numbers of each seed where there are several."""
+    out: dict[str, Any] = {}
+    for method in config.method:
+        each = [_scores(config, data, trained, method, i) for i in range(config.num_seeds)]
+        for key in each[0]:
+            values = [scores[key] for scores in each]
+            out[f"{method}/{key}"] = float(np.mean(values))
+            if len(values) > 1:
+                out[f"{method}/{key}_of_seeds"] = values
+                out |= {
+                    f"{method}/{key}_{end}": x
+                    for end, x in zip(("low", "high"), interval_of_mean(values), strict=True)
+                }
+        history = trained[training.member_of(config, method, 0)[0]].history
+        members = [training.member_of(config, method, i)[1] for i in range(config.num_seeds)]
+        for name in ("spread", "spread_absolute"):
+            values = history[name][-1, members].tolist()
+            out[f"{method}/{name}"] = float(np.mean(values))
+        if config.data in (
+            "chairs",
+            "public_chairs",
+        ):  # the source divides by three channels of its grey images
+            out[f"{method}/chairs_reconstruction_mse"] = (
+                out[f"{method}/reconstruction_mse_noise"] / 3
+            )
+    out |= {
+        f"{cell}/training_minutes": trained[cell].seconds / 60 for cell in training.programs(config)
+    }
+    out["step_seconds"] = _step_seconds(config, data, trained)
+    mean = data.train.images.mean(axis=(0, 1)) / 255
+    out["mean_image/reconstruction_mse"] = float(np.mean((data.test.images / 255 - mean) ** 2))
+    return out
+
+
+def _step_seconds(config: Any, data: Data, trained: Any) -> float:
+    """Of the loss and its gradient on one batch, without the optimiser."""
+    params, network = network_of(config, trained, config.method[0], 0)
+    images = training.as_images(data.train.images[0][:TIMED])
+
+    def loss(params, images):
+        key = jax.random.key(0)
+        return graphics_loss(params, images, key, network=network)[0]
+
+    step = jax.jit(jax.grad(loss))
+    return seconds_per_call(step, params, jnp.asarray(images))
+
+
+def write_networks(config: Any, data: Data, trained: Any, folder: pathlib.Path) -> None:
+    """`<method>.npz`, which `load_graphics_network` reads, and `<method>.csv`, of the first seed.
+
+    A line of the latter is an image of the test whose factors all differ: the factors, and what
+    the scene's entries say of them.
+    """
+    for method in config.method:
+        params, network = network_of(config, trained, method, 0)
+        scale = scale_of(config, data, trained, method, 0)
+        save_graphics_network(folder / f"{method}.npz", params, network, scale)
+        codes = codes_of(config, data, trained, method, 0).images[:, : len(scale.slope)]
+        found = np.asarray(scale.offset) + np.asarray(scale.slope) * codes
+        names = [*data.images.names, *(f"{n}_found" for n in data.images.names[: found.shape[1]])]
+        table = np.c_[data.images.factors, found]
+        header = ",".join(names)
+        np.savetxt(folder / f"{method}.csv", table, "%.6g", ",", header=header, comments="")

@@ -1,0 +1,210 @@
+"""The figures of inverse graphics, and the page with sliders."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.inverse_graphics import evaluation, training
+from experiments.inverse_graphics.page import page, shown
+from jaxcv.plots.inverse_graphics import plot_inferred, plot_strip
+
+__all__ = ["draw_all"]
+
+STEPS = 8  # of a sweep
+SHOWN = 4  # heads or chairs
+ENDS = (2, 98)  # percentiles of an entry, between which it is swept
+ASKED = {"corr2": "corr$^2$ of the entry", "gain": "gain of novel views"}
+DEGREES = 180 / np.pi
+
+
+def draw_all(
+    config: Any, data: Any, trained: Any, metrics: Any
+) -> Iterable[tuple[str, Figure | str]]:
+    """(file name, Figure or page) of every figure."""
+    names = data.test.names[: data.test.entries]
+    for method in config.method:
+        yield f"sweeps_{method}.png", _sweeps(config, data, trained, method)
+    yield "inferred.png", _inferred(config, data, trained, metrics)
+    yield "scores.png", _scores(config, metrics, names)
+    yield "invariance.png", _invariance(config, trained)
+    if "entangled" in config.method and len(config.method) > 1:
+        yield "baseline.png", _beside(config, data, trained)
+    yield "rotation.png", _rotation(config, data, trained)
+    yield "sliders.html", page(config, data, trained)
+
+
+def _are_chairs(config: Any) -> bool:
+    """Whether the source has a number for this kind of data."""
+    return config.data in ("chairs", "public_chairs")
+
+
+def _range(codes: Any, entry: int, steps: int = STEPS) -> np.ndarray:
+    low, high = np.percentile(codes.images[:, entry], ENDS)
+    return np.linspace(low, high, steps)
+
+
+def _of_kind(data: Any, kind: int, count: int = SHOWN) -> np.ndarray:
+    """Indices of test batches of a kind."""
+    return np.flatnonzero(data.test.kind == kind)[:count]
+
+
+def _swept(config: Any, data: Any, trained: Any, method: str, k: int, count: int) -> np.ndarray:
+    """(count, 2 + STEPS, S, S): the image, decoded, and with the k-th factor's entry swept."""
+    params, network = evaluation.network_of(config, trained, method, 0)
+    codes = evaluation.codes_of(config, data, trained, method, 0)
+    entry, rows = int(codes.entries[k]), []
+    for one in shown(data, count):
+        code = codes.images[one]
+        each = np.repeat(code[None], 1 + STEPS, axis=0)
+        each[1:, entry] = _range(codes, entry)
+        made = evaluation.decode(params, each, network)
+        rows.append(np.concatenate([data.images.images[one][None] / 255, made]))
+    return np.array(rows)
+
+
+def _sweeps(config: Any, data: Any, trained: Any, method: str) -> Figure:
+    """As the source's Figs. 4 and 5: one entry changes, over the range that it has."""
+    names = data.test.names[: data.test.entries]
+    figure = Figure(figsize=(10, 3.6 * len(names)), layout="constrained")
+    axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
+    codes = evaluation.codes_of(config, data, trained, method, 0)
+    for k, (ax, name) in enumerate(zip(axes, names, strict=True)):
+        images = _swept(config, data, trained, method, k, SHOWN)
+        swept = _range(codes, int(codes.entries[k]))
+        plot_strip(ax, images, labels=["image", "decoded", *(f"{z:.1f}" for z in swept)])
+        ax.set_title(f"{name}: entry {codes.entries[k]} set to", fontsize=10)
+    what = "chairs" if _are_chairs(config) else "heads"
+    figure.suptitle(f"{method}: {what} that were not trained on")
+    return figure
+
+
+def _compared(config: Any) -> list[str]:
+    """Rows of the inferred factors: the source's three, and the baseline."""
+    wanted = ("dcign", "dcign_no_invariance", "dcign_equal_ratio", "entangled")
+    return [name for name in wanted if name in config.method] or list(config.method)
+
+
+def _inferred(config: Any, data: Any, trained: Any, metrics: Any) -> Figure:
+    """As the source's Fig. 6: the entry beside the true factor."""
+    names, methods = data.test.names[: data.test.entries], _compared(config)
+    size = max(7.5, 4.2 * len(names)), 3.1 * len(methods)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(methods), len(names), squeeze=False)
+    for line, method in zip(axes, methods, strict=True):
+        codes = evaluation.codes_of(config, data, trained, method, 0)
+        for k, (ax, name) in enumerate(zip(line, names, strict=True)):
+            factor = DEGREES * data.images.factors[:, k]
+            plot_inferred(ax, factor, codes.images[:, codes.entries[k]], unit="deg", name=name)
+            score = metrics[f"{method}/explained_{name}"]
+            title = f"{method}, corr$^2$ {metrics[f'{method}/corr2_{name}']:.2f}, any {score:.2f}"
+            ax.set_title(title, fontsize=9)
+    figure.suptitle("first seed; titles: means over the seeds; red: mean; any: R$^2$ of any curve")
+    return figure
+
+
+def _legend(figure: Figure, ax: Any) -> None:
+    """One legend for all axes, below them."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=len(labels))
+
+
+def _scores(config: Any, metrics: Any, names: tuple[str, ...]) -> Figure:
+    """Correlations, gains and reconstruction of all methods."""
+    figure = Figure(figsize=(14, 4.4), layout="constrained")
+    axes = figure.subplots(1, 3, width_ratios=(3, 3, 2))
+    width = 0.8 / len(config.method)
+    for ax, (key, label) in zip(axes, ASKED.items(), strict=False):
+        for j, method in enumerate(config.method):
+            for k, name in enumerate(names):
+                values = metrics.get(f"{method}/{key}_{name}_of_seeds") or [
+                    metrics[f"{method}/{key}_{name}"]
+                ]
+                place = k + (j + 0.5) * width - 0.4
+                ax.bar(place, np.mean(values), width, color=f"C{j}", label=method if not k else "")
+                ax.plot(np.full(len(values), place), values, "k.", ms=4)
+        ax.set_xticks(range(len(names)), names)
+        ax.set(ylabel=label, ylim=(min(0, ax.get_ylim()[0]), 1.02))
+        ax.grid(axis="y", alpha=0.3)
+    _legend(figure, axes[0])
+    ax, rows = axes[2], ["mean_image", *config.method]
+    values = [metrics[f"{name}/reconstruction_mse"] for name in rows]
+    ax.barh(range(len(rows)), values, color=["0.7", *(f"C{j}" for j in range(len(config.method)))])
+    for place, value in enumerate(values):
+        ax.annotate(f" {value:.4f}", (value, place), va="center", fontsize=8)
+    if _are_chairs(config):
+        printed = training.SOURCE["dcign/chairs_reconstruction_mse"]
+        ax.axvline(printed, ls=":", color="k", lw=1, label="source's chairs, as printed")
+        ax.axvline(3 * printed, ls="--", color="k", lw=1, label="the same a pixel, x 3")
+        ax.set_xscale("log")
+        ax.legend(fontsize=7, loc="upper left")
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_xlabel("squared error of decoded test images")
+    ax.margins(x=0.3)
+    figure.suptitle("test; dots: seeds. Of the entangled code the best single entry")
+    return figure
+
+
+def _invariance(config: Any, trained: Any) -> Figure:
+    """How far entries vary in a batch that should not have them, over the training."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    labels = {
+        "spread": "spread in a batch / spread of all",
+        "spread_absolute": "spread in a batch [units of the code]",
+    }
+    for ax, (key, label) in zip(axes, labels.items(), strict=True):
+        for j, method in enumerate(config.method):
+            for i in range(config.num_seeds):
+                cell, member = training.member_of(config, method, i)
+                history = trained[cell].history
+                name = None if i else method
+                ax.plot(history["step"], history[key][:, member], color=f"C{j}", label=name, lw=1.2)
+        ax.set(xlabel="optimiser steps", ylabel=label)
+        ax.grid(alpha=0.3)
+        if key == "spread_absolute":
+            ax.set_yscale("log")
+    _legend(figure, axes[0])
+    figure.suptitle("entries that a test batch should hold still: the less they vary, the better")
+    return figure
+
+
+def _beside(config: Any, data: Any, trained: Any) -> Figure:
+    """As the source's Fig. 7: DC-IGN and the entangled baseline, the entry of the azimuth swept."""
+    methods = [next(name for name in config.method if name != "entangled"), "entangled"]
+    figure = Figure(figsize=(13, 3.4), layout="constrained")
+    for k, (ax, method) in enumerate(zip(figure.subplots(1, 2), methods, strict=True)):
+        del k
+        images = _swept(config, data, trained, method, 0, SHOWN)
+        codes = evaluation.codes_of(config, data, trained, method, 0)
+        plot_strip(ax, images, labels=["image", "decoded"])
+        ax.set_title(f"{method}: entry {codes.entries[0]} swept", fontsize=10)
+    figure.suptitle("azimuth by one entry of the code")
+    return figure
+
+
+def _rotation(config: Any, data: Any, trained: Any) -> Figure:
+    """As the source's Fig. 8: views of what was not trained on, true and drawn from the first.
+
+    Every second row is decoded from the first view, with only the azimuth's entry of the others.
+    """
+    method = config.method[0]
+    params, network = evaluation.network_of(config, trained, method, 0)
+    codes = evaluation.codes_of(config, data, trained, method, 0)
+    rows = []
+    for batch in _of_kind(data, 0):
+        order = np.argsort(data.test.factors[batch, :, 0])
+        order = order[np.linspace(0, len(order) - 1, 10).astype(int)]
+        rows.append(data.test.images[batch, order] / 255)
+        first = np.repeat(codes.test[batch, order[:1]], len(order), axis=0)
+        first[:, codes.entries[0]] = codes.test[batch, order, codes.entries[0]]
+        rows.append(evaluation.decode(params, first, network))
+    figure = Figure(figsize=(9, 7.4), layout="constrained")
+    ax = figure.subplots()
+    plot_strip(ax, np.array(rows))
+    ax.set_title(
+        f"{method}: true views by azimuth; below each, the first view with only the azimuth's "
+        "entry exchanged", fontsize=10,
+    )  # fmt: skip
+    return figure

@@ -1,0 +1,299 @@
+"""Inverse graphics: an image's azimuth, elevation and light as entries of a learned code (DC-IGN).
+
+  python -m experiments.inverse_graphics --workdir=runs/inverse_graphics
+  python -m experiments.inverse_graphics --preset=chairs --workdir=runs/chairs
+  python -m experiments.inverse_graphics --method=dcign --method=dcign_repel --workdir=runs/repel
+
+Batches vary one factor of the scene; all entries of the code but that factor's are held at one
+value and drawn together (Kulkarni et al. 2015). Beside it the same network is trained on the same
+batches without that, `entangled`. Tests are on heads or chairs that were not trained on.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import runner
+from experiments.inverse_graphics.data import SIZES, SOURCES, Data
+from jaxcv.models.inverse_graphics import GraphicsNetwork
+from jaxcv.systems.inverse_graphics import active_latents, graphics_loss
+
+
+class Method(NamedTuple):
+    """What a row's training does.
+
+    Attributes:
+        clamped: whether inactive entries are held; else all are active.
+        pull: factor on kappa.
+        sign: of the pull.
+        equal: whether all kinds of batches come equally often.
+    """
+
+    clamped: bool = True
+    pull: float = 1.0
+    sign: str = "attract"
+    equal: bool = False
+
+
+METHODS = {
+    "dcign": Method(),
+    "dcign_no_invariance": Method(pull=0.0),
+    "dcign_equal_ratio": Method(equal=True),
+    "dcign_repel": Method(sign="repel"),
+    "entangled": Method(clamped=False),
+}
+SOURCE = {"dcign/chairs_reconstruction_mse": 2.7722e-4}  # of its chairs, in its convention
+_CHECKED = 2  # batches of each kind that the validation sees
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the inverse graphics; every field is a flag."""
+
+    data: str = runner.flag(
+        "faces", "Generated heads or chairs, your renderings of a face model, or Aubry's chairs.",
+        choices=SOURCES,
+    )  # fmt: skip
+    data_dir: str | None = runner.flag(
+        None, "The folder of --data=basel or public_chairs.", of_data=True
+    )
+    cache_dir: str | None = runner.flag(
+        None, "Where images are prepared once; none: jaxcv in the user's cache.", of_data=True
+    )
+    method: tuple[str, ...] = runner.flag(
+        ("dcign", "entangled"), "What is trained; repeat it.", choices=tuple(METHODS)
+    )
+    steps: int = runner.flag(8000, "Optimiser steps.", lower=1)
+    seed: int = runner.flag(0, "Seeds weights, noise and batches.", lower=0, upper=2**31 - 1)
+    num_seeds: int = runner.flag(1, "How many seeds, from --seed on.", lower=1, upper=100)
+    warm_steps: int = runner.flag(0, "Of them at the start with no entry held.", lower=0)
+    ratio: tuple[float, ...] = runner.flag(
+        (1, 1, 2, 1), "How often batches of azimuth, elevation, light and identity come (chairs: "
+        "azimuth, and all the rest).", lower=0.0,
+    )  # fmt: skip
+    strength: float = runner.flag(1.0, "Kappa, the pull of inactive entries.", lower=0.0)
+    reference: str = runner.flag(
+        "mean", "Inactive entries become the batch's mean (paper) or its first (released code).",
+        choices=("mean", "first"),
+    )  # fmt: skip
+    clamp_on: str = runner.flag(
+        "statistics", "What is held: mean and log variance (released code) or the sample (paper).",
+        choices=("statistics", "sample"),
+    )  # fmt: skip
+    share_noise: bool = runner.flag(False, "One noise for a batch.")
+    log_variance_too: bool = runner.flag(True, "Draw inactive log variances together as well.")
+    members_by: str = runner.flag(
+        "auto", "How members train: at once (vmap) or in turn (loop); auto: loop on CPUs.",
+        choices=("auto", "vmap", "loop"),
+    )  # fmt: skip
+    num_train: int = runner.flag(250, "Training batches of each kind.", lower=1, of_data=True)
+    num_test: int = runner.flag(10, "Test batches of each kind.", lower=_CHECKED, of_data=True)
+    num_images: int = runner.flag(
+        1500, "Test images whose factors all differ.", lower=200, of_data=True
+    )
+    identities: int = runner.flag(20, "Heads or chairs on these.", lower=2, of_data=True)
+    models: int = runner.flag(400, "Chairs to learn from.", lower=2, of_data=True)
+    batch_size: int = runner.flag(20, "Images of a batch.", lower=2, of_data=True)
+    elevation: float = runner.flag(
+        0.6, "Range of the heads' elevation, +- [rad]; the source's is 0.4.", lower=0.01, upper=1.5,
+        of_data=True,
+    )  # fmt: skip
+    size: str = runner.flag("cpu", "Of the network and the images.", choices=tuple(SIZES))
+    initial: str = runner.flag(
+        "he", "Weights at the start; the released ones leave small networks at the mean image.",
+        choices=("he", "released"),
+    )  # fmt: skip
+    optimizer: str = runner.flag(
+        "adam", "Of the released code (Adam, decays .9 and .99), or as the paper words it.",
+        choices=("adam", "rmsprop"),
+    )  # fmt: skip
+    learning_rate: float = runner.flag(1.5e-3, "Of the optimiser.", lower=0.0)
+    decay: bool = runner.flag(True, "The rate falls to 0 along half a cosine.")
+
+
+PRESETS = {
+    "default": Config(),
+    "chairs": Config(data="chairs", ratio=(1, 1)),
+    "study": Config(method=tuple(METHODS), num_seeds=3),
+    "paper": Config(
+        size="paper", initial="released", steps=240_000, learning_rate=5e-4, decay=False,
+        ratio=(1, 1, 1, 10), strength=0.01, num_train=3000, num_test=350, elevation=0.4,
+    ),
+}  # fmt: skip
+
+
+def make_network(config: Config, facts: Any) -> GraphicsNetwork:
+    """What is trained; `facts` are those of the training."""
+    return GraphicsNetwork(
+        SIZES[config.size], initial=config.initial, mean_pixel=facts["mean_pixel"]
+    )
+
+
+def facts(config: Config, data: Data) -> dict[str, Any]:
+    """What a training remembers of its data."""
+    del config
+    return {
+        "mean_pixel": round(float(data.train.images.mean()) / 255, 4),
+        "names": list(data.train.names),
+    }
+
+
+def programs(config: Config) -> dict[str, list[str]]:
+    """Cell -> its methods: those that share batches and code."""
+    out: dict[str, list[str]] = {}
+    for name in config.method:
+        method = METHODS[name]
+        cell = "equal_ratio" if method.equal else method.sign
+        out.setdefault(cell, []).append(name)
+    return out
+
+
+def member_of(config: Config, method: str, i: int) -> tuple[str, int]:
+    """Cell and index of a method's i-th seed."""
+    for cell, methods in programs(config).items():
+        if method in methods:
+            return cell, methods.index(method) * config.num_seeds + i
+    raise KeyError(method)
+
+
+def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
+    """One for each program; its members are methods and seeds."""
+    network, entries = make_network(config, facts(config, data)), data.train.entries
+    if len(config.ratio) != entries + 1 or not sum(config.ratio):
+        rule = f"expected {entries + 1} numbers for --data={config.data}, not all 0"
+        raise runner.data_error("ratio", rule, config.ratio, "Repeat --ratio.")
+    checked = _checked(data)
+    out = {}
+    for cell, methods in programs(config).items():
+        own = [METHODS[name] for name in methods for _ in range(config.num_seeds)]
+        seeds = np.arange(config.seed, config.seed + config.num_seeds)
+        log_every = min(250, config.steps)
+        out[cell] = runner.Cell(
+            init=functools.partial(_init, network=network),
+            loss=functools.partial(
+                _loss, network=network, config=config, sign=own[0].sign, entries=entries
+            ),
+            optimizer=functools.partial(_optimizer, config),
+            hyperparameters=(),
+            members={
+                "clamped": np.array([m.clamped for m in own]),
+                "pull": np.array([m.pull for m in own], np.float32),
+                "seed": np.tile(seeds, len(methods)),
+            },
+            steps=config.steps,
+            data=checked,
+            batches=functools.partial(_batch, data, config, _shares(config, own[0])),
+            validate=functools.partial(_validate, network=network, entries=entries),
+            loop=runner.in_turn(config.members_by),
+            log_every=log_every,
+            checkpoint_every=4 * log_every,
+            fused=1,
+        )
+    return out
+
+
+def _shares(config: Config, method: Method) -> np.ndarray:
+    """How often each kind of batch comes; they sum to one."""
+    ratio = np.ones(len(config.ratio)) if method.equal else np.asarray(config.ratio, float)
+    return ratio / ratio.sum()
+
+
+def _checked(data: Data) -> dict[str, np.ndarray]:
+    """The first test batches of each kind, for the validation."""
+    kinds = [np.flatnonzero(data.test.kind == k)[:_CHECKED] for k in np.unique(data.test.kind)]
+    some = data.test.take(np.concatenate(kinds))
+    return {"images": some.images, "kind": entry_of(some.kind, some.entries)}
+
+
+def entry_of(kind: Any, entries: int) -> Any:
+    """Which entries a kind of batch varies: its own, or `entries`, which are all the rest."""
+    return np.minimum(kind, entries).astype(np.int32)
+
+
+def _batch(data: Data, config: Config, shares: np.ndarray, step: int) -> Any:
+    rng = np.random.default_rng([config.seed, step])
+    entry = rng.choice(len(shares), p=shares)
+    rows = _rows(data.train, entry)
+    held = np.bool_(step >= config.warm_steps)
+    return {
+        "images": data.train.images[rng.choice(rows)], "kind": np.int32(entry), "held": held
+    }  # fmt: skip
+
+
+def _rows(batches: Any, entry: int) -> np.ndarray:
+    rows = np.flatnonzero(entry_of(batches.kind, batches.entries) == entry)
+    if not len(rows):
+        name = (*batches.names[: batches.entries], batches.names[-1])[entry]
+        rule = f"expected training batches in which {name!r} changes"
+        raise runner.data_error("data", rule, "none", "Give --ratio 0 there.")
+    return rows
+
+
+def as_images(pixels: Any) -> jax.Array:
+    """(..., S, S) in 8 bits as (..., S, S, 1) in [0, 1]."""
+    return jnp.asarray(pixels, jnp.float32)[..., None] / 255
+
+
+def _init(key, member, *, network: GraphicsNetwork):
+    del member
+    side = network.size.image
+    return network.init(key, jnp.zeros((1, side, side, 1)))
+
+
+def _optimizer(config: Config) -> optax.GradientTransformation:
+    """Adam as the released code has it, or the paper's words: rmsprop, momentum, weight decay."""
+    rate: Any = config.learning_rate
+    if config.decay:
+        rate = optax.cosine_decay_schedule(rate, config.steps)
+    if config.optimizer == "adam":
+        return optax.adam(rate, b1=0.9, b2=0.99, eps=0.0, eps_root=1e-8)
+    return optax.chain(
+        optax.add_decayed_weights(0.01), optax.rmsprop(rate, decay=0.9, momentum=0.1)
+    )
+
+
+def _loss(params, batch, key, member, *, network, config: Config, sign: str, entries: int):
+    latents = network.size.latents
+    own = active_latents(batch["kind"], latents, entries)
+    active = jnp.where(member["clamped"] & batch["held"], own, True)
+    return graphics_loss(
+        params,
+        as_images(batch["images"]),
+        key,
+        network=network,
+        active=active,
+        strength=config.strength * member["pull"],
+        reference=config.reference,
+        sign=sign,
+        clamp_on=config.clamp_on,
+        log_variance_too=config.log_variance_too,
+        share_noise=config.share_noise,
+    )
+
+
+def _validate(params, data, member, *, network: GraphicsNetwork, entries: int):
+    """Squared error on test batches, and how far entries go that a batch should not have.
+
+    `spread` is the root of their mean variance within a batch over that of all batches.
+    """
+    del member
+    images = as_images(data["images"])
+    flat = images.reshape(-1, *images.shape[2:])
+    encoded: Any = network.apply(params, flat, method="encode")
+    mean = encoded[0]
+    made: Any = jax.nn.sigmoid(network.apply(params, mean, method="decode"))  # type: ignore[arg-type]
+    latents = mean.shape[-1]
+    apart = mean.reshape(*images.shape[:2], latents)
+    active = jax.vmap(lambda kind: active_latents(kind, latents, entries))(data["kind"])
+    inactive = 1 - active.astype(mean.dtype)
+    within = jnp.sum(inactive * jnp.var(apart, axis=1)) / jnp.sum(inactive)
+    return {
+        "valid_mse": jnp.mean((made - flat) ** 2),
+        "spread": jnp.sqrt(within / jnp.mean(jnp.var(mean, axis=0))),
+        "spread_absolute": jnp.sqrt(within),
+    }

@@ -1,0 +1,32 @@
+"""Monocular stereo: depth and motion from two views by a learned least-squares solver (ECCV 2018).
+
+  python -m experiments.monocular_stereo --workdir=runs/monocular_stereo
+  python -m experiments.monocular_stereo --mode=predict --data=folder --data_dir=DIR \
+      --checkpoint=runs/monocular_stereo --workdir=runs/mine
+
+A first network guesses inverse depth and motion, a recurrent one moves them by what it is shown of
+the photometric residual and its Jacobian, a last one upscales. They are trained in stages, as the
+paper says: the guess, the solver with few and with all its steps, with --joint both together, the
+upscaling. Training and test scenes are different rooms. Everything is in the unit of the baseline.
+"""
+
+import functools
+
+from experiments import runner
+from experiments.monocular_stereo import evaluation, figures, training
+from experiments.monocular_stereo.training import Config
+
+__all__ = ["EXPERIMENT", "Config", "train"]
+
+EXPERIMENT = runner.Experiment(
+    name="monocular_stereo",
+    config=training.Config,
+    presets=training.PRESETS,
+    load=training.load,
+    cells=training.cells,
+    evaluate=evaluation.metrics,
+    figures=figures.draw_all,
+    predict=evaluation.write_depths,
+    source=training.SOURCE,
+)
+train = functools.partial(runner.train, EXPERIMENT)

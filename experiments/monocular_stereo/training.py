@@ -1,0 +1,403 @@
+"""Monocular stereo: depth and motion from two views by a learned least-squares solver (ECCV 2018).
+
+  python -m experiments.monocular_stereo --workdir=runs/monocular_stereo
+  python -m experiments.monocular_stereo --mode=predict --data=folder --data_dir=DIR \
+      --checkpoint=runs/monocular_stereo --workdir=runs/mine
+
+A first network guesses inverse depth and motion, a recurrent one moves them by what it is shown of
+the photometric residual and its Jacobian, a last one upscales. They are trained in stages, as the
+paper says: the guess, the solver with few and with all its steps, with --joint both together, the
+upscaling. Training and test scenes are different rooms. Everything is in the unit of the baseline.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import runner
+from jaxcv.data.stereo import StereoPairs, unit_baseline
+from jaxcv.data.stereo_folder import read_folder
+from jaxcv.data.synthetic.stereo import generate_pairs
+from jaxcv.geometry import so3
+from jaxcv.models import ls_net
+from jaxcv.systems.stereo import (
+    StereoEstimate,
+    StereoNetwork,
+    first_guess,
+    init_stereo_network,
+    quarter_views,
+    solve_stereo,
+    upscale,
+)
+
+SIZES = {
+    "small": ls_net.Size((16, 32, 64, 64, 32), (5, 3, 3), 64, (16, 16), 16, 16, 64, 16),
+    "cpu": ls_net.CPU_SIZE,
+    "paper": ls_net.PAPER_SIZE,
+}
+# The same rooms for all seeds; those to test on have a key of their own.
+TRAIN_ROOMS, TEST_ROOMS, TUNING_ROOMS = 20181, 20182, 20183
+TUNING_PAIRS = 64  # on which the baselines choose their settings
+DEMON = ("sun3d", "rgbd", "mvs", "scenes11", "nyu2")
+JOINT_RATE = 0.03  # of the learning rate; larger ones undo what was learned
+STAGES = ("initial", "few", "all", "joint", "upscale")
+SOURCE = {  # RGB-D of DeMoN's benchmark, Tables 1 and 3; other data
+    "lsnet_15/l1_inv": 0.019, "lsnet_15/sc_inv": 0.09, "lsnet_15/l1_rel": 0.301,
+    "lsnet_15/rotation_deg": 1.01, "lsnet_15/translation_deg": 22.1,
+    "init/sc_inv": 0.360, "init/l1_rel": 0.315, "init/rotation_deg": 2.29,
+    "init/translation_deg": 27.40,
+    "oracle/l1_inv": 0.026, "oracle/sc_inv": 0.398, "oracle/l1_rel": 0.336,
+    "sift/l1_inv": 0.050, "sift/sc_inv": 0.577, "sift/l1_rel": 0.703,
+    "sift/rotation_deg": 12.010, "sift/translation_deg": 56.021,
+    "flow/l1_inv": 0.045, "flow/sc_inv": 0.548, "flow/l1_rel": 0.613,
+    "flow/rotation_deg": 4.709, "flow/translation_deg": 46.058,
+    "klt/rotation_deg": 12.831, "klt/translation_deg": 49.612,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the monocular stereo; every field is a flag."""
+
+    data: str = runner.flag(
+        "synthetic",
+        "Generated rooms, a folder of pairs, or one of DeMoN's sets.",
+        choices=("synthetic", "folder", *DEMON),
+    )
+    data_dir: str | None = runner.flag(
+        None, "For --data=folder: images and cameras.json; for DeMoN's: .h5 files.", of_data=True
+    )
+    cache_dir: str | None = runner.flag(
+        None,
+        "Where DeMoN's sets are prepared; none: jaxcv in the user's cache folder.",
+        of_data=True,
+    )
+    steps: int = runner.flag(1500, "Optimiser steps of the longest stage, the first.", lower=1)
+    seed: int = runner.flag(0, "Seeds weights and the order of pairs.", lower=0, upper=2**31 - 1)
+    num_seeds: int = runner.flag(1, "How many seeds, from --seed on.", lower=1, upper=100)
+    ablations: bool = runner.flag(
+        False, "More rows: a refinement network; with the first seed encodings, gradient, unit."
+    )
+    num_train: int = runner.flag(2400, "Generated training pairs.", lower=1, of_data=True)
+    num_test: int = runner.flag(128, "Generated test pairs.", lower=1, of_data=True)
+    height: int = runner.flag(96, "Of images [px], a multiple of eight.", lower=16, of_data=True)
+    width: int = runner.flag(128, "Of images [px], a multiple of eight.", lower=16, of_data=True)
+    size: str = runner.flag("small", "Widths of the networks.", choices=tuple(SIZES))
+    encoding: str = runner.flag(
+        "gauss_newton", "What the solver is shown.", choices=ls_net.ENCODINGS
+    )
+    residual: str = runner.flag("rgb", "Of the photometric energy.", choices=("grey", "rgb"))
+    match_exposure: bool = runner.flag(True, "Bring the source's brightness to the target's.")
+    unit: bool = runner.flag(True, "Bring |t| to 1 after each step, and the depths with it.")
+    through_encoding: bool = runner.flag(False, "Whether the gradient passes through J and r.")
+    iterations: int = runner.flag(15, "Of the solver.", lower=1, upper=100)
+    few: int = runner.flag(5, "Iterations in the solver's first stage.", lower=1)
+    batch_size: int = runner.flag(8, "Pairs a step.", lower=1)
+    learning_rate: float = runner.flag(3e-3, "Of Adam, falling to zero in each stage.", lower=0.0)
+    clip: float = runner.flag(1.0, "Largest norm of a gradient.", lower=0.0)
+    depth_weight: float = runner.flag(10.0, "Of the inverse depths in the loss.", lower=0.0)
+    log_weight: float = runner.flag(0.5, "Of their logarithms; the paper has none.", lower=0.0)
+    rotation_weight: float = runner.flag(10.0, "Of the rotation vector [rad].", lower=0.0)
+    joint: bool = runner.flag(False, "Whether guess and solver are trained together at the end.")
+    stages: tuple[float, ...] = runner.flag(
+        (1.0, 0.125, 0.15, 0.08, 0.08), "Steps of the five stages, as parts of --steps.", lower=0.0
+    )
+
+
+PRESETS = {
+    "default": Config(steps=3200),
+    "study": Config(steps=3200, num_seeds=3, ablations=True),
+    "paper": Config(
+        steps=200_000, size="paper", height=192, width=256, encoding="gradient", residual="grey",
+        match_exposure=False, unit=False, batch_size=16, learning_rate=1e-4,
+        rotation_weight=1.0, log_weight=0.0, joint=True,
+        num_train=20_000, stages=(1.0, 0.5, 0.5, 0.5, 0.25),
+    ),
+}  # fmt: skip
+
+
+class Row(NamedTuple):
+    """A solver that is trained, from the first guess of its seed."""
+
+    network: StereoNetwork
+    stages: tuple[str, ...] = ("few",)  # after the first
+    every_seed: bool = False  # or the first only
+
+
+class Data(NamedTuple):
+    """Pairs in the unit of the baseline; those to train on are made when they are asked for."""
+
+    train: Callable[[], StereoPairs]
+    test: StereoPairs
+
+
+def load(config: Config) -> Data:
+    """Generated rooms, or the pairs of a folder to be tested on."""
+    if config.height % 8 or config.width % 8:
+        rule, came = "expected multiples of eight", (config.height, config.width)
+        raise runner.data_error("height", rule, came, "E.g. --height=96 --width=128.")
+    if len(config.stages) != len(STAGES):
+        rule = f"expected {len(STAGES)} numbers, for {', '.join(STAGES)}"
+        way_out = "Repeat the flag: --stages=1 --stages=0.25 ..."
+        raise runner.data_error("stages", rule, config.stages, way_out)
+    shape = config.height, config.width
+    if config.data == "synthetic":
+        test = generate_pairs(jax.random.key(TEST_ROOMS), config.num_test, shape)
+        return Data(functools.partial(_training_rooms, config.num_train, shape), test)
+    if config.data_dir is None:
+        raise runner.data_error(
+            "data_dir", f"--data={config.data} needs a folder", "none", "Name it: --data_dir=DIR."
+        )
+    try:
+        if config.data in DEMON:
+            return _load_demon(config, shape)
+        pairs = read_folder(config.data_dir, shape)
+    except ValueError as error:
+        raise runner.DataError(str(error)) from error
+    known = np.isfinite(pairs.depth).any(axis=(1, 2))
+    if known.any() and not known.all():
+        rule = "expected the truth of all pairs or of none"
+        raise runner.data_error(config.data_dir, rule, known.tolist(), "Make two folders of it.")
+    if known.all():
+        pairs = unit_baseline(pairs)
+    single = lambda leaf: np.asarray(leaf, np.float32)
+    return Data(lambda: no_pairs(shape), StereoPairs(*map(single, pairs)))
+
+
+@functools.lru_cache(maxsize=1)
+def _training_rooms(count: int, shape: tuple[int, int]) -> StereoPairs:
+    return generate_pairs(jax.random.key(TRAIN_ROOMS), count, shape)
+
+
+def tuning_pairs(config: Config) -> StereoPairs:
+    """Rooms on which the baselines choose their settings; nothing is trained or tested there."""
+    key = jax.random.key(TUNING_ROOMS)
+    return generate_pairs(key, TUNING_PAIRS, (config.height, config.width))
+
+
+def _load_demon(config: Config, shape: tuple[int, int]) -> Data:
+    """The pairs of one of DeMoN's sets; those to train on may be missing."""
+    from data_prep._prepare import cache_folder
+    from data_prep.demon import prepare
+    from jaxcv.data.pipelines import load_stereo_pairs
+
+    cache = cache_folder(config.cache_dir, "demon")
+    builder = prepare(str(config.data_dir), cache, name=config.data)
+
+    @functools.cache
+    def read(split: str) -> StereoPairs:
+        if split not in builder.info.splits:
+            return no_pairs(shape)
+        try:  # also when training asks for its first batch
+            return load_stereo_pairs(builder, split=split, shape=shape)
+        except ValueError as error:
+            raise runner.DataError(str(error)) from error
+
+    return Data(functools.partial(read, "train"), read("test"))
+
+
+def no_pairs(shape: tuple[int, int]) -> StereoPairs:
+    """Of images of that size."""
+    sizes = (*shape, 3), (*shape, 3), (3, 3), (4, 4), shape
+    return StereoPairs(*(np.zeros((0, *size), np.float32) for size in sizes))
+
+
+def network_of(config: Config) -> StereoNetwork:
+    """The network that the settings describe."""
+    return StereoNetwork(
+        size=SIZES[config.size], encoding=config.encoding, residual=config.residual,
+        through_encoding=config.through_encoding, match_exposure=config.match_exposure,
+        unit=config.unit, num_steps=config.iterations,
+    )  # fmt: skip
+
+
+def rows(config: Config) -> dict[str, Row]:
+    """Name -> what is trained: `lsnet` in all stages, the ablations with few iterations only."""
+    usual = network_of(config)
+    stages = tuple(name for name in STAGES[1:] if config.joint or name != "joint")
+    out = {"lsnet": Row(usual, stages, every_seed=True)}
+    if not config.ablations:
+        return out
+    out["refinement"] = Row(usual._replace(solver="refinement"), STAGES[1:3], every_seed=True)
+    for encoding in ls_net.ENCODINGS:
+        if encoding != config.encoding:
+            out[f"shown_{encoding}"] = Row(usual._replace(encoding=encoding))
+    name = "constant_encoding" if config.through_encoding else "through_encoding"
+    out[name] = Row(usual._replace(through_encoding=not config.through_encoding))
+    if config.unit:
+        out["any_unit"] = Row(usual._replace(unit=False))
+    return out
+
+
+def rows_of(config: Config, seed: int) -> dict[str, Row]:
+    """Those that are trained with a seed: the ablations only with the first."""
+    first = seed == config.seed
+    return {name: row for name, row in rows(config).items() if row.every_seed or first}
+
+
+def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
+    """For each seed one first guess, and the stages of each row after it."""
+    out = {}
+    for seed in range(config.seed, config.seed + config.num_seeds):
+        first = cell_name("lsnet", "initial", seed)
+        usual = network_of(config)
+        out[first] = _cell(config, data, usual, "initial", seed, None)
+        for name, row in rows_of(config, seed).items():
+            before = first
+            for stage in row.stages:
+                cell = cell_name(name, stage, seed)
+                out[cell] = _cell(config, data, row.network, stage, seed, before)
+                before = cell
+    return out
+
+
+def cell_name(row: str, stage: str, seed: int) -> str:
+    """Of the training of a row's stage."""
+    return f"{row}.{stage}.seed={seed}"
+
+
+LEARNED = {
+    "initial": ("initial",), "few": ("solver",), "all": ("solver",),
+    "joint": ("initial", "solver"), "upscale": ("upscaler",),
+}  # fmt: skip
+
+
+def _cell(config, data, network, stage, seed, before) -> runner.Cell:
+    index = STAGES.index(stage)
+    steps = max(1, round(config.steps * config.stages[index]))
+    size = 2 * config.batch_size if stage in ("initial", "upscale") else config.batch_size
+    return runner.Cell(
+        init=functools.partial(_init, network=network, stage=stage),
+        loss=functools.partial(
+            _loss, config=config, network=in_stage(config, network, stage), stage=stage
+        ),
+        optimizer=functools.partial(_optimizer, config, stage, steps),
+        after=before,
+        hyperparameters=(),
+        members={"seed": np.array([seed])},
+        steps=steps,
+        batches=functools.partial(_batch, data.train, size, seed, index),
+        log_every=min(50, steps),
+        checkpoint_every=min(200, steps),
+        fused=1,
+    )
+
+
+def in_stage(config: Config, network: StereoNetwork, stage: str) -> StereoNetwork:
+    """The network with as many steps as it takes in a stage."""
+    few = min(config.few, network.num_steps)
+    return network._replace(num_steps=few) if stage == "few" else network
+
+
+def _batch(
+    train: Callable[[], StereoPairs], size: int, seed: int, stage: int, step: int
+) -> StereoPairs:
+    """Pairs drawn for a step, half of them mirrored."""
+    pairs = train()
+    if not len(pairs.depth):
+        way_out = "Train on rooms, or on a set with training files; these are for --mode=evaluate."
+        raise runner.data_error("data", "expected pairs to train on", "none", way_out)
+    rng = np.random.default_rng([seed, stage, step])
+    some = pairs.take(rng.integers(0, len(pairs.depth), size))
+    return mirrored(some, rng.random(size) < 0.5)
+
+
+def mirrored(pairs: StereoPairs, which: np.ndarray) -> StereoPairs:
+    """Those pairs seen in a mirror, left and right exchanged."""
+    flip = lambda x: np.where(which[:, None, None, None], x[:, :, ::-1], x)
+    depth = np.where(which[:, None, None], pairs.depth[:, :, ::-1], pairs.depth)
+    turn = np.diag([-1, 1, 1, 1]).astype(pairs.motion.dtype)
+    motion = np.where(which[:, None, None], turn @ pairs.motion @ turn, pairs.motion)
+    k = pairs.intrinsics.copy()
+    k[which, 0, 2] = pairs.depth.shape[2] - 1 - k[which, 0, 2]
+    k[which, 0, 1] *= -1
+    return StereoPairs(flip(pairs.target), flip(pairs.source), k, motion, depth)
+
+
+def _init(key, member, before=None, *, network: StereoNetwork, stage: str):
+    del member
+    params = init_stereo_network(key, network)
+    if before is None:
+        return params
+    # A row's solver begins anew, after the first guess that all rows share.
+    return before if stage != "few" else before | {"solver": params["solver"]}
+
+
+def _optimizer(config: Config, stage: str, steps: int) -> optax.GradientTransformation:
+    rate = config.learning_rate * (JOINT_RATE if stage == "joint" else 1.0)
+    adam = optax.chain(
+        optax.clip_by_global_norm(config.clip), optax.adam(optax.cosine_decay_schedule(rate, steps))
+    )
+    labels = lambda params: {
+        name: jax.tree.map(lambda _: "learned" if name in LEARNED[stage] else "fixed", leaf)  # noqa: B023
+        for name, leaf in params.items()
+    }
+    return optax.multi_transform({"learned": adam, "fixed": optax.set_to_zero()}, labels)
+
+
+def estimate_steps(
+    params: Any, target: jax.Array, source: jax.Array, intrinsics: jax.Array, network: StereoNetwork
+) -> tuple[StereoEstimate, StereoEstimate]:
+    """The first guess, and the estimates after each step of the solver."""
+    sources = source[:, None]
+    views = quarter_views(target, sources, intrinsics, network.residual, network.match_exposure)
+    guess = first_guess(params, target, sources, intrinsics, network)
+    return guess, solve_stereo(params, views, guess, network)
+
+
+def quarter_depth(depth: Any) -> Any:
+    """(..., H / 4, W / 4) depths of the pixels nearest to the centres of 4 x 4 blocks."""
+    return depth[..., 2::4, 2::4]
+
+
+def _loss(params, batch: StereoPairs, key, member, *, config: Config, network, stage: str):
+    """The mean over pairs and steps of the errors of depth and motion.
+
+    w_z mean |z - z*| + w_l mean |log z - log z*| + w_r |alpha - alpha*|_1 + |t - t*|_1
+    """
+    del key, member
+    fixed = {name: jax.lax.stop_gradient(params[name]) for name in params}
+    params = {name: (params if name in LEARNED[stage] else fixed)[name] for name in params}
+    target, k = batch.target, batch.intrinsics
+    if stage == "upscale":
+        _, found = estimate_steps(params, target, batch.source, k, network)
+        full = upscale(params, found.inverse_depth[-1], target, network)
+        error, logs = depth_loss(full, batch.depth)
+        return jnp.mean(config.depth_weight * error + config.log_weight * logs), {}
+    if stage == "initial":
+        found = first_guess(params, target, batch.source[:, None], k, network)
+        found = jax.tree.map(lambda leaf: leaf[None], found)
+    else:
+        guess, found = estimate_steps(params, target, batch.source, k, network)
+        if stage == "joint":  # the guess stays one
+            found = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), guess, found)
+    true = quarter_depth(batch.depth)
+    depth, logs = jax.vmap(lambda z: depth_loss(z, true))(found.inverse_depth)
+    rotation, translation = motion_loss(found.motion[:, :, 0], batch.motion)
+    total = config.depth_weight * depth + config.log_weight * logs
+    total = total + config.rotation_weight * rotation + translation
+    last = {"depth": depth[-1], "rotation": rotation[-1], "translation": translation[-1]}
+    return jnp.mean(total), jax.tree.map(jnp.mean, last)
+
+
+def depth_loss(z: jax.Array, depth: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Means (B,) of |z - 1 / d| and |log z + log d| over the pixels whose depth is known."""
+    known = jnp.isfinite(depth)
+    true = 1 / jnp.where(known, depth, 1)
+    count = jnp.maximum(jnp.sum(known, axis=(1, 2)), 1)
+    mean = lambda x: jnp.sum(jnp.where(known, jnp.abs(x), 0), axis=(1, 2)) / count
+    return mean(z - true), mean(jnp.log(z / true))
+
+
+def motion_loss(motion: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """|alpha - alpha*|_1 and |t - t*|_1 (T, B) of motions (T, B, 4, 4)."""
+    logs = jax.vmap(lambda m: so3.log(m[:3, :3]))
+    alpha = logs(motion.reshape(-1, 4, 4)).reshape(*motion.shape[:2], 3)
+    rotation = jnp.sum(jnp.abs(alpha - logs(target)), axis=-1)
+    return rotation, jnp.sum(jnp.abs(motion[..., :3, 3] - target[:, :3, 3]), axis=-1)

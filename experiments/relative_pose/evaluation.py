@@ -1,0 +1,346 @@
+"""How relative poses are scored: networks, features, refinements, and what a constant would get."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import runner
+from experiments.relative_pose import refinement, training
+from experiments.relative_pose.baselines import pose_of_matches
+from experiments.relative_pose.data import (
+    Data,
+    Matched,
+    found_matches,
+    matched_pairs,
+    quaternions,
+)
+from experiments.runner.statistics import change_over_seeds, interval_of_mean
+from experiments.runner.timing import seconds_per_call
+from jaxcv.metrics.motion import (
+    folded,
+    pose_auc,
+    pose_failures,
+    rotation_error,
+    translation_error,
+)
+from jaxcv.metrics.tracking import paired_bootstrap
+from jaxcv.models.relative_pose import NETS, direction_of, rotation_of, standardised
+from jaxcv.systems.two_view import (
+    FEWEST,
+    PoseScales,
+    confidence_of,
+    network_and_refined_poses,
+    refined_alone,
+)
+
+__all__ = [
+    "COMPARED", "METHODS", "Poses", "answers", "errors_of", "last_poses", "metrics",
+    "poses_of_methods", "regimes_of",
+]  # fmt: skip
+
+AT_ONCE = 50
+# Feature methods: what is matched, and who estimates.
+METHODS = {
+    "sift_ransac": ("sift", "ransac"), "sift_magsac": ("sift", "magsac"),
+    "orb_ransac": ("orb", "ransac"), "surf_ransac": ("surf", "ransac"),
+    "poselib": ("sift", "poselib"),
+}  # fmt: skip
+REGIMES = ("textured", "textureless")
+COMPARED = (
+    ("cnnB", "cnnA"), ("cnnBspp", "cnnAspp"), ("cnnAspp", "cnnA"), ("cnnBspp", "cnnB"),
+    ("joint", "refined"),
+)  # fmt: skip
+# Whose failures are compared with those of others on the same pairs.
+AGAINST = {
+    "joint": ("poselib", "sift_ransac", "refined_sampled", "refined", *NETS),
+    "refined": ("poselib", "sift_ransac", *NETS), **dict.fromkeys(NETS, ("sift_ransac", "poselib")),
+}  # fmt: skip
+
+
+class Poses(NamedTuple):
+    """What a method answers to N pairs.
+
+    Attributes:
+        rotation: (N, 3, 3); nan where there is no answer.
+        direction: (N, 3).
+        confidence: (N,) in [0, 1]; nan of a method that has none.
+    """
+
+    rotation: np.ndarray
+    direction: np.ndarray
+    confidence: np.ndarray
+
+
+def _member(trained: runner.Trained, i: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[i], trained.params)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _apply(params: Any, first: Any, second: Any, network: Any) -> tuple[jax.Array, jax.Array]:
+    heads: Any = network.apply(params, standardised(first), standardised(second))
+    return rotation_of(heads[0]), direction_of(heads[1])
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _refine(params, first, second, matches, key, network):
+    _, refined = network_and_refined_poses(
+        params, standardised(first), standardised(second), matches, network=network,
+        head=refinement.HEAD, key=key,
+    )  # fmt: skip
+    confidence = confidence_of(refined, PoseScales(*params["scales"]).log_precision)
+    return refined.rotation, refined.direction, confidence
+
+
+def _in_parts(run: Callable[[np.ndarray], Any], count: int) -> Any:
+    """`run` on rows of one number at a time, so that it is compiled once; the last repeat."""
+    rows = np.minimum(np.arange(-(-count // AT_ONCE) * AT_ONCE), count - 1)
+    parts = [jax.device_get(run(some)) for some in rows.reshape(-1, AT_ONCE)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
+
+
+def _by_network(config: Any, params: Any, net: str, pairs: Any) -> Poses:
+    own = training.network(config, net)
+    run = lambda rows: _apply(params, pairs.first[rows], pairs.second[rows], own)
+    rotation, direction = _in_parts(run, len(pairs.rotation))
+    return Poses(rotation, direction, np.full(len(rotation), np.nan))
+
+
+def _by_refinement(config: Any, params: Any, test: Matched) -> Poses:
+    own, key = training.network(config, config.net[-1]), jax.random.key(config.seed)
+
+    def run(rows):
+        some = jax.tree.map(lambda leaf: leaf[rows], test.matches)
+        return _refine(params, test.pairs.first[rows], test.pairs.second[rows], some, key, own)
+
+    return Poses(*_in_parts(run, len(test.found)))
+
+
+def _by_features(test: Matched, found: Any, estimator: str, seed: int) -> Poses:
+    count = len(found)
+    rotation, direction = np.full((count, 3, 3), np.nan), np.full((count, 3), np.nan)
+    for i, matches in enumerate(found):
+        k = test.full.intrinsics1[i], test.full.intrinsics2[i]
+        pose = pose_of_matches(matches, *k, estimator, seed)
+        if pose is not None:
+            rotation[i], direction[i] = pose.rotation, pose.direction
+    return Poses(rotation, direction, np.full(count, np.nan))
+
+
+def constant_of(data: Data) -> tuple[np.ndarray, np.ndarray]:
+    """The mean rotation and direction of the training: what a method must beat."""
+    q = quaternions(data.train.rotation).mean(axis=0)
+    t = np.asarray(data.train.direction).mean(axis=0)
+    return np.asarray(rotation_of(jnp.asarray(q))), t / np.linalg.norm(t)
+
+
+def poses_of_methods(
+    config: Any, data: Data, trained: runner.Trainings, i: int, test: Matched
+) -> dict[str, Poses]:
+    """Method -> its answers on the pairs of `test`, by the i-th seed."""
+    methods = _methods(config, data, trained, i, test)
+    return {name: answer() for name, answer in methods.items()}
+
+
+def last_poses(config: Any, data: Data, trained: runner.Trainings) -> tuple[str, Poses]:
+    """`joint`, or without it the last network, on the test by the first seed, after its name."""
+    name = "joint" if config.refine else config.net[-1]
+    return name, _methods(config, data, trained, 0, data.test)[name]()
+
+
+def _methods(
+    config: Any, data: Data, trained: runner.Trainings, i: int, test: Matched
+) -> dict[str, Callable[[], Poses]]:
+    out: dict[str, Callable[[], Poses]] = {"constant": lambda: _constant(data, len(test.found))}
+    for net in config.net:
+        params = _member(trained[net], i)["network"]
+        out[net] = functools.partial(_by_network, config, params, net, test.pairs)
+    if i == 0:  # the features draw by their own seeds, and answer once
+        for name in METHODS:
+            out[name] = functools.partial(_of_method, config, test, name)
+        for start in ("sampled", "identity"):
+            out[f"refined_{start}"] = functools.partial(_alone, test, start, config.seed)
+    if config.refine:
+        last = _member(trained[config.net[-1]], i)["network"]
+        out["refined"] = functools.partial(_untrained, config, data, last, test)
+        joint = _member(trained["joint"], i)
+        out["joint"] = functools.partial(_by_refinement, config, joint, test)
+    return out
+
+
+def _untrained(config: Any, data: Data, network: Any, test: Matched) -> Poses:
+    errors = refinement.errors_of(config, data.valid, network)
+    params = refinement.untrained(config, network, jax.random.key(0), errors)
+    return _by_refinement(config, params, test)
+
+
+def _constant(data: Data, count: int) -> Poses:
+    rotation, direction = constant_of(data)
+    nothing = np.full(count, np.nan)
+    return Poses(np.tile(rotation, (count, 1, 1)), np.tile(direction, (count, 1)), nothing)
+
+
+def _of_method(config: Any, test: Matched, name: str) -> Poses:
+    features, estimator = METHODS[name]
+    found = test.found
+    if features != "sift":
+        found = found_matches(test.full, features)
+    return _by_features(test, found, estimator, config.seed)
+
+
+def _alone(test: Matched, start: str, seed: int) -> Poses:
+    def run(rows):
+        some = jax.tree.map(lambda leaf: leaf[rows], test.matches)
+        found = refined_alone(some, jax.random.key(seed), start=start)
+        return found.rotation, found.direction, confidence_of(found)
+
+    poses = Poses(*_in_parts(run, len(test.found)))
+    none = test.matches.valid.sum(axis=1) < FEWEST
+    gone = lambda x: np.where(none.reshape(-1, *[1] * (x.ndim - 1)), np.nan, x)
+    return Poses(gone(poses.rotation), gone(poses.direction), np.where(none, 0, poses.confidence))
+
+
+def errors_of(poses: Poses, pairs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Errors (N,) of rotation and direction [deg]; 180 where there is no answer."""
+    none = _none(poses)
+    turned = rotation_error(poses.rotation, pairs.rotation)
+    moved = translation_error(poses.direction, pairs.direction)
+    return np.where(none, 180.0, turned), np.where(none, 180.0, moved)
+
+
+def _none(poses: Poses) -> np.ndarray:
+    return np.isnan(poses.direction[:, 0])
+
+
+def answers(
+    config: Any, data: Data, trained: runner.Trainings, i: int, *, unrelated: bool = False
+) -> dict[str, Poses]:
+    """`poses_of_methods` on the test; or with each second image that of another pair."""
+    return trained.once(
+        (i, unrelated), lambda: poses_of_methods(config, data, trained, i, _test(data, unrelated))
+    )
+
+
+def _test(data: Data, unrelated: bool) -> Matched:
+    if not unrelated:
+        return data.test
+    count = len(data.test.found)
+    rows = np.roll(np.arange(count), count // 2)  # far away, where pairs are of one video
+    full = data.test.full._replace(
+        second=data.test.full.take(rows).second,
+        intrinsics2=np.asarray(data.test.full.intrinsics2)[rows],
+    )
+    return matched_pairs(full, data.test.pairs.first.shape[1:3])
+
+
+def regimes_of(pairs: Any) -> dict[str, np.ndarray]:
+    """Regime -> which of the pairs (N,); `all` where there is more than one."""
+    textured = np.asarray(pairs.textured)
+    out = dict(zip(REGIMES, (textured, ~textured), strict=True))
+    out = {name: rows for name, rows in out.items() if rows.any()}
+    return out if len(out) < 2 else {"all": np.ones(len(textured), bool)} | out
+
+
+def _scores(poses: Poses, pairs: Any) -> dict[str, float]:
+    """Of each regime; nan where no confident pose is there to fail."""
+    out = {}
+    for regime, rows in regimes_of(pairs).items():
+        turned, moved = (error[rows] for error in errors_of(poses, pairs))
+        unsigned = np.where(_none(poses)[rows], 90.0, folded(moved))  # the largest there is
+        auc = pose_auc(turned, unsigned)
+        failed = pose_failures(turned, moved)
+        own = {
+            "roe_median_deg": np.median(turned), "rte_median_deg": np.median(moved),
+            "rte_folded_median_deg": np.median(unsigned),
+            "auc5": auc[0], "auc10": auc[1], "auc20": auc[2], "failures": failed.mean(),
+        }  # fmt: skip
+        if np.isfinite(poses.confidence[rows]).all():
+            confident = poses.confidence[rows] >= 0.5
+            own["confident"] = confident.mean()
+            own["confident_failures"] = failed[confident].mean() if confident.any() else np.nan
+        out |= {f"{regime}/{name}": float(value) for name, value in own.items()}
+    return out
+
+
+def metrics(config: Any, data: Data, trained: runner.Trainings) -> dict[str, Any]:
+    """Means over the seeds, and the numbers of each seed where there are several."""
+    kept: dict[str, list[float]] = {}
+    for i in range(config.num_seeds):
+        for method, poses in answers(config, data, trained, i).items():
+            for name, value in _scores(poses, data.test.pairs).items():
+                kept.setdefault(f"{method}/{name}", []).append(value)
+    out: dict[str, Any] = {}
+    for key, values in kept.items():
+        if np.isfinite(values).any():
+            out[key] = float(np.nanmean(values))
+        if len(values) > 1 and np.isfinite(values).all() and not key.startswith("constant/"):
+            low, high = interval_of_mean(values)
+            out |= {f"{key}_of_seeds": values, f"{key}_low": low, f"{key}_high": high}
+    for first, second in COMPARED:
+        for name in ("roe_median_deg", "rte_median_deg"):
+            keys = [f"{method}/{next(iter(regimes_of(data.test.pairs)))}/{name}" for method in
+                    (first, second)]  # fmt: skip
+            if all(key in kept for key in keys):
+                found = change_over_seeds(*(kept[key] for key in keys))
+                out |= {f"{first}_over_{second}/{name}_{k}": v for k, v in found.items()}
+    out |= _over_pairs(config, data, trained)
+    for method, poses in answers(config, data, trained, 0, unrelated=True).items():
+        turned, _ = errors_of(poses, data.test.pairs)
+        out[f"{method}/unrelated/answered"] = float(np.mean(np.isfinite(poses.direction[:, 0])))
+        out[f"{method}/unrelated/roe_median_deg"] = float(np.median(turned))
+        if np.isfinite(poses.confidence).all():
+            out[f"{method}/unrelated/confident"] = float(np.mean(poses.confidence >= 0.5))
+    out |= {f"{name}/training_minutes": trained[name].seconds / 60 for name in trained}
+    return out | _speeds(config, data, trained)
+
+
+def _over_pairs(config: Any, data: Data, trained: runner.Trainings) -> dict[str, Any]:
+    """95% intervals of failures and of their differences, by a bootstrap over the test pairs.
+
+    Of several seeds each pair has the share of them that fail there.
+    """
+    failed: dict[str, list[np.ndarray]] = {}
+    for i in range(config.num_seeds):
+        for method, poses in answers(config, data, trained, i).items():
+            failed.setdefault(method, []).append(pose_failures(*errors_of(poses, data.test.pairs)))
+    share = {method: np.mean(own, axis=0) for method, own in failed.items()}
+    out = {}
+    for regime, rows in regimes_of(data.test.pairs).items():
+        weights = rows.astype(float)
+        for method, own in share.items():
+            found = paired_bootstrap(own, np.zeros_like(own), weights)
+            out[f"{method}/{regime}/failures_of_pairs"] = [found.low, found.high]
+            for other in AGAINST.get(method, ()):
+                if other in share:
+                    found = paired_bootstrap(own, share[other], weights)
+                    out[f"{method}_over_{other}/{regime}/failures_of_pairs"] = list(found)
+    return out
+
+
+def _speeds(config: Any, data: Data, trained: Any) -> dict[str, float]:
+    """Pairs a second: networks in batches; features with matching, of the first test pairs."""
+    out = {}
+    count = AT_ONCE
+    some = data.test.take(np.arange(count) % len(data.test.found))
+    for net in config.net:
+        own = training.network(config, net)
+        params = _member(trained[net], 0)["network"]
+        images = jnp.asarray(some.pairs.first[:]), jnp.asarray(some.pairs.second[:])
+        out[f"{net}/pairs_per_second"] = count / seconds_per_call(_apply, params, *images, own)
+    for name, (features, estimator) in METHODS.items():
+        start = time.perf_counter()
+        found = found_matches(some.full, features)
+        _by_features(some, found, estimator, config.seed)
+        out[f"{name}/pairs_per_second"] = count / (time.perf_counter() - start)
+    if config.refine:
+        params = _member(trained["joint"], 0)
+        own = training.network(config, config.net[-1])
+        arrays = some.pairs.first[:], some.pairs.second[:], some.matches
+        arrays = (*jax.tree.map(jnp.asarray, arrays), jax.random.key(0))
+        seconds = seconds_per_call(_refine, params, *arrays, own)
+        out["joint/pairs_per_second_after_matching"] = count / seconds
+    return out

@@ -1,0 +1,125 @@
+"""What a trained relative pose writes: its networks, and the pose of one pair of images."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import runner
+from experiments.relative_pose import evaluation, refinement, training
+from experiments.relative_pose.data import quaternions
+from jaxcv.systems import relative_pose, save_relative_pose_network
+from jaxcv.systems.feature_matches import find_matches
+from jaxcv.systems.two_view import intrinsics_or_guess
+
+__all__ = ["CONVENTION", "write"]
+
+CONVENTION = (
+    "x2 = R x1 + t takes points of the first camera to the second; |t| = 1; x right, y down, z "
+    "forward; quaternion w, x, y, z"
+)
+
+
+def write(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
+    """With --image1 and --image2 their pose: printed, pose.json and matches.png; else <net>.npz.
+
+    <net>.npz and joint.npz are what `load_relative_pose_network` reads, of the first seed, and
+    poses.csv is a line a test pair: quaternion, direction and confidence of the last method.
+    """
+    if config.image1 is not None or config.image2 is not None:
+        _one_pair(config, trained, folder)
+        return
+    params = {name: _params(config, trained, name) for name in trained}
+    for name, own in params.items():
+        net = config.net[-1] if name == "joint" else name
+        network = training.network(config, net)
+        save_relative_pose_network(
+            folder / f"{name}.npz", own, network, refinement.HEAD, config.shape
+        )
+    name, poses = evaluation.last_poses(config, data, trained)
+    table = np.c_[quaternions(poses.rotation), poses.direction, poses.confidence[:, None]]
+    header = f"qw,qx,qy,qz,tx,ty,tz,confidence  # {name}: {CONVENTION.replace(',', ';')}"
+    np.savetxt(folder / "poses.csv", table, "%.6g", ",", header=header, comments="")
+
+
+def _params(config: Any, trained: Any, name: str) -> Any:
+    own = jax.tree.map(lambda leaf: leaf[0], trained[name].params)
+    if name == "joint":
+        return own
+    history = trained[name].history
+    errors = [history[one][-1, 0] for one in refinement.VALIDATED]
+    return refinement.untrained(config, own["network"], jax.random.key(0), errors, net=name)
+
+
+def _one_pair(config: Any, trained: Any, folder: pathlib.Path) -> None:
+    images = [_image(name, getattr(config, name)) for name in ("image1", "image2")]
+    k1, k2 = _intrinsics(config.intrinsics)
+    name = "joint" if config.refine else config.net[-1]
+    params = _params(config, trained, name)
+    settings = {
+        "network": training.network(config, config.net[-1]), "head": refinement.HEAD,
+        "shape": config.shape,
+    }  # fmt: skip
+    try:
+        pose = relative_pose(images[0], images[1], k1, k2, params=params, **settings)
+    except ValueError as error:
+        raise runner.DataError(str(error)) from error
+    quaternion = quaternions(pose.rotation[None])[0]
+    result = {
+        "convention": CONVENTION,
+        "rotation": np.asarray(pose.rotation, float).round(9).tolist(),
+        "quaternion": quaternion.astype(float).round(9).tolist(),
+        "direction": np.asarray(pose.direction, float).round(9).tolist(),
+        "confidence": round(float(pose.confidence), 4),
+        "matches": int(pose.matches),
+        "intrinsics": "given" if config.intrinsics else "assumed: 1.2 times the longer side",
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    (folder / "pose.json").write_text(text + "\n")
+    _draw(folder / "matches.png", images, pose, k1, k2)
+
+
+def _image(name: str, path: str | None) -> np.ndarray:
+    from PIL import Image
+
+    if path is None:
+        raise runner.data_error(name, "expected the path of an image", "none", f"Give --{name}.")
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        rule, way_out = "expected an image that can be read", "Give a PNG or a JPEG."
+        raise runner.data_error(name, rule, str(error), way_out) from error
+
+
+def _intrinsics(text: str | None) -> tuple[Any, Any]:
+    if text is None:
+        return None, None
+    try:
+        values = [float(word) for word in text.split(",")]
+        if len(values) not in (4, 8):
+            raise ValueError(f"{len(values)} numbers")
+    except ValueError as error:
+        rule = "expected fx,fy,cx,cy in pixels, once or twice"
+        raise runner.data_error("intrinsics", rule, text, "As in 500,500,319.5,239.5.") from error
+    make = lambda fx, fy, cx, cy: np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+    return make(*values[:4]), make(*values[-4:])
+
+
+def _draw(path: pathlib.Path, images: Any, pose: Any, k1: Any, k2: Any) -> None:
+    import matplotlib.pyplot as plt
+
+    from experiments.relative_pose.figures import draw_matches
+    from jaxcv.geometry.epipolar import essential_matrix
+
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    k = [intrinsics_or_guess("K", own, image) for own, image in zip((k1, k2), images, strict=True)]
+    essential = essential_matrix(pose.rotation, pose.direction)
+    first, second = images
+    draw_matches(axes, first, second, find_matches(first, second), essential, k[0], k[1])
+    figure.suptitle(f"Matches and epipolar lines; confidence {float(pose.confidence):.2f}")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

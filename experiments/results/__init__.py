@@ -1,0 +1,1 @@
+"""The committed records, and the page made of them."""

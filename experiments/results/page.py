@@ -1,0 +1,229 @@
+"""The README's table of results, from the records in experiments/results.
+
+python -m experiments.results            # writes it into README.md
+python -m experiments.results --record=runs/tracker_fusion/results.json [--name=tracker_fusion]
+"""
+
+import importlib
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from experiments.runner import records, settings
+
+__all__ = ["main", "table"]
+
+RESULTS = pathlib.Path(__file__).parent
+README = pathlib.Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def _robust_mean(m: Mapping[str, Any]) -> str:
+    ends = {k: np.asarray(m[f"{k}/sigma2"], float) for k in ("damped", "undamped")}
+    most = {k: np.asarray(m[f"{k}/largest_sigma2"], float) for k in ("damped", "undamped")}
+    ratio = np.asarray(m["undamped_over_damped/largest_gradient"], float)
+    loss = {k: np.nanmedian(np.asarray(m[f"{k}/loss"], float)) for k in ("damped", "undamped")}
+    return (
+        f"σ² < 2000 at the end: damped {(ends['damped'] < 2000).sum()}, undamped "
+        f"{(ends['undamped'] < 2000).sum()} of {ends['damped'].size} seeds; all along: "
+        f"{(most['damped'] < 2000).sum()} and {(most['undamped'] < 2000).sum()}. Median squared "
+        f"error {loss['damped']:.0f} and {loss['undamped']:.0f}. Largest "
+        f"gradient, undamped over damped: median {np.nanmedian(ratio):.1f}, from "
+        f"{np.nanmin(ratio):.1f} to {np.nanmax(ratio):.1f}"
+    )
+
+
+def _robust_mean_minima(m: Mapping[str, Any]) -> str:
+    rows = []
+    for data in ("released", "paper"):
+        named = ("implicit", "expected")
+        ends = (f"{name} {np.median(m[f'{data}/{name}/sigma2']):.0f}" for name in named)
+        near = " and ".join(str(m[f"{data}/{name}/within"]) for name in named)
+        count = len(m[f"{data}/implicit/sigma2"])
+        rows.append(f"{data} data: {', '.join(ends)}; {near} of {count} seeds")
+    return (
+        "median σ² with the implicit gradient and with the loss expected over minima; loss within "
+        f"2% of the lowest of all widths: {'. '.join(rows)}"
+    )
+
+
+def _tracker_fusion(m: Mapping[str, Any]) -> str:
+    named = ("learned", "undamped", "rbf", "median", "mean", "oracle")
+    ious = ", ".join(f"{name} {m[f'{name}/iou']:.3f}" for name in named)
+    d = "learned_minus_rbf"
+    return (
+        f"mean IoU on unseen sequences: {ious}. Learned − RBF {m[f'{d}/iou']:+.3f} "
+        f"[{m[f'{d}/low']:+.3f}, {m[f'{d}/high']:+.3f}]"
+    )
+
+
+def _human_pose(m: Mapping[str, Any]) -> str:
+    parts = []
+    for kind, title in (("multicamera", "4 cameras"), ("monocular", "1 camera")):
+        rows = ", ".join(
+            f"{name} {np.mean(m[f'{name}/{kind}_mpjpe_mm']):.1f}"
+            for name in ("baseline", "body_model", "l2", "huber")
+        )
+        parts.append(f"{title}: {rows}")
+    change = "huber_over_baseline/multicamera"
+    ends = [m[f"{change}_{end}"] for end in ("low", "high") if f"{change}_{end}" in m]
+    interval = f" [{', '.join(f'{100 * end:+.0f}' for end in ends)}]" if ends else ""
+    return (
+        f"mean joint error on unseen subjects [mm], {'; '.join(parts)}. Huber over baseline, "
+        f"4 cameras: {100 * np.mean(m[f'{change}_change']):+.0f}{interval} %"
+    )
+
+
+def _curve_fitting(m: Mapping[str, Any]) -> str:
+    parts = []
+    for family in ("exponential", "sine", "sinc", "gaussian"):
+        rows = []
+        for k in (1, 3, 15):
+            names = ("learned", "lm", "lm_tuned")
+            pair = (m[f"{name}/{family}/energy_median_{k}"] for name in names)
+            rows.append(" / ".join(f"{value:.2f}" for value in pair))
+        parts.append(f"{family} {', '.join(rows)}")
+    solved = [f"{m[f'{name}/sine/solved_15']:.3f}" for name in ("learned", "lm", "lm_tuned")]
+    return (
+        f"median energy, learned / Levenberg-Marquardt / the same tuned, at iterations 1, 3, 15: "
+        f"{'; '.join(parts)}. Sines solved: {' / '.join(solved)}"
+    )
+
+
+def _monocular_stereo(m: Mapping[str, Any]) -> str:
+    named = ("constant", "sift", "flow", "init", "lm_prior", "refinement", "lsnet_15")
+    names = [name for name in (*named, "lsnet_upscaled") if f"{name}/l1_inv" in m]
+    columns = ("l1_inv", "sc_inv", "l1_rel", "rotation_deg", "translation_deg")
+    forms = (".4f", ".3f", ".3f", ".2f", ".1f")
+    rows = [
+        f"{name} "
+        + " / ".join(
+            format(np.mean(m[f"{name}/{c}"]), f) for c, f in zip(columns, forms, strict=True)
+        )
+        for name in names
+    ]
+    return (
+        "L1-inv / sc-inv / L1-rel / rotation [°] / direction of translation [°] on unseen rooms: "
+        + "; ".join(rows)
+    )
+
+
+def _hand_pose(m: Mapping[str, Any]) -> str:
+    tail = "/unseen_mean_error_mm"
+    names = [key.removesuffix(tail) for key in m if key.endswith(tail)]
+    rows = [f"{name} {m[f'{name}/mean_error_mm']:.1f} / {m[name + tail]:.1f}" for name in names]
+    return f"mean joint error on seen / other subjects [mm]: {'; '.join(rows)}"
+
+
+def _inverse_graphics(m: Mapping[str, Any]) -> str:
+    tail = "/reconstruction_mse"
+    names = [key.removesuffix(tail) for key in m if key.endswith(tail)]
+    factors = [k.split("corr2_")[1] for k in m if k.startswith(f"{names[0]}/corr2_")]
+    factors = [name for name in factors if not name.endswith(("_of_seeds", "_low", "_high"))]
+    rows = []
+    for name in names:
+        if f"{name}/mig" not in m:  # the mean image
+            rows.append(f"{name} {m[name + tail]:.4f}")
+            continue
+        pairs = (f"{m[f'{name}/corr2_{f}']:.2f} / {m[f'{name}/gain_{f}']:.2f}" for f in factors)
+        rows.append(f"{name} {', '.join(pairs)}; {m[name + tail]:.4f}")
+    return (
+        f"corr² of the entry / gain of novel views for {', '.join(factors)}; squared error of "
+        f"reconstruction: {'. '.join(rows)}"
+    )
+
+
+def _relative_pose(m: Mapping[str, Any]) -> str:
+    tail = "/textured/failures"
+    rows = []
+    for name in (key.removesuffix(tail) for key in m if key.endswith(tail)):
+        parts = []
+        for regime in ("textured", "textureless"):
+            if f"{name}/{regime}/failures" in m:
+                own = (m[f"{name}/{regime}/{k}"] for k in ("roe_median_deg", "rte_median_deg"))
+                angles = " / ".join(f"{x:.1f}" for x in own)
+                parts.append(f"{angles} / {100 * m[f'{name}/{regime}/failures']:.0f}%")
+        rows.append(f"{name} {', '.join(parts)}")
+    return (
+        "median error of rotation [°] / of translation's direction [°] / failures with texture, "
+        f"without: {'; '.join(rows)}"
+    )
+
+
+NUMBERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "curve_fitting": _curve_fitting,
+    "hand_pose": _hand_pose,
+    "human_pose": _human_pose,
+    "inverse_graphics": _inverse_graphics,
+    "monocular_stereo": _monocular_stereo,
+    "relative_pose": _relative_pose,
+    "robust_mean": _robust_mean,
+    "robust_mean_minima": _robust_mean_minima,
+    "tracker_fusion": _tracker_fusion,
+}
+
+
+def _is_stale(record: Mapping[str, Any]) -> bool:
+    """Whether no preset of today has the settings of the record, but for the files they name."""
+    experiment = importlib.import_module(f"experiments.{record['experiment']}").EXPERIMENT
+    where = {"data": None, "data_dir": None, "cache_dir": None, "start": None}
+    normal = lambda config: json.loads(json.dumps(config | where))
+    presets = experiment.presets.values()
+    return normal(record["config"]) not in [normal(settings.config_to_dict(p)) for p in presets]
+
+
+def _row(name: str, record: Mapping[str, Any]) -> str:
+    text = NUMBERS[record["experiment"]](record["metrics"])
+    stale = " **(stale: the preset has changed since)**" if _is_stale(record) else ""
+    environment = record["environment"]
+    minutes = f"{environment['seconds'] / 60:.1f}"
+    return f"| {name} | `{environment['command']}` | {text}{stale} | {minutes} |"
+
+
+def table(folder: pathlib.Path = RESULTS) -> str:
+    """The table in Markdown, one row a record."""
+    rows = ["| experiment | command | result | minutes |", "|---|---|---|---|"]
+    for path in sorted(folder.glob("*.json")):
+        rows.append(_row(path.stem, json.loads(path.read_text())))
+    return "\n".join(rows)
+
+
+def _checked_record(path: pathlib.Path) -> dict[str, Any]:
+    """The record of a training; raises DataError before anything is overwritten."""
+    rule, way_out = "expected the results.json of a training", "Give one that `--mode=train` wrote."
+    try:
+        record = json.loads(path.read_text())
+        _row("", record)
+        command = record["environment"]["command"] or ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise records.data_error("record", rule, f"{path} ({error!r})", way_out) from error
+    if "--mode" in command and "--mode=train" not in command:
+        raise records.data_error("record", rule, f"that of {command}", way_out)
+    return record
+
+
+def _write(argv: list[str]) -> None:
+    del argv
+    if flags.FLAGS.record is not None:
+        try:
+            record = _checked_record(pathlib.Path(flags.FLAGS.record))
+        except records.DataError as error:
+            sys.exit(f"error: {error}")
+        name = flags.FLAGS.name or record["experiment"]
+        records.write_json(RESULTS / f"{name}.json", record)
+    before, rest = README.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+
+
+def main() -> None:
+    """Parses the flags, keeps the record that they name, and writes the table."""
+    flags.DEFINE_string("record", None, "A results.json to keep in experiments/results.")
+    flags.DEFINE_string("name", None, "Its name there; that of the experiment by default.")
+    settings.show_in_help(("record", "name"))
+    app.run(_write)

@@ -1,0 +1,135 @@
+"""The figures of the robust mean."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from experiments.robust_mean import training
+from jaxcv.data.synthetic.robust_mean import PROTOCOLS, draw
+from jaxcv.energies.robust import rbf_energy
+from jaxcv.plots.robust_mean import plot_energy, plot_trace
+
+__all__ = ["draw_all"]
+
+COLORS = {
+    "undamped": "tab:red",
+    "damped": "tab:blue",
+    "shift": "tab:green",
+    "order4": "tab:purple",
+}
+LABELS = {
+    "undamped": "undamped (Samuel and Tappen)",
+    "damped": "damped, λ = 0.1 (Wibergian learning)",
+    "shift": "shift, λ = 0.1",
+    "order4": "shift, order 4, λ = 0.1",
+}
+TITLES = {"released": "released code's data", "paper": "paper's data"}
+
+
+def draw_all(config: Any, data: None, trained: Any, metrics: Any) -> Iterable[tuple[str, Figure]]:
+    """(file name, Figure) of every figure; without a training's history only the energies."""
+    del data
+    yield "energies.png", _energies(config, trained)
+    if all("sigma2" in cell.history for cell in trained.values()):
+        for name, metric, label, line in (
+            ("sigma2.png", "sigma2", "σ²", (2000, "bound to hold: 2000")),
+            ("gradient.png", "gradient_norm", "largest |d loss / d s| since last point", None),
+            (
+                "min_eigenvalue.png",
+                "min_eigenvalue",
+                "smallest h since last point",
+                (0.1, "λ = 0.1"),
+            ),
+        ):
+            yield name, _traces(config, trained, metric, label, line)
+        yield "largest_gradient.png", _largest_gradient(config, metrics)
+
+
+def _energies(config: Any, trained: Any) -> Figure:
+    optimizer, protocol = config.optimizer[0], config.protocol[0]
+    key = jax.random.key(config.seed)
+    sample = draw(
+        key,
+        PROTOCOLS[protocol],
+        num_inliers=training.NUM_INLIERS,
+        num_outliers=training.NUM_OUTLIERS,
+    )
+    points = np.asarray(sample.points)
+    grid = np.linspace(points.min() - 5, points.max() + 5, 800)
+    inlier = np.arange(points.size) < training.NUM_INLIERS
+    panels = [("before training", "damped", config.initial_scale)]
+    for method in ("undamped", "damped", "shift"):
+        cell, index = training.selected(trained, method, optimizer, protocol)
+        panels.append((LABELS[method], method, abs(float(np.asarray(cell.params)[index[0]]))))
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    axes = figure.subplots(2, 2)
+    for ax, (title, method, scale) in zip(axes.ravel(), panels, strict=True):
+        energy = jax.vmap(rbf_energy, (0, None, None))(jnp.asarray(grid), scale, sample.points)
+        value = training.estimate(jnp.asarray(scale), sample.points, method, config.forward).value
+        plot_energy(
+            ax, grid, np.asarray(energy), points, inlier, float(value), float(sample.target)
+        )
+        ax.set_title(f"{title}\nσ² = {scale**2:.4g}, error {abs(value - sample.target):.2f}")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    figure.suptitle(f"Energy of the robust mean, {TITLES[protocol]}, trained with {optimizer}")
+    return figure
+
+
+def _traces(
+    config: Any, trained: Any, metric: str, label: str, line: tuple[float, str] | None
+) -> Figure:
+    rows, columns = len(config.protocol), len(config.optimizer)
+    figure = Figure(figsize=(max(8, 1 + 3.6 * columns), 1.5 + 3 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for (r, protocol), (c, optimizer) in itertools.product(
+        enumerate(config.protocol), enumerate(config.optimizer)
+    ):
+        ax = axes[r, c]
+        for method in ("undamped", "order4", "shift", "damped"):  # damped often hides shift
+            cell, index = training.selected(trained, method, optimizer, protocol)
+            values = cell.history[metric][:, index]
+            plot_trace(
+                ax, cell.history["step"], values, label=LABELS[method], color=COLORS[method],
+                floor={"min_eigenvalue": 1e-6, "sigma2": 1e-2}.get(metric),
+                linestyle="--" if method == "damped" else "-",
+            )  # fmt: skip
+        if line is not None:
+            ax.axhline(line[0], color="black", linestyle="--", linewidth=1, label=line[1])
+        ax.set_title(f"{optimizer}, {TITLES[protocol]}", fontsize=10)
+        ax.set_ylabel(label if c == 0 else "")
+        ax.set_xlabel("iteration" if r == rows - 1 else "")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3 if columns > 2 else 2)
+    figure.suptitle("thin: one seed; thick: median over the seeds")
+    return figure
+
+
+def _largest_gradient(config: Any, metrics: Any) -> Figure:
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    axes = figure.subplots(1, len(config.protocol), squeeze=False, sharey=True)
+    for ax, protocol in zip(axes[0], config.protocol, strict=True):
+        for row, optimizer in enumerate(config.optimizer):
+            for offset, method in enumerate(training.METHODS):
+                key = training.key_of(protocol, optimizer, method)
+                values = np.asarray(metrics[f"{key}/largest_gradient"], float)
+                place = row + 0.18 * (offset - 1.5)
+                ax.plot(np.full(values.size, place), values, "o", ms=4, color=COLORS[method])
+                ax.plot([place - 0.07, place + 0.07], [np.median(values)] * 2, color="black")
+        ax.set_yscale("log")
+        ax.set_xticks(range(len(config.optimizer)), config.optimizer)
+        ax.set_title(TITLES[protocol])
+    axes[0, 0].set_ylabel("largest |d loss / d s| in training")
+    handles = [
+        Line2D([], [], marker="o", linestyle="", color=COLORS[m], label=LABELS[m])
+        for m in training.METHODS
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    figure.suptitle("one dot a seed, bar: median")
+    return figure

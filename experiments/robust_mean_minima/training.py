@@ -1,0 +1,202 @@
+"""Robust mean: learn the width of a kernel where the lowest minimum may change.
+
+  python -m experiments.robust_mean_minima --workdir=runs/robust_mean_minima
+
+An implicit gradient sees how a minimum moves, not that another minimum becomes the lowest. Trained
+on it alone, the width of `robust_mean` rests far above the best one. Here the loss is the expected
+loss over the lowest minima, weighted by exp(-energy / T), whose gradient sees both. Each width that
+training ends at is compared with a scan of widths on fresh samples.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import runner
+from jaxcv import argmin
+from jaxcv.data.synthetic.robust_mean import PROTOCOLS, Protocol, draw
+from jaxcv.energies.robust import rbf_energy
+from jaxcv.implicit import expected_over_minima
+from jaxcv.solvers import MultiStart, Newton
+
+SEEDS = 32  # points that the solver starts from
+METHODS = ("implicit", "expected")  # the loss of the lowest minimum, or over several
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the robust mean over several minima; every field is a flag."""
+
+    data: str = runner.flag(
+        "synthetic", "Source of the samples to train on.", choices=("synthetic",)
+    )
+    data_dir: str | None = runner.flag(None, "Not used: the samples are drawn.")
+    steps: int = runner.flag(1000, "Optimiser steps.", lower=1)
+    seed: int = runner.flag(0, "First seed.", lower=0, upper=2**31 - 10_000)
+    num_seeds: int = runner.flag(10, "Trainings of every method.", lower=1, upper=1000)
+    protocol: tuple[str, ...] = runner.flag(
+        tuple(PROTOCOLS), "How samples are drawn.", choices=tuple(PROTOCOLS)
+    )
+    batch_size: int = runner.flag(8, "Samples per step.", lower=1)
+    learning_rate: float = runner.flag(0.3, "Adam step size, decayed by a cosine.", lower=0.0)
+    temperature: float = runner.flag(0.5, "T, in units of the energy.", lower=1e-6)
+    keep: int = runner.flag(8, "Distinct minima that the loss sees.", lower=2, upper=110)
+    initial_scale: float = runner.flag(1.0, "The width s before training.", lower=1e-3)
+    num_test: int = runner.flag(
+        15_000, "Fresh samples that losses are compared on.", lower=1, of_data=True
+    )
+    num_widths: int = runner.flag(60, "Widths of the scan.", lower=2)
+
+
+PRESETS = {"default": Config()}
+
+
+def _points(scale, points):
+    """The points of lowest energy (SEEDS,): the lowest minima are near them."""
+    energies = jax.vmap(rbf_energy, (0, None, None))(points, scale, points)
+    return points[jnp.argsort(energies)[:SEEDS]]
+
+
+def solve(scale: jax.Array, points: jax.Array, keep: int = 1):
+    """The `Solution` of the robust mean of points (n,) at width `scale` ().
+
+    With `keep` above one it holds the lowest distinct minima.
+    """
+    solver = MultiStart(Newton(max_steps=25), _points, keep=keep)
+    start = jnp.zeros((), points.dtype)
+    return argmin(rbf_energy, start, scale, (points,), solver=solver)
+
+
+def _protocol(member: Any) -> Protocol:
+    return Protocol(*(member[name] for name in Protocol._fields))
+
+
+def cells(config: Config, data: None) -> dict[str, runner.Cell]:
+    """One training per method; protocols and seeds are members."""
+    del data
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    rows = [(name, seed) for name in config.protocol for seed in seeds]
+    members = {
+        "protocol": np.array([list(PROTOCOLS).index(name) for name, _ in rows]),
+        "seed": np.array([seed for _, seed in rows]),
+        "learning_rate": np.full(len(rows), config.learning_rate),
+    }
+    for field in Protocol._fields:
+        members[field] = np.array([getattr(PROTOCOLS[name], field) for name, _ in rows])
+    adam = lambda learning_rate: optax.adam(
+        optax.cosine_decay_schedule(learning_rate, config.steps)
+    )
+    return {
+        method: runner.Cell(
+            init=lambda key, member: jnp.asarray(config.initial_scale),
+            loss=functools.partial(_loss, config=config, method=method),
+            optimizer=adam,
+            members=members,
+            steps=config.steps,
+            summaries={"sigma2": "last"},
+            log_every=max(1, config.steps // 50),
+            checkpoint_every=max(1, config.steps // 5),
+        )
+        for method in METHODS
+    }
+
+
+def _loss(scale, batch, key, member, *, config: Config, method: str):
+    del batch
+
+    def one(key):
+        sample = draw(key, _protocol(member))
+        error = lambda y: (y - sample.target) ** 2
+        if method == "implicit":
+            return error(solve(scale, sample.points).value)
+        solution = solve(scale, sample.points, config.keep)
+        return expected_over_minima(error, solution, config.temperature)
+
+    losses = jax.vmap(one)(jax.random.split(key, config.batch_size))
+    return jnp.mean(losses), {"sigma2": scale**2}
+
+
+@functools.partial(jax.jit, static_argnums=(1,))
+def _test_losses(scales, num_test, protocol):
+    """Mean squared error (m,) of the lowest minimum at widths (m,), on the same fresh samples."""
+    keys = jax.random.split(jax.random.key(2**31 - 1), num_test)
+
+    def one(key):
+        sample = draw(key, protocol)
+        value = jax.vmap(lambda scale: solve(scale, sample.points).value)(scales)
+        return (value - sample.target) ** 2
+
+    return jnp.mean(jax.lax.map(one, keys, batch_size=64), axis=0)
+
+
+def evaluate(config: Config, data: None, trained: Any) -> dict[str, Any]:
+    """Per protocol: the scan (`sigma2`, `loss`), and per method the end of every seed.
+
+    `excess` is the loss at the end over the lowest loss of scan and ends, less one; `within` the
+    number of seeds for which that is below 2%.
+    """
+    del data
+    metrics: dict[str, Any] = {}
+    grid = np.geomspace(20.0, 800.0, config.num_widths)
+    for name in config.protocol:
+        number = list(PROTOCOLS).index(name)
+        ends = {}
+        for method in METHODS:
+            index = np.flatnonzero(trained[method].members["protocol"] == number)
+            ends[method] = np.asarray(trained[method].params)[index] ** 2
+        every = np.concatenate([grid, *ends.values()])
+        losses = np.asarray(_test_losses(jnp.sqrt(every), config.num_test, PROTOCOLS[name]))
+        metrics[f"{name}/scan/sigma2"], metrics[f"{name}/scan/loss"] = grid, losses[: grid.size]
+        lowest = float(np.min(losses))
+        metrics[f"{name}/scan/best_sigma2"] = float(every[np.argmin(losses)])
+        metrics[f"{name}/scan/lowest_loss"] = lowest
+        begin = grid.size
+        for method, values in ends.items():
+            mine = losses[begin : begin + values.size]
+            begin += values.size
+            metrics[f"{name}/{method}/sigma2"] = values
+            metrics[f"{name}/{method}/loss"] = mine
+            metrics[f"{name}/{method}/excess"] = mine / lowest - 1
+            metrics[f"{name}/{method}/within"] = int(np.sum(mine <= 1.02 * lowest))
+    return metrics
+
+
+def draw_all(config: Config, data: None, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
+    """scan.png: the loss against the width, and where each training ended."""
+    from matplotlib.figure import Figure
+
+    del data, trained
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    axes = figure.subplots(1, len(config.protocol), squeeze=False)
+    labels = {
+        "implicit": "implicit gradient of the lowest minimum",
+        "expected": f"expected over {config.keep} minima, T = {config.temperature:g}",
+    }
+    colors = {"implicit": "tab:red", "expected": "tab:blue"}
+    for ax, name in zip(axes[0], config.protocol, strict=True):
+        get = lambda key, name=name: np.asarray(metrics[f"{name}/{key}"])
+        ax.plot(get("scan/sigma2"), get("scan/loss"), color="black", label="scan of widths")
+        ax.axhspan(
+            float(get("scan/lowest_loss")), 1.02 * float(get("scan/lowest_loss")), alpha=0.25,
+            color="tab:green", label="within 2% of the lowest",
+        )  # fmt: skip
+        for method in METHODS:
+            ax.plot(
+                get(f"{method}/sigma2"), get(f"{method}/loss"), "o", ms=5, alpha=0.8,
+                color=colors[method], label=labels[method],
+            )  # fmt: skip
+        ax.set(xscale="log", xlabel="σ² [units of the line, squared]")
+        ax.set_xticks([20, 50, 100, 200, 400, 800], labels=["20", "50", "100", "200", "400", "800"])
+        ax.minorticks_off()
+        ax.set_title(f"{name} data: {int(get('expected/within'))} of {config.num_seeds} within 2%")
+    axes[0, 0].set_ylabel("mean squared error of the estimate")
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2)
+    figure.suptitle(f"Width of the robust mean, {config.num_test} fresh samples, a dot a seed")
+    yield "scan.png", figure

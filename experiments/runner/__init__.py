@@ -1,0 +1,41 @@
+"""The one training loop: an experiment is a value, and this module runs it.
+
+An experiment is a package. It defines a frozen dataclass of settings, a few pure functions, and in
+its `__init__`::
+
+    EXPERIMENT = runner.Experiment(name="robust_mean", config=Config, ...)
+
+Its `__main__` calls `runner.main(EXPERIMENT)`.
+
+From the command line::
+
+    python -m experiments.robust_mean --workdir=runs/robust_mean --seed=1
+
+or from a notebook, without flags::
+
+    results = runner.train(robust_mean.EXPERIMENT, robust_mean.Config(seed=1), "runs/robust_mean")
+
+A training that was killed goes on from its last checkpoint when the same command is given again,
+and ends with the same numbers, bit for bit on the same machine.
+"""
+
+from experiments.runner.records import DataError, data_error
+from experiments.runner.run import Experiment, define_flags, evaluate, in_turn, main, predict, train
+from experiments.runner.settings import flag
+from experiments.runner.trials import Cell, Trained, Trainings
+
+__all__ = [
+    "Cell",
+    "DataError",
+    "Experiment",
+    "Trained",
+    "Trainings",
+    "data_error",
+    "define_flags",
+    "evaluate",
+    "flag",
+    "in_turn",
+    "main",
+    "predict",
+    "train",
+]

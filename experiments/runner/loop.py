@@ -1,0 +1,230 @@
+"""The training of one cell: chunks of steps, log points, checkpoints, resuming."""
+
+import dataclasses
+import itertools
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.runner import records
+from jaxcv import training
+from jaxcv.checks import argument_error, check_choice
+
+__all__ = ["CellRun", "log_points", "train_cell"]
+
+_logger = logging.getLogger(__name__)
+
+_SUMMARIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mean": lambda values: values.mean(axis=0),
+    "last": lambda values: values[-1],
+    "min": lambda values: values.min(axis=0),
+    "max": lambda values: values.max(axis=0),
+    "sum": lambda values: values.sum(axis=0),
+}
+_STACK_BYTES = 256 * 2**20  # of host batches that are sent to the device at once
+_SECONDS_PER_LINE = 10.0  # between two plain progress lines
+
+
+@dataclasses.dataclass
+class CellRun:
+    """A cell with what it takes to run it."""
+
+    name: str
+    cell: Any
+    members: Mapping[str, np.ndarray]
+    checkpoints: training.Checkpoints
+    before: Any = None
+
+    def __post_init__(self):
+        cell = self.cell
+        bounds = {"steps": (cell.steps, 0), "log_every": (cell.log_every, 1)}
+        bounds["checkpoint_every"] = (cell.checkpoint_every, 1)
+        bounds["fused"] = (1 if cell.fused is None else cell.fused, 1)
+        for field, (value, lower) in bounds.items():
+            if value < lower:
+                raise argument_error(f"{self.name}.{field}", f"expected at least {lower}", value)
+        for metric, kind in cell.summaries.items():
+            check_choice(f"{self.name}.summaries[{metric!r}]", kind, tuple(_SUMMARIES))
+        self.sweep = training.Sweep(
+            cell.init,
+            cell.loss,
+            cell.optimizer,
+            hyperparameters=cell.hyperparameters,
+            project=cell.project,
+            validate=cell.validate,
+            plateau=cell.plateau,
+            loop=cell.loop,
+        )
+        if cell.plateau is not None and cell.validate is None:
+            raise argument_error(f"{self.name}.plateau", "expected a `validate` with it", None)
+
+    def finished(self, state: training.TrainState) -> bool:
+        """Whether nothing is left to train."""
+        return int(state.step) >= self.cell.steps or self.sweep.stopped(state)
+
+
+def log_points(cell: Any, start: int = 0) -> Iterator[tuple[int, int]]:
+    """(first step, last step) between log points after `start`.
+
+    The points are multiples of `log_every` and the end, wherever the training begins: a resumed
+    training computes the same chunks as one that was not disturbed.
+    """
+    while start < cell.steps:
+        end = min((start // cell.log_every + 1) * cell.log_every, cell.steps)
+        yield start, end
+        start = end
+
+
+def train_cell(run: CellRun, metrics_file: records.MetricsFile) -> tuple[Any, float]:
+    """Trains a cell from its last checkpoint to its end.
+
+    Returns:
+        The params with their axis of members, and the seconds that all runs together spent.
+    """
+    cell, members, sweep = run.cell, run.members, run.sweep
+    restored = run.checkpoints.restore(sweep.shapes(members, run.before), repair=True)
+    begin, before = (restored.step, restored.seconds) if restored else (0, 0.0)
+    written = [end for _, end in log_points(cell) if end <= begin]
+    metrics_file.cut(run.name, begin, written)
+    if restored and run.finished(restored.state):
+        _logger.info("%s: finished before, %d steps", run.name, begin)
+        return jax.device_put(sweep.result(restored.state)), before
+    if restored:
+        _logger.info("%s: goes on from step %d", run.name, begin)
+    start = time.perf_counter()
+    whole = jax.device_put(restored.state) if restored else sweep.init(members, run.before)
+    state = sweep.unpacked(whole)
+    data = jax.device_put(cell.data)
+    checkpoint_every = -(-cell.checkpoint_every // cell.log_every) * cell.log_every
+
+    feed = _Feed(cell, begin)
+    with _Progress(run.name, begin, cell.steps) as progress:
+        for first, end in log_points(cell, begin):
+            chunks = []
+            while first < end:
+                length, batch = feed.take()
+                batch = data if cell.batches is None else batch
+                state, metrics = sweep.run(
+                    state, members, batch, length=length, stacked=cell.batches is not None
+                )
+                chunks.append(metrics)
+                first += length
+                feed.prepare()  # on the host, while the device computes
+            values = _summarise(jax.device_get(chunks), cell.summaries)
+            whole = sweep.packed(state)
+            if cell.validate is not None:
+                values |= _validate(run, whole.params, data, values)
+                whole = sweep.observe(whole, values)
+                state = sweep.unpacked(whole)
+            metrics_file.append(run.name, end, values)
+            finished = run.finished(whole)
+            if end % checkpoint_every == 0 or finished:
+                seconds = before + time.perf_counter() - start
+                run.checkpoints.save(whole, seconds=seconds)
+            progress.update(end, values["loss"])
+            if finished:
+                break
+    if cell.steps == 0:
+        run.checkpoints.save(whole)
+    return sweep.result(whole), before + time.perf_counter() - start
+
+
+class _Feed:
+    """The lengths of the device calls in order, each with its stacked batches, one call ahead."""
+
+    def __init__(self, cell: Any, begin: int):
+        self._cell = cell
+        length = cell.fused or cell.log_every
+        if cell.batches is not None and begin < cell.steps and cell.fused is None:
+            # The batch of step 0 in every run, so that the chunks do not depend on the start.
+            sizes = [np.asarray(leaf).nbytes for leaf in jax.tree.leaves(cell.batches(0))]
+            length = max(1, min(length, _STACK_BYTES // max(1, sum(sizes))))
+        self._length = _largest_divisor(cell.log_every, length)
+        self._calls = self._plan(begin)
+        self._next: tuple[int, Any] | None = None
+        self.prepare()
+
+    def _plan(self, begin: int) -> Iterator[tuple[int, int]]:
+        for first, end in log_points(self._cell, begin):
+            for start in range(first, end, self._length):
+                yield start, min(self._length, end - start)
+
+    def prepare(self) -> None:
+        """Makes the batches of the next call."""
+        self._next = None
+        for start, length in itertools.islice(self._calls, 1):
+            batch = None
+            if self._cell.batches is not None:
+                batches = [self._cell.batches(step) for step in range(start, start + length)]
+                batch = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+            self._next = length, batch
+
+    def take(self) -> tuple[int, Any]:
+        """(length, batches) of the next call."""
+        assert self._next is not None
+        return self._next
+
+
+def _largest_divisor(number: int, at_most: int) -> int:
+    """So that the log points need no call of another length, which would be compiled apart."""
+    return max(d for d in range(1, min(number, at_most) + 1) if number % d == 0)
+
+
+def _summarise(chunks: list[dict], summaries: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """One number per metric and member, from those of every step, (steps, M)."""
+    unknown = sorted(summaries.keys() - chunks[0].keys())
+    if unknown:
+        rule = f"expected names among the metrics {sorted(chunks[0])}"
+        raise argument_error("summaries", rule, unknown)
+    out = {}
+    for name in chunks[0]:
+        values = np.concatenate([chunk[name] for chunk in chunks]).astype(np.float64)
+        out[name] = _SUMMARIES[({"skipped": "sum"} | dict(summaries)).get(name, "mean")](values)
+    return out
+
+
+def _validate(
+    run: CellRun, params: Any, data: Any, taken: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    values = jax.device_get(run.sweep.validate(params, data, run.members))
+    same = sorted(values.keys() & taken.keys())
+    if same:
+        raise argument_error(
+            "validate", "these metrics are those of the loss", same, "Rename them."
+        )
+    return {name: np.asarray(value, np.float64) for name, value in values.items()}
+
+
+class _Progress:
+    """A bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, name: str, begin: int, steps: int):
+        self._name, self._steps, self._bar = name, steps, None
+        self._spoke = time.monotonic()
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(desc=name, initial=begin, total=steps, unit="step")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, step: int, loss: np.ndarray) -> None:
+        """Shows the step and the best loss among the members."""
+        finite = loss[np.isfinite(loss)]
+        text = f"{finite.min():.4g}" if finite.size else "not finite"
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {text}", refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif step == self._steps or time.monotonic() - self._spoke >= _SECONDS_PER_LINE:
+            self._spoke = time.monotonic()
+            _logger.info("%s: step %d of %d, loss %s", self._name, step, self._steps, text)

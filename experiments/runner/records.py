@@ -1,0 +1,360 @@
+"""What an experiment writes in its work folder: config.json, metrics.jsonl, results.json."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import math
+import numbers
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.runner import settings
+from jaxcv.checks import argument_error
+
+__all__ = ["FolderError", "MetricsFile", "config_hash", "environment", "json_ready", "write_json"]
+
+CHECKPOINTS = "checkpoints"
+
+_PACKAGES = ("jaxcv", "jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoint")
+
+
+class FolderError(ValueError):
+    """A folder cannot serve: not writable, of another config, or without what is needed."""
+
+
+def folder_error(name: str, rule: str, came: Any, way_out: str) -> FolderError:
+    """A `FolderError` in the format of every error."""
+    return FolderError(str(argument_error(name, rule, came, way_out)))
+
+
+class DataError(ValueError):
+    """A file or folder of the user's data is missing, or holds what it may not."""
+
+
+def data_error(name: str, rule: str, came: Any, way_out: str) -> DataError:
+    """A `DataError` in the format of every error; `name` is the file or the flag."""
+    return DataError(str(argument_error(name, rule, came, way_out)))
+
+
+def prepare_workdir(workdir: Any, experiment: str, config: Any, *, training: bool) -> pathlib.Path:
+    """Makes the work folder and writes config.json, or checks the one that is there.
+
+    Raises:
+        FolderError: if it cannot be written, holds another config, or (unless `training`) holds
+            a training.
+    """
+    folder = pathlib.Path(workdir).expanduser().absolute()
+    way_out = "Give a folder that can be made and written as --workdir."
+    if folder.exists() and not folder.is_dir():
+        raise folder_error("workdir", "expected a folder", f"the file {folder}", way_out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        rule = "expected a folder that can be written"
+        raise folder_error("workdir", rule, f"{folder} ({error})", way_out) from error
+    if not training and (folder / CHECKPOINTS).exists():
+        rule = "expected another folder than that of a training"
+        raise folder_error("workdir", rule, folder, "Use another --workdir for what is evaluated.")
+    now = {"experiment": experiment, "config": settings.config_to_dict(config)}
+    path = folder / "config.json"
+    if not path.exists():
+        write_json(path, now)
+        return folder
+    before = read_config(folder)
+    if before["experiment"] != experiment:
+        rule = f"expected a folder of the experiment {experiment!r}"
+        raise folder_error("workdir", rule, repr(before["experiment"]), "Use another --workdir.")
+    old, new = before["config"], now["config"]
+    differing = [
+        f"{name} = {old.get(name, 'nothing')!r} there, {new.get(name, 'nothing')!r} here"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, "nothing") != new.get(name, "nothing")
+    ]
+    begun = any((folder / name).exists() for name in (CHECKPOINTS, "metrics.jsonl", "results.json"))
+    if differing and not begun:  # a command that stopped at its mistake left nothing else
+        write_json(path, now)
+    elif differing:
+        rule = f"{folder} was begun with another config"
+        raise folder_error("workdir", rule, "; ".join(differing), "Use another --workdir.")
+    return folder
+
+
+@contextlib.contextmanager
+def only_writer(folder: pathlib.Path) -> Iterator[None]:
+    """Holds the work folder; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        FolderError: if another process is training in it.
+    """
+    with (folder / ".lock").open("a") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            rule = "expected a folder in which no other process is training"
+            way_out = "Wait for it or end it, or use another --workdir."
+            raise folder_error("workdir", rule, folder, way_out) from None
+        except (ImportError, OSError):  # neither every system nor every file system has locks
+            pass
+        yield
+
+
+def read_config(folder: pathlib.Path) -> dict[str, Any]:
+    """What config.json holds: {"experiment": name, "config": fields}."""
+    path = folder / "config.json"
+    try:
+        saved = json.loads(path.read_text())
+        return {"experiment": saved["experiment"], "config": dict(saved["config"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        rule = f"expected {path} from a training"
+        way_out = "Give the work folder of a training, or train into an empty one."
+        raise folder_error("config.json", rule, f"{type(error).__name__}", way_out) from error
+
+
+def keep_facts(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
+    """Writes facts.json, or checks the one that is there.
+
+    Raises:
+        DataError: if the training in this folder was begun with other facts.
+    """
+    path, facts = folder / "facts.json", json.loads(json.dumps(dict(facts)))
+    if not path.exists():
+        write_json(path, facts)
+        return
+    before = read_facts(folder)
+    for name in sorted(before.keys() | facts.keys()):
+        if before.get(name) != facts.get(name):
+            rule = f"{folder} was begun with data whose {name} is {before.get(name)}"
+            raise data_error("data", rule, facts.get(name), "Use another --workdir.")
+
+
+def read_facts(folder: pathlib.Path) -> dict[str, Any]:
+    """What facts.json holds; nothing where a training was killed before it wrote one."""
+    path = folder / "facts.json"
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+    except (OSError, ValueError, TypeError) as error:
+        rule, came = f"expected {path} from a training", type(error).__name__
+        raise folder_error("facts.json", rule, came, "Train again in another --workdir.") from error
+
+
+def run_folder(checkpoint: Any) -> pathlib.Path:
+    """The work folder that `checkpoint` means: itself, or the parent of its checkpoints folder.
+
+    Raises:
+        FolderError: if there are no checkpoints.
+    """
+    rule, way_out = (
+        "expected the work folder of a training",
+        "Give --checkpoint the --workdir of an earlier training.",
+    )
+    if not checkpoint:
+        raise folder_error("checkpoint", rule, repr(checkpoint), way_out)
+    folder = pathlib.Path(checkpoint).expanduser().absolute()
+    if folder.name == CHECKPOINTS:
+        folder = folder.parent
+    if not (folder / CHECKPOINTS).is_dir():
+        came = f"{checkpoint}, which " + (
+            f"has no folder {CHECKPOINTS!r}" if folder.is_dir() else "is not there"
+        )
+        raise folder_error("checkpoint", rule, came, way_out)
+    return folder
+
+
+def config_hash(config: Any) -> str:
+    """Sixteen hexadecimal digits, the same for equal configs."""
+    canonical = json.dumps(settings.config_to_dict(config), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes `value` to `path` at once: a reader sees the old file or the new one."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    write_text(path, text)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes `text` to `path` at once."""
+    partial = path.with_name(f".{path.name}.partial")  # a fixed name: a killed run leaves one
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def json_ready(name: str, value: Any) -> Any:
+    """`value` as JSON can hold it: numbers and (nested) lists of them; what is not finite is None.
+
+    Raises:
+        ValueError: if it holds anything else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, (np.ndarray, jax.Array)):
+        value = np.asarray(value).tolist()
+    if isinstance(value, (bool, np.bool_, numbers.Integral)):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [json_ready(name, one) for one in value]
+    raise argument_error(name, "expected a number or a list of numbers", repr(value))
+
+
+def environment(command: str | None, config: Any, seconds: float) -> dict[str, Any]:
+    """Where and how numbers were made; keys as in results.json."""
+    return {
+        "commit": _commit(),
+        "command": command,
+        "config_hash": config_hash(config),
+        "versions": {"python": platform.python_version()} | _versions(),
+        "device": ", ".join(sorted({f"{d.platform} {d.device_kind}" for d in jax.devices()}))
+        + f" ({os.cpu_count()} CPU cores)",
+        "seconds": round(float(seconds), 3),
+    }
+
+
+def command_line() -> str:
+    """The command that started this process, as it could be typed."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = ["python", sys.argv[0]]
+    if spec is not None:
+        program = ["python", "-m", spec.name.removesuffix(".__main__")]
+    return shlex.join([*program, *sys.argv[1:]])
+
+
+def _versions() -> dict[str, str | None]:
+    out: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            out[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            out[name] = None
+    return out
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, with `-dirty` if it was changed; None outside git."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=pathlib.Path(__file__).parent, check=True,
+            capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+        return done.stdout.strip()
+
+    try:
+        # An installed copy may lie inside some other repository: its commit says nothing.
+        if not git("ls-files", pathlib.Path(__file__).name):
+            return None
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def save_figures(figures: Iterable[tuple[str, Any]], folder: pathlib.Path) -> None:
+    """Saves (file name, Figure) pairs, as PNG unless the name says otherwise, and closes them.
+
+    What is text already, a page, is written as it is.
+    """
+    folder.mkdir(exist_ok=True)
+    for name, figure in figures:
+        path = folder / name
+        if isinstance(figure, str):
+            write_text(path, figure)
+            continue
+        figure.savefig(path if path.suffix else path.with_suffix(".png"))
+        if "matplotlib.pyplot" in sys.modules:  # a figure made by pyplot stays until it is closed
+            sys.modules["matplotlib.pyplot"].close(figure)
+
+
+class MetricsFile:
+    """metrics.jsonl: one line per log point, {"cell", "step", metric: list over members}.
+
+    A line is complete or it is not there: what a killed run left half-written is dropped when
+    the file is opened.
+
+    Args:
+        path: made with the first line.
+        read_only: leave the file as it is.
+    """
+
+    def __init__(self, path: pathlib.Path, *, read_only: bool = False):
+        self.path = path
+        self._lines: list[tuple[str, dict[str, Any]]] = []
+        try:
+            text = path.read_text() if path.exists() else ""
+        except UnicodeDecodeError as error:
+            rule, way_out = f"expected {path} from a training", "Train again in another --workdir."
+            raise folder_error(
+                "metrics.jsonl", rule, f"bytes that are no text ({error})", way_out
+            ) from None
+        for number, line in enumerate(text.splitlines(keepends=True), 1):
+            if not line.endswith("\n"):
+                break
+            try:
+                record = json.loads(line)
+                record["cell"], record["step"] = str(record["cell"]), int(record["step"])
+            except (ValueError, KeyError, TypeError) as error:
+                rule = "expected one JSON record per line"
+                way_out = "Remove the work folder's checkpoints and this file, and train again."
+                raise folder_error(f"{path}:{number}", rule, repr(line[:40]), way_out) from error
+            self._lines.append((line, record))
+        if not read_only and text != "".join(line for line, _ in self._lines):
+            self._rewrite()
+
+    def cut(self, cell: str, step: int, expected: Iterable[int]) -> None:
+        """Drops the lines of `cell` after `step`, which the training will write again.
+
+        Raises:
+            FolderError: if the lines up to `step` are not those of the steps `expected`.
+        """
+        kept = [(t, r) for t, r in self._lines if r["cell"] != cell or r["step"] <= step]
+        if len(kept) != len(self._lines):
+            self._lines = kept
+            self._rewrite()
+        came, want = [r["step"] for _, r in kept if r["cell"] == cell], list(expected)
+        if came != want:
+            rule = f"expected the lines of {cell!r} up to its checkpoint at step {step}"
+            way_out = f"Remove {self.path.parent / CHECKPOINTS / cell} to train it again."
+            missing = f"{len(came)} of {len(want)} lines"
+            raise folder_error(str(self.path), rule, missing, way_out)
+
+    def append(self, cell: str, step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """Writes one line; `metrics` are name -> (M,)."""
+        values = {name: json_ready(name, value) for name, value in metrics.items()}
+        record = {"cell": cell, "step": step, **values}
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with self.path.open("a") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())  # no checkpoint may outlive the lines before it
+        self._lines.append((line, record))
+
+    def history(self, cell: str, members: int) -> dict[str, np.ndarray]:
+        """`step` -> (L,) and metric -> (L, M), read from the lines; null is nan."""
+        records = [record for _, record in self._lines if record["cell"] == cell]
+        names = [name for name in (records[0] if records else ()) if name not in ("cell", "step")]
+        out: dict[str, Any] = {"step": np.asarray([r["step"] for r in records], np.int64)}
+        for name in names:
+            values = [record[name] for record in records]
+            out[name] = np.asarray(values, np.float64).reshape(len(records), members)
+        return out
+
+    def _rewrite(self) -> None:
+        write_text(self.path, "".join(line for line, _ in self._lines))

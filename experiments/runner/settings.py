@@ -1,0 +1,325 @@
+"""The fields of a frozen dataclass as flags; the same checks with flags and without."""
+
+import dataclasses
+import math
+import numbers
+import sys
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from jaxcv.checks import argument_error, check_choice
+
+__all__ = [
+    "ConfigError",
+    "check_config",
+    "check_data_dir",
+    "check_evaluated",
+    "config_error",
+    "config_from_dict",
+    "config_to_dict",
+    "define_flags",
+    "flag",
+    "given_fields",
+    "of_mode",
+    "show_in_help",
+]
+
+MODES = ("train", "evaluate", "predict")
+_RESERVED = ("workdir", "preset", "mode", "checkpoint")
+_REQUIRED = ("data", "data_dir", "steps", "seed")
+_SUPPORTED = "int, float, str, bool, `int | None`, `float | None`, `str | None`, tuple[..., ...]"
+
+
+class ConfigError(ValueError):
+    """A setting is not of its type, or out of its bounds."""
+
+
+def config_error(name: str, rule: str, came: Any, way_out: str = "") -> ConfigError:
+    """A `ConfigError` in the format of every error."""
+    return ConfigError(str(argument_error(name, rule, came, way_out)))
+
+
+def flag(
+    default: Any,
+    help: str,
+    *,
+    lower: float | None = None,
+    upper: float | None = None,
+    choices: Sequence[Any] | None = None,
+    of_data: bool = False,
+    only: str | None = None,
+) -> Any:
+    """A field of a Config: its default, what it changes, and what it may be.
+
+    The bounds are inclusive. For a tuple, bounds and choices speak of each entry. A field that
+    says which data are read (`of_data`) may differ between a training and its evaluation; `data`
+    and `data_dir` always may. A field that a single mode reads (`only`) is at its default in an
+    evaluation if it is of `train`, so that the files it names need not be there any more, and is
+    refused elsewhere if it is of `predict`.
+    """
+    metadata = {
+        "help": help, "lower": lower, "upper": upper, "choices": choices, "of_data": of_data,
+        "only": only,
+    }  # fmt: skip
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """What a field's annotation says: a scalar type, perhaps None, perhaps many of it."""
+
+    base: type
+    optional: bool = False
+    many: bool = False
+
+
+def _kind(name: str, hint: Any) -> _Kind:
+    arguments = typing.get_args(hint)
+    scalars = (int, float, str, bool)
+    if hint in scalars:
+        return _Kind(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        bases = [a for a in arguments if a is not type(None)]
+        if len(arguments) == 2 and len(bases) == 1 and bases[0] in (int, float, str):
+            return _Kind(bases[0], optional=True)
+    if (
+        typing.get_origin(hint) is tuple
+        and len(arguments) == 2
+        and arguments[1] is Ellipsis
+        and arguments[0] in (int, float, str)
+    ):
+        return _Kind(arguments[0], many=True)
+    raise argument_error(f"Config.{name}", f"expected a field of type {_SUPPORTED}", hint)
+
+
+def kinds(config_type: type) -> dict[str, _Kind]:
+    """Field name -> what its annotation says, for every field of a Config.
+
+    Raises:
+        ValueError: if it is no frozen dataclass, a type has no flag, or a field that every
+            experiment has is missing.
+    """
+    frozen = dataclasses.is_dataclass(config_type) and config_type.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    if not frozen:
+        raise argument_error("config", "expected a frozen dataclass", config_type)
+    hints = typing.get_type_hints(config_type)
+    names = [field.name for field in dataclasses.fields(config_type)]
+    missing = [name for name in _REQUIRED if name not in names]
+    if missing:
+        raise argument_error("config", f"expected the fields {_REQUIRED}", f"none named {missing}")
+    taken = [name for name in names if name in _RESERVED]
+    if taken:
+        raise argument_error(
+            "config", f"the names {_RESERVED} are flags already", f"fields {taken}"
+        )
+    return {name: _kind(name, hints[name]) for name in names}
+
+
+def check_config(config_type: type, config: Any) -> None:
+    """Raises ValueError unless every field of `config` is of its type and within its bounds."""
+    if not isinstance(config, config_type):
+        way_out = "Pass `Config(...)`, or one of the presets."
+        raise config_error("config", f"expected {config_type.__name__}", repr(config), way_out)
+    for field in dataclasses.fields(config_type):  # type: ignore[arg-type]
+        kind = kinds(config_type)[field.name]
+        value = getattr(config, field.name)
+        if kind.many and not isinstance(value, tuple):
+            raise config_error(field.name, "expected a tuple", repr(value))
+        for one in value if kind.many else (value,):
+            if not (kind.optional and one is None):
+                _check_one(field, kind, one)
+
+
+def _check_one(field: dataclasses.Field, kind: _Kind, value: Any) -> None:
+    way_out = field.metadata.get("help", "")
+    way_out = f"It is: {way_out}" if way_out else ""
+    expected = {
+        bool: lambda x: isinstance(x, bool),
+        str: lambda x: isinstance(x, str),
+        int: lambda x: isinstance(x, numbers.Integral) and not isinstance(x, bool),
+        float: lambda x: isinstance(x, numbers.Real) and not isinstance(x, bool),
+    }
+    if not expected[kind.base](value):
+        rule = f"expected {kind.base.__name__}" + (" or None" if kind.optional else "")
+        raise config_error(field.name, rule, repr(value), way_out)
+    if kind.base is float and not math.isfinite(value):
+        raise config_error(field.name, "expected a finite number", value, way_out)
+    lower, upper = field.metadata.get("lower"), field.metadata.get("upper")
+    if (lower is not None and value < lower) or (upper is not None and value > upper):
+        bounds = (f"at least {lower}" if lower is not None else "") + (
+            " and " if lower is not None and upper is not None else ""
+        ) + (f"at most {upper}" if upper is not None else "")  # fmt: skip
+        raise config_error(field.name, f"expected {bounds}", value, way_out)
+    choices = field.metadata.get("choices")
+    if choices is not None:
+        try:
+            check_choice(field.name, value, choices, way_out)
+        except ValueError as error:
+            raise ConfigError(*error.args) from None
+
+
+def check_evaluated(trained: Any, config: Any) -> None:
+    """Raises ValueError if `config` differs from that of the training in more than its data."""
+    free = {"data", "data_dir"} | {
+        field.name for field in dataclasses.fields(config) if field.metadata.get("of_data")
+    }
+    config = dataclasses.replace(config, **{  # what is not read may be left out
+        field.name: getattr(trained, field.name)
+        for field in dataclasses.fields(config)
+        if field.metadata.get("only") == "train" and getattr(config, field.name) == field.default
+    })  # fmt: skip
+    before, now = config_to_dict(trained), config_to_dict(config)
+    for name in before.keys() - free:
+        if before[name] != now[name]:
+            rule = f"expected {before[name]!r}, with which the model was trained"
+            way_out = f"What may differ: {', '.join(sorted(free))}."
+            raise config_error(name, rule, repr(now[name]), way_out)
+
+
+def of_mode(config: Any, mode: str) -> Any:
+    """The config without what only another mode reads.
+
+    Raises:
+        ValueError: a field is given that only --mode=predict reads.
+    """
+    changes = {}
+    for field in dataclasses.fields(config):
+        only = field.metadata.get("only")
+        if only in (None, mode) or getattr(config, field.name) == field.default:
+            continue
+        if only == "predict":
+            rule = f"goes with --mode={only}"
+            raise config_error(field.name, rule, repr(getattr(config, field.name)))
+        changes[field.name] = field.default
+    return dataclasses.replace(config, **changes)
+
+
+def check_data_dir(config: Any) -> None:
+    """Raises ValueError if a folder is named that would not be read."""
+    if config.data == "synthetic" and config.data_dir is not None:
+        way_out = "Name its kind with --data, or leave --data_dir away."
+        raise config_error(
+            "data_dir", "is not read with --data=synthetic", config.data_dir, way_out
+        )
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """The config as JSON can hold it; equal configs give equal dictionaries (1 and 1.0 as well)."""
+    out = {}
+    for name, kind in kinds(type(config)).items():
+        value = getattr(config, name)
+        if kind.many:
+            out[name] = [kind.base(one) for one in value]
+        else:
+            out[name] = None if value is None else kind.base(value)
+    return out
+
+
+def config_from_dict(config_type: type, values: Mapping[str, Any]) -> Any:
+    """The inverse of `config_to_dict`; raises ValueError if the fields are not those of today."""
+    fields = kinds(config_type)
+    differing = sorted(fields.keys() ^ values.keys())
+    if differing:
+        way_out = "It was written by another version: train again, or check that version out."
+        rule = f"expected the fields {sorted(fields)}"
+        raise config_error("config.json", rule, f"{differing} on one side only", way_out)
+    made = {name: tuple(value) if fields[name].many else value for name, value in values.items()}
+    config = config_type(**made)
+    check_config(config_type, config)
+    return config
+
+
+class _OptionalParser(flags.ArgumentParser):
+    """A number or text, or `none`."""
+
+    def __init__(self, base: type):
+        self._base = base
+        self.syntactic_help = f"{base.__name__}, or 'none'"
+
+    def parse(self, argument):
+        if argument is None or str(argument).lower() == "none":
+            return None
+        return self._base(argument)
+
+    def flag_type(self):
+        return f"{self._base.__name__} or none"
+
+
+def define_flags(
+    config_type: type, presets: Mapping[str, Any], flag_values: flags.FlagValues = flags.FLAGS
+) -> None:
+    """Defines one flag per field of the Config, and those that every experiment has."""
+    flags.DEFINE_string(
+        "workdir", None, "Folder for everything that is written.", required=True,
+        flag_values=flag_values,
+    )  # fmt: skip
+    flags.DEFINE_enum(
+        "preset", "default", sorted(presets), "Values of the flags that are not given.",
+        flag_values=flag_values,
+    )  # fmt: skip
+    flags.DEFINE_enum(
+        "mode", "train", MODES, "What to do; evaluate and predict read --checkpoint.",
+        flag_values=flag_values,
+    )  # fmt: skip
+    flags.DEFINE_string(
+        "checkpoint", None, "Work folder of a training, to evaluate it or to predict with it.",
+        flag_values=flag_values,
+    )  # fmt: skip
+    if "default" not in presets:
+        raise argument_error("presets", "expected the entry 'default'", sorted(presets))
+    fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    for name, kind in kinds(config_type).items():
+        _define(name, kind, fields[name], getattr(presets["default"], name), flag_values)
+    show_in_help((*_RESERVED, *fields), flag_values)
+
+
+def show_in_help(names: Iterable[str], flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Makes --help of the program show these flags, which its main module does not define."""
+    for name in names:
+        flag_values.register_key_flag_for_module(sys.argv[0], flag_values[name])
+
+
+def _define(
+    name: str, kind: _Kind, field: dataclasses.Field, default: Any, flag_values: flags.FlagValues
+) -> None:
+    text = field.metadata.get("help", "")
+    if field.metadata.get("choices") is not None:
+        text += f" One of {', '.join(map(str, field.metadata['choices']))}."
+    if kind.many:
+        text += " Repeat the flag for several values."
+        define = {
+            int: flags.DEFINE_multi_integer,
+            float: flags.DEFINE_multi_float,
+            str: flags.DEFINE_multi_string,
+        }[kind.base]
+        define(name, list(default), text, flag_values=flag_values)
+    elif kind.optional:
+        serializer = flags.ArgumentSerializer()
+        flags.DEFINE(
+            _OptionalParser(kind.base), name, default, text, flag_values, serializer=serializer
+        )
+    else:
+        define = {
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            str: flags.DEFINE_string,
+            bool: flags.DEFINE_boolean,
+        }[kind.base]
+        define(name, default, text, flag_values=flag_values)
+
+
+def given_fields(config_type: type, flag_values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
+    """The fields whose flags were given on the command line."""
+    given: dict[str, Any] = {}
+    for name, kind in kinds(config_type).items():
+        value: Any = flag_values[name].value
+        if flag_values[name].present > 1 and not kind.many:
+            way_out = "Only flags that --help says to repeat are swept over."
+            raise config_error(name, "expected one value", "several", way_out)
+        if flag_values[name].present:
+            given[name] = tuple(value) if kind.many else value
+    return given

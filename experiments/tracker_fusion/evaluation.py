@@ -1,0 +1,157 @@
+"""How the tracker fusion is scored, and what it predicts."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import runner
+from experiments.tracker_fusion import training
+from jaxcv.data.tracker_fusion import TrackerFrames
+from jaxcv.energies.tracker_fusion import FusionParameters, TrackerFrame
+from jaxcv.metrics.tracking import box_iou, paired_bootstrap, sequence_means
+
+__all__ = ["Models", "chosen_models", "fused_boxes", "metrics", "per_frame_iou", "write_results"]
+
+
+class Models(NamedTuple):
+    """One method's models after the choice of the shrinkage.
+
+    Attributes:
+        parameters: (7, 2, K) each: without fold 0..4, all sequences, the split by frame.
+        rbf_width: (7,) the equal width chosen on the same frames [median box sizes].
+        strength: (7,) the shrinkage chosen.
+    """
+
+    parameters: FusionParameters
+    rbf_width: np.ndarray
+    strength: np.ndarray
+
+
+def chosen_models(config: Any, trained: Any, method: str) -> Models:
+    """The models of one method.
+
+    The strength for test fold f has the highest validation IoU among models that have not seen
+    fold f: those without f and f + 1, validated on f + 1, and those without f - 1 and f, validated
+    on f - 1. For the models of all sequences and of the split by frame all folds vote.
+    """
+    history = trained[f"{method}.choose"].history
+    if not {"own_iou", "next_iou"} <= history.keys():
+        rule = "expected the validation scores of the training beside its checkpoints"
+        raise runner.data_error(
+            "metrics.jsonl", rule, "none", "Give --checkpoint the whole work folder."
+        )
+    shape = (len(config.strength), training.NUM_FOLDS)
+    own = history["own_iou"][-1].reshape(shape)  # without f, f + 1: on f
+    following = history["next_iou"][-1].reshape(shape)  # on f + 1
+    votes = following + np.roll(own, 1, axis=1)  # column f: never saw f
+    best = [int(np.argmax(votes[:, f])) for f in range(training.NUM_FOLDS)]
+    best += [int(np.argmax(votes.sum(axis=1)))] * 2
+    final = trained[f"{method}.final"]
+    rows = np.array([s * len(best) + column for column, s in enumerate(best)])
+    assert np.all(final.members["split"][rows] == np.arange(len(best)) + training.NUM_FOLDS)
+    parameters = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], final.params["fusion"])
+    width = np.asarray(final.params["rbf_width"])[rows]
+    return Models(FusionParameters(*parameters), width, np.asarray(config.strength)[best])
+
+
+def model_of_frames(trained: Any, data: Any) -> np.ndarray:
+    """(F,) which of the models scores a frame: that which has not seen its sequence."""
+    folds = next(iter(trained.values())).facts["folds"]
+    fold = training._fold_of_frames(folds, data)
+    return np.where(fold < 0, training.NUM_FOLDS, fold)
+
+
+def fused_boxes(config: Any, trained: Any, frames: TrackerFrames, which: np.ndarray) -> dict:
+    """{method: (F, 4)} of the mean, the median and the three fusions, frame i by model which[i]."""
+    inputs, index = training.tracker_frames(frames), jnp.asarray(which, jnp.int32)
+    shown = np.where(frames.reported[..., None], frames.boxes, np.nan)
+    boxes = {"mean": np.nanmean(shown, axis=1), "median": np.nanmedian(shown, axis=1)}
+    learned = chosen_models(config, trained, "learned")
+    equal = training.equal_width(frames.boxes.shape[1], learned.rbf_width)
+    boxes["rbf"] = np.asarray(training.fuse_all(equal, index, inputs))
+    for method in ("undamped", "learned"):
+        models = chosen_models(config, trained, method)
+        boxes[method] = np.asarray(training.fuse_all(models.parameters, index, inputs))
+    return boxes
+
+
+def per_frame_iou(config: Any, data: Any, trained: Any, which: np.ndarray) -> dict[str, np.ndarray]:
+    """{tracker or method: (F,)}; a tracker that does not report scores 0 in that frame."""
+    frames = data.frames
+    each = box_iou(frames.boxes, frames.ground_truth[:, None]) * frames.reported
+    ious = {name: each[:, k] for k, name in enumerate(data.sequences.trackers)}
+    ious["oracle"] = each.max(axis=1)
+    for method, boxes in fused_boxes(config, trained, frames, which).items():
+        ious[method] = box_iou(boxes, frames.ground_truth)
+    return ious
+
+
+def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
+    """The metrics of the experiment; names are those of trackers and methods."""
+    which = model_of_frames(trained, data)
+    ious = per_frame_iou(config, data, trained, which)
+    out: dict[str, Any] = {f"{name}/iou": float(iou.mean()) for name, iou in ious.items()}
+    num = len(data.sequences.names)
+    means = {name: sequence_means(iou, data.frames.sequence, num) for name, iou in ious.items()}
+    best = max(data.sequences.trackers, key=lambda name: out[f"{name}/iou"])
+    for name, a, b in (
+        ("learned_minus_rbf", "learned", "rbf"),
+        ("learned_minus_undamped", "learned", "undamped"),
+        ("learned_minus_best_tracker", "learned", best),
+        ("rbf_minus_median", "rbf", "median"),
+        ("median_minus_mean", "median", "mean"),
+    ):
+        counts = means[a][1]
+        seen = counts > 0
+        difference = paired_bootstrap(means[a][0][seen], means[b][0][seen], counts[seen])
+        out[f"{name}/iou"], out[f"{name}/low"], out[f"{name}/high"] = difference
+    if np.all(which < training.NUM_FOLDS):  # on the training's own data: the split by frame
+        test = training._frame_thirds(config, data)
+        by_frame = np.full(which.shape, training.NUM_FOLDS + 1)
+        for name, iou in per_frame_iou(config, data, trained, by_frame).items():
+            out[f"{name}/iou_frames"] = float(iou[test].mean())
+    for method in training.METHODS:
+        out[f"{method}/strength"] = list(chosen_models(config, trained, method).strength)
+        history = trained[f"{method}.final"].history
+        if "gradient_norm" in history:
+            out[f"{method}/largest_gradient"] = float(np.nanmax(history["gradient_norm"]))
+            out[f"{method}/skipped"] = float(np.nansum(history["skipped"]))
+    out["rbf/width"] = list(chosen_models(config, trained, "learned").rbf_width)
+    out["frames"], out["sequences"] = len(data.frames.frame), num
+    return out
+
+
+def write_results(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
+    """Writes the fused box of every frame as the results of one more tracker, `jaxcv`.
+
+    `results/jaxcv/unsupervised/<seq>/<seq>_001.txt`: the code 1, then x,y,w,h a line [px], or the
+    code 0 where no tracker reports.
+    """
+    sequences = data.sequences
+    folds = next(iter(trained.values())).facts["folds"]
+    models = chosen_models(config, trained, "learned")
+    for s, name in enumerate(sequences.names):
+        length = int(sequences.lengths[s])
+        longest = sequences.boxes.shape[1]
+        first = jnp.asarray(sequences.ground_truth[s, 0])
+        inputs = TrackerFrame(
+            jnp.asarray(sequences.boxes[s]),
+            jnp.asarray(sequences.reported[s]),
+            jnp.broadcast_to(first, (longest, 4)),
+            jnp.arange(longest),
+        )
+        model = folds.get(name, training.NUM_FOLDS)
+        which = jnp.full(longest, model, jnp.int32)
+        boxes = np.asarray(training.fuse_all(models.parameters, which, inputs))[:length]
+        lines = ["1"]
+        for box, some in zip(boxes[1:], sequences.reported[s, 1:length].any(-1), strict=True):
+            x, y, w, h = box[0], box[1], box[2] - box[0], box[3] - box[1]
+            lines.append(f"{x:.3f},{y:.3f},{w:.3f},{h:.3f}" if some and w > 0 and h > 0 else "0")
+        target = folder / "results" / "jaxcv" / "unsupervised" / name / f"{name}_001.txt"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_suffix(".tmp")
+        temporary.write_text("\n".join(lines) + "\n")
+        temporary.replace(target)

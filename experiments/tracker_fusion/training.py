@@ -1,0 +1,353 @@
+"""Tracker fusion: learn how far each of many trackers is to be trusted (NeurIPS 2019, section 5).
+
+  python -m experiments.tracker_fusion --workdir=runs/tracker_fusion
+  python -m experiments.tracker_fusion --workdir=runs/vot --data=vot --data_dir=DIR
+
+Each corner of the fused box is the lowest point of a sum of radial basis functions around the
+trackers' corners. Width, weight, loss of trust over time and after a change of scale, and a
+correction of the box's size are learned per tracker, through the minimiser, and shrunk towards the
+untrained energy. How strongly is chosen on validation folds. Sequences of the test fold are never
+seen, neither in training nor in that choice.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import runner
+from jaxcv import Damping
+from jaxcv.data.synthetic.tracker_fusion import generate
+from jaxcv.data.tracker_fusion import TrackerFrames, TrackerSequences, flatten_frames
+from jaxcv.energies.tracker_fusion import (
+    UNIT,
+    FusionParameters,
+    TrackerFrame,
+    initial_parameters,
+)
+from jaxcv.geometry import boxes as box_geometry
+from jaxcv.systems import fuse_frame
+
+NUM_FOLDS = 5
+WIDTHS = (0.10, 0.15, 0.20, 0.30, 0.40)  # of the equal-width baseline, in median box sizes
+METHODS = {  # name -> damping of the training
+    "learned": Damping(0.1),
+    "undamped": Damping(0.0, mode="plain"),
+}
+# The spread that each kind of parameter is expected to have over the trackers.
+SPREADS = {
+    "log_width": 0.3,
+    "log_weight": 1.0,
+    "drift": 0.5,
+    "scale_change": 0.5,
+    "log_scale": 0.1,
+}
+SOURCE = {  # 72 entries of VOT2018, by sequence and by frame: another data set
+    "learned/iou": 0.4960,
+    "mean/iou": 0.2455,
+    "median/iou": 0.4458,
+    "learned/iou_frames": 0.565,
+    "mean/iou_frames": 0.238,
+    "median/iou_frames": 0.428,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the tracker fusion; every field is a flag."""
+
+    data: str = runner.flag(
+        "synthetic", "Generated sequences, or a folder in VOT layout.", choices=("synthetic", "vot")
+    )
+    data_dir: str | None = runner.flag(None, "For --data=vot: the folder.", of_data=True)
+    cache_dir: str | None = runner.flag(
+        None,
+        "Where real data are prepared; none: jaxcv in the user's cache folder.",
+        of_data=True,
+    )
+    polygon: str = runner.flag(
+        "extent", "How a polygon becomes a box.", choices=("extent", "area"), of_data=True
+    )
+    steps: int = runner.flag(300, "Optimiser steps.", lower=1)
+    seed: int = runner.flag(
+        0, "Seeds data, folds and the order of frames.", lower=0, upper=2**31 - 1, of_data=True
+    )
+    num_sequences: int = runner.flag(40, "Generated sequences.", lower=NUM_FOLDS, of_data=True)
+    num_frames: int = runner.flag(60, "Frames of a generated sequence.", lower=3, of_data=True)
+    num_trackers: int = runner.flag(12, "Generated trackers.", lower=2, of_data=True)
+    batch_size: int = runner.flag(128, "Frames per step.", lower=1)
+    learning_rate: float = runner.flag(0.05, "Of Adam, falling to zero by a cosine.", lower=0.0)
+    corners: str = runner.flag(
+        "shared",
+        "Whether a tracker's two corners share what is learned; own: paper.",
+        choices=("shared", "own"),
+    )
+    strength: tuple[float, ...] = runner.flag(
+        (1e-4, 1e-3, 1e-2, 1e-1), "Of the shrinkage; chosen on validation folds.", lower=0.0
+    )
+    saturation: float = runner.flag(
+        3.0, "Where the l1 loss of a frame levels off, in true box sizes; 0: never.", lower=0.0
+    )
+
+
+PRESETS = {
+    "default": Config(),
+    "study": Config(
+        steps=600, batch_size=256, num_sequences=60, strength=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    ),
+    # The paper's own data are a folder in VOT layout; corners apart, plain l1, no choice of split.
+    "paper": Config(data="vot", steps=3000, batch_size=1024, corners="own", saturation=0.0),
+}
+
+
+class Data(NamedTuple):
+    """The sequences and their scored frames."""
+
+    sequences: TrackerSequences
+    frames: TrackerFrames
+
+
+def load(config: Config) -> Data:
+    """Generated sequences, or those of a folder in VOT layout."""
+    if config.data == "synthetic":
+        sequences = generate(
+            jax.random.key(config.seed),
+            num_sequences=config.num_sequences,
+            num_frames=config.num_frames,
+            num_trackers=config.num_trackers,
+        )
+        return _data(sequences)
+    from data_prep._prepare import cache_folder
+    from data_prep.vot_results import prepare
+    from jaxcv.data.pipelines import load_tracker_sequences
+
+    if config.data_dir is None:
+        raise runner.data_error(
+            "data_dir", "--data=vot needs a folder", "none", "Name it: --data_dir=DIR."
+        )
+    cache = cache_folder(config.cache_dir, "vot_results")
+    try:
+        sequences = load_tracker_sequences(
+            prepare(config.data_dir, cache, polygon=config.polygon)  # pyright: ignore
+        )
+    except ValueError as error:
+        raise runner.DataError(str(error)) from error
+    data = _data(sequences)
+    if not len(data.frames.frame):
+        way_out = "Give sequences of two frames and more with a visible object."
+        raise runner.data_error(config.data_dir, "expected scored frames", "none", way_out)
+    return data
+
+
+def _data(sequences: TrackerSequences) -> Data:
+    """With the trackers by name, so that a model finds its own wherever they come from."""
+    order = np.argsort(sequences.trackers)
+    sequences = sequences._replace(
+        trackers=tuple(sequences.trackers[k] for k in order),
+        boxes=sequences.boxes[:, :, order],
+        reported=sequences.reported[:, :, order],
+    )
+    return Data(sequences, flatten_frames(sequences))
+
+
+def facts(config: Config, data: Data) -> dict[str, Any]:
+    """The trackers, which the model is about, and the fold of every sequence it has seen."""
+    digest = lambda name: hashlib.sha256(f"{config.seed}/{name}".encode()).hexdigest()
+    ranked = sorted(data.sequences.names, key=digest)
+    folds = {name: rank % NUM_FOLDS for rank, name in enumerate(ranked)}
+    return {"trackers": list(data.sequences.trackers), "folds": folds}
+
+
+def tracker_frames(frames: TrackerFrames) -> TrackerFrame:
+    """The inputs of `fuse_frame`, a leading axis of frames."""
+    return TrackerFrame(*(jnp.asarray(a) for a in (
+        frames.boxes, frames.reported, frames.initial, frames.frame
+    )))  # fmt: skip
+
+
+def _frame_thirds(config: Config, data: Data) -> np.ndarray:
+    """The split by frame: (F,) true where a frame is for testing, a third of them."""
+    order = np.random.default_rng([config.seed, 1]).permutation(len(data.frames.frame))
+    return order % 3 == 0
+
+
+def _splits(config: Config, data: Data) -> list[np.ndarray]:
+    """Masks (F,) of the training frames, by number of split.
+
+    0..4: without test fold f and validation fold f + 1; 5..9: without test fold f; 10: all
+    sequences; 11: the split by frame.
+    """
+    if len(data.sequences.names) < NUM_FOLDS:
+        raise runner.data_error(
+            "data_dir", f"expected {NUM_FOLDS} sequences or more to train on",
+            len(data.sequences.names), "Evaluate a trained model on them: --mode=evaluate.",
+        )  # fmt: skip
+    fold = _fold_of_frames(facts(config, data)["folds"], data)
+    without = [(fold != f) & (fold != (f + 1) % NUM_FOLDS) for f in range(NUM_FOLDS)]
+    without += [fold != f for f in range(NUM_FOLDS)]
+    return [*without, np.ones_like(fold, bool), ~_frame_thirds(config, data)]
+
+
+ALL, FRAMES = 2 * NUM_FOLDS, 2 * NUM_FOLDS + 1
+
+
+def _fold_of_frames(folds: dict[str, int], data: Data) -> np.ndarray:
+    """(F,) the test fold of every frame; -1 for sequences that the training has not seen."""
+    of_sequence = np.array([folds.get(name, -1) for name in data.sequences.names])
+    return of_sequence[data.frames.sequence]
+
+
+def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
+    """Per method, one training to choose the shrinkage and one to be tested.
+
+    Folds and strengths are members.
+    """
+    frames = data.frames
+    masks = _splits(config, data) if len(data.sequences.names) >= NUM_FOLDS else []
+    index = [np.flatnonzero(mask) for mask in masks]
+    longest = max((i.size for i in index), default=0)
+    table = np.stack([np.resize(i, longest) for i in index]) if index else np.zeros((12, 1), int)
+    resident = {
+        "frames": tracker_frames(frames),
+        "truth": jnp.asarray(frames.ground_truth),
+        "table": jnp.asarray(table, jnp.int32),
+        "count": jnp.asarray([i.size for i in index] or [1] * 12, jnp.int32),
+        "validation": _validation_table(config, data),
+    }
+    widths = _best_widths(data, masks) if masks else np.full(12, UNIT)
+    out = {}
+    for method, splits in itertools.product(METHODS, ("choose", "final")):
+        numbers = range(NUM_FOLDS) if splits == "choose" else range(NUM_FOLDS, FRAMES + 1)
+        rows = list(itertools.product(config.strength, numbers))
+        out[f"{method}.{splits}"] = runner.Cell(
+            init=functools.partial(_init, num_trackers=len(data.sequences.trackers)),
+            loss=functools.partial(_loss, config=config, damping=METHODS[method]),
+            optimizer=functools.partial(_optimizer, config.learning_rate, config.steps),
+            hyperparameters=(),
+            members={
+                "strength": np.array([row[0] for row in rows], np.float32),
+                "split": np.array([row[1] for row in rows], np.int32),
+                "width": np.array([widths[row[1]] for row in rows], np.float32),
+                "seed": np.full(len(rows), config.seed),
+            },
+            steps=config.steps,
+            data=resident,
+            project=_share_corners if config.corners == "shared" else None,
+            validate=_validate if splits == "choose" else None,
+            summaries={"gradient_norm": "max"},
+            log_every=max(1, config.steps // 4),
+            checkpoint_every=max(1, config.steps // 2),
+        )
+    return out
+
+
+def _optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+
+
+def _init(key, member, *, num_trackers: int):
+    del key
+    # The baseline's width, chosen on the same frames, travels with the model; it is not trained.
+    return {"fusion": initial_parameters(num_trackers), "rbf_width": jnp.asarray(member["width"])}
+
+
+def _loss(params, batch, key, member, *, config: Config, damping: Damping):
+    """Mean l1 distance of the corners over the true box size, plus the shrinkage."""
+    row, count = batch["table"][member["split"]], batch["count"][member["split"]]
+    chosen = row[jax.random.randint(key, (config.batch_size,), 0, count)]
+    frames = jax.tree.map(lambda leaf: leaf[chosen], batch["frames"])
+    truth = batch["truth"][chosen]
+    fused = jax.vmap(lambda frame: fuse_frame(params["fusion"], frame, damping=damping))(frames)
+    distance = jnp.sum(jnp.abs(fused.box - truth), axis=-1) / box_geometry.box_size(truth)
+    if config.saturation > 0:  # frames where every tracker is lost have nothing to teach
+        distance = config.saturation * jnp.tanh(distance / config.saturation)
+    metrics = {
+        "distance": jnp.mean(distance),
+        "unconverged": jnp.mean(~fused.converged),
+        "min_eigenvalue": jnp.min(fused.min_eigenvalue),
+    }
+    return jnp.mean(distance) + member["strength"] * penalty(params["fusion"]), metrics
+
+
+def penalty(parameters: FusionParameters) -> jax.Array:
+    """Squared distance () from the untrained energy, in spreads, averaged over the trackers."""
+    parts = parameters._asdict().items()
+    return sum((jnp.mean((leaf / SPREADS[name]) ** 2) for name, leaf in parts), jnp.zeros(()))
+
+
+def _share_corners(params):
+    """Both corners with the mean of their parameters."""
+    share = lambda leaf: jnp.broadcast_to(jnp.mean(leaf, axis=0), leaf.shape)
+    return params | {"fusion": jax.tree.map(share, params["fusion"])}
+
+
+VALIDATION_FRAMES = 1000  # per fold: enough for the choice, and quick
+
+
+def _validation_table(config: Config, data: Data) -> jax.Array:
+    """(folds, n) indices of frames of each fold, evenly spread."""
+    fold = _fold_of_frames(facts(config, data)["folds"], data)
+    rows = []
+    for f in range(NUM_FOLDS):
+        index = np.flatnonzero(fold == f) if np.any(fold == f) else np.arange(fold.size)
+        rows.append(index[np.linspace(0, index.size - 1, VALIDATION_FRAMES).astype(int)])
+    return jnp.asarray(np.stack(rows), jnp.int32)
+
+
+def _validate(params, data, member):
+    """IoU on the two folds that the member has not trained on."""
+    ious = {}
+    for name, fold in (("own", member["split"]), ("next", (member["split"] + 1) % NUM_FOLDS)):
+        chosen = data["validation"][fold]
+        frames = jax.tree.map(lambda leaf: leaf[chosen], data["frames"])  # noqa: B023
+        fused = jax.vmap(lambda frame: fuse_frame(params["fusion"], frame).box)(frames)
+        ious[f"{name}_iou"] = jnp.mean(box_geometry.iou(fused, data["truth"][chosen]))
+    return ious
+
+
+@functools.partial(jax.jit, static_argnames="batch_size")
+def fuse_all(
+    parameters: FusionParameters, which: jax.Array, frames: TrackerFrame, batch_size: int = 4096
+) -> jax.Array:
+    """Fused boxes (F, 4) [px] of all frames, frame i by model which[i].
+
+    Args:
+        parameters: (m, 2, K) each, m models.
+        which: (F,) int.
+        frames: F frames.
+        batch_size: frames at a time.
+    """
+
+    def one(row):
+        model, frame = row
+        return fuse_frame(jax.tree.map(lambda leaf: leaf[model], parameters), frame).box
+
+    return jax.lax.map(one, (which, frames), batch_size=batch_size)
+
+
+def equal_width(num_trackers: int, widths: Any) -> FusionParameters:
+    """Untrained models (m, 2, K) whose functions all have one of m widths [median box sizes]."""
+    start = initial_parameters(num_trackers)
+    shape = (len(widths), 2, num_trackers)
+    stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape), start)
+    logs = jnp.log(jnp.asarray(widths, jnp.float32) / UNIT)
+    return stacked._replace(log_width=jnp.broadcast_to(logs[:, None, None], shape))
+
+
+def _best_widths(data: Data, masks: list[np.ndarray]) -> list[float]:
+    """For every mask of training frames the width of `WIDTHS` with the highest IoU on them."""
+    from jaxcv.metrics.tracking import box_iou
+
+    frames, num = tracker_frames(data.frames), len(data.sequences.trackers)
+    models, none = equal_width(num, WIDTHS), np.zeros(len(data.frames.frame), np.int32)
+    fused = [
+        np.asarray(fuse_all(models, jnp.asarray(none + i), frames)) for i in range(len(WIDTHS))
+    ]
+    ious = np.stack([box_iou(boxes, data.frames.ground_truth) for boxes in fused])
+    return [WIDTHS[int(np.argmax(ious[:, mask].mean(axis=1)))] for mask in masks]
