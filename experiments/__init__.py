@@ -1,1 +1,1 @@
-"""Experiments: one module each, all run by `experiments.runner`."""
+"""Experiments: one package each, all run by `experiments.runner`."""

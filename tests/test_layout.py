@@ -29,6 +29,12 @@ UNPICKLER = "data_prep/trunk_weights/alexnet.py"  # by a list of what arrays nee
 FILES = sorted(
     path for top in ("jaxcv", "experiments", "data_prep") for path in (ROOT / top).rglob("*.py")
 )
+# Inside an experiment a part imports parts before it; `__init__` and `__main__` bind them together.
+PARTS = (
+    "config", "data", "baselines", "training", "refinement", "evaluation", "page", "figures",
+    "prediction", "__init__", "__main__",
+)  # fmt: skip
+HEAVY = {"matplotlib", "cv2", "sklearn", "scipy", "poselib", "mahotas", "PIL", "h5py", "tqdm"}
 MAX_LINES = 430  # "about 400"
 
 
@@ -71,6 +77,45 @@ def check_arrows(path):
 def test_arrows():
     for path in FILES:
         check_arrows(path)
+
+
+def experiments_of(package):
+    """(path, part) of the modules of an experiment's package."""
+    return [(path, path.stem) for path in (ROOT / "experiments" / package).glob("*.py")]
+
+
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("experiments/*/__init__.py"))
+
+
+def test_an_experiment_imports_no_other_and_its_parts_in_one_order():
+    for package in set(PACKAGES) - {"runner", "results"}:
+        for path, part in experiments_of(package):
+            for name in imported_modules(path):
+                pieces = name.split(".")
+                if pieces[0] != "experiments" or pieces[1] == "runner":
+                    continue
+                assert pieces[1] == package, f"{path} may not import {name}"
+                if len(pieces) > 2 and pieces[2] in PARTS:
+                    assert PARTS.index(pieces[2]) < PARTS.index(part), f"{path}: {name}"
+
+
+def test_the_runner_knows_no_experiment():
+    for path, _ in experiments_of("runner"):
+        for name in imported_modules(path):
+            pieces = name.split(".")
+            assert pieces[0] != "data_prep", (path, name)
+            assert pieces[0] != "experiments" or pieces[1] == "runner", (path, name)
+
+
+def test_a_training_starts_without_what_only_figures_and_baselines_need():
+    for path in (ROOT / "experiments").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [str(node.module)]
+            assert not {name.split(".")[0] for name in names} & HEAVY, path
 
 
 def test_packages_are_known():
@@ -130,9 +175,11 @@ def nested_imports(path):
 
 def test_no_import_inside_a_function_goes_up_or_sideways():
     for path in FILES:
-        if path.relative_to(ROOT).parts[0] == "jaxcv":
-            for name in nested_imports(path):
-                assert name.split(".")[0] != "jaxcv", (path, name)
+        top = path.relative_to(ROOT).parts[0]
+        for name in nested_imports(path):
+            own = name.split(".")[0]
+            assert own != "jaxcv" or top != "jaxcv", (path, name)
+            assert own != "experiments", (path, name)
 
 
 def test_top_level_holds_nothing_else():

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
+from experiments import runner
 from experiments.curve_fitting import evaluation, training
 from jaxcv.energies.curves import FAMILIES
 from jaxcv.plots.curve_fitting import plot_against, plot_energies, plot_fit
@@ -22,7 +22,7 @@ STYLES = {
 SHOWN = 5  # iterations in the first figure
 
 
-def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Figure]]:
+def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
     """(file name, Figure) of every figure."""
     found = evaluation.fits(config, data, trained)
     pair = {LM: found["lm"], LEARNED: found[training.JOINT]}
@@ -37,10 +37,10 @@ def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tup
     yield "solved.png", _solved(config, metrics)
 
 
-def _fits(data: Any, pair: Any) -> Figure:
+def _fits(data: Any, pair: Any) -> Any:
     """Three typical problems of each family after five iterations; the paper's Fig. 3a."""
     p = data.test
-    figure = Figure(figsize=(13, 8), layout="constrained")
+    figure = runner.new_figure(figsize=(13, 8))
     axes = figure.subplots(3, len(training.NAMES))
     for i, name in enumerate(training.NAMES):
         value = FAMILIES[name].value
@@ -56,9 +56,9 @@ def _fits(data: Any, pair: Any) -> Figure:
     return figure
 
 
-def _energies(data: Any, energies: Any) -> Figure:
+def _energies(data: Any, energies: Any) -> Any:
     """Ten test problems of each family; the paper's Fig. 3b."""
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = runner.new_figure(figsize=(13, 4))
     axes = figure.subplots(1, len(training.NAMES))
     truth = evaluation.test_energies(data, data.test.truth)
     for i, name in enumerate(training.NAMES):
@@ -70,9 +70,9 @@ def _energies(data: Any, energies: Any) -> Figure:
     return figure
 
 
-def _scatter(energies: Any) -> Figure:
+def _scatter(energies: Any) -> Any:
     """All iterations, one method against the other; the paper's Fig. 3c."""
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = runner.new_figure(figsize=(13, 4))
     axes = figure.subplots(1, len(training.NAMES))
     for i, name in enumerate(training.NAMES):
         for step, color in ((1, "tab:red"), (3, "tab:orange"), (5, "tab:green"), (15, "tab:blue")):
@@ -90,9 +90,9 @@ def _scatter(energies: Any) -> Figure:
     return figure
 
 
-def _solved(config: Any, metrics: Any) -> Figure:
+def _solved(config: Any, metrics: Any) -> Any:
     """The fraction of problems within 5% of the energy at the truth, by row and iteration."""
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = runner.new_figure(figsize=(13, 4))
     axes = figure.subplots(1, len(training.NAMES), sharey=True)
     styles = {"lm": STYLES[LM], "lm_tuned": STYLES[LM] | {"ls": "--"}, "learned": STYLES[LEARNED]}
     names = [name for name in metrics if name.endswith("/sine/solved_15")]

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from experiments import runner
 from experiments.hand_pose import evaluation, training
 from jaxcv.data.hand import BONES, JOINTS, pixels_of_joints
 from jaxcv.metrics.hand import THRESHOLDS, joint_errors, success_rate
@@ -21,7 +21,7 @@ _COMPARED_BY_JOINT = (
 )  # fmt: skip
 
 
-def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Figure]]:
+def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
     """(file name, Figure) of every figure."""
     found = {
         test: evaluation.joints_of_rows(config, data, trained, 0, test) for test in evaluation.TESTS
@@ -48,9 +48,9 @@ def _best(data: Any, found: Any) -> str:
     return min(errors, key=lambda name: errors[name].mean())
 
 
-def _success(data: Any, found: Any, titles: dict[str, str]) -> Figure:
+def _success(data: Any, found: Any, titles: dict[str, str]) -> Any:
     wide = len(found["seen"]) > 6
-    figure = Figure(figsize=(15 if wide else 12, 4.6), layout="constrained")
+    figure = runner.new_figure(figsize=(15 if wide else 12, 4.6))
     for ax, test in zip(figure.subplots(1, 2), evaluation.TESTS, strict=True):
         rows = sorted(_errors(data, found, test).items(), key=lambda row: row[1].mean())
         curves = {f"{name}: {errors.mean():.1f} mm": success_rate(errors) for name, errors in rows}
@@ -59,8 +59,8 @@ def _success(data: Any, found: Any, titles: dict[str, str]) -> Figure:
     return figure
 
 
-def _joints(data: Any, found: Any, titles: dict[str, str]) -> Figure:
-    figure = Figure(figsize=(13, 7.5), layout="constrained")
+def _joints(data: Any, found: Any, titles: dict[str, str]) -> Any:
+    figure = runner.new_figure(figsize=(13, 7.5))
     for ax, test in zip(figure.subplots(2, 1, sharey=True), evaluation.TESTS, strict=True):
         errors = {n: e.mean(axis=0) for n, e in _errors(data, found, test).items()}
         if len(errors) > 9:  # too many bars to tell apart
@@ -79,9 +79,9 @@ def _chosen(data: Any, found: Any, row: str, test: str) -> np.ndarray:
     return order[[int(share * (kept - 1)) for share in (0.1, 0.5, 0.9, 0.98)]]
 
 
-def _images(data: Any, found: Any, row: str, titles: dict[str, str]) -> Figure:
+def _images(data: Any, found: Any, row: str, titles: dict[str, str]) -> Any:
     """Predictions over the depth images, as the source's Fig. 4.10."""
-    figure = Figure(figsize=(13, 6.4), layout="constrained")
+    figure = runner.new_figure(figsize=(13, 6.4))
     axes = figure.subplots(2, _SHOWN)
     for line, test in zip(axes, evaluation.TESTS, strict=True):
         frames, truth = data.frames[test], getattr(data, test).joints
@@ -101,9 +101,9 @@ def _images(data: Any, found: Any, row: str, titles: dict[str, str]) -> Figure:
     return figure
 
 
-def _points(data: Any, found: Any, row: str, titles: dict[str, str]) -> Figure:
+def _points(data: Any, found: Any, row: str, titles: dict[str, str]) -> Any:
     """Predictions among the points of the depth image, as the source's Fig. 4.11."""
-    figure = Figure(figsize=(14, 8.4))
+    figure = runner.new_figure(figsize=(14, 8.4))
     figure.subplots_adjust(left=0.02, right=0.96, bottom=0.06, top=0.9, wspace=0.25, hspace=0.28)
     for k, test in enumerate(evaluation.TESTS):
         crops = getattr(data, test)
@@ -126,9 +126,9 @@ def _points(data: Any, found: Any, row: str, titles: dict[str, str]) -> Figure:
     return figure
 
 
-def _training(config: Any, trained: Any, metrics: Any, titles: dict[str, str]) -> Figure:
+def _training(config: Any, trained: Any, metrics: Any, titles: dict[str, str]) -> Any:
     """Validation error by epoch, and the errors of the test of all rows."""
-    figure = Figure(figsize=(13, 4.8), layout="constrained")
+    figure = runner.new_figure(figsize=(13, 4.8))
     left, right = figure.subplots(1, 2)
     for k, name in enumerate(training.networks(config)):
         history = trained[name].history
@@ -158,9 +158,9 @@ def _training(config: Any, trained: Any, metrics: Any, titles: dict[str, str]) -
     return figure
 
 
-def _orders(metrics: Any) -> Figure:
+def _orders(metrics: Any) -> Any:
     """Which is better: validation losses beside the source's, and changes between rows."""
-    figure = Figure(figsize=(13, 5), layout="constrained")
+    figure = runner.new_figure(figsize=(13, 5))
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     nets = [name for name in (f"net{k}" for k in range(1, 10)) if f"{name}/valid_loss" in metrics]
     for k, name in enumerate(nets):

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from experiments import runner
 from experiments.human_pose import evaluation, training
 from jaxcv.energies.human_pose import GROUPS, LIMBS
 from jaxcv.metrics.pose import mpjpe
@@ -29,7 +29,7 @@ MORE = {
 PAPER = {"baseline": 91.8, "body_model": 57.8, "l2": 47.7, "huber": 46.1}
 
 
-def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Figure]]:
+def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
     """(file name, Figure) of every figure."""
     yield "skeletons.png", _skeletons(config, data, trained)
     yield "actions.png", _actions(config, metrics)
@@ -41,7 +41,7 @@ def _names(config: Any, views: int) -> list[str]:
     return [name for name in STYLES if name in evaluation.rows(config, views)]
 
 
-def _skeletons(config: Any, data: Any, trained: Any) -> Figure:
+def _skeletons(config: Any, data: Any, trained: Any) -> Any:
     """Three frames of the first seed: of a small, a typical and a large error."""
     views = max(config.views)
     batch, frames = evaluation.batch_and_frames(config, data, 0, views)
@@ -53,7 +53,7 @@ def _skeletons(config: Any, data: Any, trained: Any) -> Figure:
     ]
     truth = np.asarray(batch.joints)
     order = np.argsort(np.nan_to_num(mpjpe(pairs[1][1], truth), nan=np.inf))
-    figure = Figure(figsize=(13, 8.5), layout="constrained")
+    figure = runner.new_figure(figsize=(13, 8.5))
     for column, share in enumerate((0.1, 0.5, 0.95)):
         i = order[int(share * (len(order) - 1))]
         for row, (name, poses) in enumerate(pairs):
@@ -68,8 +68,8 @@ def _skeletons(config: Any, data: Any, trained: Any) -> Figure:
     return figure
 
 
-def _actions(config: Any, metrics: Any) -> Figure:
-    figure = Figure(figsize=(12, 4.2 * len(config.views)), layout="constrained")
+def _actions(config: Any, metrics: Any) -> Any:
+    figure = runner.new_figure(figsize=(12, 4.2 * len(config.views)))
     axes = np.atleast_1d(figure.subplots(len(config.views), 1))
     for ax, views in zip(axes, config.views, strict=True):
         prefix = f"/{evaluation.kind(views)}_mpjpe_mm"
@@ -90,7 +90,7 @@ def _actions(config: Any, metrics: Any) -> Figure:
     return figure
 
 
-def _table(config: Any, metrics: Any) -> Figure:
+def _table(config: Any, metrics: Any) -> Any:
     """In the form of the source's Table 2, its averages beside ours."""
     lines, labels, columns = [], [], []
     for views in config.views:
@@ -107,7 +107,7 @@ def _table(config: Any, metrics: Any) -> Figure:
                 + [f"{average.mean():.1f}{spread}", "" if published is None else f"{published}"]
             )
             labels.append(f"{evaluation.kind(views)}, {name}")
-    figure = Figure(figsize=(15, 0.6 + 0.3 * len(lines)), layout="constrained")
+    figure = runner.new_figure(figsize=(15, 0.6 + 0.3 * len(lines)))
     ax = figure.subplots()
     ax.axis("off")
     header = [*columns, "average", "source (Human3.6M)"]
@@ -125,10 +125,10 @@ def _count(params: Any, groups: Any) -> int:
     return sum(np.asarray(getattr(params, name))[0].size for name in fields)
 
 
-def _learned(config: Any, trained: Any, metrics: Any) -> Figure:
+def _learned(config: Any, trained: Any, metrics: Any) -> Any:
     """Training error against time in steps, and test error against the number of parameters."""
     views = max(config.views)
-    figure = Figure(figsize=(13, 4.8), layout="constrained")
+    figure = runner.new_figure(figsize=(13, 4.8))
     left, right = figure.subplots(1, 2)
     kind = f"/{evaluation.kind(views)}_mpjpe_mm"
     marks = ["o", "s", "D", "^", "v", "P", "X"]

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from experiments import runner
 from experiments.inverse_graphics import evaluation, training
 from experiments.inverse_graphics.page import page, shown
 from jaxcv.plots.inverse_graphics import plot_inferred, plot_strip
@@ -19,9 +19,7 @@ ASKED = {"corr2": "corr$^2$ of the entry", "gain": "gain of novel views"}
 DEGREES = 180 / np.pi
 
 
-def draw_all(
-    config: Any, data: Any, trained: Any, metrics: Any
-) -> Iterable[tuple[str, Figure | str]]:
+def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
     """(file name, Figure or page) of every figure."""
     names = data.test.names[: data.test.entries]
     for method in config.method:
@@ -64,10 +62,10 @@ def _swept(config: Any, data: Any, trained: Any, method: str, k: int, count: int
     return np.array(rows)
 
 
-def _sweeps(config: Any, data: Any, trained: Any, method: str) -> Figure:
+def _sweeps(config: Any, data: Any, trained: Any, method: str) -> Any:
     """As the source's Figs. 4 and 5: one entry changes, over the range that it has."""
     names = data.test.names[: data.test.entries]
-    figure = Figure(figsize=(10, 3.6 * len(names)), layout="constrained")
+    figure = runner.new_figure(figsize=(10, 3.6 * len(names)))
     axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
     codes = evaluation.codes_of(config, data, trained, method, 0)
     for k, (ax, name) in enumerate(zip(axes, names, strict=True)):
@@ -86,11 +84,11 @@ def _compared(config: Any) -> list[str]:
     return [name for name in wanted if name in config.method] or list(config.method)
 
 
-def _inferred(config: Any, data: Any, trained: Any, metrics: Any) -> Figure:
+def _inferred(config: Any, data: Any, trained: Any, metrics: Any) -> Any:
     """As the source's Fig. 6: the entry beside the true factor."""
     names, methods = data.test.names[: data.test.entries], _compared(config)
     size = max(7.5, 4.2 * len(names)), 3.1 * len(methods)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = runner.new_figure(figsize=size)
     axes = figure.subplots(len(methods), len(names), squeeze=False)
     for line, method in zip(axes, methods, strict=True):
         codes = evaluation.codes_of(config, data, trained, method, 0)
@@ -104,15 +102,15 @@ def _inferred(config: Any, data: Any, trained: Any, metrics: Any) -> Figure:
     return figure
 
 
-def _legend(figure: Figure, ax: Any) -> None:
+def _legend(figure: Any, ax: Any) -> None:
     """One legend for all axes, below them."""
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=len(labels))
 
 
-def _scores(config: Any, metrics: Any, names: tuple[str, ...]) -> Figure:
+def _scores(config: Any, metrics: Any, names: tuple[str, ...]) -> Any:
     """Correlations, gains and reconstruction of all methods."""
-    figure = Figure(figsize=(14, 4.4), layout="constrained")
+    figure = runner.new_figure(figsize=(14, 4.4))
     axes = figure.subplots(1, 3, width_ratios=(3, 3, 2))
     width = 0.8 / len(config.method)
     for ax, (key, label) in zip(axes, ASKED.items(), strict=False):
@@ -146,9 +144,9 @@ def _scores(config: Any, metrics: Any, names: tuple[str, ...]) -> Figure:
     return figure
 
 
-def _invariance(config: Any, trained: Any) -> Figure:
+def _invariance(config: Any, trained: Any) -> Any:
     """How far entries vary in a batch that should not have them, over the training."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = runner.new_figure(figsize=(11, 4))
     axes = figure.subplots(1, 2)
     labels = {
         "spread": "spread in a batch / spread of all",
@@ -170,10 +168,10 @@ def _invariance(config: Any, trained: Any) -> Figure:
     return figure
 
 
-def _beside(config: Any, data: Any, trained: Any) -> Figure:
+def _beside(config: Any, data: Any, trained: Any) -> Any:
     """As the source's Fig. 7: DC-IGN and the entangled baseline, the entry of the azimuth swept."""
     methods = [next(name for name in config.method if name != "entangled"), "entangled"]
-    figure = Figure(figsize=(13, 3.4), layout="constrained")
+    figure = runner.new_figure(figsize=(13, 3.4))
     for k, (ax, method) in enumerate(zip(figure.subplots(1, 2), methods, strict=True)):
         del k
         images = _swept(config, data, trained, method, 0, SHOWN)
@@ -184,7 +182,7 @@ def _beside(config: Any, data: Any, trained: Any) -> Figure:
     return figure
 
 
-def _rotation(config: Any, data: Any, trained: Any) -> Figure:
+def _rotation(config: Any, data: Any, trained: Any) -> Any:
     """As the source's Fig. 8: views of what was not trained on, true and drawn from the first.
 
     Every second row is decoded from the first view, with only the azimuth's entry of the others.
@@ -200,7 +198,7 @@ def _rotation(config: Any, data: Any, trained: Any) -> Figure:
         first = np.repeat(codes.test[batch, order[:1]], len(order), axis=0)
         first[:, codes.entries[0]] = codes.test[batch, order, codes.entries[0]]
         rows.append(evaluation.decode(params, first, network))
-    figure = Figure(figsize=(9, 7.4), layout="constrained")
+    figure = runner.new_figure(figsize=(9, 7.4))
     ax = figure.subplots()
     plot_strip(ax, np.array(rows))
     ax.set_title(

@@ -4,7 +4,6 @@ Every method takes pairs and gives depths (N, H, W) and motions (N, 4, 4) with |
 finds no motion it says identity and the constant depth. OpenCV's random samples are seeded.
 """
 
-import importlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.interpolate import griddata
 
 from jaxcv import argmin_least_squares
 from jaxcv.data.stereo import StereoPairs
@@ -24,8 +22,6 @@ from jaxcv.linear.structure import Arrow
 from jaxcv.solvers import LevenbergMarquardt
 
 __all__ = ["all_baselines"]
-
-cv2: Any = importlib.import_module("cv2")  # its stubs lack half of it
 
 _logger = logging.getLogger(__name__)
 
@@ -87,11 +83,20 @@ def _oracle(pairs: StereoPairs, limits: np.ndarray) -> tuple[np.ndarray, np.ndar
     return 1 / np.stack(z), pairs.motion
 
 
+def _opencv() -> Any:
+    """The module, imported where it is used; its stubs lack half of it."""
+    import cv2
+
+    return cv2
+
+
 def _grey(image: np.ndarray) -> np.ndarray:
+    cv2 = _opencv()
     return cv2.cvtColor((255 * np.clip(image, 0, 1)).astype(np.uint8), cv2.COLOR_RGB2GRAY)
 
 
 def _sift(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    cv2 = _opencv()
     detector = cv2.SIFT_create(contrastThreshold=0.01)
     (a, da), (b, db) = (detector.detectAndCompute(image, None) for image in (first, second))
     if da is None or db is None or len(a) < 2 or len(b) < 2:
@@ -103,6 +108,7 @@ def _sift(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _flow(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    cv2 = _opencv()
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, None)
     v, u = np.mgrid[: first.shape[0], : first.shape[1]]
     start = np.stack([u, v], axis=-1).reshape(-1, 2).astype(float)
@@ -110,6 +116,7 @@ def _flow(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _klt(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    cv2 = _opencv()
     start = cv2.goodFeaturesToTrack(first, POINTS, 0.001, 3)
     if start is None:
         return np.zeros((0, 2)), np.zeros((0, 2))
@@ -122,6 +129,7 @@ def _klt(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 def _two_views(pair: StereoPairs, match: Callable, constant: float) -> Any:
     """Depth and motion of one pair from its matches; None where they give no motion."""
+    cv2 = _opencv()
     cv2.setRNGSeed(0)
     k = np.asarray(pair.intrinsics, float)
     first, second = match(_grey(pair.target), _grey(pair.source))
@@ -169,6 +177,8 @@ def triangulate(first: Any, second: Any, k: np.ndarray, motion: np.ndarray) -> n
 
 def _interpolate(points: np.ndarray, z: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Inverse depths of all pixels: linear between the points, the nearest one outside."""
+    from scipy.interpolate import griddata
+
     v, u = np.mgrid[: shape[0], : shape[1]]
     if len(points) == v.size:
         return np.clip(z.reshape(shape), 1e-3, 10)

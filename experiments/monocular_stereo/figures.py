@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
+from experiments import runner
 from experiments.monocular_stereo import evaluation, training
 from jaxcv.energies.photometric import photometric_terms
 from jaxcv.plots.stereo import plot_inverse_depth, plot_metric, plot_residual
@@ -28,7 +28,7 @@ STYLES = {
 SHOWN = (0, 1, 5, 10, 15)
 
 
-def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Figure]]:
+def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
     """(file name, Figure) of every figure."""
     params = evaluation.params_of(trained, "lsnet", config.seed)
     some = data.test.take(slice(0, 24))
@@ -53,10 +53,10 @@ def _kept(steps: Any) -> list[int]:
     return [k for k in SHOWN if k < len(steps.inverse_depth)]
 
 
-def _depths(pairs: Any, steps: Any) -> Figure:
+def _depths(pairs: Any, steps: Any) -> Any:
     """Inverse depth by iteration beside the truth, and the error below."""
     kept, rows = _kept(steps), _chosen(pairs, steps)
-    figure = Figure(figsize=(2.1 * (len(kept) + 2), 1.75 * 2 * len(rows)), layout="constrained")
+    figure = runner.new_figure(figsize=(2.1 * (len(kept) + 2), 1.75 * 2 * len(rows)))
     axes = figure.subplots(2 * len(rows), len(kept) + 2)
     true = 1 / training.quarter_depth(pairs.depth)
     for r, i in enumerate(rows):
@@ -83,10 +83,10 @@ def _depths(pairs: Any, steps: Any) -> Figure:
     return figure
 
 
-def _residuals(config: Any, pairs: Any, steps: Any) -> Figure:
+def _residuals(config: Any, pairs: Any, steps: Any) -> Any:
     """Brightness residuals by iteration, and with the true depth and motion."""
     kept, rows = _kept(steps), _chosen(pairs, steps)
-    figure = Figure(figsize=(2.1 * (len(kept) + 1), 1.8 * len(rows)), layout="constrained")
+    figure = runner.new_figure(figsize=(2.1 * (len(kept) + 1), 1.8 * len(rows)))
     axes = figure.subplots(len(rows), len(kept) + 1, squeeze=False)
     some = jax.tree.map(jnp.asarray, pairs)
     views = quarter_views(some.target, some.source[:, None], some.intrinsics, "grey", True)
@@ -106,10 +106,10 @@ def _residuals(config: Any, pairs: Any, steps: Any) -> Figure:
     return figure
 
 
-def _upscaled(pairs: Any, steps: Any, full: np.ndarray) -> Figure:
+def _upscaled(pairs: Any, steps: Any, full: np.ndarray) -> Any:
     """The last estimate at a quarter of the size, upscaled, and the truth."""
     rows = _chosen(pairs, steps)
-    figure = Figure(figsize=(10, 2.2 * len(rows)), layout="constrained")
+    figure = runner.new_figure(figsize=(10, 2.2 * len(rows)))
     axes = figure.subplots(len(rows), 4, squeeze=False)
     true = 1 / pairs.depth
     for r, i in enumerate(rows):
@@ -125,9 +125,9 @@ def _upscaled(pairs: Any, steps: Any, full: np.ndarray) -> Figure:
     return figure
 
 
-def _curves(config: Any, metrics: Any, along: str) -> Figure:
+def _curves(config: Any, metrics: Any, along: str) -> Any:
     """Every metric against iterations or milliseconds, with the source's last number."""
-    figure = Figure(figsize=(15, 3.6), layout="constrained")
+    figure = runner.new_figure(figsize=(15, 3.6))
     axes = figure.subplots(1, len(evaluation.METRICS))
     for ax, metric in zip(axes, evaluation.METRICS, strict=True):
         curves = {}
@@ -153,12 +153,12 @@ def _curves(config: Any, metrics: Any, along: str) -> Figure:
     return figure
 
 
-def _table(metrics: Any) -> Figure:
+def _table(metrics: Any) -> Any:
     """All methods: final errors, with the source's on its RGB-D set."""
     names = ("constant", "init", "sift", "flow", "klt", "lm", "lm_prior", "refinement",
              "lsnet_5", "lsnet_10", "lsnet_15", "oracle")  # fmt: skip
     names = [name for name in names if f"{name}/l1_inv" in metrics]
-    figure = Figure(figsize=(15, 4), layout="constrained")
+    figure = runner.new_figure(figsize=(15, 4))
     axes = figure.subplots(1, len(evaluation.METRICS), sharey=True)
     for ax, metric in zip(axes, evaluation.METRICS, strict=True):
         values = [np.mean(metrics[f"{name}/{metric}"]) for name in names]

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 
+from experiments import runner
 from experiments.relative_pose import evaluation
 from experiments.relative_pose.data import Data
 from jaxcv.metrics.motion import cumulative_histogram, pose_failures
@@ -25,7 +25,9 @@ _LARGEST = 60.0  # [deg] of the histograms
 
 
 def _colours(names: Any) -> dict[str, Any]:
-    table = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    from matplotlib import colormaps
+
+    table = colormaps["tab20"].colors  # type: ignore[attr-defined]
     colours = {name: table[k % 20] for k, name in enumerate(_NAMES)}
     return {name: "black" if name == "joint" else colours[name] for name in names}
 
@@ -53,10 +55,8 @@ def _shown_regimes(data: Data) -> dict[str, np.ndarray]:
 def _cumulative(data: Data, poses: Any) -> Any:
     """Share of pairs below an error: rotation and translation, with and without texture."""
     regimes = _shown_regimes(data)
-    figure, axes = plt.subplots(
-        len(regimes), 2, figsize=(12, 4.2 * len(regimes)), sharex=True, sharey=True, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
+    figure = runner.new_figure(figsize=(12, 4.2 * len(regimes)))
+    axes = figure.subplots(len(regimes), 2, sharex=True, sharey=True, squeeze=False)  # fmt: skip
     at, colours = np.linspace(0, _LARGEST, 200), _colours(poses)
     for row, (regime, rows) in zip(axes, regimes.items(), strict=True):
         for name, own in poses.items():
@@ -86,7 +86,8 @@ def _failures(poses: Any, metrics: dict[str, Any]) -> Any:
     Failures with their intervals over the test pairs.
     """
     regimes = [r for r in evaluation.REGIMES if f"constant/{r}/failures" in metrics]
-    figure, axes = plt.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
+    figure = runner.new_figure(figsize=(12, 5))
+    axes = figure.subplots(1, 2, sharey=True)
     names = list(poses)
     places = np.arange(len(names))
     parts = (
@@ -131,7 +132,9 @@ def draw_matches(
     """
     fundamental = np.linalg.inv(k2).T @ np.asarray(essential) @ np.linalg.inv(k1)
     some = np.linspace(0, len(matches.ratio) - 1, min(_LINES, len(matches.ratio))).astype(int)
-    colours = plt.get_cmap("hsv")(np.linspace(0, 1, len(some) + 1))
+    from matplotlib import colormaps
+
+    colours = colormaps["hsv"](np.linspace(0, 1, len(some) + 1))
     parts = (
         (axes[0], first, matches.points1, matches.points2, fundamental.T),
         (axes[1], second, matches.points2, matches.points1, fundamental),
@@ -163,10 +166,8 @@ def _lines(data: Data, poses: Any) -> Any:
     own, full = poses[name], data.test.full
     turned, moved = evaluation.errors_of(own, data.test.pairs)
     shown = [i for rows in _shown_regimes(data).values() for i in np.flatnonzero(rows)[:_SHOWN]]
-    figure, axes = plt.subplots(
-        -(-len(shown) // 3) * 2, 3, figsize=(12, 6.2 * -(-len(shown) // 3)), squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
+    figure = runner.new_figure(figsize=(12, 6.2 * -(-len(shown) // 3)))
+    axes = figure.subplots(-(-len(shown) // 3) * 2, 3, squeeze=False)  # fmt: skip
     for axis in axes.ravel():
         axis.set_axis_off()
     for n, i in enumerate(shown):
@@ -189,7 +190,8 @@ def _lines(data: Data, poses: Any) -> Any:
 
 def _confidence(data: Data, poses: Any) -> Any:
     """How often a pose of a stated confidence is within 20 degrees."""
-    figure, axis = plt.subplots(figsize=(6, 5), layout="constrained")
+    figure = runner.new_figure(figsize=(6, 5))
+    axis = figure.subplots()
     edges = np.linspace(0, 1, 6)
     for name in ("refined_sampled", "refined", "joint"):
         if name not in poses:
@@ -215,7 +217,8 @@ def _confidence(data: Data, poses: Any) -> Any:
 
 def _orders(config: Any, data: Data, metrics: dict[str, Any]) -> Any:
     """Errors of the networks by seed beside the constant's, and which network is better."""
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    figure = runner.new_figure(figsize=(14, 4.2))
+    axes = figure.subplots(1, 3)
     whole = next(iter(evaluation.regimes_of(data.test.pairs)))
     kinds = {"roe_median_deg": "rotation", "rte_median_deg": "direction of translation"}
     for axis, (metric, label) in zip(axes[:2], kinds.items(), strict=True):
@@ -250,9 +253,8 @@ def _orders(config: Any, data: Data, metrics: dict[str, Any]) -> Any:
 def _training(config: Any, trained: Any) -> Any:
     """Validation errors of the networks over steps, and what the energy's training shows."""
     count = 1 + bool(config.refine)
-    figure, axes = plt.subplots(
-        1, count, figsize=(6 * count, 4.2), squeeze=False, layout="constrained"
-    )
+    figure = runner.new_figure(figsize=(6 * count, 4.2))
+    axes = figure.subplots(1, count, squeeze=False)
     for net in config.net:
         history = trained[net].history
         line = axes[0, 0].plot(

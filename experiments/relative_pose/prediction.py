@@ -10,6 +10,8 @@ import numpy as np
 from experiments import runner
 from experiments.relative_pose import evaluation, refinement, training
 from experiments.relative_pose.data import quaternions
+from experiments.relative_pose.figures import draw_matches
+from jaxcv.geometry.epipolar import essential_matrix
 from jaxcv.systems import relative_pose, save_relative_pose_network
 from jaxcv.systems.feature_matches import find_matches
 from jaxcv.systems.two_view import intrinsics_or_guess
@@ -78,7 +80,7 @@ def _one_pair(config: Any, trained: Any, folder: pathlib.Path) -> None:
     }
     text = json.dumps(result, indent=1)
     print(text)
-    (folder / "pose.json").write_text(text + "\n")
+    runner.write_text(folder / "pose.json", text + "\n")
     _draw(folder / "matches.png", images, pose, k1, k2)
 
 
@@ -110,16 +112,11 @@ def _intrinsics(text: str | None) -> tuple[Any, Any]:
 
 
 def _draw(path: pathlib.Path, images: Any, pose: Any, k1: Any, k2: Any) -> None:
-    import matplotlib.pyplot as plt
-
-    from experiments.relative_pose.figures import draw_matches
-    from jaxcv.geometry.epipolar import essential_matrix
-
-    figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    figure = runner.new_figure(figsize=(12, 5), dpi=120)
+    axes = figure.subplots(1, 2)
     k = [intrinsics_or_guess("K", own, image) for own, image in zip((k1, k2), images, strict=True)]
     essential = essential_matrix(pose.rotation, pose.direction)
     first, second = images
     draw_matches(axes, first, second, find_matches(first, second), essential, k[0], k[1])
     figure.suptitle(f"Matches and epipolar lines; confidence {float(pose.confidence):.2f}")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    runner.save_figures([(path.name, figure)], path.parent)

@@ -7,9 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
+from experiments import runner
 from experiments.robust_mean import training
 from jaxcv.data.synthetic.robust_mean import PROTOCOLS, draw
 from jaxcv.energies.robust import rbf_energy
@@ -32,7 +31,7 @@ LABELS = {
 TITLES = {"released": "released code's data", "paper": "paper's data"}
 
 
-def draw_all(config: Any, data: None, trained: Any, metrics: Any) -> Iterable[tuple[str, Figure]]:
+def draw_all(config: Any, data: None, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
     """(file name, Figure) of every figure; without a training's history only the energies."""
     del data
     yield "energies.png", _energies(config, trained)
@@ -51,7 +50,7 @@ def draw_all(config: Any, data: None, trained: Any, metrics: Any) -> Iterable[tu
         yield "largest_gradient.png", _largest_gradient(config, metrics)
 
 
-def _energies(config: Any, trained: Any) -> Figure:
+def _energies(config: Any, trained: Any) -> Any:
     optimizer, protocol = config.optimizer[0], config.protocol[0]
     key = jax.random.key(config.seed)
     sample = draw(
@@ -67,7 +66,7 @@ def _energies(config: Any, trained: Any) -> Figure:
     for method in ("undamped", "damped", "shift"):
         cell, index = training.selected(trained, method, optimizer, protocol)
         panels.append((LABELS[method], method, abs(float(np.asarray(cell.params)[index[0]]))))
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure = runner.new_figure(figsize=(11, 7))
     axes = figure.subplots(2, 2)
     for ax, (title, method, scale) in zip(axes.ravel(), panels, strict=True):
         energy = jax.vmap(rbf_energy, (0, None, None))(jnp.asarray(grid), scale, sample.points)
@@ -84,9 +83,9 @@ def _energies(config: Any, trained: Any) -> Figure:
 
 def _traces(
     config: Any, trained: Any, metric: str, label: str, line: tuple[float, str] | None
-) -> Figure:
+) -> Any:
     rows, columns = len(config.protocol), len(config.optimizer)
-    figure = Figure(figsize=(max(8, 1 + 3.6 * columns), 1.5 + 3 * rows), layout="constrained")
+    figure = runner.new_figure(figsize=(max(8, 1 + 3.6 * columns), 1.5 + 3 * rows))
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for (r, protocol), (c, optimizer) in itertools.product(
         enumerate(config.protocol), enumerate(config.optimizer)
@@ -111,8 +110,8 @@ def _traces(
     return figure
 
 
-def _largest_gradient(config: Any, metrics: Any) -> Figure:
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
+def _largest_gradient(config: Any, metrics: Any) -> Any:
+    figure = runner.new_figure(figsize=(10, 4.5))
     axes = figure.subplots(1, len(config.protocol), squeeze=False, sharey=True)
     for ax, protocol in zip(axes[0], config.protocol, strict=True):
         for row, optimizer in enumerate(config.optimizer):
@@ -126,6 +125,8 @@ def _largest_gradient(config: Any, metrics: Any) -> Figure:
         ax.set_xticks(range(len(config.optimizer)), config.optimizer)
         ax.set_title(TITLES[protocol])
     axes[0, 0].set_ylabel("largest |d loss / d s| in training")
+    from matplotlib.lines import Line2D
+
     handles = [
         Line2D([], [], marker="o", linestyle="", color=COLORS[m], label=LABELS[m])
         for m in training.METHODS

@@ -245,10 +245,7 @@ def predict(config: Config, data: None, trained: Any, folder: pathlib.Path) -> N
         for name, points in samples.items():
             value = float(estimate(scale, jnp.asarray(points), method, config.forward).value)
             rows.append(f"{name},{method},{float(scale)!r},{value!r}")
-    target = folder / "predictions.csv"
-    temporary = target.with_suffix(".tmp")
-    temporary.write_text("\n".join(rows) + "\n")
-    temporary.replace(target)
+    runner.write_text(folder / "predictions.csv", "\n".join(rows) + "\n")
 
 
 def read_samples(folder: str | None) -> dict[str, np.ndarray]:

@@ -169,10 +169,8 @@ def evaluate(config: Config, data: None, trained: Any) -> dict[str, Any]:
 
 def draw_all(config: Config, data: None, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
     """scan.png: the loss against the width, and where each training ended."""
-    from matplotlib.figure import Figure
-
     del data, trained
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = runner.new_figure(figsize=(11, 4.5))
     axes = figure.subplots(1, len(config.protocol), squeeze=False)
     labels = {
         "implicit": "implicit gradient of the lowest minimum",

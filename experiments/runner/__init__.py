@@ -19,7 +19,8 @@ A training that was killed goes on from its last checkpoint when the same comman
 and ends with the same numbers, bit for bit on the same machine.
 """
 
-from experiments.runner.records import DataError, data_error
+from experiments.runner.figures import new_figure, save_figures
+from experiments.runner.records import DataError, data_error, write_text
 from experiments.runner.run import Experiment, define_flags, evaluate, in_turn, main, predict, train
 from experiments.runner.settings import flag
 from experiments.runner.trials import Cell, Trained, Trainings
@@ -36,6 +37,9 @@ __all__ = [
     "flag",
     "in_turn",
     "main",
+    "new_figure",
     "predict",
+    "save_figures",
     "train",
+    "write_text",
 ]

@@ -189,12 +189,28 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes `text` to `path` at once."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes `content` to `path` at once.
+
+    Raises:
+        FolderError: if it cannot be written, e.g. on a full disk; the old file stays.
+    """
     partial = path.with_name(f".{path.name}.partial")  # a fixed name: a killed run leaves one
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        way_out = "Make room or give rights, then give the same command again."
+        raise folder_error(
+            str(path), "expected to write it", error.strerror or error, way_out
+        ) from error
 
 
 def json_ready(name: str, value: Any) -> Any:
@@ -265,22 +281,6 @@ def _commit() -> str | None:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def save_figures(figures: Iterable[tuple[str, Any]], folder: pathlib.Path) -> None:
-    """Saves (file name, Figure) pairs, as PNG unless the name says otherwise, and closes them.
-
-    What is text already, a page, is written as it is.
-    """
-    folder.mkdir(exist_ok=True)
-    for name, figure in figures:
-        path = folder / name
-        if isinstance(figure, str):
-            write_text(path, figure)
-            continue
-        figure.savefig(path if path.suffix else path.with_suffix(".png"))
-        if "matplotlib.pyplot" in sys.modules:  # a figure made by pyplot stays until it is closed
-            sys.modules["matplotlib.pyplot"].close(figure)
 
 
 class MetricsFile:

@@ -14,6 +14,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from experiments.runner import loop, records, settings
+from experiments.runner.figures import save_figures
 from experiments.runner.records import DataError, data_error
 from experiments.runner.trials import (
     Cell,
@@ -191,9 +192,6 @@ def main(experiment: Experiment) -> None:
 
 
 def _run(experiment: Experiment, values: flags.FlagValues) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")  # a run has no screen
     command = records.command_line()
     given = settings.given_fields(experiment.config, values)
     workdir, checkpoint = values["workdir"].value, values["checkpoint"].value
@@ -317,7 +315,7 @@ def _finish(
     records.write_json(folder / "results.json", results)
     _logger.info("%s", folder / "results.json")
     try:
-        records.save_figures(experiment.figures(config, data, trained, metrics), folder / "figures")
+        save_figures(experiment.figures(config, data, trained, metrics), folder / "figures")
     except Exception:
         if not figures_may_fail:
             raise

@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags
 
 from data_prep.nyu_hand.parser import frame_files, read_depth
-from experiments.runner import records, settings
+from experiments.runner import figures, records, settings
 from jaxcv.checks import argument_error
 from jaxcv.data.hand import JOINTS, NYU_INTRINSICS, PALM, joints_of_pixels, read_predictions
 from jaxcv.metrics.hand import THRESHOLDS, joint_errors, lift_joints, success_rate
@@ -80,7 +80,7 @@ def score(
     folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     records.write_json(folder / "scores.json", scores)
-    records.save_figures(_figures(scores, curves), folder)
+    figures.save_figures(_figures(scores, curves), folder)
     return scores
 
 
@@ -98,17 +98,15 @@ def _lifted(
 
 
 def _figures(scores: Any, curves: Any) -> Any:
-    from matplotlib.figure import Figure
-
     from jaxcv.plots.hand import plot_joint_errors, plot_success
 
     labels = {name: f"{name}: {s['mean_error_mm']:.2f} mm" for name, s in scores.items()}
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = figures.new_figure(figsize=(6, 4))
     plot_success(
         figure.subplots(), {labels[name]: curve for name, curve in curves.items()}, THRESHOLDS
     )
     yield "success.png", figure
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = figures.new_figure(figsize=(10, 4))
     errors = {labels[n]: list(s["joint_errors_mm"].values()) for n, s in scores.items()}
     plot_joint_errors(figure.subplots(), errors, JOINTS)
     yield "joints.png", figure

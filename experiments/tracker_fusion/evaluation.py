@@ -152,6 +152,4 @@ def write_results(config: Any, data: Any, trained: Any, folder: pathlib.Path) ->
             lines.append(f"{x:.3f},{y:.3f},{w:.3f},{h:.3f}" if some and w > 0 and h > 0 else "0")
         target = folder / "results" / "jaxcv" / "unsupervised" / name / f"{name}_001.txt"
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_suffix(".tmp")
-        temporary.write_text("\n".join(lines) + "\n")
-        temporary.replace(target)
+        runner.write_text(target, "\n".join(lines) + "\n")

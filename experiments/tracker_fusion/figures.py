@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
+from experiments import runner
 from experiments.tracker_fusion import evaluation, training
 from jaxcv.energies.tracker_fusion import UNIT, corner_energy, corner_terms, frame_unit
 from jaxcv.metrics.tracking import OVERLAP_THRESHOLDS, success_curve
@@ -26,7 +26,7 @@ STYLES = {
 }
 
 
-def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Figure]]:
+def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
     """(file name, Figure) of every figure."""
     which = evaluation.model_of_frames(trained, data)
     ious = evaluation.per_frame_iou(config, data, trained, which)
@@ -38,12 +38,12 @@ def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tup
         yield "training.png", _training(config, trained)
 
 
-def _energy_maps(config: Any, data: Any, trained: Any, which: np.ndarray, ious: Any) -> Figure:
+def _energy_maps(config: Any, data: Any, trained: Any, which: np.ndarray, ious: Any) -> Any:
     """The frame of the largest gain, and one of a typical gain where it is positive."""
     gain = ious["learned"] - ious["rbf"]
     better = np.flatnonzero(gain > 0.02)
     typical = better[np.argsort(gain[better])[better.size // 2]] if better.size else 0
-    figure = Figure(figsize=(13, 7), layout="constrained")
+    figure = runner.new_figure(figsize=(13, 7))
     axes = figure.subplots(2, 4)
     models = evaluation.chosen_models(config, trained, "learned")
     equal = training.equal_width(data.frames.boxes.shape[1], models.rbf_width)
@@ -87,8 +87,8 @@ def _energy_maps(config: Any, data: Any, trained: Any, which: np.ndarray, ious: 
     return figure
 
 
-def _success(data: Any, ious: Any) -> Figure:
-    figure = Figure(figsize=(8, 6), layout="constrained")
+def _success(data: Any, ious: Any) -> Any:
+    figure = runner.new_figure(figsize=(8, 6))
     ax = figure.subplots()
     for number, name in enumerate(data.sequences.trackers):
         curve = success_curve(ious[name])
@@ -106,11 +106,11 @@ def _success(data: Any, ious: Any) -> Figure:
     return figure
 
 
-def _bars(data: Any, metrics: Any) -> Figure:
+def _bars(data: Any, metrics: Any) -> Any:
     """Every row of the table, by sequence and by frame, with the paper's own where it has one."""
     names = sorted(data.sequences.trackers, key=lambda n: metrics[f"{n}/iou"])
     names += ["mean", "median", "rbf", "undamped", "learned", "oracle"]
-    figure = Figure(figsize=(8, 1.5 + 0.3 * len(names)), layout="constrained")
+    figure = runner.new_figure(figsize=(8, 1.5 + 0.3 * len(names)))
     ax = figure.subplots()
     place = np.arange(len(names))
     values = [metrics[f"{n}/iou"] for n in names]
@@ -137,11 +137,11 @@ def _bars(data: Any, metrics: Any) -> Figure:
     return figure
 
 
-def _parameters(config: Any, data: Any, trained: Any) -> Figure:
+def _parameters(config: Any, data: Any, trained: Any) -> Any:
     models = evaluation.chosen_models(config, trained, "learned").parameters
     names = data.sequences.trackers
     flat = lambda leaf: np.asarray(leaf)[: training.NUM_FOLDS].reshape(-1, len(names))
-    figure = Figure(figsize=(13, 8), layout="constrained")
+    figure = runner.new_figure(figsize=(13, 8))
     axes = figure.subplots(2, 3)
     panels = (
         (UNIT * np.exp(flat(models.log_width)), UNIT, "width [median box sizes]"),
@@ -162,8 +162,8 @@ def _parameters(config: Any, data: Any, trained: Any) -> Figure:
     return figure
 
 
-def _training(config: Any, trained: Any) -> Figure:
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+def _training(config: Any, trained: Any) -> Any:
+    figure = runner.new_figure(figsize=(11, 4.2))
     left, right = figure.subplots(1, 2)
     for method in training.METHODS:
         cell = trained[f"{method}.choose"]

@@ -54,6 +54,7 @@ def test_both_labels_agree_and_y_goes_up(tmp_path):
     np.testing.assert_array_equal(z, d)
 
 
+@pytest.mark.slow
 def test_windows_show_the_same_points(tmp_path):
     train, _ = write_split(tmp_path / "train", palm=(30.0, 470.0, 650.0))  # at the border
     _, joints = write_split(tmp_path / "test", count=2)

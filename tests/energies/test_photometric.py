@@ -112,6 +112,7 @@ def complement(terms, count, damping):
     return shared - border.T @ (border / local[:, None]), shared
 
 
+@pytest.mark.slow
 def test_rank_of_the_two_view_problem():
     """Grey: nothing is left for the motion, and damping alone makes its step.
 

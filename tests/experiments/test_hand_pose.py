@@ -221,6 +221,7 @@ def test_searched_settings_are_drawn_anew_and_close_in():
     assert best["learning_rate"] == first["learning_rate"][away.argmin()]
 
 
+@pytest.mark.slow
 def test_a_member_of_the_loss_has_its_own_dropout(data):
     network = training.networks(CONFIG)["net1"]
     params = training._init(jax.random.key(0), {}, network=network, side=32)

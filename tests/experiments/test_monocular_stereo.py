@@ -105,6 +105,7 @@ def test_stages_follow_each_other_and_rows_share_the_first_guess():
     assert not np.array_equal(first[0].target, first[1].target)
 
 
+@pytest.mark.slow
 def test_mirrored_pairs_are_pairs():
     pairs = generate_pairs(jax.random.key(9), 3, (32, 48))
     which = np.array([True, False, True])

@@ -102,6 +102,7 @@ def test_losses_fall_at_the_truth(weighting, rotation):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
 
 
+@pytest.mark.slow
 def test_the_refinement_goes_on_from_a_file_that_has_been_through_it():
     none: Any = None
     network = training.network(CONFIG, CONFIG.net[-1])

@@ -1,6 +1,7 @@
 """What a run refuses, and what it writes: the work folder, records, checkpoints of others."""
 
 import dataclasses
+import errno
 import json
 import shutil
 import types
@@ -254,11 +255,12 @@ def test_json_is_replaced_at_once(tmp_path, monkeypatch):
     records.write_json(path, {"old": 1})
 
     def fail(*_):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(records.os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(records.FolderError, match=r"results.json`: .*No space left on device"):
         records.write_json(path, {"new": 1})
+    assert [found.name for found in tmp_path.iterdir()] == ["results.json"]
     assert json.loads(path.read_text()) == {"old": 1}
 
 
@@ -266,6 +268,8 @@ def test_command_is_recorded_as_it_could_be_typed(monkeypatch):
     monkeypatch.setattr(records.sys, "argv", ["x.py", "--data=a b"])
     main = types.SimpleNamespace(__spec__=types.SimpleNamespace(name="experiments.x"))
     monkeypatch.setitem(records.sys.modules, "__main__", main)
+    assert records.command_line() == "python -m experiments.x '--data=a b'"
+    main.__spec__.name = "experiments.x.__main__"
     assert records.command_line() == "python -m experiments.x '--data=a b'"
     main.__spec__ = None
     assert records.command_line() == "python x.py '--data=a b'"

@@ -64,6 +64,7 @@ def test_the_results_have_every_row(trained):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_no_model_is_trained_or_chosen_on_the_sequences_that_it_is_tested_on():
     data = training.load(CONFIG)
     folds = training.facts(CONFIG, data)["folds"]

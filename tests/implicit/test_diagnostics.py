@@ -104,6 +104,7 @@ def test_tikhonov_reports_its_own_bound_and_bias():
         assert np.all(d.adjoint_residual < 1e-9)
 
 
+@pytest.mark.slow
 def test_adjoint_residual_sees_a_wrong_adjoint():
     a = jnp.diag(jnp.arange(1.0, 4.0))
     v = jnp.ones(3)

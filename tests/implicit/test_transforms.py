@@ -59,6 +59,7 @@ def test_all_orders_of_jit_vmap_and_grad_agree():
         assert_close(by_jacobian, stacked, 1e-12)
 
 
+@pytest.mark.slow
 def test_batch_size_changes_nothing():
     with jax.enable_x64(True):
         width, points, starts = setting(256)

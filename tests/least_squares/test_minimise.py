@@ -93,6 +93,7 @@ def test_gauss_newton_adjoint_would_be_wrong_and_ours_is_not():
         assert relative_error(pull(gram), gradient) > 0.1
 
 
+@pytest.mark.slow
 def test_scale_of_a_kernel_is_learned():
     with jax.enable_x64(True):
         y0, theta, data, _ = arrow_problem()

@@ -56,6 +56,7 @@ def problem(key=0):
     return z, photometric_terms(z, motion, target, source, k)
 
 
+@pytest.mark.slow
 def test_the_paper_encoding_is_blind_to_the_sign_of_the_jacobian():
     z, terms = problem()
     turned = terms._replace(depth=-terms.depth, motion=-terms.motion)

@@ -24,6 +24,7 @@ def problems(count, names=NAMES, seed=0):
     return draw_curves(jax.random.key(seed), [FAMILIES[name] for name in names], count)
 
 
+@pytest.mark.slow
 def test_baseline_has_its_known_numbers():
     # Medians over 2000 problems elsewhere: (iteration, exponential, sine, sinc, gaussian).
     known = {3: (0.637, 0.738, 0.585, 0.538), 15: (0.502, 0.529, 0.486, 0.488)}

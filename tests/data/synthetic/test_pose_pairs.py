@@ -19,6 +19,7 @@ def pairs():
     return generate_pose_pairs(0, 8, (48, 64))
 
 
+@pytest.mark.slow
 def test_labels_are_what_opencv_finds():
     cv2 = pytest.importorskip("cv2")
     pairs = generate_pose_pairs(3, 6, (240, 320), textureless=0.0, ranges=CLEAR)
