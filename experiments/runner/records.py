@@ -47,12 +47,17 @@ def data_error(name: str, rule: str, came: Any, way_out: str) -> DataError:
     return DataError(str(argument_error(name, rule, came, way_out)))
 
 
-def prepare_workdir(workdir: Any, experiment: str, config: Any, *, training: bool) -> pathlib.Path:
-    """Makes the work folder and writes config.json, or checks the one that is there.
+@contextlib.contextmanager
+def open_workdir(
+    workdir: Any, experiment: str, config: Any, *, training: bool
+) -> Iterator[pathlib.Path]:
+    """Makes the work folder and holds it; writes config.json, or checks the one that is there.
+
+    A command that is refused changes nothing in it.
 
     Raises:
-        FolderError: if it cannot be written, holds another config, or (unless `training`) holds
-            a training.
+        FolderError: if it cannot be written, holds another config, is held by another process, or
+            (unless `training`) holds a training.
     """
     folder = pathlib.Path(workdir).expanduser().absolute()
     way_out = "Give a folder that can be made and written as --workdir."
@@ -68,11 +73,17 @@ def prepare_workdir(workdir: Any, experiment: str, config: Any, *, training: boo
     if not training and (folder / CHECKPOINTS).exists():
         rule = "expected another folder than that of a training"
         raise folder_error("workdir", rule, folder, "Use another --workdir for what is evaluated.")
+    with only_writer(folder):
+        _keep_config(folder, experiment, config)
+        yield folder
+
+
+def _keep_config(folder: pathlib.Path, experiment: str, config: Any) -> None:
     now = {"experiment": experiment, "config": settings.config_to_dict(config)}
     path = folder / "config.json"
     if not path.exists():
         write_json(path, now)
-        return folder
+        return
     before = read_config(folder)
     if before["experiment"] != experiment:
         rule = f"expected a folder of the experiment {experiment!r}"
@@ -89,7 +100,6 @@ def prepare_workdir(workdir: Any, experiment: str, config: Any, *, training: boo
     elif differing:
         rule = f"{folder} was begun with another config"
         raise folder_error("workdir", rule, "; ".join(differing), "Use another --workdir.")
-    return folder
 
 
 @contextlib.contextmanager
@@ -97,7 +107,7 @@ def only_writer(folder: pathlib.Path) -> Iterator[None]:
     """Holds the work folder; the system lets go of it when the process ends, however it ends.
 
     Raises:
-        FolderError: if another process is training in it.
+        FolderError: if another process works in it.
     """
     with (folder / ".lock").open("a") as file:
         try:
@@ -105,7 +115,7 @@ def only_writer(folder: pathlib.Path) -> Iterator[None]:
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            rule = "expected a folder in which no other process is training"
+            rule = "expected a folder in which no other process works"
             way_out = "Wait for it or end it, or use another --workdir."
             raise folder_error("workdir", rule, folder, way_out) from None
         except (ImportError, OSError):  # neither every system nor every file system has locks
@@ -116,13 +126,27 @@ def only_writer(folder: pathlib.Path) -> Iterator[None]:
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
     """What config.json holds: {"experiment": name, "config": fields}."""
     path = folder / "config.json"
+    saved = _read_json(path, "Give the work folder of a training, or train into an empty one.")
+    config = saved.get("config")
+    if not isinstance(saved.get("experiment"), str) or not isinstance(config, dict):
+        rule, way_out = f"expected {path} from a training", "Train into an empty folder."
+        raise folder_error("config.json", rule, f"the entries {sorted(saved)}", way_out)
+    return {"experiment": saved["experiment"], "config": config}
+
+
+def _read_json(path: pathlib.Path, way_out: str) -> dict[str, Any]:
+    """The object that a file of a work folder holds."""
+    rule = f"expected {path} from a training"
+    if not path.is_file():  # a named pipe would be waited for
+        came = "something that is no regular file" if path.exists() else "none"
+        raise folder_error(path.name, rule, came, way_out)
     try:
-        saved = json.loads(path.read_text())
-        return {"experiment": saved["experiment"], "config": dict(saved["config"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        rule = f"expected {path} from a training"
-        way_out = "Give the work folder of a training, or train into an empty one."
-        raise folder_error("config.json", rule, f"{type(error).__name__}", way_out) from error
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise folder_error(path.name, rule, type(error).__name__, way_out) from error
+    if not isinstance(found, dict):
+        raise folder_error(path.name, rule, type(found).__name__, way_out)
+    return found
 
 
 def keep_facts(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
@@ -145,11 +169,7 @@ def keep_facts(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
 def read_facts(folder: pathlib.Path) -> dict[str, Any]:
     """What facts.json holds; nothing where a training was killed before it wrote one."""
     path = folder / "facts.json"
-    try:
-        return dict(json.loads(path.read_text())) if path.exists() else {}
-    except (OSError, ValueError, TypeError) as error:
-        rule, came = f"expected {path} from a training", type(error).__name__
-        raise folder_error("facts.json", rule, came, "Train again in another --workdir.") from error
+    return _read_json(path, "Train again in another --workdir.") if path.exists() else {}
 
 
 def run_folder(checkpoint: Any) -> pathlib.Path:

@@ -98,8 +98,8 @@ def train(
     settings.check_config(experiment.config, config)
     settings.check_data_dir(config)
     config = settings.of_mode(config, "train")
-    folder = records.prepare_workdir(workdir, experiment.name, config, training=True)
-    with records.only_writer(folder), _precision(experiment):
+    claimed = records.open_workdir(workdir, experiment.name, config, training=True)
+    with claimed as folder, _precision(experiment):
         data = _loaded(experiment, config)
         metrics_file = records.MetricsFile(folder / "metrics.jsonl")
         facts = dict(experiment.facts(config, data)) if experiment.facts else {}
@@ -145,8 +145,8 @@ def evaluate(
     Raises:
         ValueError: if there is no checkpoint, or it is of another experiment or model.
     """
-    config, folder, source = _open(experiment, config, workdir, checkpoint, "evaluate")
-    with _precision(experiment):
+    config, claimed, source = _open(experiment, config, workdir, checkpoint, "evaluate")
+    with claimed as folder, _precision(experiment):
         data, trained = _restore(experiment, config, source)
         return _finish(
             experiment, config, data, trained, folder, command, 0.0, figures_may_fail=True
@@ -161,8 +161,8 @@ def predict(experiment: Experiment, config: Any, workdir: Any, checkpoint: Any) 
     if experiment.predict is None:
         rule = f"the experiment {experiment.name!r} makes no predictions"
         raise argument_error("mode", rule, "'predict'", "Use --mode=evaluate.")
-    config, folder, source = _open(experiment, config, workdir, checkpoint, "predict")
-    with _precision(experiment):
+    config, claimed, source = _open(experiment, config, workdir, checkpoint, "predict")
+    with claimed as folder, _precision(experiment):
         data, trained = _restore(experiment, config, source)
         experiment.predict(config, data, trained, folder)
     return folder
@@ -216,16 +216,16 @@ def _run(experiment: Experiment, values: flags.FlagValues) -> None:
 
 def _open(
     experiment: Experiment, config: Any, workdir: Any, checkpoint: Any, mode: str
-) -> tuple[Any, pathlib.Path, pathlib.Path]:
-    """Config, folder to write, folder of the training; raises before anything is computed."""
+) -> tuple[Any, contextlib.AbstractContextManager[pathlib.Path], pathlib.Path]:
+    """Config, folder to write (to be entered), folder of the training."""
     source = records.run_folder(checkpoint)
     saved = _saved_config(experiment, source, {})
     config = saved if config is None else config
     settings.check_config(experiment.config, config)
     settings.check_evaluated(saved, config)
     config = settings.of_mode(config, mode)
-    folder = records.prepare_workdir(workdir, experiment.name, config, training=False)
-    return config, folder, source
+    claimed = records.open_workdir(workdir, experiment.name, config, training=False)
+    return config, claimed, source
 
 
 def _saved_config(experiment: Experiment, folder: pathlib.Path, changes: Mapping[str, Any]) -> Any:

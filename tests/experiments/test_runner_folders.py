@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import os
 import shutil
 import types
 
@@ -57,11 +58,37 @@ def test_workdir_of_another_config(toy, unloadable, undisturbed):
 def test_workdir_in_which_another_process_trains(toy, unloadable, tmp_path):
     with (
         records.only_writer(tmp_path),
-        pytest.raises(records.FolderError, match=r"no other process is training, got .* Wait for"),
+        pytest.raises(records.FolderError, match=r"no other process works, got .* Wait for"),
     ):
         runner.train(unloadable, toy.Config(), tmp_path)
     with pytest.raises(AssertionError, match="computed something"):  # it was let go
         runner.train(unloadable, toy.Config(), tmp_path)
+
+
+def test_a_refused_command_changes_nothing(toy, unloadable, tmp_path):
+    with pytest.raises(AssertionError, match="computed something"):
+        runner.train(unloadable, toy.Config(), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with records.only_writer(tmp_path), pytest.raises(records.FolderError, match="no other"):
+        runner.train(unloadable, toy.Config(seed=1), tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "facts.json"])
+def test_what_is_no_json_of_a_training_is_one_line(toy, unloadable, undisturbed, tmp_path, name):
+    folder = tmp_path / "training"
+    shutil.copytree(undisturbed, folder)
+    evaluate = lambda: runner.evaluate(toy.EXPERIMENT, None, tmp_path / "out", folder)
+    for text in ("[" * 5000 + "]" * 5000, "[1]", "3", "", '{"experiment": 3}'):
+        if name == "facts.json" and text.startswith("{"):
+            continue
+        (folder / name).write_text(text)
+        with pytest.raises(records.FolderError, match=rf"^`{name}`: expected .* from a training"):
+            evaluate()
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(records.FolderError, match="no regular file"):
+        evaluate()
 
 
 def test_workdir_of_another_experiment(toy, unloadable, undisturbed):
