@@ -3,7 +3,9 @@
 import dataclasses
 import itertools
 import logging
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,7 +17,7 @@ from experiments.runner import records
 from jaxcv import training
 from jaxcv.checks import argument_error, check_choice
 
-__all__ = ["CellRun", "log_points", "train_cell"]
+__all__ = ["CellRun", "Interrupted", "log_points", "train_cell"]
 
 _logger = logging.getLogger(__name__)
 
@@ -103,7 +105,7 @@ def train_cell(run: CellRun, metrics_file: records.MetricsFile) -> tuple[Any, fl
     checkpoint_every = -(-cell.checkpoint_every // cell.log_every) * cell.log_every
 
     feed = _Feed(cell, begin)
-    with _Progress(run.name, begin, cell.steps) as progress:
+    with _Progress(run.name, begin, cell.steps) as progress, _Interruption(run.name) as stop:
         for first, end in log_points(cell, begin):
             chunks = []
             while first < end:
@@ -123,15 +125,43 @@ def train_cell(run: CellRun, metrics_file: records.MetricsFile) -> tuple[Any, fl
                 state = sweep.unpacked(whole)
             metrics_file.append(run.name, end, values)
             finished = run.finished(whole)
-            if end % checkpoint_every == 0 or finished:
+            if end % checkpoint_every == 0 or finished or stop.wanted:
                 seconds = before + time.perf_counter() - start
                 run.checkpoints.save(whole, seconds=seconds)
             progress.update(end, values["loss"])
             if finished:
                 break
+            if stop.wanted:
+                raise Interrupted(f"{run.name} is saved at step {end} of {cell.steps}")
     if cell.steps == 0:
         run.checkpoints.save(whole)
     return sweep.result(whole), before + time.perf_counter() - start
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C ended a training after its state was saved."""
+
+
+class _Interruption:
+    """The first Ctrl-C asks for an end at the next log point, the second one stops at once."""
+
+    def __init__(self, name: str):
+        self.wanted = False
+        self._name, self._before = name, None
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():  # others get no signals
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_):
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, *_):
+        self.wanted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _logger.info("%s: goes on to its next log point and saves; Ctrl-C stops now", self._name)
 
 
 class _Feed:

@@ -187,6 +187,10 @@ def main(experiment: Experiment) -> None:
             _run(experiment, flags.FLAGS)
         except USER_ERRORS as error:
             sys.exit(f"error: {error}")  # the user's to mend: no traceback
+        except KeyboardInterrupt as error:
+            told = f"{error}. " if isinstance(error, loop.Interrupted) else ""
+            print(f"stopped: {told}The same command goes on.", file=sys.stderr)
+            sys.exit(130)  # as a shell reports it
 
     app.run(run)
 

@@ -74,6 +74,20 @@ def test_killed_run_ends_with_the_same_bits(toy, run_toy, undisturbed, tmp_path)
     assert (tmp_path / "figures" / "loss.png").stat().st_size > 0
 
 
+def test_ctrl_c_saves_and_says_how_to_go_on(toy, run_toy, undisturbed, tmp_path):
+    # Batches are made one call ahead: that of step 13 before step 12 is logged.
+    stopped = run_toy(f"--workdir={tmp_path}", TOY_INTERRUPT_AT_STEP="13")
+    assert stopped.returncode == 130
+    assert "Traceback" not in stopped.stderr
+    last = stopped.stderr.strip().splitlines()[-1]
+    assert last == "stopped: batched is saved at step 12 of 23. The same command goes on."
+    again = run_toy(f"--workdir={tmp_path}")
+    assert again.returncode == 0, again.stderr
+    assert "batched: goes on from step 12" in again.stderr
+    assert_identical(params_of(toy, tmp_path), params_of(toy, undisturbed))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
+
+
 def test_results_have_the_documented_keys(undisturbed):
     results = results_of(undisturbed)
     assert list(results) == ["experiment", "config", "metrics", "source", "environment"]

@@ -55,6 +55,8 @@ def cells(config, data):
     def batches(step):
         if os.environ.get("TOY_DIE_AT_STEP") == str(step):
             os.kill(os.getpid(), signal.SIGKILL)
+        if os.environ.get("TOY_INTERRUPT_AT_STEP") == str(step):
+            os.kill(os.getpid(), signal.SIGINT)
         rows = np.random.default_rng([config.seed, step]).choice(64, 16)
         return x[rows], y[rows], np.int32(step)
 
