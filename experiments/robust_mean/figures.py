@@ -62,14 +62,16 @@ def _energies(config: Any, trained: Any) -> Any:
     points = np.asarray(sample.points)
     grid = np.linspace(points.min() - 5, points.max() + 5, 800)
     inlier = np.arange(points.size) < training.NUM_INLIERS
-    panels = [("before training", "damped", config.initial_scale)]
+    panels = [("before training", "damped", np.float64(config.initial_scale))]
     for method in ("undamped", "damped", "shift"):
         cell, index = training.selected(trained, method, optimizer, protocol)
-        panels.append((LABELS[method], method, abs(float(np.asarray(cell.params)[index[0]]))))
+        panels.append((LABELS[method], method, np.abs(np.asarray(cell.params)[index[0]])))
     figure = runner.new_figure(figsize=(11, 7))
     axes = figure.subplots(2, 2)
     for ax, (title, method, scale) in zip(axes.ravel(), panels, strict=True):
-        energy = jax.vmap(rbf_energy, (0, None, None))(jnp.asarray(grid), scale, sample.points)
+        energy = jax.vmap(rbf_energy, (0, None, None))(
+            jnp.asarray(grid), jnp.asarray(scale), sample.points
+        )
         value = training.estimate(jnp.asarray(scale), sample.points, method, config.forward).value
         plot_energy(
             ax, grid, np.asarray(energy), points, inlier, float(value), float(sample.target)

@@ -88,11 +88,19 @@ def _seeds(scale, points):
     return points
 
 
-def estimate(scale: jax.Array, points: jax.Array, method: str, forward: str = "newton"):
+def estimate(
+    scale: jax.Array,
+    points: jax.Array,
+    method: str,
+    forward: str = "newton",
+    *,
+    diagnostics: bool = False,
+):
     """The `Solution` of the robust mean of points (n,) at kernel width `scale` ().
 
     Starts at the point of lowest energy, as the paper does. `newton` minimises to round-off;
     `lbfgs` is the paper's own pass, whose last step is damped as the method's gradient is.
+    `diagnostics` as in `jaxcv.argmin`.
     """
     value, mode, order = METHODS[method]
     damping = Damping(value, order=order, mode=mode)
@@ -102,8 +110,9 @@ def estimate(scale: jax.Array, points: jax.Array, method: str, forward: str = "n
         solver = FinalNewtonStep(LBFGS(max_steps=10, step_size=1.0), last)
     start = jnp.zeros((), points.dtype)
     return argmin(
-        rbf_energy, start, scale, (points,), solver=MultiStart(solver, _seeds), damping=damping
-    )
+        rbf_energy, start, scale, (points,), solver=MultiStart(solver, _seeds), damping=damping,
+        diagnostics=diagnostics,
+    )  # fmt: skip
 
 
 def _protocol(member: Any) -> Protocol:
@@ -146,7 +155,7 @@ def cells(config: Config, data: None) -> dict[str, runner.Cell]:
 def _loss(scale, batch, key, member, *, method: str, forward: str):
     del batch
     sample = draw(key, _protocol(member), num_inliers=NUM_INLIERS, num_outliers=NUM_OUTLIERS)
-    solution = estimate(scale, sample.points, method, forward)
+    solution = estimate(scale, sample.points, method, forward, diagnostics=True)
     metrics = {
         "sigma2": scale**2,
         "largest_sigma2": scale**2,

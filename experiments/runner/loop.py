@@ -105,6 +105,7 @@ def train_cell(run: CellRun, metrics_file: records.MetricsFile) -> tuple[Any, fl
     checkpoint_every = -(-cell.checkpoint_every // cell.log_every) * cell.log_every
 
     feed = _Feed(cell, begin)
+    diverged = np.zeros(members["seed"].size, bool)
     with _Progress(run.name, begin, cell.steps) as progress, _Interruption(run.name) as stop:
         for first, end in log_points(cell, begin):
             chunks = []
@@ -124,6 +125,11 @@ def train_cell(run: CellRun, metrics_file: records.MetricsFile) -> tuple[Any, fl
                 whole = sweep.observe(whole, values)
                 state = sweep.unpacked(whole)
             metrics_file.append(run.name, end, values)
+            lost = ~np.isfinite(values["loss"])
+            if np.any(lost & ~diverged):
+                which = np.flatnonzero(lost & ~diverged).tolist()
+                _logger.warning("%s: loss not finite at step %d, members %s", run.name, end, which)
+            diverged |= lost
             finished = run.finished(whole)
             if end % checkpoint_every == 0 or finished or stop.wanted:
                 seconds = before + time.perf_counter() - start

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from absl import app, flags
 from absl import logging as absl_logging
 
@@ -320,11 +321,17 @@ def _finish(
     _logger.info("%s", folder / "results.json")
     try:
         save_figures(experiment.figures(config, data, trained, metrics), folder / "figures")
-    except Exception:
-        if not figures_may_fail:
+    except Exception as error:
+        if not figures_may_fail and all(_finite(one.params) for one in trained.values()):
             raise
-        _logger.warning("the figures cannot be made from this checkpoint", exc_info=True)
+        told = f"{type(error).__name__}: {error}"
+        _logger.warning("no more figures can be made of these parameters (%s)", told)
     return results
+
+
+def _finite(params: Any) -> bool:
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    return all(np.all(np.isfinite(x)) for x in leaves if np.issubdtype(x.dtype, np.floating))
 
 
 def _precision(experiment: Experiment) -> contextlib.AbstractContextManager:

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 MODES = ("train", "evaluate", "predict")
+_LARGEST = 2**31 - 1  # of integers without a bound of their own: those of a device have 32 bits
 _RESERVED = ("workdir", "preset", "mode", "checkpoint")
 _REQUIRED = ("data", "data_dir", "steps", "seed")
 _SUPPORTED = "int, float, str, bool, `int | None`, `float | None`, `str | None`, tuple[..., ...]"
@@ -149,6 +150,8 @@ def _check_one(field: dataclasses.Field, kind: _Kind, value: Any) -> None:
     if kind.base is float and not math.isfinite(value):
         raise config_error(field.name, "expected a finite number", value, way_out)
     lower, upper = field.metadata.get("lower"), field.metadata.get("upper")
+    if kind.base is int and value > _LARGEST:
+        upper = _LARGEST if upper is None else upper
     if (lower is not None and value < lower) or (upper is not None and value > upper):
         bounds = (f"at least {lower}" if lower is not None else "") + (
             " and " if lower is not None and upper is not None else ""

@@ -21,6 +21,19 @@ def trained(tmp_path_factory):
     return folder, robust_mean.train(CONFIG, folder)
 
 
+def test_every_loss_has_its_metrics():
+    config = training.Config(num_seeds=1)
+    with jax.enable_x64(True):
+        for cell in training.cells(config, None).values():
+            member = {name: values[0] for name, values in cell.members.items()}
+            found = lambda key, cell=cell, member=member: cell.loss(
+                cell.init(key, member), None, key, member
+            )
+            loss, metrics = jax.eval_shape(found, jax.random.key(0))
+            assert loss.shape == ()
+            assert {*cell.summaries} - {"gradient_norm"} <= {*metrics}
+
+
 @pytest.mark.slow
 def test_damping_keeps_the_width_and_undamped_training_leaves(trained):
     _, results = trained

@@ -103,6 +103,7 @@ def test_importing_defines_no_flags():
         ({"clip": 1}, r"`clip`: expected bool, got 1"),
         ({"data": "cifar"}, r"`data`: expected one of 'synthetic', got 'cifar'"),
         ({"learning_rate": 0.1}, r"`learning_rate`: expected a tuple, got 0.1"),
+        ({"steps": 10**20}, r"`steps`: expected at least 1 and at most 2147483647, got 1000000"),
         ({"learning_rate": (0.1, -1.0)}, r"`learning_rate`: expected at least 0.0, got -1.0"),
     ],
 )
