@@ -62,7 +62,10 @@ def _energies(config: Any, trained: Any) -> Any:
     points = np.asarray(sample.points)
     grid = np.linspace(points.min() - 5, points.max() + 5, 800)
     inlier = np.arange(points.size) < training.NUM_INLIERS
-    panels = [("before training", "damped", np.float64(config.initial_scale))]
+    # NumPy numbers, whose square may overflow.
+    panels: list[tuple[str, str, Any]] = [
+        ("before training", "damped", np.float64(config.initial_scale))
+    ]
     for method in ("undamped", "damped", "shift"):
         cell, index = training.selected(trained, method, optimizer, protocol)
         panels.append((LABELS[method], method, np.abs(np.asarray(cell.params)[index[0]])))
