@@ -1,13 +1,4 @@
-"""Curve fitting: a learned least-squares solver against Levenberg-Marquardt (ECCV 2018, 7.1).
-
-  python -m experiments.curve_fitting --workdir=runs/curve_fitting
-  python -m experiments.curve_fitting --preset=study --workdir=runs/curve_fitting_study
-
-Curves of four families with two parameters are fitted to a hundred noisy points. A recurrent
-network that sees J^T J, J^T r and the residual moves the parameters fifteen times; it is trained
-through these steps on fresh problems all along. Levenberg-Marquardt starts at the same points; its
-damping is the textbook's, and tuned for each family.
-"""
+"""Settings, data and training of the curve solver."""
 
 import dataclasses
 import functools

@@ -1,14 +1,4 @@
-"""Hand pose from depth and colour: nine networks, their fusions, a kinematic energy behind them.
-
-  python -m experiments.hand_pose --workdir=runs/hand_pose
-  python -m experiments.hand_pose --net=6 --net=rgb --net=fusepred --net=fuse --workdir=runs/fusion
-  python -m experiments.hand_pose --net=1 --search --workdir=runs/search
-
-Networks regress joints from crops (Kazakos 2017); steps become smaller where the validation stops
-improving. --search draws learning rate, momentum and dropout in rounds that close in on the best.
---refine lays a kinematic hand between the network's joints and the points of the depth image, and
-trains the network through its minimiser. Tests are on subjects that were seen, and on others.
-"""
+"""Settings and training of the hand pose networks, and the search of their rates."""
 
 import dataclasses
 import functools

@@ -1,16 +1,4 @@
-"""Human pose: learn the energy of a multi-camera 3-D pose model (NeurIPS 2019, section 6).
-
-  python -m experiments.human_pose --workdir=runs/human_pose
-  python -m experiments.human_pose --workdir=runs/my_groups --groups=scaling --groups=fusion --huber
-  python -m experiments.human_pose --workdir=runs/h36m --data=human36m --data_dir=DIR
-
-A pose is found by minimising an energy at a hundred rotations for each component of a mixture of
-probabilistic PCAs, and fused from these minimisers. Everything in that energy is learned through
-the minimisation: body models, covariances, joint weights, cameras, the fusion, the robust kernel
-and the scales. The baseline is the same energy with the mixture fitted to the training poses, the
-mean training cameras, and its two weights and its kernel chosen by grid search. Test subjects are
-never seen.
-"""
+"""Settings, data and training of the human pose energy."""
 
 import dataclasses
 import functools

@@ -1,13 +1,4 @@
-"""Inverse graphics: an image's azimuth, elevation and light as entries of a learned code (DC-IGN).
-
-  python -m experiments.inverse_graphics --workdir=runs/inverse_graphics
-  python -m experiments.inverse_graphics --preset=chairs --workdir=runs/chairs
-  python -m experiments.inverse_graphics --method=dcign --method=dcign_repel --workdir=runs/repel
-
-Batches vary one factor of the scene; all entries of the code but that factor's are held at one
-value and drawn together (Kulkarni et al. 2015). Beside it the same network is trained on the same
-batches without that, `entangled`. Tests are on heads or chairs that were not trained on.
-"""
+"""Settings and training of the inverse graphics network."""
 
 import dataclasses
 import functools

@@ -1,14 +1,4 @@
-"""Monocular stereo: depth and motion from two views by a learned least-squares solver (ECCV 2018).
-
-  python -m experiments.monocular_stereo --workdir=runs/monocular_stereo
-  python -m experiments.monocular_stereo --mode=predict --data=folder --data_dir=DIR \
-      --checkpoint=runs/monocular_stereo --workdir=runs/mine
-
-A first network guesses inverse depth and motion, a recurrent one moves them by what it is shown of
-the photometric residual and its Jacobian, a last one upscales. They are trained in stages, as the
-paper says: the guess, the solver with few and with all its steps, with --joint both together, the
-upscaling. Training and test scenes are different rooms. Everything is in the unit of the baseline.
-"""
+"""Settings, data and training of the stereo solver."""
 
 import dataclasses
 import functools

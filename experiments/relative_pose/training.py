@@ -1,16 +1,4 @@
-"""Relative camera pose: Siamese networks, features, and a refinement learned through its solver.
-
-  python -m experiments.relative_pose --workdir=runs/relative_pose
-  python -m experiments.relative_pose --mode=evaluate --checkpoint=runs/relative_pose \\
-      --data=folder --data_dir=DIR --workdir=runs/mine
-  python -m experiments.relative_pose --mode=predict --checkpoint=runs/relative_pose \\
-      --image1=a.jpg --image2=b.jpg --intrinsics=fx,fy,cx,cy --workdir=runs/pair
-
-A pose takes points of the first camera to the second, x2 = R x1 + t with |t| = 1, x right, y down,
-z forward. The networks are those of Melekhov et al. 2017; what they left for later, features beside
-the network, is an energy on SO(3) x S^2 whose prior and confidences the network gives, trained
-through its minimiser. Tests are on rooms, textures and intrinsics that were not trained on.
-"""
+"""Settings and training of the relative pose networks."""
 
 import dataclasses
 import functools

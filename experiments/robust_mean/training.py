@@ -1,12 +1,4 @@
-"""Robust mean: learn the width of a kernel through the minimiser of its energy (Fig. 2).
-
-  python -m experiments.robust_mean --workdir=runs/robust_mean
-
-Ten inliers hide among a hundred outliers on a line. The estimate is the lowest minimum of
-E(y; s) = -sum_i exp(-(x_i - y)^2 / s^2), and s is learned from its squared error, without damping
-(Samuel and Tappen, CVPR 2009), with lambda = 0.1 (Wibergian learning, NeurIPS 2019), and with this
-library's guarded rules. Every method sees the same samples.
-"""
+"""Settings, training, evaluation and predictions of the robust mean."""
 
 import dataclasses
 import functools

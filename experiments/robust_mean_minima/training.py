@@ -1,12 +1,4 @@
-"""Robust mean: learn the width of a kernel where the lowest minimum may change.
-
-  python -m experiments.robust_mean_minima --workdir=runs/robust_mean_minima
-
-An implicit gradient sees how a minimum moves, not that another minimum becomes the lowest. Trained
-on it alone, the width of `robust_mean` rests far above the best one. Here the loss is the expected
-loss over the lowest minima, weighted by exp(-energy / T), whose gradient sees both. Each width that
-training ends at is compared with a scan of widths on fresh samples.
-"""
+"""Settings, training, evaluation and figure of the robust mean of several minima."""
 
 import dataclasses
 import functools

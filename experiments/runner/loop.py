@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from experiments.runner import records
+from experiments.runner.trials import count_of
 from jaxcv import training
 from jaxcv.checks import argument_error, check_choice
 
@@ -105,7 +106,7 @@ def train_cell(run: CellRun, metrics_file: records.MetricsFile) -> tuple[Any, fl
     checkpoint_every = -(-cell.checkpoint_every // cell.log_every) * cell.log_every
 
     feed = _Feed(cell, begin)
-    diverged = np.zeros(members["seed"].size, bool)
+    diverged = np.zeros(count_of(members), bool)
     with _Progress(run.name, begin, cell.steps) as progress, _Interruption(run.name) as stop:
         for first, end in log_points(cell, begin):
             chunks = []

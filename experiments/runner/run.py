@@ -325,7 +325,7 @@ def _finish(
         if not figures_may_fail and all(_finite(one.params) for one in trained.values()):
             raise
         told = f"{type(error).__name__}: {error}"
-        _logger.warning("no more figures can be made of these parameters (%s)", told)
+        _logger.warning("the other figures cannot be made (%s)", told)
     return results
 
 

@@ -1,14 +1,4 @@
-"""Tracker fusion: learn how far each of many trackers is to be trusted (NeurIPS 2019, section 5).
-
-  python -m experiments.tracker_fusion --workdir=runs/tracker_fusion
-  python -m experiments.tracker_fusion --workdir=runs/vot --data=vot --data_dir=DIR
-
-Each corner of the fused box is the lowest point of a sum of radial basis functions around the
-trackers' corners. Width, weight, loss of trust over time and after a change of scale, and a
-correction of the box's size are learned per tracker, through the minimiser, and shrunk towards the
-untrained energy. How strongly is chosen on validation folds. Sequences of the test fold are never
-seen, neither in training nor in that choice.
-"""
+"""Settings, data and training of the tracker fusion."""
 
 import dataclasses
 import functools
