@@ -15,7 +15,7 @@ SPLITS = ("train", "test")
 FACTORS = "factors"  # the split of images whose factors all differ
 ALL = -1  # kind of its batches
 _GREY = np.array([0.21, 0.72, 0.07])  # weights of red, green and blue, the source's
-_WAY_OUT = "Fetch or render the file again; data_prep/README.md describes the layout."
+_HINT = "Fetch or render the file again; data_prep/README.md describes the layout."
 
 
 class FactorBuilder(ArrayRecordBuilder):
@@ -43,8 +43,8 @@ class FactorBuilder(ArrayRecordBuilder):
 def check_counts(name: str, counts: tuple[int, ...], kinds: int) -> None:
     """Raises ValueError unless there is a count for each kind of batch, and a batch or more."""
     if len(counts) != kinds or min(counts) < 0 or not sum(counts):
-        rule = f"expected {kinds} counts of 0 or more, and a batch or more"
-        raise argument_error(name, rule, counts)
+        expected = f"expected {kinds} counts of 0 or more, and a batch or more"
+        raise argument_error(name, expected, counts)
 
 
 def read_grey(path: pathlib.Path, side: int) -> np.ndarray:
@@ -61,9 +61,9 @@ def read_grey(path: pathlib.Path, side: int) -> np.ndarray:
             flat.alpha_composite(image.convert("RGBA"))
             pixels = np.asarray(flat.convert("RGB"), float) @ _GREY
     except (OSError, ValueError, SyntaxError) as error:  # Pillow's
-        rule = "expected an image that can be read"
-        raise argument_error(str(path), rule, str(error), _WAY_OUT) from error
+        expected = "expected an image that can be read"
+        raise argument_error(str(path), expected, str(error), _HINT) from error
     if pixels.shape[0] != pixels.shape[1]:
-        raise argument_error(str(path), "expected a square image", pixels.shape[::-1], _WAY_OUT)
+        raise argument_error(str(path), "expected a square image", pixels.shape[::-1], _HINT)
     small = Image.fromarray(pixels.astype(np.float32)).resize((side, side), Image.Resampling.BOX)
     return np.clip(np.round(np.asarray(small)), 0, 255).astype(np.uint8)

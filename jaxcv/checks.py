@@ -39,16 +39,16 @@ __all__ = [
 ]
 
 
-def argument_error(name: str, rule: str, got: Any, hint: str = "") -> ValueError:
-    """The one error of the library, in one line: ``` `name`: rule, got ... . hint ```.
+def argument_error(name: str, expected: str, got: Any, hint: str = "") -> ValueError:
+    """The one error of the library, in one line: ``` `name`: expected, got ... . hint ```.
 
     Args:
         name: the argument's name as the caller wrote it.
-        rule: what is expected, e.g. ``expected (..., 4)``.
+        expected: the rule, e.g. ``expected (..., 4)``.
         got: what was passed instead.
         hint: what to pass or call instead; a full sentence.
     """
-    return ValueError(" ".join(f"`{name}`: {rule}, got {got}. {hint}".split()))
+    return ValueError(" ".join(f"`{name}`: {expected}, got {got}. {hint}".split()))
 
 
 def check_shape(name: str, x: Any, shape: tuple[int | None, ...], hint: str = "") -> None:
@@ -126,8 +126,8 @@ def check_structure(name: str, tree: Any, like_name: str, like: Any, hint: str =
     ):
         if jnp.shape(leaf) != jnp.shape(other):
             where = name + jax.tree_util.keystr(path)
-            rule = f"expected the shape {jnp.shape(other)} of `{like_name}`"
-            raise argument_error(where, rule, jnp.shape(leaf), hint)
+            expected = f"expected the shape {jnp.shape(other)} of `{like_name}`"
+            raise argument_error(where, expected, jnp.shape(leaf), hint)
 
 
 def check_scalar(name: str, shape_dtype: Any, hint: str = "") -> None:
@@ -144,8 +144,8 @@ def check_pair(shape: Any) -> None:
     """Raises ValueError unless an energy with aux returned a pair."""
     if not (isinstance(shape, tuple) and len(shape) == 2):
         hint = "Leave has_aux away if there is nothing to return besides."
-        rule = "with has_aux it must return (scalar, aux)"
-        raise argument_error("energy", rule, described(shape), hint)
+        expected = "with has_aux it must return (scalar, aux)"
+        raise argument_error("energy", expected, described(shape), hint)
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any], hint: str = "") -> None:
@@ -189,13 +189,13 @@ def check_numbers(
         zero: allows 0.
         hint: of the error.
     """
-    rule = f"expected {noun} {'>=' if zero else '>'} 0"
+    expected = f"expected {noun} {'>=' if zero else '>'} 0"
     dtype = _dtype(value)
     if dtype is None or not any(jnp.issubdtype(dtype, k) for k in (jnp.floating, jnp.integer)):
-        raise argument_error(name, rule, repr(value), hint)
+        raise argument_error(name, expected, repr(value), hint)
     known = _known(value)
     if known is not None and not np.all(np.isfinite(known) & ((known > 0) | zero & (known == 0))):
-        raise argument_error(name, rule, repr(value), hint)
+        raise argument_error(name, expected, repr(value), hint)
 
 
 def check_data(data: Any) -> None:

@@ -22,15 +22,15 @@ def flat(tree):
     return np.concatenate([np.ravel(np.asarray(leaf, float)) for leaf in jax.tree.leaves(tree)])
 
 
-def relative_error(came, want):
-    """|came - want| / |want| over all leaves of two trees, in float64."""
-    came, want = flat(came), flat(want)
-    return np.linalg.norm(came - want) / max(np.linalg.norm(want), 1e-300)
+def relative_error(got, want):
+    """|got - want| / |want| over all leaves of two trees, in float64."""
+    got, want = flat(got), flat(want)
+    return np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-300)
 
 
-def assert_close(came, want, rtol):
+def assert_close(got, want, rtol):
     """The relative error of the whole tree is at most `rtol`."""
-    error = relative_error(came, want)
+    error = relative_error(got, want)
     assert error <= rtol, f"relative error {error:.2e} above {rtol:.0e}"
 
 

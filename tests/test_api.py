@@ -11,7 +11,7 @@ import sys
 import jaxcv
 
 INVENTORY = pathlib.Path(__file__).with_name("api_inventory.json")
-WAY_OUT = (
+HINT = (
     "If the change is meant, say so in CHANGELOG.md and write the inventory again: "
     "python tests/test_api.py"
 )
@@ -58,9 +58,9 @@ def describe(value):
 
 def test_public_names_and_signatures_are_those_of_the_inventory():
     expected, found = json.loads(INVENTORY.read_text()), inventory()
-    assert expected.keys() == found.keys(), WAY_OUT
+    assert expected.keys() == found.keys(), HINT
     for module, names in expected.items():
-        assert names == found[module], f"{module}: {WAY_OUT}"
+        assert names == found[module], f"{module}: {HINT}"
 
 
 def test_promised_names():

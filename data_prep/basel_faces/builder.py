@@ -34,7 +34,7 @@ __all__ = ["BaselFaces", "FacesConfig", "prepare"]
 FOLDERS = ("AZ_VARIED", "EL_VARIED", "LIGHT_AZ_VARIED", "SHAPE_VARIED")
 COLUMNS = ("azimuth", "elevation", "light", "identity")
 _TABLE = "factors.csv"
-_WAY_OUT = "data_prep/README.md describes the layout."
+_HINT = "data_prep/README.md describes the layout."
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -74,8 +74,8 @@ class BaselFaces(FactorBuilder):
         for kind, folders in enumerate(found):
             cut = len(folders) - max(1, math.ceil(config.test_share * len(folders)))
             if cut < 1:
-                rule = f"expected two folders or more in {FOLDERS[kind]}, for training and test"
-                raise argument_error(str(dl_manager.manual_dir), rule, len(folders), _WAY_OUT)
+                expected = f"expected two folders or more in {FOLDERS[kind]}, for training and test"
+                raise argument_error(str(dl_manager.manual_dir), expected, len(folders), _HINT)
             for split, rows in (("train", folders[:cut]), ("test", folders[cut:])):
                 parts[split] += [(kind, folder) for folder in rows]
         out = {split: self._generate_examples(rows) for split, rows in parts.items()}
@@ -100,8 +100,8 @@ class BaselFaces(FactorBuilder):
         config: Any = self.builder_config
         table = read_factors(folder / _TABLE)
         if len(table) < config.batch:
-            rule = f"expected {config.batch} images or more"
-            raise argument_error(str(folder / _TABLE), rule, len(table), _WAY_OUT)
+            expected = f"expected {config.batch} images or more"
+            raise argument_error(str(folder / _TABLE), expected, len(table), _HINT)
         names = sorted(table)[: config.batch]
         images = np.array([read_grey(folder / name, config.side) for name in names])
         return images, np.array([table[name] for name in names])
@@ -117,9 +117,9 @@ def found_batches(folder: pathlib.Path) -> list[list[pathlib.Path]]:
     out = [sorted(folder.glob(f"{name}/face_*"), key=number) for name in FOLDERS]
     missing = [name for name, found in zip(FOLDERS, out, strict=True) if not found]
     if missing:
-        rule = f"expected folders face_<n> in {', '.join(missing)}"
-        came = sorted(p.name for p in folder.glob("*"))[:8] if folder.is_dir() else "no folder"
-        raise argument_error(str(folder), rule, came, _WAY_OUT)
+        expected = f"expected folders face_<n> in {', '.join(missing)}"
+        got = sorted(p.name for p in folder.glob("*"))[:8] if folder.is_dir() else "no folder"
+        raise argument_error(str(folder), expected, got, _HINT)
     return out
 
 
@@ -133,8 +133,8 @@ def read_factors(path: pathlib.Path) -> dict[str, list[float]]:
         with path.open(newline="") as file:
             lines = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        rule = "expected a table with the factors of each image"
-        raise argument_error(str(path), rule, str(error), _WAY_OUT) from error
+        expected = "expected a table with the factors of each image"
+        raise argument_error(str(path), expected, str(error), _HINT) from error
     out = {}
     for number, line in enumerate(lines, 2):
         try:
@@ -143,8 +143,8 @@ def read_factors(path: pathlib.Path) -> dict[str, list[float]]:
                 raise ValueError("a value that is not finite")
             out[line["file"]] = values
         except (KeyError, TypeError, ValueError) as error:
-            rule = f"expected file,{','.join(COLUMNS)}"
-            raise argument_error(f"{path}:{number}", rule, repr(error), _WAY_OUT) from error
+            expected = f"expected file,{','.join(COLUMNS)}"
+            raise argument_error(f"{path}:{number}", expected, repr(error), _HINT) from error
     return out
 
 

@@ -93,17 +93,19 @@ def _files(folder: pathlib.Path, name: str) -> dict[str, list[pathlib.Path]]:
     found = list(files_of(folder))
     leaking = [path.name for path in found if name == "rgbd" and _LEAKING.fullmatch(path.stem)]
     if leaking:
-        rule = "expected the corrected files rgbd_bugfix_*: the first ones hold images of the test"
-        raise argument_error(str(folder), rule, leaking, "Take them out of the folder.")
+        expected = (
+            "expected the corrected files rgbd_bugfix_*: the first ones hold images of the test"
+        )
+        raise argument_error(str(folder), expected, leaking, "Take them out of the folder.")
     train = [path for path in found if _TRAINING[name].fullmatch(path.stem)]
     test = [path for path in found if path.stem == f"{name}_test"]
     splits = {"train": train, "test": test}
     splits = {split: paths for split, paths in splits.items() if paths}
     if not splits:
-        rule = f"expected {name}_test.h5 or training files {name}_*.h5"
-        came = [path.name for path in found]
-        way_out = "data_prep/README.md says where they come from."
-        raise argument_error(str(folder), rule, came, way_out)
+        expected = f"expected {name}_test.h5 or training files {name}_*.h5"
+        got = [path.name for path in found]
+        hint = "data_prep/README.md says where they come from."
+        raise argument_error(str(folder), expected, got, hint)
     return splits
 
 

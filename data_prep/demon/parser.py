@@ -30,7 +30,7 @@ from jaxcv.geometry.camera import check_intrinsics
 
 __all__ = ["DemonPair", "DemonView", "list_pairs", "read_view"]
 
-_WAY_OUT = "Fetch the file again; data_prep/README.md describes the layout."
+_HINT = "Fetch the file again; data_prep/README.md describes the layout."
 _METRICS = ("camera_z", "ray_length")
 
 
@@ -75,17 +75,17 @@ def list_pairs(path: str | os.PathLike[str]) -> list[DemonPair]:
             pairs = None if frames is None else frames.attrs.get("viewpoint_pairs")
             name = f"{path}, {group}"
             if frames is None or pairs is None:
-                rule = "expected frames/t0 with the attribute viewpoint_pairs"
-                raise argument_error(name, rule, list(file[group]), _WAY_OUT)
+                expected = "expected frames/t0 with the attribute viewpoint_pairs"
+                raise argument_error(name, expected, list(file[group]), _HINT)
             pairs = np.asarray(pairs).ravel()
             views = pairs.reshape(-1, 2) if pairs.size % 2 == 0 else np.zeros((1, 2), int)
             missing = [int(v) for v in views.ravel() if f"v{int(v)}" not in frames]
             if not views.size or missing or (views[:, 0] == views[:, 1]).any():
-                rule = "expected viewpoint_pairs of two different views that are there"
-                raise argument_error(name, rule, pairs.tolist(), _WAY_OUT)
+                expected = "expected viewpoint_pairs of two different views that are there"
+                raise argument_error(name, expected, pairs.tolist(), _HINT)
             out += [DemonPair(group, int(a), int(b)) for a, b in views]
     if not out:
-        raise argument_error(str(path), "expected one group or more", "none", _WAY_OUT)
+        raise argument_error(str(path), "expected one group or more", "none", _HINT)
     return out
 
 
@@ -101,13 +101,13 @@ def read_view(path: str | os.PathLike[str], group: str, view: int) -> DemonView:
         node: Any = file.get(f"{group}/frames/t0/v{view}", {})
         missing = [key for key in ("image", "depth", "camera") if key not in node]
         if missing:
-            raise argument_error(name, f"expected {missing}", "none", _WAY_OUT)
+            raise argument_error(name, f"expected {missing}", "none", _HINT)
         image, depth, camera = (np.asarray(node[key]) for key in ("image", "depth", "camera"))
         about = {key: dict(node[key].attrs) for key in ("image", "depth", "camera")}
     for key, kind in (("image", "webp"), ("depth", "lz4half"), ("camera", "pinhole")):
-        came = _text(about[key].get("format"))
-        if came != kind:
-            raise argument_error(f"{name}/{key}", f"expected the format {kind!r}", repr(came))
+        got = _text(about[key].get("format"))
+        if got != kind:
+            raise argument_error(f"{name}/{key}", f"expected the format {kind!r}", repr(got))
     encoded = image.astype(np.int8).tobytes()
     height, width = _image_size(f"{name}/image", encoded)
     values = _depth(f"{name}/depth", depth, about["depth"], (height, width))
@@ -129,8 +129,8 @@ def _open(path: str | os.PathLike[str]) -> Any:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        rule = "expected an HDF5 file of DeMoN"
-        raise argument_error(str(path), rule, str(error), _WAY_OUT) from error
+        expected = "expected an HDF5 file of DeMoN"
+        raise argument_error(str(path), expected, str(error), _HINT) from error
 
 
 def _image_size(name: str, encoded: bytes) -> tuple[int, int]:
@@ -141,7 +141,7 @@ def _image_size(name: str, encoded: bytes) -> tuple[int, int]:
             image.load()
             return image.height, image.width
     except (OSError, SyntaxError, ValueError) as error:
-        raise argument_error(name, "expected a WebP image", str(error), _WAY_OUT) from error
+        raise argument_error(name, "expected a WebP image", str(error), _HINT) from error
 
 
 def _depth(name: str, stored: np.ndarray, about: Any, size: tuple[int, int]) -> np.ndarray:
@@ -149,8 +149,8 @@ def _depth(name: str, stored: np.ndarray, about: Any, size: tuple[int, int]) -> 
 
     metric = _text(about.get("depth_metric"))
     if metric not in _METRICS:
-        rule = f"expected the depth metric {' or '.join(map(repr, _METRICS))}"
-        raise argument_error(name, rule, repr(metric), _WAY_OUT)
+        expected = f"expected the depth metric {' or '.join(map(repr, _METRICS))}"
+        raise argument_error(name, expected, repr(metric), _HINT)
     extents = tuple(int(x) for x in np.ravel(about.get("extents", ())))
     if extents != size:
         raise argument_error(name, f"expected extents {size}, those of the image", extents)
@@ -158,16 +158,16 @@ def _depth(name: str, stored: np.ndarray, about: Any, size: tuple[int, int]) -> 
     try:
         raw = lz4.block.decompress(stored.astype(np.int8).tobytes(), uncompressed_size=count)
     except (lz4.block.LZ4BlockError, ValueError, OverflowError) as error:
-        raise argument_error(name, "expected an LZ4 block", str(error), _WAY_OUT) from error
+        raise argument_error(name, "expected an LZ4 block", str(error), _HINT) from error
     if len(raw) != count:
-        rule = f"expected {count} bytes, {size[0]} x {size[1]} float16"
-        raise argument_error(name, rule, len(raw), _WAY_OUT)
+        expected = f"expected {count} bytes, {size[0]} x {size[1]} float16"
+        raise argument_error(name, expected, len(raw), _HINT)
     return np.frombuffer(raw, np.float16).reshape(size).astype(float)
 
 
 def _camera(name: str, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if values.shape != (17,) or not np.isfinite(values).all():
-        raise argument_error(name, "expected 17 finite numbers", values.shape, _WAY_OUT)
+        raise argument_error(name, "expected 17 finite numbers", values.shape, _HINT)
     fx, fy, skew, cx, cy = values[:5]
     k = np.array([[fx, skew, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
     check_intrinsics(name, k)

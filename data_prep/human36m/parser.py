@@ -83,8 +83,8 @@ def find_layout(root: str | os.PathLike[str]) -> Layout:
     """
     root = pathlib.Path(root)
     if not (root / "cameras.h5").is_file():
-        rule = "expected the calibration of the cameras"
-        raise argument_error(str(root / "cameras.h5"), rule, "no such file", _LAYOUT)
+        expected = "expected the calibration of the cameras"
+        raise argument_error(str(root / "cameras.h5"), expected, "no such file", _LAYOUT)
     sequences = []
     subjects = [p for p in root.glob("S*") if re.fullmatch(r"S\d+", p.name) and p.is_dir()]
     for subject in sorted(subjects, key=lambda p: int(p.name[1:])):
@@ -99,14 +99,14 @@ def find_layout(root: str | os.PathLike[str]) -> Layout:
                 if (action, trial) not in own
             ]
             if missing:
-                rule = f"expected detections of trial {trial} for every camera"
+                expected = f"expected detections of trial {trial} for every camera"
                 where = f"{subject / 'StackedHourglass' / action}.<camera>.h5"
-                raise argument_error(where, rule, f"none for {missing}", _LAYOUT)
+                raise argument_error(where, expected, f"none for {missing}", _LAYOUT)
             files = tuple(own[action, trial] for own in seen)
             sequences.append(Sequence(subject.name, action, trial, path, files))
     if not sequences:
-        rule = "expected S<n>/MyPoses/3D_positions/<action>.h5"
-        raise argument_error(str(root), rule, "none", _LAYOUT)
+        expected = "expected S<n>/MyPoses/3D_positions/<action>.h5"
+        raise argument_error(str(root), expected, "none", _LAYOUT)
     return Layout(root, tuple(sequences))
 
 
@@ -128,9 +128,9 @@ def read_sequence(layout: Layout, one: Sequence) -> dict[str, np.ndarray]:
     lengths = [len(joints), *map(len, seen)]
     num = min(lengths)
     if num == 0 or max(lengths) - num > _MOST_FRAMES_APART:
-        rule = f"expected as many frames as the detections, up to {_MOST_FRAMES_APART} apart"
-        way_out = "The two trials of an action may be exchanged: see their names."
-        raise argument_error(str(one.truth), rule, lengths, way_out)
+        expected = f"expected as many frames as the detections, up to {_MOST_FRAMES_APART} apart"
+        hint = "The two trials of an action may be exchanged: see their names."
+        raise argument_error(str(one.truth), expected, lengths, hint)
     points = np.zeros((num, len(CAMERAS), 17, 2))
     points[:, :, _SLOTS] = np.stack([array[:num] for array in seen], axis=1)
     visible = np.zeros(points.shape[:3], bool)

@@ -76,8 +76,8 @@ class NyuHand(ArrayRecordBuilder):
             depth_path, color_path = frame_files(folder, view, i + 1)
             depth, color = read_depth(depth_path), read_color(color_path)
             if color.shape[:2] != depth.shape:
-                rule = f"expected the size of the depth, {depth.shape}"
-                raise argument_error(str(color_path), rule, color.shape[:2])
+                expected = f"expected the size of the depth, {depth.shape}"
+                raise argument_error(str(color_path), expected, color.shape[:2])
             u, v = pixels[i, 32, :2]  # the palm
             start = np.round([u - _WINDOW / 2, v - _WINDOW / 2]).astype(int)
             intrinsics = NYU_INTRINSICS.copy()
@@ -108,11 +108,11 @@ def _window(image: np.ndarray, start: np.ndarray) -> np.ndarray:
 def _found(folder: pathlib.Path) -> list[str]:
     found = [name for name in SPLITS if (folder / name / "joint_data.mat").is_file()]
     if not found:
-        rule = "expected train/joint_data.mat or test/joint_data.mat"
-        came = (
-            sorted(path.name for path in folder.glob("*"))[:8] if folder.is_dir() else "no folder"
+        expected = "expected train/joint_data.mat or test/joint_data.mat"
+        got = sorted(path.name for path in folder.glob("*"))[:8] if folder.is_dir() else "no folder"
+        raise argument_error(
+            str(folder), expected, got, "data_prep/README.md describes the layout."
         )
-        raise argument_error(str(folder), rule, came, "data_prep/README.md describes the layout.")
     return found
 
 

@@ -24,7 +24,7 @@ from jaxcv.data.hand import NYU_INTRINSICS, pixels_of_joints
 __all__ = ["NyuLabels", "encode_depth", "read_color", "read_depth", "read_labels"]
 
 VIEWS, JOINTS = 3, 36
-_WAY_OUT = "Fetch the file again; data_prep/README.md describes the layout."
+_HINT = "Fetch the file again; data_prep/README.md describes the layout."
 _INVALID = 32001  # what some tools write for missing depths
 _AGREE = 2.0  # [px] between joint_uvd and the projection of joint_xyz
 
@@ -53,29 +53,29 @@ def read_labels(path: str | os.PathLike[str]) -> NyuLabels:
     try:
         stored = scipy.io.loadmat(os.fspath(path))
     except Exception as error:  # SciPy raises many kinds, some of no common class
-        rule = "expected a MATLAB file (version 5)"
-        raise argument_error(os.fspath(path), rule, str(error), _WAY_OUT) from error
+        expected = "expected a MATLAB file (version 5)"
+        raise argument_error(os.fspath(path), expected, str(error), _HINT) from error
     missing = [key for key in ("joint_uvd", "joint_xyz") if key not in stored]
     if missing:
-        came = sorted(key for key in stored if not key.startswith("__"))
-        raise argument_error(os.fspath(path), f"expected the keys {missing}", came, _WAY_OUT)
+        got = sorted(key for key in stored if not key.startswith("__"))
+        raise argument_error(os.fspath(path), f"expected the keys {missing}", got, _HINT)
     pixels, joints = (np.asarray(stored[key], float) for key in ("joint_uvd", "joint_xyz"))
     if joints.ndim != 4 or joints.shape[::2] != (VIEWS, JOINTS) or joints.shape[3] != 3:
-        rule = f"expected joint_xyz of shape ({VIEWS}, N, {JOINTS}, 3)"
-        raise argument_error(os.fspath(path), rule, joints.shape, _WAY_OUT)
+        expected = f"expected joint_xyz of shape ({VIEWS}, N, {JOINTS}, 3)"
+        raise argument_error(os.fspath(path), expected, joints.shape, _HINT)
     if pixels.shape != joints.shape:
-        rule = f"expected joint_uvd of the shape of joint_xyz, {joints.shape}"
-        raise argument_error(os.fspath(path), rule, pixels.shape, _WAY_OUT)
+        expected = f"expected joint_uvd of the shape of joint_xyz, {joints.shape}"
+        raise argument_error(os.fspath(path), expected, pixels.shape, _HINT)
     if not (np.isfinite(joints).all() and np.isfinite(pixels).all()):
-        raise argument_error(os.fspath(path), "expected finite labels", "nan or inf", _WAY_OUT)
+        raise argument_error(os.fspath(path), "expected finite labels", "nan or inf", _HINT)
     if not (joints[0, ..., 2] > 0).all():
-        came = f"a depth of {joints[0, ..., 2].min():g} mm"
-        raise argument_error(os.fspath(path), "expected joints before the camera", came, _WAY_OUT)
+        got = f"a depth of {joints[0, ..., 2].min():g} mm"
+        raise argument_error(os.fspath(path), "expected joints before the camera", got, _HINT)
     apart = np.abs(pixels_of_joints(joints[0], NYU_INTRINSICS)[..., :2] - pixels[0, ..., :2])
     if np.median(apart.max(axis=-1)) > _AGREE:
-        rule = "expected joint_uvd to be the projection of joint_xyz, y up"
-        came = f"{np.median(apart.max(axis=-1)):.1f} px apart in the median"
-        raise argument_error(os.fspath(path), rule, came, _WAY_OUT)
+        expected = "expected joint_uvd to be the projection of joint_xyz, y up"
+        got = f"{np.median(apart.max(axis=-1)):.1f} px apart in the median"
+        raise argument_error(os.fspath(path), expected, got, _HINT)
     return NyuLabels(joints, pixels)
 
 
@@ -117,12 +117,12 @@ def _read(path: str | os.PathLike[str], what: str) -> np.ndarray:
     from PIL import Image
 
     if not pathlib.Path(path).is_file():
-        raise argument_error(os.fspath(path), "expected the file", "none", _WAY_OUT)
+        raise argument_error(os.fspath(path), "expected the file", "none", _HINT)
     try:
         with Image.open(path) as image:
             if image.mode != "RGB":
-                came = f"the mode {image.mode!r}" + (" (16 bits)" if "I" in image.mode else "")
-                raise argument_error(os.fspath(path), f"expected {what}", came, _WAY_OUT)
+                got = f"the mode {image.mode!r}" + (" (16 bits)" if "I" in image.mode else "")
+                raise argument_error(os.fspath(path), f"expected {what}", got, _HINT)
             return np.asarray(image)
     except (OSError, SyntaxError) as error:
-        raise argument_error(os.fspath(path), f"expected {what}", str(error), _WAY_OUT) from error
+        raise argument_error(os.fspath(path), f"expected {what}", str(error), _HINT) from error

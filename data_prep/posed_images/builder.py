@@ -124,8 +124,8 @@ class PosedImages(_Pairs):
         views, named = SOURCES[config.source].read(root)
         pairs = labels(views, pairs_within(views, config.largest_angle) if named is None else named)
         if not len(pairs.views):
-            rule = "expected a pair of different places or more"
-            raise argument_error(str(root), rule, f"none of {len(views.files)} views")
+            expected = "expected a pair of different places or more"
+            raise argument_error(str(root), expected, f"none of {len(views.files)} views")
         splits = _split(views, pairs, config.test_scenes)
         rng = np.random.default_rng(0)
         for name, rows in splits.items():
@@ -158,8 +158,8 @@ def _split(views: PosedViews, pairs: PairList, test_scenes: tuple[str, ...]) -> 
     ends = scenes[pairs.views]
     missing = sorted(set(test_scenes) - set(ends.ravel().tolist()))
     if missing:
-        rule = f"expected scenes among {sorted(set(ends.ravel().tolist()))[:20]}"
-        raise argument_error("test_scenes", rule, missing)
+        expected = f"expected scenes among {sorted(set(ends.ravel().tolist()))[:20]}"
+        raise argument_error("test_scenes", expected, missing)
     if test_scenes:
         test = np.isin(ends, test_scenes)
     else:
@@ -170,8 +170,8 @@ def _split(views: PosedViews, pairs: PairList, test_scenes: tuple[str, ...]) -> 
         test = last[pairs.views]
     splits = {"train": np.flatnonzero(~test.any(axis=1)), "test": np.flatnonzero(test.all(axis=1))}
     if test_scenes and not len(splits["test"]):
-        rule = "expected a pair or more between views of these scenes"
-        raise argument_error("test_scenes", rule, f"none of {list(test_scenes)}")
+        expected = "expected a pair or more between views of these scenes"
+        raise argument_error("test_scenes", expected, f"none of {list(test_scenes)}")
     if not test_scenes and not (len(splits["train"]) and len(splits["test"])):
         return {"test": np.arange(len(test))}
     return splits
@@ -230,8 +230,8 @@ class RenderedConfig(tfds.core.BuilderConfig):
     def __post_init__(self) -> None:
         """Names the config by a hash of what it renders."""
         if len(set(self.seeds)) != len(SPLITS):
-            rule = "expected two that differ: the test is on other pairs"
-            raise argument_error("seeds", rule, self.seeds)
+            expected = "expected two that differ: the test is on other pairs"
+            raise argument_error("seeds", expected, self.seeds)
         own = (
             self.train, self.test, self.shape, self.textureless, self.ranges, self.seeds
         )  # fmt: skip

@@ -22,7 +22,7 @@ __all__ = ["read"]
 
 _SHARED = 30
 _MODELS = {"SIMPLE_PINHOLE": (0, 0, 1, 2), "PINHOLE": (0, 1, 2, 3)}  # fx, fy, cx, cy in PARAMS
-_WAY_OUT = "Export the model as text with `colmap model_converter`; see data_prep/README.md."
+_HINT = "Export the model as text with `colmap model_converter`; see data_prep/README.md."
 
 
 def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -37,7 +37,7 @@ def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
     path = folder / "images.txt"
     lines = _lines(path)
     if len(lines) % 2:
-        raise argument_error(str(path), "expected two lines an image", len(lines), _WAY_OUT)
+        raise argument_error(str(path), "expected two lines an image", len(lines), _HINT)
     files, scenes, k, shapes, rotation, translation, seen = [], [], [], [], [], [], []
     for (number, text), (_, points) in zip(lines[::2], lines[1::2], strict=True):
         words = text.split(maxsplit=9)
@@ -52,11 +52,11 @@ def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
             if not np.isfinite([*q, *t]).all() or not np.linalg.norm(q) > 1e-6:
                 raise ValueError(f"a quaternion {q} or translation {t}")
         except (ValueError, IndexError) as error:
-            rule = "expected ID, quaternion, translation, camera, name; then x, y, point"
-            raise argument_error(name, rule, repr(error), _WAY_OUT) from error
+            expected = "expected ID, quaternion, translation, camera, name; then x, y, point"
+            raise argument_error(name, expected, repr(error), _HINT) from error
         if camera not in intrinsics:
-            rule = "expected a camera of cameras.txt"
-            raise argument_error(name, rule, camera, _WAY_OUT)
+            expected = "expected a camera of cameras.txt"
+            raise argument_error(name, expected, camera, _HINT)
         images = folder / "images"
         files.append((images if images.is_dir() else folder) / file)
         k.append(intrinsics[camera][0])
@@ -87,7 +87,7 @@ def rotation_of_quaternion(q: np.ndarray) -> np.ndarray:
 
 def _lines(path: pathlib.Path) -> list[tuple[int, str]]:
     """Numbered lines without comments; an empty one stays, an image may have no feature."""
-    lines = enumerate(lines_of(path, _WAY_OUT), 1)
+    lines = enumerate(lines_of(path, _HINT), 1)
     return [(i, line) for i, line in lines if not line.startswith("#")]
 
 
@@ -105,15 +105,15 @@ def _cameras(path: pathlib.Path) -> dict[str, tuple[np.ndarray, tuple[int, int]]
             if min(width, height) < 1:
                 raise ValueError(f"{width} x {height} px")
         except (ValueError, IndexError) as error:
-            rule = "expected ID, model, width, height and parameters"
-            raise argument_error(name, rule, repr(error), _WAY_OUT) from error
+            expected = "expected ID, model, width, height and parameters"
+            raise argument_error(name, expected, repr(error), _HINT) from error
         if model not in _MODELS:
-            rule = f"expected a model among {', '.join(_MODELS)}"
-            way_out = "Undistort the images with `colmap image_undistorter`."
-            raise argument_error(name, rule, model, way_out)
+            expected = f"expected a model among {', '.join(_MODELS)}"
+            hint = "Undistort the images with `colmap image_undistorter`."
+            raise argument_error(name, expected, model, hint)
         if len(params) != max(_MODELS[model]) + 1:
-            rule = f"expected {max(_MODELS[model]) + 1} parameters of {model}"
-            raise argument_error(name, rule, len(params), _WAY_OUT)
+            expected = f"expected {max(_MODELS[model]) + 1} parameters of {model}"
+            raise argument_error(name, expected, len(params), _HINT)
         fx, fy, cx, cy = params[list(_MODELS[model])]
         k = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
         out[words[0]] = k, (height, width)

@@ -29,7 +29,7 @@ __all__ = ["FAR", "SHAPE", "decomposed", "read", "read_pairs", "read_places"]
 
 SHAPE = (1200, 1600)  # of the images [px]
 FAR = 340.0  # [mm]
-_WAY_OUT = "data_prep/README.md describes the layout."
+_HINT = "data_prep/README.md describes the layout."
 _IMAGE = re.compile(r"(?:rect|clean)_(\d{3})_(\d|max)(?:_r5000)?\.png")
 
 
@@ -42,8 +42,8 @@ def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
 def _calibrations(folder: pathlib.Path) -> list[pathlib.Path]:
     found = sorted((folder / "Calibration" / "cal18").glob("pos_*.txt"))
     if not found:
-        rule = "expected Calibration/cal18/pos_001.txt and on"
-        raise argument_error(str(folder), rule, "none", _WAY_OUT)
+        expected = "expected Calibration/cal18/pos_001.txt and on"
+        raise argument_error(str(folder), expected, "none", _HINT)
     return found
 
 
@@ -55,8 +55,8 @@ def _images(folder: pathlib.Path) -> list[pathlib.Path]:
         if _IMAGE.fullmatch(path.name)
     )
     if not found:
-        rule = "expected Rectified/scan<n>/rect_<place>_<light>_r5000.png or Cleaned/..."
-        raise argument_error(str(folder), rule, "none", _WAY_OUT)
+        expected = "expected Rectified/scan<n>/rect_<place>_<light>_r5000.png or Cleaned/..."
+        raise argument_error(str(folder), expected, "none", _HINT)
     return found
 
 
@@ -87,8 +87,8 @@ def read_places(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarra
             if not np.isfinite(values).all() or np.linalg.matrix_rank(values.reshape(3, 4)) < 3:
                 raise ValueError("no projection")
         except ValueError as error:
-            rule = f"expected pos_{number:03d}.txt with 12 finite numbers of a 3 x 4 projection"
-            raise argument_error(str(path), rule, str(error), _WAY_OUT) from error
+            expected = f"expected pos_{number:03d}.txt with 12 finite numbers of a 3 x 4 projection"
+            raise argument_error(str(path), expected, str(error), _HINT) from error
         out.append(decomposed(values.reshape(3, 4)))
     k, rotation, translation = (np.stack(part) for part in zip(*out, strict=True))
     return k, rotation, translation
@@ -97,7 +97,7 @@ def read_places(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def read_pairs(path: pathlib.Path, places: int) -> np.ndarray:
     """Pairs (N, 2) of places, from 0 on, each once, of two columns or of the authors' ten."""
     out = []
-    for number, line in enumerate(lines_of(path, _WAY_OUT), 1):
+    for number, line in enumerate(lines_of(path, _HINT), 1):
         if line.startswith("-") or not line.strip():  # the authors' heading
             continue
         words = line.split()
@@ -108,8 +108,8 @@ def read_pairs(path: pathlib.Path, places: int) -> np.ndarray:
             if ends[0] == ends[1] or not all(0 <= end < places for end in ends):
                 raise ValueError(f"places {words[:2]} of {places}")
         except (ValueError, IndexError) as error:
-            rule = "expected `id1 id2`, or `id1 id2 scan` and seven numbers, ids from 1 on"
-            raise argument_error(f"{path}, line {number}", rule, str(error), _WAY_OUT) from error
+            expected = "expected `id1 id2`, or `id1 id2 scan` and seven numbers, ids from 1 on"
+            raise argument_error(f"{path}, line {number}", expected, str(error), _HINT) from error
         out.append(ends)
     return np.array(list(dict.fromkeys(out)), int).reshape(-1, 2)
 
@@ -122,8 +122,8 @@ def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
     place = np.array([int(match[1]) - 1 for match in named if match])
     lights = [match[2] for match in named if match]
     if place.max() >= len(k):
-        rule = f"expected places up to {len(k)}, as there are calibrations"
-        raise argument_error(str(paths[place.argmax()]), rule, int(place.max()) + 1, _WAY_OUT)
+        expected = f"expected places up to {len(k)}, as there are calibrations"
+        raise argument_error(str(paths[place.argmax()]), expected, int(place.max()) + 1, _HINT)
     listed = folder / "pairs.txt"
     if listed.is_file():
         pairs = read_pairs(listed, len(k))

@@ -19,7 +19,7 @@ from jaxcv.checks import argument_error
 
 __all__ = ["read"]
 
-_WAY_OUT = "data_prep/README.md describes the layout."
+_HINT = "data_prep/README.md describes the layout."
 
 
 def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -37,8 +37,8 @@ def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray | None]:
         if form not in ("world_to_camera", "camera_to_world") or not isinstance(entries, list):
             raise ValueError(f"pose {form!r}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        rule = "expected JSON with `images` and `pose`, world_to_camera or camera_to_world"
-        raise argument_error(str(path), rule, repr(error), _WAY_OUT) from error
+        expected = "expected JSON with `images` and `pose`, world_to_camera or camera_to_world"
+        raise argument_error(str(path), expected, repr(error), _HINT) from error
     files, scenes, intrinsics, poses = [], [], [], []
     for i, entry in enumerate(entries):
         name = f"{path}, images[{i}]"
@@ -48,8 +48,8 @@ def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray | None]:
             intrinsics.append(_matrix(entry.get("intrinsics", shared), 3))
             poses.append(_matrix(entry["pose"], 4))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            rule = "expected file, pose (4 x 4) and intrinsics (3 x 3), in numbers"
-            raise argument_error(name, rule, repr(error), _WAY_OUT) from error
+            expected = "expected file, pose (4 x 4) and intrinsics (3 x 3), in numbers"
+            raise argument_error(name, expected, repr(error), _HINT) from error
     pose = np.array(poses).reshape(-1, 4, 4)
     if form == "camera_to_world":
         pose = inverse(pose)
@@ -82,7 +82,7 @@ def _rows(path: pathlib.Path, entries: list[Any], listed: Any) -> np.ndarray:
     out = []
     for i, pair in enumerate(listed if isinstance(listed, list) else [listed]):
         if not isinstance(pair, list) or len(pair) != 2 or not all(str(p) in number for p in pair):
-            rule = "expected two files among images"
-            raise argument_error(f"{path}, pairs[{i}]", rule, pair, _WAY_OUT)
+            expected = "expected two files among images"
+            raise argument_error(f"{path}, pairs[{i}]", expected, pair, _HINT)
         out.append([number[file] for file in pair])
     return np.array(out, int).reshape(-1, 2)

@@ -27,7 +27,7 @@ from jaxcv.geometry import so3
 
 __all__ = ["edge_labels", "read"]
 
-_WAY_OUT = "Fetch the landmark again; data_prep/README.md describes the layout."
+_HINT = "Fetch the landmark again; data_prep/README.md describes the layout."
 _FLIP = np.diag([1.0, -1.0, -1.0])
 _AWAY = 20.0  # [deg]
 _NAMES = ("list.txt", "gt_bundle.out", "EGs.txt")
@@ -36,8 +36,8 @@ _NAMES = ("list.txt", "gt_bundle.out", "EGs.txt")
 def _landmarks(folder: pathlib.Path) -> list[pathlib.Path]:
     found = sorted(path.parent for path in folder.glob("*/gt_bundle.out"))
     if not found:
-        rule = "expected folders with gt_bundle.out"
-        raise argument_error(str(folder), rule, "none", _WAY_OUT)
+        expected = "expected folders with gt_bundle.out"
+        raise argument_error(str(folder), expected, "none", _HINT)
     return found
 
 
@@ -84,9 +84,11 @@ def _read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
     angles = np.linalg.norm(jax.vmap(so3.log)(jnp.asarray(between)), axis=-1)
     away = np.rad2deg(np.median(angles)) if len(angles) else 0.0
     if away > _AWAY:
-        rule = f"expected edges within {_AWAY:g} degrees of the cameras' rotations in the median"
-        way_out = "R_ij is R_i R_j^T, and line k of list.txt is camera k everywhere."
-        raise argument_error(str(folder / "EGs.txt"), rule, f"{away:.1f}", way_out)
+        expected = (
+            f"expected edges within {_AWAY:g} degrees of the cameras' rotations in the median"
+        )
+        hint = "R_ij is R_i R_j^T, and line k of list.txt is camera k everywhere."
+        raise argument_error(str(folder / "EGs.txt"), expected, f"{away:.1f}", hint)
     return views, pairs[both]
 
 
@@ -97,11 +99,11 @@ def _turned(edges: np.ndarray) -> np.ndarray:
 
 def _names(path: pathlib.Path) -> list[str]:
     out = []
-    for number, line in enumerate(lines_of(path, _WAY_OUT), 1):
+    for number, line in enumerate(lines_of(path, _HINT), 1):
         words = line.split()
         if len(words) not in (1, 3):
-            rule = "expected `name` or `name 0 focal`: line k is camera k"
-            raise argument_error(f"{path}, line {number}", rule, repr(line), _WAY_OUT)
+            expected = "expected `name` or `name 0 focal`: line k is camera k"
+            raise argument_error(f"{path}, line {number}", expected, repr(line), _HINT)
         out.append(words[0])
     return out
 
@@ -113,13 +115,13 @@ def _intrinsics(file: pathlib.Path, focal: float) -> np.ndarray:
         with Image.open(file) as image:
             width, height = image.size
     except (OSError, SyntaxError) as error:
-        raise argument_error(str(file), "expected the image", str(error), _WAY_OUT) from error
+        raise argument_error(str(file), "expected the image", str(error), _HINT) from error
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
 
 
 def _bundle(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Focal lengths (C,), R (C, 3, 3), T (C, 3) as Bundler has them; focal 0: not registered."""
-    lines = [line for line in lines_of(path, _WAY_OUT) if not line.startswith("#")]
+    lines = [line for line in lines_of(path, _HINT) if not line.startswith("#")]
     try:
         cameras = int(lines[0].split()[0])
         if cameras != count:
@@ -129,8 +131,8 @@ def _bundle(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.
         if len(rows) != cameras or not np.isfinite(rows).all():
             raise ValueError(f"{len(rows)} whole cameras of finite numbers")
     except (ValueError, IndexError) as error:
-        rule = f"expected {count} cameras, as in list.txt, of five lines with three numbers"
-        raise argument_error(str(path), rule, str(error), _WAY_OUT) from error
+        expected = f"expected {count} cameras, as in list.txt, of five lines with three numbers"
+        raise argument_error(str(path), expected, str(error), _HINT) from error
     focal = np.where(np.abs(rows[:, 1:4]).sum(axis=(1, 2)) > 0, rows[:, 0, 0], 0.0)
     return focal, rows[:, 1:4], rows[:, 4]
 
@@ -138,7 +140,7 @@ def _bundle(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.
 def _edges(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ends (N, 2), R_ij (N, 3, 3) and t_ij (N, 3) as the file has them."""
     out = []
-    for number, line in enumerate(lines_of(path, _WAY_OUT), 1):
+    for number, line in enumerate(lines_of(path, _HINT), 1):
         try:
             values = np.array(line.split(), float)
             ends = values[:2].astype(int)
@@ -147,8 +149,8 @@ def _edges(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.n
             if (ends != values[:2]).any() or (ends < 0).any() or (ends >= count).any():
                 raise ValueError(f"cameras {values[:2].tolist()} of {count}")
         except (ValueError, IndexError) as error:
-            rule = "expected 14 finite numbers: i, j, nine of a rotation, three of a direction"
-            raise argument_error(f"{path}, line {number}", rule, str(error), _WAY_OUT) from error
+            expected = "expected 14 finite numbers: i, j, nine of a rotation, three of a direction"
+            raise argument_error(f"{path}, line {number}", expected, str(error), _HINT) from error
         out.append(values)
     table = np.array(out).reshape(-1, 14)
     return table[:, :2].astype(int), table[:, 2:11].reshape(-1, 3, 3), table[:, 11:]
@@ -168,5 +170,5 @@ def edge_labels(path: pathlib.Path, count: int) -> PairList:
     direction = -np.einsum("nij,nj->ni", turned, move @ _FLIP)
     length = np.linalg.norm(direction, axis=1, keepdims=True)
     if not (length > 0).all():
-        raise argument_error(str(path), "expected directions that are not 0", "a zero", _WAY_OUT)
+        raise argument_error(str(path), "expected directions that are not 0", "a zero", _HINT)
     return PairList(ends, turned, direction / length)

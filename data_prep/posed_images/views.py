@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 _NEAREST = 1e-9  # of the largest coordinate: centres so near have no direction between them
-_WAY_OUT = "data_prep/README.md describes the layout."
+_HINT = "data_prep/README.md describes the layout."
 
 
 class PosedViews(NamedTuple):
@@ -61,7 +61,7 @@ class PairList(NamedTuple):
     direction: np.ndarray
 
 
-def lines_of(path: pathlib.Path, way_out: str = _WAY_OUT) -> list[str]:
+def lines_of(path: pathlib.Path, hint: str = _HINT) -> list[str]:
     """The lines of a text file.
 
     Raises:
@@ -70,16 +70,16 @@ def lines_of(path: pathlib.Path, way_out: str = _WAY_OUT) -> list[str]:
     try:
         return path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise argument_error(str(path), "expected a text file", str(error), way_out) from error
+        raise argument_error(str(path), "expected a text file", str(error), hint) from error
 
 
 def check_views(views: PosedViews, name: str) -> None:
     """Raises ValueError unless files are there, K is upper triangular, rotations are rotations."""
     if not views.files:
-        raise argument_error(name, "expected one view or more", "none", _WAY_OUT)
+        raise argument_error(name, "expected one view or more", "none", _HINT)
     for path in views.files:
         if not path.is_file():
-            raise argument_error(name, "expected the image", f"no file {path}", _WAY_OUT)
+            raise argument_error(name, "expected the image", f"no file {path}", _HINT)
     check_intrinsics(f"{name}, intrinsics", views.intrinsics)
     check_rotations(f"{name}, rotation", np.asarray(views.rotation), 1e-3)
     if not np.isfinite(views.translation).all():
@@ -133,12 +133,12 @@ def read_image(
             width, height = image.size
             small = image.convert("RGB").resize((shape[1], shape[0]), Image.Resampling.BOX)
     except (OSError, ValueError, SyntaxError) as error:  # Pillow's
-        rule = "expected an image that can be read"
-        raise argument_error(str(path), rule, str(error), "Fetch the file again.") from error
+        expected = "expected an image that can be read"
+        raise argument_error(str(path), expected, str(error), "Fetch the file again.") from error
     own = (height, width) if own is None else own
     if abs(width * own[0] / own[1] - height) > 1 + own[0] / own[1]:  # by more than rounding
-        rule = f"expected the ratio of {own[1]} x {own[0]} px, which its intrinsics are of"
-        way_out = "Intrinsics of a cropped image are others."
-        raise argument_error(str(path), rule, f"{width} x {height}", way_out)
+        expected = f"expected the ratio of {own[1]} x {own[0]} px, which its intrinsics are of"
+        hint = "Intrinsics of a cropped image are others."
+        raise argument_error(str(path), expected, f"{width} x {height}", hint)
     k = np.asarray(resize_intrinsics(intrinsics, shape[1] / own[1], shape[0] / own[0]))
     return np.asarray(small), k

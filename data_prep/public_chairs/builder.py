@@ -28,7 +28,7 @@ __all__ = ["ChairsConfig", "PublicChairs", "prepare"]
 AZIMUTHS, ELEVATIONS = 31, 2
 _NAME = re.compile(r"image_\d+_p(\d+)_t(\d+)_r\d+\.png")
 _IDENTITY = 2  # its place among azimuth, elevation and identity
-_WAY_OUT = "Unpack rendered_chairs.tar again; data_prep/README.md describes the layout."
+_HINT = "Unpack rendered_chairs.tar again; data_prep/README.md describes the layout."
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -83,8 +83,8 @@ class PublicChairs(FactorBuilder):
         parts = {"test": order[:count], "train": order[count:]}
         for split, rows in parts.items():
             if len(rows) < config.batch and getattr(config, split)[1]:
-                rule = f"expected {config.batch} models or more for the {split}, one an image"
-                raise argument_error(str(dl_manager.manual_dir), rule, len(rows), _WAY_OUT)
+                expected = f"expected {config.batch} models or more for the {split}, one an image"
+                raise argument_error(str(dl_manager.manual_dir), expected, len(rows), _HINT)
         out = {
             split: self._generate_examples(models, parts[split], k, getattr(config, split))
             for k, split in enumerate(SPLITS)
@@ -141,8 +141,8 @@ def found_models(folder: pathlib.Path) -> list[pathlib.Path]:
     """
     models = sorted(path.parent for path in folder.glob("*/renders"))
     if not models:
-        came = sorted(p.name for p in folder.glob("*"))[:8] if folder.is_dir() else "no folder"
-        raise argument_error(str(folder), "expected folders <model>/renders", came, _WAY_OUT)
+        got = sorted(p.name for p in folder.glob("*"))[:8] if folder.is_dir() else "no folder"
+        raise argument_error(str(folder), "expected folders <model>/renders", got, _HINT)
     for model in models:
         views_of(model)
     return models
@@ -159,10 +159,10 @@ def views_of(model: pathlib.Path) -> list[list[tuple[pathlib.Path, float, float]
         match = _NAME.fullmatch(path.name)
         if match:
             views.setdefault(int(match[1]), []).append((int(match[2]), path))
-    came = {f"{elevation} degrees": len(each) for elevation, each in sorted(views.items())}
-    if sorted(came.values()) != [AZIMUTHS] * ELEVATIONS:
-        rule = f"expected {AZIMUTHS} views at each of {ELEVATIONS} elevations"
-        raise argument_error(str(model / "renders"), rule, came or "none", _WAY_OUT)
+    got = {f"{elevation} degrees": len(each) for elevation, each in sorted(views.items())}
+    if sorted(got.values()) != [AZIMUTHS] * ELEVATIONS:
+        expected = f"expected {AZIMUTHS} views at each of {ELEVATIONS} elevations"
+        raise argument_error(str(model / "renders"), expected, got or "none", _HINT)
     return [
         [(path, np.deg2rad(elevation), np.deg2rad(t)) for t, path in sorted(views[elevation])]
         for elevation in sorted(views)

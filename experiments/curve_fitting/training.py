@@ -88,8 +88,8 @@ class Data(NamedTuple):
 def load(config: Config) -> Data:
     """Problems that no training sees."""
     if config.num_points % 10:
-        rule, way_out = "expected a multiple of 10", "The residual is shown in ten bins."
-        raise runner.data_error("num_points", rule, config.num_points, way_out)
+        expected, hint = "expected a multiple of 10", "The residual is shown in ten bins."
+        raise runner.data_error("num_points", expected, config.num_points, hint)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), 2)
     make = functools.partial(_draw, config, NAMES, num_problems=config.num_test)
     return Data(*(jax.tree.map(np.asarray, make(key)) for key in keys))

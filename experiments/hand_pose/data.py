@@ -82,8 +82,8 @@ def load(config: Any) -> Data:
     if config.data == "nyu":  # whose test frames begin with the person of the training
         first = unseen.subject == 1
         if first.all() or not first.any():
-            rule, way_out = "expected test frames of both people", "Give the whole of test."
-            raise runner.data_error("data_dir", rule, f"{len(first)} of one", way_out)
+            expected, hint = "expected test frames of both people", "Give the whole of test."
+            raise runner.data_error("data_dir", expected, f"{len(first)} of one", hint)
         seen, unseen = unseen.kept(first), unseen.kept(~first)
     else:
         count -= config.num_test
@@ -117,8 +117,8 @@ def _color_scale(rgb: np.ndarray) -> ColorScale:
 def _sources(config: Any) -> tuple[Iterable[HandFrames], Iterable[HandFrames]]:
     """Frames in parts: of subjects to learn from, those to test on last, and of others."""
     if config.data != "synthetic" and config.data_dir is None:
-        rule, way_out = f"--data={config.data} needs a path", "Name it: --data_dir=PATH."
-        raise runner.data_error("data_dir", rule, "none", way_out)
+        expected, hint = f"--data={config.data} needs a path", "Name it: --data_dir=PATH."
+        raise runner.data_error("data_dir", expected, "none", hint)
     size = (config.window, config.window)
     count = config.num_train + config.num_test
     people = config.train_subjects, config.test_subjects
@@ -167,8 +167,8 @@ def _validation(config: Any, subject: np.ndarray) -> np.ndarray:
     else:
         people = rng.permutation(np.unique(subject))
         if len(people) < 2:
-            rule = "expected two training subjects or more for --split=subject"
-            raise runner.data_error("train_subjects", rule, len(people), "Split by frame.")
+            expected = "expected two training subjects or more for --split=subject"
+            raise runner.data_error("train_subjects", expected, len(people), "Split by frame.")
         out = np.isin(subject, people[: max(1, round(config.validation * len(people)))])
     return out
 
@@ -209,9 +209,9 @@ def crops_of(
     out = Crops(*(np.concatenate(leaves) for leaves in zip(*crops, strict=True)))
     empty = np.flatnonzero((out.depth == 1).all(axis=(1, 2, 3)))
     if len(empty):
-        rule = f"expected a hand within {config.cube:g} mm of the centre"
-        way_out = "Leave these frames out, or take a larger --cube."
-        raise runner.data_error(name, rule, f"nothing in frames {empty[:8].tolist()}", way_out)
+        expected = f"expected a hand within {config.cube:g} mm of the centre"
+        hint = "Leave these frames out, or take a larger --cube."
+        raise runner.data_error(name, expected, f"nothing in frames {empty[:8].tolist()}", hint)
     return out, shown
 
 

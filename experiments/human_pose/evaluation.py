@@ -27,9 +27,9 @@ def batch_and_frames(config: Any, data: Any, seed: int, views: int) -> tuple[Any
     """The test frames of a seed, as a batch of some views and as they are."""
     frames = data.seeds[seed].take(data.test[seed])
     if not len(frames.joints):
-        rule = "expected frames of test subjects"
-        way_out = "Human3.6M is tested on S9 and S11."
-        raise runner.data_error("data", rule, data.seeds[seed].subjects, way_out)
+        expected = "expected frames of test subjects"
+        hint = "Human3.6M is tested on S9 and S11."
+        raise runner.data_error("data", expected, data.seeds[seed].subjects, hint)
     if config.evaluated and len(frames.joints) > config.evaluated:
         chosen = np.linspace(0, len(frames.joints) - 1, config.evaluated).astype(int)
         frames = frames.take(chosen)

@@ -146,8 +146,8 @@ def load(config: Config) -> Data:
     except ValueError as error:
         raise runner.DataError(str(error)) from error
     if max(config.views) > frames.cameras.shape[1]:
-        rule = f"expected at most {frames.cameras.shape[1]}, the cameras of the data"
-        raise runner.data_error("views", rule, config.views, "Name fewer: --views=4.")
+        expected = f"expected at most {frames.cameras.shape[1]}, the cameras of the data"
+        raise runner.data_error("views", expected, config.views, "Name fewer: --views=4.")
     names = [i for i, name in enumerate(frames.subjects) if name in TEST_SUBJECTS]
     test = np.isin(frames.subject, names)
     return Data((frames,) * config.num_seeds, (test,) * config.num_seeds)
@@ -225,8 +225,8 @@ def _start(config: Config, train: PoseFrames, batch: Batch, seed: int) -> dict[s
         model = fit_pose_model(train.joints, cameras, num_components=k, seed=seed)
     except ValueError as error:
         if len(train.joints):  # none: other people's frames, to be evaluated
-            rule, way_out = "expected more poses to train on", "Give more frames or subjects."
-            raise runner.data_error("data", rule, str(error), way_out) from error
+            expected, hint = "expected more poses to train on", "Give more frames or subjects."
+            raise runner.data_error("data", expected, str(error), hint) from error
         model = PoseModel(
             jnp.ones((k, NUM_JOINTS, 3)), jnp.ones((k, NUM_BASES, NUM_JOINTS, 3)),
             jnp.ones((k, NUM_BASES)), jnp.ones(k), jnp.ones((views, 3, 3)), jnp.ones(()),

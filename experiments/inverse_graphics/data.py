@@ -37,8 +37,8 @@ def load(config: Any) -> Data:
     from jaxcv.data.pipelines import load_factor_batches, load_factor_images
 
     if config.data in ("basel", "public_chairs") and not config.data_dir:
-        rule = f"expected the folder of --data={config.data}"
-        raise runner.data_error("data_dir", rule, "none", "data_prep/README.md has its layout.")
+        expected = f"expected the folder of --data={config.data}"
+        raise runner.data_error("data_dir", expected, "none", "data_prep/README.md has its layout.")
     _logger.info("images of %s: prepared at the first run, which takes minutes", config.data)
     try:
         builder = _BUILDERS[config.data](config)

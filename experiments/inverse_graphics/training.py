@@ -156,8 +156,8 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
     """One for each program; its members are methods and seeds."""
     network, entries = make_network(config, facts(config, data)), data.train.entries
     if len(config.ratio) != entries + 1 or not sum(config.ratio):
-        rule = f"expected {entries + 1} numbers for --data={config.data}, not all 0"
-        raise runner.data_error("ratio", rule, config.ratio, "Repeat --ratio.")
+        expected = f"expected {entries + 1} numbers for --data={config.data}, not all 0"
+        raise runner.data_error("ratio", expected, config.ratio, "Repeat --ratio.")
     checked = _checked(data)
     out = {}
     for cell, methods in programs(config).items():
@@ -220,8 +220,8 @@ def _rows(batches: Any, entry: int) -> np.ndarray:
     rows = np.flatnonzero(entry_of(batches.kind, batches.entries) == entry)
     if not len(rows):
         name = (*batches.names[: batches.entries], batches.names[-1])[entry]
-        rule = f"expected training batches in which {name!r} changes"
-        raise runner.data_error("data", rule, "none", "Give --ratio 0 there.")
+        expected = f"expected training batches in which {name!r} changes"
+        raise runner.data_error("data", expected, "none", "Give --ratio 0 there.")
     return rows
 
 

@@ -157,8 +157,8 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
     out: dict[str, Any] = {}
     pairs = data.test
     if not len(pairs.depth) or not np.isfinite(pairs.depth).any():
-        way_out = "Use --mode=predict for pairs without a truth."
-        raise runner.data_error("data", "expected pairs with depth and motion", "none", way_out)
+        hint = "Use --mode=predict for pairs without a truth."
+        raise runner.data_error("data", "expected pairs with depth and motion", "none", hint)
 
     def put(row, found):
         # The benchmark takes all pixels of nyu2, whose motions are estimates.

@@ -130,12 +130,12 @@ class Data(NamedTuple):
 def load(config: Config) -> Data:
     """Generated rooms, or the pairs of a folder to be tested on."""
     if config.height % 8 or config.width % 8:
-        rule, came = "expected multiples of eight", (config.height, config.width)
-        raise runner.data_error("height", rule, came, "E.g. --height=96 --width=128.")
+        expected, got = "expected multiples of eight", (config.height, config.width)
+        raise runner.data_error("height", expected, got, "E.g. --height=96 --width=128.")
     if len(config.stages) != len(STAGES):
-        rule = f"expected {len(STAGES)} numbers, for {', '.join(STAGES)}"
-        way_out = "Repeat the flag: --stages=1 --stages=0.25 ..."
-        raise runner.data_error("stages", rule, config.stages, way_out)
+        expected = f"expected {len(STAGES)} numbers, for {', '.join(STAGES)}"
+        hint = "Repeat the flag: --stages=1 --stages=0.25 ..."
+        raise runner.data_error("stages", expected, config.stages, hint)
     shape = config.height, config.width
     if config.data == "synthetic":
         test = generate_pairs(jax.random.key(TEST_ROOMS), config.num_test, shape)
@@ -152,8 +152,10 @@ def load(config: Config) -> Data:
         raise runner.DataError(str(error)) from error
     known = np.isfinite(pairs.depth).any(axis=(1, 2))
     if known.any() and not known.all():
-        rule = "expected the truth of all pairs or of none"
-        raise runner.data_error(config.data_dir, rule, known.tolist(), "Make two folders of it.")
+        expected = "expected the truth of all pairs or of none"
+        raise runner.data_error(
+            config.data_dir, expected, known.tolist(), "Make two folders of it."
+        )
     if known.all():
         pairs = unit_baseline(pairs)
     single = lambda leaf: np.asarray(leaf, np.float32)
@@ -291,8 +293,8 @@ def _batch(
     """Pairs drawn for a step, half of them mirrored."""
     pairs = train()
     if not len(pairs.depth):
-        way_out = "Train on rooms, or on a set with training files; these are for --mode=evaluate."
-        raise runner.data_error("data", "expected pairs to train on", "none", way_out)
+        hint = "Train on rooms, or on a set with training files; these are for --mode=evaluate."
+        raise runner.data_error("data", "expected pairs to train on", "none", hint)
     rng = np.random.default_rng([seed, stage, step])
     some = pairs.take(rng.integers(0, len(pairs.depth), size))
     return mirrored(some, rng.random(size) < 0.5)

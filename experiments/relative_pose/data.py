@@ -75,8 +75,8 @@ def load(config: Any) -> Data:
         DataError: naming the file or the flag.
     """
     if config.data != "synthetic" and not config.data_dir:
-        rule = f"expected the folder of --data={config.data}"
-        raise runner.data_error("data_dir", rule, "none", "data_prep/README.md has its layout.")
+        expected = f"expected the folder of --data={config.data}"
+        raise runner.data_error("data_dir", expected, "none", "data_prep/README.md has its layout.")
     try:
         return _generated(config) if config.data == "synthetic" else _photographs(config)
     except ModuleNotFoundError:

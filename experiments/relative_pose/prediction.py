@@ -93,8 +93,8 @@ def _image(name: str, path: str | None) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
-        rule, way_out = "expected an image that can be read", "Give a PNG or a JPEG."
-        raise runner.data_error(name, rule, str(error), way_out) from error
+        expected, hint = "expected an image that can be read", "Give a PNG or a JPEG."
+        raise runner.data_error(name, expected, str(error), hint) from error
 
 
 def _intrinsics(text: str | None) -> tuple[Any, Any]:
@@ -105,8 +105,10 @@ def _intrinsics(text: str | None) -> tuple[Any, Any]:
         if len(values) not in (4, 8):
             raise ValueError(f"{len(values)} numbers")
     except ValueError as error:
-        rule = "expected fx,fy,cx,cy in pixels, once or twice"
-        raise runner.data_error("intrinsics", rule, text, "As in 500,500,319.5,239.5.") from error
+        expected = "expected fx,fy,cx,cy in pixels, once or twice"
+        raise runner.data_error(
+            "intrinsics", expected, text, "As in 500,500,319.5,239.5."
+        ) from error
     make = lambda fx, fy, cx, cy: np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
     return make(*values[:4]), make(*values[-4:])
 

@@ -152,8 +152,8 @@ def load(config: Config) -> Data:
         for net in config.net:
             feature_shape(net, config.trunk, *config.shape)
     except ValueError as error:
-        way_out = "Give a larger --height and --width_px."
-        raise runner.data_error("height", str(error), config.shape, way_out) from error
+        hint = "Give a larger --height and --width_px."
+        raise runner.data_error("height", str(error), config.shape, hint) from error
     started, trunk = _started(config), _trunk(config)
     return load_or_pair(config)._replace(started=started, trunk=trunk)
 
@@ -205,11 +205,9 @@ def _started(config: Config) -> Any:
     for net in config.net:
         want = network(config, net)
         if own.clone(shape=want.shape) != want or (not NETS[net][1] and own.shape != want.shape):
-            way_out = (
-                "Give its --net, --trunk, --width and --rotation; another size needs a pyramid."
-            )
-            rule = f"expected a network like {want}"
-            raise runner.data_error("start", rule, own, way_out)
+            hint = "Give its --net, --trunk, --width and --rotation; another size needs a pyramid."
+            expected = f"expected a network like {want}"
+            raise runner.data_error("start", expected, own, hint)
     return params
 
 

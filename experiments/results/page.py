@@ -195,15 +195,18 @@ def table(folder: pathlib.Path = RESULTS) -> str:
 
 def _checked_record(path: pathlib.Path) -> dict[str, Any]:
     """The record of a training; raises DataError before anything is overwritten."""
-    rule, way_out = "expected the results.json of a training", "Give one that `--mode=train` wrote."
+    expected, hint = (
+        "expected the results.json of a training",
+        "Give one that `--mode=train` wrote.",
+    )
     try:
         record = json.loads(path.read_text())
         _row("", record)
         command = record["environment"]["command"] or ""
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise records.data_error("record", rule, f"{path} ({error!r})", way_out) from error
+        raise records.data_error("record", expected, f"{path} ({error!r})", hint) from error
     if "--mode" in command and "--mode=train" not in command:
-        raise records.data_error("record", rule, f"that of {command}", way_out)
+        raise records.data_error("record", expected, f"that of {command}", hint)
     return record
 
 

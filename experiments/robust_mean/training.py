@@ -273,8 +273,8 @@ def read_samples(folder: str | None) -> dict[str, np.ndarray]:
             except ValueError:
                 values.append(np.nan)
             if not np.isfinite(values[-1]):
-                rule = f"expected one finite number in line {number}"
-                raise runner.data_error(str(path), rule, repr(line), "Remove or mend the line.")
+                expected = f"expected one finite number in line {number}"
+                raise runner.data_error(str(path), expected, repr(line), "Remove or mend the line.")
         if not values:
             raise runner.data_error(str(path), "expected numbers", "an empty file", "Remove it.")
         samples[path.name] = np.array(values)

@@ -216,8 +216,8 @@ def _summarise(chunks: list[dict], summaries: Mapping[str, str]) -> dict[str, np
     """One number per metric and member, from those of every step, (steps, M)."""
     unknown = sorted(summaries.keys() - chunks[0].keys())
     if unknown:
-        rule = f"expected names among the metrics {sorted(chunks[0])}"
-        raise argument_error("summaries", rule, unknown)
+        expected = f"expected names among the metrics {sorted(chunks[0])}"
+        raise argument_error("summaries", expected, unknown)
     out = {}
     for name in chunks[0]:
         values = np.concatenate([chunk[name] for chunk in chunks]).astype(np.float64)

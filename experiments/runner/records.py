@@ -33,18 +33,18 @@ class FolderError(ValueError):
     """A folder cannot serve: not writable, of another config, or without what is needed."""
 
 
-def folder_error(name: str, rule: str, came: Any, way_out: str) -> FolderError:
+def folder_error(name: str, expected: str, got: Any, hint: str) -> FolderError:
     """A `FolderError` in the format of every error."""
-    return FolderError(str(argument_error(name, rule, came, way_out)))
+    return FolderError(str(argument_error(name, expected, got, hint)))
 
 
 class DataError(ValueError):
     """A file or folder of the user's data is missing, or holds what it may not."""
 
 
-def data_error(name: str, rule: str, came: Any, way_out: str) -> DataError:
+def data_error(name: str, expected: str, got: Any, hint: str) -> DataError:
     """A `DataError` in the format of every error; `name` is the file or the flag."""
-    return DataError(str(argument_error(name, rule, came, way_out)))
+    return DataError(str(argument_error(name, expected, got, hint)))
 
 
 @contextlib.contextmanager
@@ -60,19 +60,21 @@ def open_workdir(
             (unless `training`) holds a training.
     """
     folder = pathlib.Path(workdir).expanduser().absolute()
-    way_out = "Give a folder that can be made and written as --workdir."
+    hint = "Give a folder that can be made and written as --workdir."
     if folder.exists() and not folder.is_dir():
-        raise folder_error("workdir", "expected a folder", f"the file {folder}", way_out)
+        raise folder_error("workdir", "expected a folder", f"the file {folder}", hint)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        rule = "expected a folder that can be written"
-        raise folder_error("workdir", rule, f"{folder} ({error})", way_out) from error
+        expected = "expected a folder that can be written"
+        raise folder_error("workdir", expected, f"{folder} ({error})", hint) from error
     if not training and (folder / CHECKPOINTS).exists():
-        rule = "expected another folder than that of a training"
-        raise folder_error("workdir", rule, folder, "Use another --workdir for what is evaluated.")
+        expected = "expected another folder than that of a training"
+        raise folder_error(
+            "workdir", expected, folder, "Use another --workdir for what is evaluated."
+        )
     with only_writer(folder):
         _keep_config(folder, experiment, config)
         yield folder
@@ -86,8 +88,10 @@ def _keep_config(folder: pathlib.Path, experiment: str, config: Any) -> None:
         return
     before = read_config(folder)
     if before["experiment"] != experiment:
-        rule = f"expected a folder of the experiment {experiment!r}"
-        raise folder_error("workdir", rule, repr(before["experiment"]), "Use another --workdir.")
+        expected = f"expected a folder of the experiment {experiment!r}"
+        raise folder_error(
+            "workdir", expected, repr(before["experiment"]), "Use another --workdir."
+        )
     old, new = before["config"], now["config"]
     differing = [
         f"{name} = {old.get(name, 'nothing')!r} there, {new.get(name, 'nothing')!r} here"
@@ -98,8 +102,8 @@ def _keep_config(folder: pathlib.Path, experiment: str, config: Any) -> None:
     if differing and not begun:  # a command that stopped at its mistake left nothing else
         write_json(path, now)
     elif differing:
-        rule = f"{folder} was begun with another config"
-        raise folder_error("workdir", rule, "; ".join(differing), "Use another --workdir.")
+        expected = f"{folder} was begun with another config"
+        raise folder_error("workdir", expected, "; ".join(differing), "Use another --workdir.")
 
 
 @contextlib.contextmanager
@@ -115,9 +119,9 @@ def only_writer(folder: pathlib.Path) -> Iterator[None]:
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            rule = "expected a folder in which no other process works"
-            way_out = "Wait for it or end it, or use another --workdir."
-            raise folder_error("workdir", rule, folder, way_out) from None
+            expected = "expected a folder in which no other process works"
+            hint = "Wait for it or end it, or use another --workdir."
+            raise folder_error("workdir", expected, folder, hint) from None
         except (ImportError, OSError):  # neither every system nor every file system has locks
             pass
         yield
@@ -129,23 +133,23 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     saved = _read_json(path, "Give the work folder of a training, or train into an empty one.")
     config = saved.get("config")
     if not isinstance(saved.get("experiment"), str) or not isinstance(config, dict):
-        rule, way_out = f"expected {path} from a training", "Train into an empty folder."
-        raise folder_error("config.json", rule, f"the entries {sorted(saved)}", way_out)
+        expected, hint = f"expected {path} from a training", "Train into an empty folder."
+        raise folder_error("config.json", expected, f"the entries {sorted(saved)}", hint)
     return {"experiment": saved["experiment"], "config": config}
 
 
-def _read_json(path: pathlib.Path, way_out: str) -> dict[str, Any]:
+def _read_json(path: pathlib.Path, hint: str) -> dict[str, Any]:
     """The object that a file of a work folder holds."""
-    rule = f"expected {path} from a training"
+    expected = f"expected {path} from a training"
     if not path.is_file():  # a named pipe would be waited for
-        came = "something that is no regular file" if path.exists() else "none"
-        raise folder_error(path.name, rule, came, way_out)
+        got = "something that is no regular file" if path.exists() else "none"
+        raise folder_error(path.name, expected, got, hint)
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise folder_error(path.name, rule, type(error).__name__, way_out) from error
+        raise folder_error(path.name, expected, type(error).__name__, hint) from error
     if not isinstance(found, dict):
-        raise folder_error(path.name, rule, type(found).__name__, way_out)
+        raise folder_error(path.name, expected, type(found).__name__, hint)
     return found
 
 
@@ -162,8 +166,8 @@ def keep_facts(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
     before = read_facts(folder)
     for name in sorted(before.keys() | facts.keys()):
         if before.get(name) != facts.get(name):
-            rule = f"{folder} was begun with data whose {name} is {before.get(name)}"
-            raise data_error("data", rule, facts.get(name), "Use another --workdir.")
+            expected = f"{folder} was begun with data whose {name} is {before.get(name)}"
+            raise data_error("data", expected, facts.get(name), "Use another --workdir.")
 
 
 def read_facts(folder: pathlib.Path) -> dict[str, Any]:
@@ -178,20 +182,20 @@ def run_folder(checkpoint: Any) -> pathlib.Path:
     Raises:
         FolderError: if there are no checkpoints.
     """
-    rule, way_out = (
+    expected, hint = (
         "expected the work folder of a training",
         "Give --checkpoint the --workdir of an earlier training.",
     )
     if not checkpoint:
-        raise folder_error("checkpoint", rule, repr(checkpoint), way_out)
+        raise folder_error("checkpoint", expected, repr(checkpoint), hint)
     folder = pathlib.Path(checkpoint).expanduser().absolute()
     if folder.name == CHECKPOINTS:
         folder = folder.parent
     if not (folder / CHECKPOINTS).is_dir():
-        came = f"{checkpoint}, which " + (
+        got = f"{checkpoint}, which " + (
             f"has no folder {CHECKPOINTS!r}" if folder.is_dir() else "is not there"
         )
-        raise folder_error("checkpoint", rule, came, way_out)
+        raise folder_error("checkpoint", expected, got, hint)
     return folder
 
 
@@ -227,9 +231,9 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        way_out = "Make room or give rights, then give the same command again."
+        hint = "Make room or give rights, then give the same command again."
         raise folder_error(
-            str(path), "expected to write it", error.strerror or error, way_out
+            str(path), "expected to write it", error.strerror or error, hint
         ) from error
 
 
@@ -320,9 +324,9 @@ class MetricsFile:
         try:
             text = path.read_text() if path.exists() else ""
         except UnicodeDecodeError as error:
-            rule, way_out = f"expected {path} from a training", "Train again in another --workdir."
+            expected, hint = f"expected {path} from a training", "Train again in another --workdir."
             raise folder_error(
-                "metrics.jsonl", rule, f"bytes that are no text ({error})", way_out
+                "metrics.jsonl", expected, f"bytes that are no text ({error})", hint
             ) from None
         for number, line in enumerate(text.splitlines(keepends=True), 1):
             if not line.endswith("\n"):
@@ -331,29 +335,29 @@ class MetricsFile:
                 record = json.loads(line)
                 record["cell"], record["step"] = str(record["cell"]), int(record["step"])
             except (ValueError, KeyError, TypeError) as error:
-                rule = "expected one JSON record per line"
-                way_out = "Remove the work folder's checkpoints and this file, and train again."
-                raise folder_error(f"{path}:{number}", rule, repr(line[:40]), way_out) from error
+                expected = "expected one JSON record per line"
+                hint = "Remove the work folder's checkpoints and this file, and train again."
+                raise folder_error(f"{path}:{number}", expected, repr(line[:40]), hint) from error
             self._lines.append((line, record))
         if not read_only and text != "".join(line for line, _ in self._lines):
             self._rewrite()
 
-    def cut(self, cell: str, step: int, expected: Iterable[int]) -> None:
+    def cut(self, cell: str, step: int, steps: Iterable[int]) -> None:
         """Drops the lines of `cell` after `step`, which the training will write again.
 
         Raises:
-            FolderError: if the lines up to `step` are not those of the steps `expected`.
+            FolderError: if the lines up to `step` are not those `steps`.
         """
         kept = [(t, r) for t, r in self._lines if r["cell"] != cell or r["step"] <= step]
         if len(kept) != len(self._lines):
             self._lines = kept
             self._rewrite()
-        came, want = [r["step"] for _, r in kept if r["cell"] == cell], list(expected)
-        if came != want:
-            rule = f"expected the lines of {cell!r} up to its checkpoint at step {step}"
-            way_out = f"Remove {self.path.parent / CHECKPOINTS / cell} to train it again."
-            missing = f"{len(came)} of {len(want)} lines"
-            raise folder_error(str(self.path), rule, missing, way_out)
+        got, want = [r["step"] for _, r in kept if r["cell"] == cell], list(steps)
+        if got != want:
+            expected = f"expected the lines of {cell!r} up to its checkpoint at step {step}"
+            hint = f"Remove {self.path.parent / CHECKPOINTS / cell} to train it again."
+            missing = f"{len(got)} of {len(want)} lines"
+            raise folder_error(str(self.path), expected, missing, hint)
 
     def append(self, cell: str, step: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Writes one line; `metrics` are name -> (M,)."""

@@ -160,8 +160,8 @@ def predict(experiment: Experiment, config: Any, workdir: Any, checkpoint: Any) 
     The arguments and errors are those of `evaluate`.
     """
     if experiment.predict is None:
-        rule = f"the experiment {experiment.name!r} makes no predictions"
-        raise argument_error("mode", rule, "'predict'", "Use --mode=evaluate.")
+        expected = f"the experiment {experiment.name!r} makes no predictions"
+        raise argument_error("mode", expected, "'predict'", "Use --mode=evaluate.")
     config, claimed, source = _open(experiment, config, workdir, checkpoint, "predict")
     with claimed as folder, _precision(experiment):
         data, trained = _restore(experiment, config, source)
@@ -236,9 +236,9 @@ def _open(
 def _saved_config(experiment: Experiment, folder: pathlib.Path, changes: Mapping[str, Any]) -> Any:
     saved = records.read_config(folder)
     if saved["experiment"] != experiment.name:
-        rule = f"expected a training of {experiment.name!r} in {folder}"
-        way_out = "Give the --workdir of a training of this experiment."
-        raise records.folder_error("checkpoint", rule, repr(saved["experiment"]), way_out)
+        expected = f"expected a training of {experiment.name!r} in {folder}"
+        hint = "Give the --workdir of a training of this experiment."
+        raise records.folder_error("checkpoint", expected, repr(saved["experiment"]), hint)
     config = settings.config_from_dict(experiment.config, saved["config"])
     config = dataclasses.replace(config, **changes)
     settings.check_config(experiment.config, config)
@@ -252,9 +252,9 @@ def _loaded(experiment: Experiment, config: Any) -> Any:
         missing = str(error.name)
         if missing.split(".")[0] in ("jaxcv", "experiments", "data_prep"):
             raise
-        way_out = 'pip install ".[experiments,data]" installs all that data sets need.'
-        rule = "expected the package, which these data are read with"
-        raise data_error(missing, rule, "none of that name", way_out) from error
+        hint = 'pip install ".[experiments,data]" installs all that data sets need.'
+        expected = "expected the package, which these data are read with"
+        raise data_error(missing, expected, "none of that name", hint) from error
 
 
 def _restore(experiment: Experiment, config: Any, folder: pathlib.Path) -> tuple[Any, Trainings]:
@@ -264,9 +264,9 @@ def _restore(experiment: Experiment, config: Any, folder: pathlib.Path) -> tuple
     now = dict(experiment.facts(config, data)) if experiment.facts else {}
     for name in experiment.fixed_facts:
         if now.get(name) != facts.get(name):
-            rule = f"the model in {folder} was trained with {facts.get(name)}"
-            way_out = f"Give data with the same {name}, or train a model on these."
-            raise data_error(name, rule, now.get(name), way_out)
+            expected = f"the model in {folder} was trained with {facts.get(name)}"
+            hint = f"Give data with the same {name}, or train a model on these."
+            raise data_error(name, expected, now.get(name), hint)
     metrics_file = records.MetricsFile(folder / "metrics.jsonl", read_only=True)
     trained = Trainings()
     for name, cell in checked_cells(experiment, config, data).items():
@@ -276,10 +276,10 @@ def _restore(experiment: Experiment, config: Any, folder: pathlib.Path) -> tuple
         run = loop.CellRun(name, cell, members, checkpoints, before)
         restored = run.checkpoints.restore(run.sweep.shapes(members, before))
         if restored is None:
-            rule = f"expected a checkpoint of the cell {name!r} that can be read"
-            came = f"none in {run.checkpoints.folder}"
-            way_out = "Finish the training first: give its command again."
-            raise records.folder_error("checkpoint", rule, came, way_out)
+            expected = f"expected a checkpoint of the cell {name!r} that can be read"
+            got = f"none in {run.checkpoints.folder}"
+            hint = "Finish the training first: give its command again."
+            raise records.folder_error("checkpoint", expected, got, hint)
         if not run.finished(restored.state):
             _logger.warning("%s is at step %d of %d", name, restored.step, cell.steps)
         params = jax.device_put(run.sweep.result(restored.state))

@@ -39,9 +39,9 @@ class ConfigError(ValueError):
     """A setting is not of its type, or out of its bounds."""
 
 
-def config_error(name: str, rule: str, came: Any, way_out: str = "") -> ConfigError:
+def config_error(name: str, expected: str, got: Any, hint: str = "") -> ConfigError:
     """A `ConfigError` in the format of every error."""
-    return ConfigError(str(argument_error(name, rule, came, way_out)))
+    return ConfigError(str(argument_error(name, expected, got, hint)))
 
 
 def flag(
@@ -123,8 +123,8 @@ def kinds(config_type: type) -> dict[str, _Kind]:
 def check_config(config_type: type, config: Any) -> None:
     """Raises ValueError unless every field of `config` is of its type and within its bounds."""
     if not isinstance(config, config_type):
-        way_out = "Pass `Config(...)`, or one of the presets."
-        raise config_error("config", f"expected {config_type.__name__}", repr(config), way_out)
+        hint = "Pass `Config(...)`, or one of the presets."
+        raise config_error("config", f"expected {config_type.__name__}", repr(config), hint)
     for field in dataclasses.fields(config_type):  # type: ignore[arg-type]
         kind = kinds(config_type)[field.name]
         value = getattr(config, field.name)
@@ -136,19 +136,19 @@ def check_config(config_type: type, config: Any) -> None:
 
 
 def _check_one(field: dataclasses.Field, kind: _Kind, value: Any) -> None:
-    way_out = field.metadata.get("help", "")
-    way_out = f"It is: {way_out}" if way_out else ""
-    expected = {
+    hint = field.metadata.get("help", "")
+    hint = f"It is: {hint}" if hint else ""
+    is_kind = {
         bool: lambda x: isinstance(x, bool),
         str: lambda x: isinstance(x, str),
         int: lambda x: isinstance(x, numbers.Integral) and not isinstance(x, bool),
         float: lambda x: isinstance(x, numbers.Real) and not isinstance(x, bool),
     }
-    if not expected[kind.base](value):
-        rule = f"expected {kind.base.__name__}" + (" or None" if kind.optional else "")
-        raise config_error(field.name, rule, repr(value), way_out)
+    if not is_kind[kind.base](value):
+        expected = f"expected {kind.base.__name__}" + (" or None" if kind.optional else "")
+        raise config_error(field.name, expected, repr(value), hint)
     if kind.base is float and not math.isfinite(value):
-        raise config_error(field.name, "expected a finite number", value, way_out)
+        raise config_error(field.name, "expected a finite number", value, hint)
     lower, upper = field.metadata.get("lower"), field.metadata.get("upper")
     if kind.base is int and value > _LARGEST:
         upper = _LARGEST if upper is None else upper
@@ -156,11 +156,11 @@ def _check_one(field: dataclasses.Field, kind: _Kind, value: Any) -> None:
         bounds = (f"at least {lower}" if lower is not None else "") + (
             " and " if lower is not None and upper is not None else ""
         ) + (f"at most {upper}" if upper is not None else "")  # fmt: skip
-        raise config_error(field.name, f"expected {bounds}", value, way_out)
+        raise config_error(field.name, f"expected {bounds}", value, hint)
     choices = field.metadata.get("choices")
     if choices is not None:
         try:
-            check_choice(field.name, value, choices, way_out)
+            check_choice(field.name, value, choices, hint)
         except ValueError as error:
             raise ConfigError(*error.args) from None
 
@@ -178,9 +178,9 @@ def check_evaluated(trained: Any, config: Any) -> None:
     before, now = config_to_dict(trained), config_to_dict(config)
     for name in before.keys() - free:
         if before[name] != now[name]:
-            rule = f"expected {before[name]!r}, with which the model was trained"
-            way_out = f"What may differ: {', '.join(sorted(free))}."
-            raise config_error(name, rule, repr(now[name]), way_out)
+            expected = f"expected {before[name]!r}, with which the model was trained"
+            hint = f"What may differ: {', '.join(sorted(free))}."
+            raise config_error(name, expected, repr(now[name]), hint)
 
 
 def of_mode(config: Any, mode: str) -> Any:
@@ -195,8 +195,8 @@ def of_mode(config: Any, mode: str) -> Any:
         if only in (None, mode) or getattr(config, field.name) == field.default:
             continue
         if only == "predict":
-            rule = f"goes with --mode={only}"
-            raise config_error(field.name, rule, repr(getattr(config, field.name)))
+            expected = f"goes with --mode={only}"
+            raise config_error(field.name, expected, repr(getattr(config, field.name)))
         changes[field.name] = field.default
     return dataclasses.replace(config, **changes)
 
@@ -204,10 +204,8 @@ def of_mode(config: Any, mode: str) -> Any:
 def check_data_dir(config: Any) -> None:
     """Raises ValueError if a folder is named that would not be read."""
     if config.data == "synthetic" and config.data_dir is not None:
-        way_out = "Name its kind with --data, or leave --data_dir away."
-        raise config_error(
-            "data_dir", "is not read with --data=synthetic", config.data_dir, way_out
-        )
+        hint = "Name its kind with --data, or leave --data_dir away."
+        raise config_error("data_dir", "is not read with --data=synthetic", config.data_dir, hint)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -227,9 +225,9 @@ def config_from_dict(config_type: type, values: Mapping[str, Any]) -> Any:
     fields = kinds(config_type)
     differing = sorted(fields.keys() ^ values.keys())
     if differing:
-        way_out = "It was written by another version: train again, or check that version out."
-        rule = f"expected the fields {sorted(fields)}"
-        raise config_error("config.json", rule, f"{differing} on one side only", way_out)
+        hint = "It was written by another version: train again, or check that version out."
+        expected = f"expected the fields {sorted(fields)}"
+        raise config_error("config.json", expected, f"{differing} on one side only", hint)
     made = {name: tuple(value) if fields[name].many else value for name, value in values.items()}
     config = config_type(**made)
     check_config(config_type, config)
@@ -321,8 +319,8 @@ def given_fields(config_type: type, flag_values: flags.FlagValues = flags.FLAGS)
     for name, kind in kinds(config_type).items():
         value: Any = flag_values[name].value
         if flag_values[name].present > 1 and not kind.many:
-            way_out = "Only flags that --help says to repeat are swept over."
-            raise config_error(name, "expected one value", "several", way_out)
+            hint = "Only flags that --help says to repeat are swept over."
+            raise config_error(name, "expected one value", "several", hint)
         if flag_values[name].present:
             given[name] = tuple(value) if kind.many else value
     return given

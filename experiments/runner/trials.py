@@ -110,8 +110,10 @@ def checked_cells(experiment: Any, config: Any, data: Any) -> Mapping[str, Cell]
     cells = experiment.cells(config, data)
     for name in cells:
         if not re.fullmatch(r"[A-Za-z0-9_.+=-]+", name) or name.startswith("."):
-            rule = "expected names of cells that can be file names"
-            raise argument_error("cells", rule, repr(name), "Use letters, digits and _.+=- only.")
+            expected = "expected names of cells that can be file names"
+            raise argument_error(
+                "cells", expected, repr(name), "Use letters, digits and _.+=- only."
+            )
         _check_after(cells, name, config)
     return cells
 
@@ -121,8 +123,8 @@ def _check_after(cells: Mapping[str, Cell], name: str, config: Any) -> None:
     if after is None:
         return
     if after not in names[: names.index(name)]:
-        rule = f"expected one of the cells before it, {names[: names.index(name)]}"
-        raise argument_error(f"{name}.after", rule, repr(after))
+        expected = f"expected one of the cells before it, {names[: names.index(name)]}"
+        raise argument_error(f"{name}.after", expected, repr(after))
     members = [cells[each].members for each in (name, after)]
     if not any(callable(own) for own in members):  # else when they are known
         own, other = (members_of(cells[each], config, {}) for each in (name, after))
@@ -132,8 +134,10 @@ def _check_after(cells: Mapping[str, Cell], name: str, config: Any) -> None:
 def check_count(name: str, cell: Cell, members: Mapping[str, np.ndarray], other: int) -> None:
     """Raises ValueError unless a cell has as many members as the one before it."""
     if count_of(members) != other:
-        rule = f"expected as many members as the cell {cell.after!r} has, {other}"
-        raise argument_error(f"{name}.members", rule, count_of(members), "Train one cell for each.")
+        expected = f"expected as many members as the cell {cell.after!r} has, {other}"
+        raise argument_error(
+            f"{name}.members", expected, count_of(members), "Train one cell for each."
+        )
 
 
 def members_of(cell: Cell, config: Any, trained: Mapping[str, Trained]) -> dict[str, np.ndarray]:

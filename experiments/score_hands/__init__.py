@@ -60,8 +60,8 @@ def score(
     found = {name: read_predictions(path) for name, path in predictions.items()}
     for name, pixels in found.items():
         if pixels.shape != target.shape:
-            rule = f"expected {len(target)} frames, as in {labels}"
-            raise argument_error(predictions[name], rule, len(pixels))
+            expected = f"expected {len(target)} frames, as in {labels}"
+            raise argument_error(predictions[name], expected, len(pixels))
     if lift is not None:
         found = _lifted(found, truth, lift)
     scores, curves = {}, {}

@@ -39,9 +39,9 @@ def chosen_models(config: Any, trained: Any, method: str) -> Models:
     """
     history = trained[f"{method}.choose"].history
     if not {"own_iou", "next_iou"} <= history.keys():
-        rule = "expected the validation scores of the training beside its checkpoints"
+        expected = "expected the validation scores of the training beside its checkpoints"
         raise runner.data_error(
-            "metrics.jsonl", rule, "none", "Give --checkpoint the whole work folder."
+            "metrics.jsonl", expected, "none", "Give --checkpoint the whole work folder."
         )
     shape = (len(config.strength), training.NUM_FOLDS)
     own = history["own_iou"][-1].reshape(shape)  # without f, f + 1: on f

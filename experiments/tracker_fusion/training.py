@@ -130,8 +130,8 @@ def load(config: Config) -> Data:
         raise runner.DataError(str(error)) from error
     data = _data(sequences)
     if not len(data.frames.frame):
-        way_out = "Give sequences of two frames and more with a visible object."
-        raise runner.data_error(config.data_dir, "expected scored frames", "none", way_out)
+        hint = "Give sequences of two frames and more with a visible object."
+        raise runner.data_error(config.data_dir, "expected scored frames", "none", hint)
     return data
 
 

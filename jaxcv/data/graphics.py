@@ -63,29 +63,29 @@ def check_batches(batches: FactorBatches, name: str = "batches") -> None:
     if len(shape) != 4 or shape[2] != shape[3]:
         raise argument_error(f"{name}.images", "expected (N, B, S, S)", shape)
     if np.asarray(batches.images).dtype != np.uint8:
-        came = np.asarray(batches.images).dtype
-        raise argument_error(f"{name}.images", "expected 8 bits (uint8)", came)
+        got = np.asarray(batches.images).dtype
+        raise argument_error(f"{name}.images", "expected 8 bits (uint8)", got)
     n, size = shape[:2]
     if size < 2:
-        way_out = "What changes within a batch needs two images or more."
-        raise argument_error(f"{name}.images", "expected batches of two or more", size, way_out)
+        hint = "What changes within a batch needs two images or more."
+        raise argument_error(f"{name}.images", "expected batches of two or more", size, hint)
     want = {"kind": (n,), "factors": (n, size, len(batches.names))}
-    for field, expected in want.items():
-        came = np.shape(getattr(batches, field))
-        if came != expected:
-            raise argument_error(f"{name}.{field}", f"expected {expected}", came)
+    for field, wanted in want.items():
+        got = np.shape(getattr(batches, field))
+        if got != wanted:
+            raise argument_error(f"{name}.{field}", f"expected {wanted}", got)
     if not np.isfinite(batches.factors).all():
         raise argument_error(f"{name}.factors", "expected finite values", "nan or inf")
     kind = np.asarray(batches.kind)
     last = len(batches.names) - 1
     own = [*range(batches.entries), last]
     if not (np.issubdtype(kind.dtype, np.integer) and np.isin(kind, own).all()):
-        rule = f"expected some of {own}, indices of {batches.names}"
-        raise argument_error(f"{name}.kind", rule, np.unique(kind).tolist())
+        expected = f"expected some of {own}, indices of {batches.names}"
+        raise argument_error(f"{name}.kind", expected, np.unique(kind).tolist())
     still = np.ptp(batches.factors, axis=1) == 0
     still[np.arange(n), kind] = True
     still[kind == last, batches.entries :] = True
     if not still.all():
         batch, factor = (int(x) for x in np.argwhere(~still)[0])
-        rule = f"expected only {batches.names[kind[batch]]!r} to change within batch {batch}"
-        raise argument_error(f"{name}.factors", rule, f"a change of {batches.names[factor]!r}")
+        expected = f"expected only {batches.names[kind[batch]]!r} to change within batch {batch}"
+        raise argument_error(f"{name}.factors", expected, f"a change of {batches.names[factor]!r}")

@@ -106,17 +106,15 @@ def check_depth(name: str, depth: Any) -> np.ndarray:
         raise argument_error(name, "expected (..., H, W) [mm]", depth.shape)
     known = np.isfinite(depth) & (depth != 0)
     if not known.any(axis=(-2, -1)).all():
-        way_out = "Leave out frames without any depth."
-        raise argument_error(name, "expected a pixel with a depth", "0 or nan everywhere", way_out)
+        hint = "Leave out frames without any depth."
+        raise argument_error(name, "expected a pixel with a depth", "0 or nan everywhere", hint)
     if (depth[known] < 0).any():
         raise argument_error(
             name, "expected depths [mm] of 0 (missing) or more", depth[known].min()
         )
     if depth[known].max() < _METRES:
-        way_out = "These look like metres: multiply by 1000."
-        raise argument_error(
-            name, "expected millimetres", f"at most {depth[known].max():g}", way_out
-        )
+        hint = "These look like metres: multiply by 1000."
+        raise argument_error(name, "expected millimetres", f"at most {depth[known].max():g}", hint)
     return depth
 
 
@@ -127,18 +125,18 @@ def check_frames(frames: HandFrames, name: str = "frames") -> None:
     if frames.color is not None:
         want["color"] = (n, height, width, 3)
         if np.asarray(frames.color).dtype != np.uint8:
-            came = np.asarray(frames.color).dtype
-            raise argument_error(f"{name}.color", "expected 8 bits (uint8)", came)
-    for field, expected in want.items():
-        came = np.shape(getattr(frames, field))
-        if came != expected:
-            raise argument_error(f"{name}.{field}", f"expected {expected}", came)
+            got = np.asarray(frames.color).dtype
+            raise argument_error(f"{name}.color", "expected 8 bits (uint8)", got)
+    for field, wanted in want.items():
+        got = np.shape(getattr(frames, field))
+        if got != wanted:
+            raise argument_error(f"{name}.{field}", f"expected {wanted}", got)
     check_intrinsics(f"{name}.intrinsics", frames.intrinsics)
     if not np.isfinite(frames.joints).all():
         raise argument_error(f"{name}.joints", "expected finite values", "nan or inf")
     if not (np.asarray(frames.joints)[..., 2] > 0).all():
-        rule = "expected joints [mm] in front of the camera"
-        raise argument_error(f"{name}.joints", rule, "a depth of zero or less")
+        expected = "expected joints [mm] in front of the camera"
+        raise argument_error(f"{name}.joints", expected, "a depth of zero or less")
 
 
 def read_predictions(path: str | os.PathLike[str], joints: int = len(JOINTS)) -> np.ndarray:
@@ -159,8 +157,8 @@ def read_predictions(path: str | os.PathLike[str], joints: int = len(JOINTS)) ->
                 continue
             where = f"{os.fspath(path)}, line {number}"
             if len(words) != 3 * joints:
-                way_out = f"Each line is u v depth of {joints} joints."
-                raise argument_error(where, f"expected {3 * joints} numbers", len(words), way_out)
+                hint = f"Each line is u v depth of {joints} joints."
+                raise argument_error(where, f"expected {3 * joints} numbers", len(words), hint)
             try:
                 row = [float(word) for word in words]
             except ValueError:

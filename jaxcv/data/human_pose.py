@@ -75,9 +75,9 @@ def check_rotations(name: str, matrices: Any, tolerance: float = 1e-2) -> None:
         raise argument_error(name, "expected (..., 3, 3)", matrices.shape)
     error = np.max(np.abs(np.swapaxes(matrices, -1, -2) @ matrices - np.eye(3)), initial=0)
     if not error <= tolerance:
-        rule = f"expected rotations, R^T R = I to {tolerance:g}"
-        way_out = "World to camera, without intrinsics; transpose if you have camera to world."
-        raise argument_error(name, rule, f"an error of {error:.2g}", way_out)
+        expected = f"expected rotations, R^T R = I to {tolerance:g}"
+        hint = "World to camera, without intrinsics; transpose if you have camera to world."
+        raise argument_error(name, expected, f"an error of {error:.2g}", hint)
     if np.any(np.linalg.det(matrices) < 0):
         raise argument_error(name, "expected rotations of determinant 1", "a reflection")
 
@@ -99,10 +99,10 @@ def check_frames(frames: PoseFrames) -> None:
         "action": (num,),
     }
     for name, shape in shapes.items():
-        came = np.shape(getattr(frames, name))
-        if came != shape or 0 in shape:
-            way_out = "N frames of 17 joints in V views, S subjects with V cameras each."
-            raise argument_error(f"frames.{name}", f"expected {shape}, not empty", came, way_out)
+        got = np.shape(getattr(frames, name))
+        if got != shape or 0 in shape:
+            hint = "N frames of 17 joints in V views, S subjects with V cameras each."
+            raise argument_error(f"frames.{name}", f"expected {shape}, not empty", got, hint)
     check_rotations("frames.cameras", frames.cameras)
     for name in ("subject", "action"):
         index, names = getattr(frames, name), getattr(frames, name + "s")
@@ -114,13 +114,15 @@ def check_frames(frames: PoseFrames) -> None:
     seen = np.isfinite(frames.points).all(-1) | ~frames.visible
     if not seen.all():
         where = tuple(int(i) for i in np.argwhere(~seen)[0])
-        way_out = "Say visible=False for joints that were not detected."
-        raise argument_error(f"frames.points{list(where)}", "expected a number", "NaN", way_out)
+        hint = "Say visible=False for joints that were not detected."
+        raise argument_error(f"frames.points{list(where)}", "expected a number", "NaN", hint)
     upright = frames.joints[:, 10, 2] > frames.joints[:, [3, 6], 2].mean(axis=1)
     if np.mean(upright) < 0.5:
-        rule = "expected z up, joint 10 the head and joints 3 and 6 the feet"
-        came = f"the head below the feet in {np.mean(~upright):.0%} of the frames"
-        raise argument_error("frames.joints", rule, came, "See jaxcv.energies.human_pose.JOINTS.")
+        expected = "expected z up, joint 10 the head and joints 3 and 6 the feet"
+        got = f"the head below the feet in {np.mean(~upright):.0%} of the frames"
+        raise argument_error(
+            "frames.joints", expected, got, "See jaxcv.energies.human_pose.JOINTS."
+        )
 
 
 def load_arrays(path: str | os.PathLike[str], shapes: dict[str, tuple]) -> dict[str, np.ndarray]:

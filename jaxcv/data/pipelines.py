@@ -65,15 +65,15 @@ def load_tracker_sequences(
         example = source[i]
         missing = [name for name in _TRACKER_FEATURES if name not in example]
         if missing:
-            way_out = "The data set must hold tracker results, as `VotResults` writes them."
-            raise argument_error(f"source[{i}]", f"expected {missing}", list(example), way_out)
+            hint = "The data set must hold tracker results, as `VotResults` writes them."
+            raise argument_error(f"source[{i}]", f"expected {missing}", list(example), hint)
         name, these = _text(example["name"]), tuple(_text(x) for x in example["trackers"])
         if trackers is None:
             trackers = these
         if these != trackers:
-            rule = f"expected the trackers of the first sequence, {trackers}"
-            way_out = "Keep only the trackers that ran on all sequences."
-            raise argument_error(f"source[{i}] ({name!r})", rule, these, way_out)
+            expected = f"expected the trackers of the first sequence, {trackers}"
+            hint = "Keep only the trackers that ran on all sequences."
+            raise argument_error(f"source[{i}] ({name!r})", expected, these, hint)
         names.append(name)
         truths.append(np.asarray(example["ground_truth"]))
         boxes.append(np.asarray(example["boxes"]))
@@ -167,8 +167,8 @@ def load_stereo_pairs(
     if left_out:
         _logger.warning("left out of %d pairs: %s", len(source), dict(left_out))
     if not parts:
-        rule = "expected a pair or more of one camera and with a depth"
-        raise argument_error("source", rule, dict(left_out) or "none")
+        expected = "expected a pair or more of one camera and with a depth"
+        raise argument_error("source", expected, dict(left_out) or "none")
     joined = StereoPairs(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
     return unit_baseline(joined)
 
@@ -257,10 +257,8 @@ def load_pose_pairs(source: Any, *, split: str = "train") -> PosePairs:
     """
     source = _builder(source)
     if split not in source.info.splits:
-        way_out = "With test_scenes every pair may be of the other split."
-        raise argument_error(
-            "split", f"expected one of {sorted(source.info.splits)}", split, way_out
-        )
+        hint = "With test_scenes every pair may be of the other split."
+        raise argument_error("split", f"expected one of {sorted(source.info.splits)}", split, hint)
     rows = _columns(
         _open(source, split), ("views", "rotation", "direction", "textured", "overlap"), "source"
     )
@@ -294,9 +292,9 @@ def _builder(source: Any) -> Any:
         return source
     folder = os.fspath(source)
     if not os.path.isfile(os.path.join(folder, "dataset_info.json")):
-        way_out = "Prepare the data set first; see data_prep/README.md."
-        rule = "expected the folder of a prepared data set, with a dataset_info.json"
-        raise argument_error("source", rule, folder, way_out)
+        hint = "Prepare the data set first; see data_prep/README.md."
+        expected = "expected the folder of a prepared data set, with a dataset_info.json"
+        raise argument_error("source", expected, folder, hint)
     return tfds.builder_from_directory(folder)
 
 

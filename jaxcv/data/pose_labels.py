@@ -90,7 +90,7 @@ def check_labels(matches: Any, rotation: Any, direction: Any, name: str = "label
         return
     best = max(shares, key=lambda convention: shares[convention])
     if shares[best] > shares["as given"] + _BETTER:
-        came = f"{shares['as given']:.0%} of the matches agree, {shares[best]:.0%} if {best!r}"
-        way_out = f"jaxcv.data.pose_labels.relabelled(.., {best!r}) turns them."
-        rule = "expected x2 = R x1 + t with x right, y down, z forward"
-        raise argument_error(name, rule, came, way_out)
+        got = f"{shares['as given']:.0%} of the matches agree, {shares[best]:.0%} if {best!r}"
+        hint = f"jaxcv.data.pose_labels.relabelled(.., {best!r}) turns them."
+        expected = "expected x2 = R x1 + t with x right, y down, z forward"
+        raise argument_error(name, expected, got, hint)

@@ -107,24 +107,24 @@ def check_pose_pairs(pairs: PosePairs, name: str = "pairs") -> None:
         "intrinsics2": (n, 3, 3), "rotation": (n, 3, 3), "direction": (n, 3), "textured": (n,),
         "overlap": (n,),
     }  # fmt: skip
-    for field, expected in want.items():
-        came = np.shape(getattr(pairs, field))
-        if not n or came != expected:
-            raise argument_error(f"{name}.{field}", f"expected {expected}", came)
+    for field, wanted in want.items():
+        got = np.shape(getattr(pairs, field))
+        if not n or got != wanted:
+            raise argument_error(f"{name}.{field}", f"expected {wanted}", got)
     for field in ("first", "second"):
-        came = np.dtype(getattr(pairs, field).dtype)
-        if came != np.uint8:
-            raise argument_error(f"{name}.{field}", "expected 8 bits (uint8)", came)
+        got = np.dtype(getattr(pairs, field).dtype)
+        if got != np.uint8:
+            raise argument_error(f"{name}.{field}", "expected 8 bits (uint8)", got)
     for field in ("intrinsics1", "intrinsics2"):
         check_intrinsics(f"{name}.{field}", getattr(pairs, field))
     r, t = np.asarray(pairs.rotation, float), np.asarray(pairs.direction, float)
     away = np.abs(r @ r.swapaxes(1, 2) - np.eye(3)).max(axis=(1, 2))
     bad = np.flatnonzero(~(away < 1e-3) | ~(np.linalg.det(r) > 0))
     if bad.size:
-        rule = "expected rotations of determinant 1"
-        raise argument_error(f"{name}.rotation[{bad[0]}]", rule, r[bad[0]].tolist())
+        expected = "expected rotations of determinant 1"
+        raise argument_error(f"{name}.rotation[{bad[0]}]", expected, r[bad[0]].tolist())
     bad = np.flatnonzero(~(np.abs(np.linalg.norm(t, axis=1) - 1) < 1e-3))
     if bad.size:
-        way_out = "Divide translations by their length; leave out pairs that only turn."
-        rule = "expected directions of length 1"
-        raise argument_error(f"{name}.direction[{bad[0]}]", rule, t[bad[0]].tolist(), way_out)
+        hint = "Divide translations by their length; leave out pairs that only turn."
+        expected = "expected directions of length 1"
+        raise argument_error(f"{name}.direction[{bad[0]}]", expected, t[bad[0]].tolist(), hint)

@@ -86,13 +86,16 @@ def read_skinned_hand(path: str | os.PathLike[str]) -> SkinnedHand:
         m.primitives for m in gltf.meshes if m.primitives[0].attributes.WEIGHTS_0 is not None
     ]
     if len(gltf.skins) != 1 or len(skinned) != 1 or len(skinned[0]) != 1:
-        rule = "expected one skin, on one mesh of one primitive"
-        raise argument_error(name, rule, f"{len(gltf.skins)} skins, {len(skinned)} such meshes")
+        expected = "expected one skin, on one mesh of one primitive"
+        raise argument_error(name, expected, f"{len(gltf.skins)} skins, {len(skinned)} such meshes")
     names = [gltf.nodes[i].name for i in gltf.skins[0].joints]
     missing = [joint for joint in WEBXR_JOINTS if joint not in names]
     if missing:
-        rule, way_out = f"expected joints with WebXR's names, {missing} are missing", "Rename them."
-        raise argument_error(name, rule, names[:4], way_out)
+        expected, hint = (
+            f"expected joints with WebXR's names, {missing} are missing",
+            "Rename them.",
+        )
+        raise argument_error(name, expected, names[:4], hint)
     primitive, read = skinned[0][0], lambda index: _accessor(name, gltf, blob, index)
     vertices = _MM * read(primitive.attributes.POSITION).astype(float)
     faces = read(primitive.indices).reshape(-1, 3).astype(int)

@@ -61,11 +61,11 @@ def check_pairs(pairs: StereoPairs, name: str = "pairs") -> None:
         "target": (n, *shape[1:3], 3), "source": (n, *shape[1:3], 3), "intrinsics": (n, 3, 3),
         "motion": (n, 4, 4), "depth": (n, *shape[1:3]),
     }  # fmt: skip
-    for field, expected in want.items():
-        came = np.shape(getattr(pairs, field))
-        if came != expected:
-            way_out = "Both images of a pair have one size; resize them and their K alike."
-            raise argument_error(f"{name}.{field}", f"expected {expected}", came, way_out)
+    for field, wanted in want.items():
+        got = np.shape(getattr(pairs, field))
+        if got != wanted:
+            hint = "Both images of a pair have one size; resize them and their K alike."
+            raise argument_error(f"{name}.{field}", f"expected {wanted}", got, hint)
     for field in ("target", "source"):
         if not np.isfinite(getattr(pairs, field)).all():
             raise argument_error(f"{name}.{field}", "expected finite brightness", "nan or inf")
@@ -74,18 +74,18 @@ def check_pairs(pairs: StereoPairs, name: str = "pairs") -> None:
     away = np.abs(r @ r.swapaxes(1, 2) - np.eye(3)).max(initial=0, axis=(1, 2))
     bad = np.flatnonzero((away > 1e-3) | ~(np.linalg.det(r) > 0) | ~np.isfinite(t).all(1))
     if bad.size:
-        rule = "expected rotations of determinant 1 and finite translations"
-        raise argument_error(f"{name}.motion[{bad[0]}]", rule, pairs.motion[bad[0]].tolist())
+        expected = "expected rotations of determinant 1 and finite translations"
+        raise argument_error(f"{name}.motion[{bad[0]}]", expected, pairs.motion[bad[0]].tolist())
     still = np.flatnonzero(np.linalg.norm(t, axis=1) < 1e-6)
     if still.size:
-        way_out = "Leave out pairs that only turn."
-        rule = "expected cameras that move: without a baseline depth cannot be observed"
-        raise argument_error(f"{name}.motion[{still[0]}]", rule, "a translation of zero", way_out)
+        hint = "Leave out pairs that only turn."
+        expected = "expected cameras that move: without a baseline depth cannot be observed"
+        raise argument_error(f"{name}.motion[{still[0]}]", expected, "a translation of zero", hint)
     known = np.isfinite(pairs.depth)
     wrong = known & ~(np.where(known, pairs.depth, 1) > 0)
     if wrong.any() or np.isinf(pairs.depth).any():
-        way_out = "Say nan where the depth is not known."
-        raise argument_error(f"{name}.depth", "expected nan or positive depths", "others", way_out)
+        hint = "Say nan where the depth is not known."
+        raise argument_error(f"{name}.depth", "expected nan or positive depths", "others", hint)
     empty = np.flatnonzero(~known.any(axis=(1, 2)))
     if empty.size:
         raise argument_error(f"{name}.depth[{empty[0]}]", "expected a pixel with a depth", "none")
@@ -131,19 +131,19 @@ def read_pair(
     """
     images = [_image(path, str(path)) for path in (target, source)]
     if images[0].shape != images[1].shape:
-        rule = f"expected an image of {images[0].shape[1]} x {images[0].shape[0]}"
-        came = f"{images[1].shape[1]} x {images[1].shape[0]}"
-        raise argument_error(str(source), rule, came, "Resize it, and its K alike.")
+        expected = f"expected an image of {images[0].shape[1]} x {images[0].shape[0]}"
+        got = f"{images[1].shape[1]} x {images[1].shape[0]}"
+        raise argument_error(str(source), expected, got, "Resize it, and its K alike.")
     height, width = images[0].shape[:2]
     values = np.full((height, width), np.nan)
     if depth is not None:
         raw = _open(depth, str(depth))
         if raw.dtype != np.uint16 and raw.dtype != np.int32:
-            rule = "expected a 16-bit depth image of one channel"
-            raise argument_error(str(depth), rule, f"{raw.dtype} {raw.shape}")
+            expected = "expected a 16-bit depth image of one channel"
+            raise argument_error(str(depth), expected, f"{raw.dtype} {raw.shape}")
         if raw.shape != (height, width):
-            rule = f"expected a depth image of {width} x {height}"
-            raise argument_error(str(depth), rule, f"{raw.shape[1]} x {raw.shape[0]}")
+            expected = f"expected a depth image of {width} x {height}"
+            raise argument_error(str(depth), expected, f"{raw.shape[1]} x {raw.shape[0]}")
         values = np.where(raw > 0, raw * float(depth_unit), np.nan)
     pair = StereoPairs(
         images[0][None], images[1][None], np.asarray(intrinsics, float)[None],
@@ -194,8 +194,8 @@ def _open(file: Any, name: str, mode: str | None = None) -> np.ndarray:
     try:
         with Image.open(file) as image:
             if mode is not None and image.mode not in _COLOURS:
-                rule = f"expected an 8-bit image, of a mode among {', '.join(_COLOURS)}"
-                raise argument_error(name, rule, image.mode)
+                expected = f"expected an 8-bit image, of a mode among {', '.join(_COLOURS)}"
+                raise argument_error(name, expected, image.mode)
             return np.asarray(image if mode is None else image.convert(mode))
     except (OSError, SyntaxError) as error:
         raise argument_error(name, "expected an image file", str(error)) from error

@@ -35,15 +35,15 @@ def read_folder(folder: str | os.PathLike[str], shape: tuple[int, int]) -> Stere
         ValueError: naming the file and the rule.
     """
     path = pathlib.Path(folder) / "cameras.json"
-    rule = "expected JSON with `intrinsics`, `pairs` and, with depths, `depth_unit`"
+    expected = "expected JSON with `intrinsics`, `pairs` and, with depths, `depth_unit`"
     try:
         content = json.loads(path.read_text())
         entries, k = content["pairs"], content.get("intrinsics")
         assert isinstance(entries, list)
         assert entries
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        way_out = "The docstring of jaxcv.data.stereo_folder shows the layout."
-        raise argument_error(str(path), rule, repr(error), way_out) from error
+        hint = "The docstring of jaxcv.data.stereo_folder shows the layout."
+        raise argument_error(str(path), expected, repr(error), hint) from error
     pairs = [_read(path, i, entry, k, content.get("depth_unit")) for i, entry in enumerate(entries)]
     parts = [resize_pair(pair, shape) for pair in pairs]
     joined = StereoPairs(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
@@ -60,8 +60,8 @@ def _read(path: pathlib.Path, i: int, entry: Any, k: Any, unit: Any) -> StereoPa
         raise argument_error(name, "expected `target`, `source` and intrinsics", list(entry))
     known = [key in entry for key in ("depth", "target_camera_to_world", "source_camera_to_world")]
     if any(known) and not (all(known) and unit is not None):
-        rule = "expected depth, depth_unit and both poses, or none of them"
-        raise argument_error(name, rule, list(entry))
+        expected = "expected depth, depth_unit and both poses, or none of them"
+        raise argument_error(name, expected, list(entry))
     k = _numbers(f"{name}.intrinsics", k, (3, 3))
     motion, depth = np.eye(4), None
     if all(known):

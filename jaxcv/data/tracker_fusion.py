@@ -93,8 +93,8 @@ def pad_sequences(
     """
     names, trackers = tuple(names), tuple(trackers)
     if not (len(names) == len(ground_truth) == len(boxes) == len(reported) > 0):
-        came = (len(names), len(ground_truth), len(boxes), len(reported))
-        raise argument_error("names", "expected one or more sequences, as many as arrays", came)
+        got = (len(names), len(ground_truth), len(boxes), len(reported))
+        raise argument_error("names", "expected one or more sequences, as many as arrays", got)
     num, longest, k = len(names), max(len(truth) for truth in ground_truth), len(trackers)
     truth_all = np.zeros((num, longest, 4), dtype)
     boxes_all = np.zeros((num, longest, k, 4), dtype)
@@ -167,10 +167,8 @@ def check_sequences(sequences: TrackerSequences) -> None:
     for what, labels in (("names", names), ("trackers", trackers)):
         twice = sorted({label for label in labels if list(labels).count(label) > 1})
         if not labels or twice:
-            way_out = "Rename or drop the repeated ones." if twice else "Add at least one."
-            raise argument_error(
-                what, "expected one or more distinct names", twice or "()", way_out
-            )
+            hint = "Rename or drop the repeated ones." if twice else "Add at least one."
+            raise argument_error(what, "expected one or more distinct names", twice or "()", hint)
     if np.ndim(truth) != 3:
         raise argument_error("ground_truth", "expected (S, T, 4)", np.shape(truth))
     s, t, k = len(names), truth.shape[1], len(trackers)
@@ -182,37 +180,39 @@ def check_sequences(sequences: TrackerSequences) -> None:
         ("lengths", lengths, (s,), np.integer),
     ):
         if np.shape(array) != shape or not np.issubdtype(array.dtype, kind):
-            came = f"{np.shape(array)} {getattr(array, 'dtype', type(array))}"
-            way_out = "Build padded arrays with `pad_sequences`."
-            raise argument_error(what, f"expected {shape} {kind.__name__}", came, way_out)
+            got = f"{np.shape(array)} {getattr(array, 'dtype', type(array))}"
+            hint = "Build padded arrays with `pad_sequences`."
+            raise argument_error(what, f"expected {shape} {kind.__name__}", got, hint)
 
-    def fail(rule: str, bad: Any, values: np.ndarray, way_out: str) -> None:
+    def fail(expected: str, bad: Any, values: np.ndarray, hint: str) -> None:
         if bad.any():
             index = tuple(int(i) for i in np.argwhere(bad)[0])
             where = f"sequence {names[index[0]]!r}"
             where += f", tracker {trackers[index[2]]!r}" if len(index) > 2 else ""
             where += f", frame {index[1] + 1}" if len(index) > 1 else ""
-            raise argument_error(where, rule, np.asarray(values[index]).tolist(), way_out)
+            raise argument_error(where, expected, np.asarray(values[index]).tolist(), hint)
 
     too_short = (lengths < 2) | (lengths > t)
     fail(f"expected 2 to {t} frames", too_short, lengths, "Drop the sequence.")
     padding = np.arange(t) >= lengths[:, None]
     fail("`valid` must be True up to `lengths`", valid ^ ~padding, valid, "Use `pad_sequences`.")
-    rule = "the first frame's true box must be finite with x1 < x2 and y1 < y2"
+    expected = "the first frame's true box must be finite with x1 < x2 and y1 < y2"
     fail(
-        rule,
+        expected,
         ~_is_box(truth[:, :1]),
         truth,
         "Start the sequence at a frame where the object is visible.",
     )
-    rule = "a reported box must be finite with x1 < x2 and y1 < y2"
-    way_out = "Set `reported` to False there, and the box to zero."
-    fail(rule, reported & ~_is_box(boxes), boxes, way_out)
-    rule = "a box that is not reported must be zero"
-    fail(rule, ~reported & (boxes != 0).any(-1), boxes, "Set it to zero, or `reported` to True.")
+    expected = "a reported box must be finite with x1 < x2 and y1 < y2"
+    hint = "Set `reported` to False there, and the box to zero."
+    fail(expected, reported & ~_is_box(boxes), boxes, hint)
+    expected = "a box that is not reported must be zero"
+    fail(
+        expected, ~reported & (boxes != 0).any(-1), boxes, "Set it to zero, or `reported` to True."
+    )
     fail("padding must be zero", padding & (truth != 0).any(-1), truth, "Use `pad_sequences`.")
-    rule = "padding must not be reported"
-    fail(rule, padding[..., None] & reported, reported, "Set `reported` to False there.")
+    expected = "padding must not be reported"
+    fail(expected, padding[..., None] & reported, reported, "Set `reported` to False there.")
 
 
 def _is_box(corners: np.ndarray) -> np.ndarray:

@@ -239,10 +239,10 @@ def pose_terms(
     """
     _check_model(model)
     for name in ("mean_poses", "bases", "cameras"):
-        came, want = getattr(parameters, name).shape, getattr(model, name).shape
-        if came != want:
-            way_out = "Give the model that they were learned for."
-            raise argument_error(f"parameters.{name}", f"expected {want}", came, way_out)
+        got, want = getattr(parameters, name).shape, getattr(model, name).shape
+        if got != want:
+            hint = "Give the model that they were learned for."
+            raise argument_error(f"parameters.{name}", f"expected {want}", got, hint)
     size = _size(_initial_prior(model))
     width, weight = parameters.huber_width, parameters.prior_weight
     if compatibility:

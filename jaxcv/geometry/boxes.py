@@ -148,8 +148,8 @@ def polygon_to_box(points: ArrayLike, method: Literal["extent", "area"] = "exten
     if method == "extent":
         return jnp.concatenate([low, high], axis=-1)
     if points.shape[-2] != 4:
-        way_out = "Use method='extent' for other polygons."
-        raise argument_error("points", "expected four points for `area`", points.shape, way_out)
+        hint = "Use method='extent' for other polygons."
+        raise argument_error("points", "expected four points for `area`", points.shape, hint)
     p1, p2, p3 = points[..., 0, :], points[..., 1, :], points[..., 2, :]
     squared = jnp.sum((p1 - p2) ** 2, axis=-1) * jnp.sum((p2 - p3) ** 2, axis=-1)  # [px^4]
     extent = (high - low)[..., 0] * (high - low)[..., 1]  # [px^2]

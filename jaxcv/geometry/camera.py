@@ -36,12 +36,12 @@ def check_intrinsics(name: str, intrinsics: Any) -> np.ndarray:
     k = np.asarray(intrinsics)
     if k.shape[-2:] != (3, 3):
         raise argument_error(name, "expected (..., 3, 3)", k.shape)
-    rule = "expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]]"
+    expected = "expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]]"
     below = np.abs(k[..., [1, 2, 2], [0, 0, 1]]).max(initial=0)
     good = np.isfinite(k).all() and below == 0 and (k[..., 2, 2] == 1).all()
     if not good:
-        way_out = "Divide by K[2, 2]; a transposed matrix has its zeros above the diagonal."
-        raise argument_error(name, rule, k.tolist(), way_out)
+        hint = "Divide by K[2, 2]; a transposed matrix has its zeros above the diagonal."
+        raise argument_error(name, expected, k.tolist(), hint)
     if not (k[..., 0, 0] * k[..., 1, 1]).all():
         raise argument_error(name, "expected focal lengths other than zero", k.tolist())
     return k

@@ -220,8 +220,8 @@ def eight_point(
     """
     _check_matches(points1, points2)
     if points1.shape[0] < _EIGHT:
-        way_out = "Five or more may do for `argmin` from a guess."
-        raise argument_error("points1", "expected 8 matches or more", points1.shape[0], way_out)
+        hint = "Five or more may do for `argmin` from a guess."
+        raise argument_error("points1", "expected 8 matches or more", points1.shape[0], hint)
     weights = jnp.ones(points1.shape[0], points1.dtype) if weights is None else weights
     weights = jnp.where(jnp.sum(weights) > 0, weights, 1)
     first, second = (_normalisation(p, weights) for p in (points1, points2))

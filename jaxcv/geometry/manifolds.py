@@ -135,9 +135,9 @@ class Product:
         """A tangent vector of zeros for every entry."""
         manifolds = dict(self._manifolds)
         if not isinstance(y, dict) or set(manifolds) - set(y):
-            came = sorted(y) if isinstance(y, dict) else type(y).__name__
-            rule = f"y must be a dictionary with the entries {sorted(manifolds)}"
-            raise argument_error("retract", rule, came)
+            got = sorted(y) if isinstance(y, dict) else type(y).__name__
+            expected = f"y must be a dictionary with the entries {sorted(manifolds)}"
+            raise argument_error("retract", expected, got)
         zeros = lambda entry: jax.tree.map(jnp.zeros_like, entry)
         return {
             name: manifolds[name].tangent(entry) if name in manifolds else zeros(entry)

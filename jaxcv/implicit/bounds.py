@@ -50,8 +50,8 @@ def bound_arrays(bounds: Any, y0: Any) -> tuple[Any, Any]:
             try:
                 return jnp.broadcast_to(leaf, like.shape)
             except ValueError:
-                rule = f"expected a shape that broadcasts to {like.shape} of y0"
-                raise argument_error(f"bounds.{name}", rule, leaf.shape) from None
+                expected = f"expected a shape that broadcasts to {like.shape} of y0"
+                raise argument_error(f"bounds.{name}", expected, leaf.shape) from None
 
         out.append(jax.tree.map(full, wide, y0, is_leaf=lambda x: x is None))
     for low, high in zip(*map(jax.tree.leaves, out), strict=True):

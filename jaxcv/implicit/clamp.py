@@ -62,8 +62,8 @@ def clamp_inactive(
     u = jnp.asarray(u)
     check_floating("u", u)
     if u.ndim != 2:
-        way_out = "Flatten to one row a sample; use vmap for an ensemble."
-        raise argument_error("u", "expected (B, D)", u.shape, way_out)
+        hint = "Flatten to one row a sample; use vmap for an ensemble."
+        raise argument_error("u", "expected (B, D)", u.shape, hint)
     active = jax.lax.stop_gradient(jnp.asarray(active).astype(u.dtype))
     if active.shape != u.shape[1:]:
         raise argument_error("active", f"expected {u.shape[1:]}", active.shape)

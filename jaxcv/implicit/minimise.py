@@ -174,11 +174,11 @@ def minimise(
     check_choice("init_gradient", init_gradient, ("zero", "prox"), _ENTER_THROUGH_THETA)
     if init_gradient == "prox":
         if damping.mode == "tikhonov":
-            rule = "init_gradient='prox' is of proximal steps"
-            raise argument_error("damping.mode", rule, "'tikhonov'", "Use mode='shift'.")
+            expected = "init_gradient='prox' is of proximal steps"
+            raise argument_error("damping.mode", expected, "'tikhonov'", "Use mode='shift'.")
         if retract is not None or settings["bounds"] is not None:
-            rule = "needs a vector space without bounds"
-            raise argument_error("init_gradient", rule, "'prox'", "Leave it at 'zero'.")
+            expected = "needs a vector space without bounds"
+            raise argument_error("init_gradient", expected, "'prox'", "Leave it at 'zero'.")
     check_solver(settings["solver"])
     check_retraction(retract, y0)
     bounds = settings["bounds"]

@@ -59,8 +59,8 @@ def _covariance(residual, scale, y, theta, data):
     r, jacobian = terms(flat), jax.jacfwd(terms)(flat)
     m, n = jacobian.shape
     if scale == "residual" and m <= n:
-        rule = "expected more residuals than unknowns"
-        raise argument_error("residual", rule, f"{m} for {n}", 'Give their noise: scale="one".')
+        expected = "expected more residuals than unknowns"
+        raise argument_error("residual", expected, f"{m} for {n}", 'Give their noise: scale="one".')
     norms = jnp.linalg.norm(jacobian, axis=0)
     unit = jnp.where(norms > 0, norms, 1)
     _, s, vt = jnp.linalg.svd(jnp.linalg.qr(jacobian / unit[None, :], mode="r"))

@@ -143,24 +143,26 @@ def _with_kernels(terms, kernel):
     names = terms.keys() if isinstance(terms, dict) else ()
     unknown = sorted(set(kernel) - set(names))
     if unknown:
-        rule = f"its names must be entries of the residual, {sorted(names)}"
-        raise argument_error("kernel", rule, unknown, "Pass one kernel for all residuals.")
+        expected = f"its names must be entries of the residual, {sorted(names)}"
+        raise argument_error("kernel", expected, unknown, "Pass one kernel for all residuals.")
     return [(jnp.asarray(leaf), kernel.get(path[0].key)) for path, leaf in leaves]
 
 
 def _squares(leaf, kernel):
     """|r_i|^2 of the blocks of one leaf of the residual."""
     if kernel.block_ndim > leaf.ndim:
-        rule = f"every residual array must have {kernel.block_ndim} axes at least"
-        raise argument_error("block_ndim", rule, f"the shape {leaf.shape}")
+        expected = f"every residual array must have {kernel.block_ndim} axes at least"
+        raise argument_error("block_ndim", expected, f"the shape {leaf.shape}")
     squares = jnp.sum(leaf**2, axis=tuple(range(leaf.ndim - kernel.block_ndim, leaf.ndim)))
     scale = jnp.shape(kernel.scale)
     fits = len(scale) <= squares.ndim and all(
         n in (1, size) for n, size in zip(scale[::-1], squares.shape[::-1], strict=False)
     )
     if not fits:
-        rule = f"expected a shape that broadcasts to the blocks of the residual, {squares.shape}"
-        raise argument_error("scale", rule, scale)
+        expected = (
+            f"expected a shape that broadcasts to the blocks of the residual, {squares.shape}"
+        )
+        raise argument_error("scale", expected, scale)
     return squares
 
 

@@ -208,9 +208,11 @@ class Arrow:
         known = list(dict.fromkeys(entries))
         both = [*self.local, *self.shared]
         if sorted(map(str, both)) != sorted(map(str, known)):
-            rule = "local and shared must name every entry of y, each once"
-            came = f"local={self.local}, shared={self.shared} for the entries {known}"
-            raise argument_error("Arrow", rule, came, "E.g. Arrow(local='depth', shared='pose').")
+            expected = "local and shared must name every entry of y, each once"
+            got = f"local={self.local}, shared={self.shared} for the entries {known}"
+            raise argument_error(
+                "Arrow", expected, got, "E.g. Arrow(local='depth', shared='pose')."
+            )
         return _structure(leaves, [entry in self.local for entry in entries], self.block_size)
 
 
@@ -239,8 +241,8 @@ class BlockDiagonal:
 def _entry(path: tuple) -> Any:
     """The name of the top-level entry that a path of the tree starts with."""
     if not path:
-        rule = "y must have named entries, local and shared ones"
-        raise argument_error("Arrow", rule, "one array", "Make y a dictionary.")
+        expected = "y must have named entries, local and shared ones"
+        raise argument_error("Arrow", expected, "one array", "Make y a dictionary.")
     for attribute in ("key", "name", "idx"):
         if hasattr(path[0], attribute):
             return getattr(path[0], attribute)
@@ -253,8 +255,8 @@ def _structure(leaves, local: list[bool], block_size: int) -> ArrowStructure:
     for (_, leaf), kind in zip(leaves, local, strict=True):
         stop = start + int(np.prod(jnp.shape(leaf)))
         if kind and (stop - start) % block_size:
-            rule = f"every local entry must hold whole blocks of {block_size}"
-            raise argument_error("block_size", rule, f"{stop - start} unknowns")
+            expected = f"every local entry must hold whole blocks of {block_size}"
+            raise argument_error("block_size", expected, f"{stop - start} unknowns")
         pieces.append((start, stop, kind))
         start = stop
     structure = ArrowStructure(tuple(pieces), block_size)

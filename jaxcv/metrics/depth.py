@@ -36,8 +36,8 @@ def depth_errors(predicted: Any, target: Any, translation: Any = None) -> dict[s
     """
     predicted, target = np.asarray(predicted, float), np.asarray(target, float)
     if predicted.shape != target.shape or predicted.ndim < 2:
-        rule = "expected (..., H, W) and the same shape of `target`"
-        raise argument_error("predicted", rule, (predicted.shape, target.shape))
+        expected = "expected (..., H, W) and the same shape of `target`"
+        raise argument_error("predicted", expected, (predicted.shape, target.shape))
     if translation is not None:
         length = np.linalg.norm(np.asarray(translation, float), axis=-1)
         target = target / length[..., None, None]

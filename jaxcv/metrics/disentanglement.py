@@ -55,8 +55,8 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     codes, factors = np.asarray(codes, float), np.asarray(factors, float)
     if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors) or len(codes) < 2:
-        rule = "expected (N, D), and factors (N, K), with two samples or more"
-        raise argument_error("codes", rule, (codes.shape, factors.shape))
+        expected = "expected (N, D), and factors (N, K), with two samples or more"
+        raise argument_error("codes", expected, (codes.shape, factors.shape))
     for name, value in (("codes", codes), ("factors", factors)):
         if not np.isfinite(value).all():
             raise argument_error(name, "expected finite values", "nan or inf")
@@ -244,11 +244,11 @@ def factorvae_score(codes: Any, batches: Any, fixed: Any, *, train_share: float 
     """
     codes, batches, fixed = np.asarray(codes, float), np.asarray(batches, float), np.asarray(fixed)
     if batches.ndim != 3 or batches.shape[1] < 2 or codes.ndim != 2:
-        rule = "expected (V, L, D) with L of two or more, and codes (N, D)"
-        raise argument_error("batches", rule, (batches.shape, codes.shape))
+        expected = "expected (V, L, D) with L of two or more, and codes (N, D)"
+        raise argument_error("batches", expected, (batches.shape, codes.shape))
     if batches.shape[2] != codes.shape[1] or fixed.shape != (len(batches),):
-        rule = f"expected (V, L, {codes.shape[1]}) and fixed (V,)"
-        raise argument_error("batches", rule, (batches.shape, fixed.shape))
+        expected = f"expected (V, L, {codes.shape[1]}) and fixed (V,)"
+        raise argument_error("batches", expected, (batches.shape, fixed.shape))
     if not np.issubdtype(fixed.dtype, np.integer) or fixed.min() < 0:
         raise argument_error("fixed", "expected integers of 0 or more", fixed.dtype)
     used = codes.std(axis=0, ddof=1) >= _PRUNED
@@ -314,8 +314,8 @@ def novel_views(
     """
     codes, images = np.asarray(codes), np.asarray(images)
     if codes.ndim != 3 or codes.shape[1] < 2 or images.shape[:2] != codes.shape[:2]:
-        rule = "expected (S, V, D) with two views or more, and images (S, V, ...)"
-        raise argument_error("codes", rule, (codes.shape, images.shape))
+        expected = "expected (S, V, D) with two views or more, and images (S, V, ...)"
+        raise argument_error("codes", expected, (codes.shape, images.shape))
     if not 0 <= entry < codes.shape[2]:
         raise argument_error("entry", f"expected 0 to {codes.shape[2] - 1}", entry)
     first = np.repeat(codes[:, :1], codes.shape[1] - 1, axis=1)

@@ -30,13 +30,13 @@ def joint_errors(predicted: Any, target: Any, *, missing: bool = False) -> np.nd
     """
     predicted, target = np.asarray(predicted, float), np.asarray(target, float)
     if predicted.shape != target.shape or predicted.ndim < 2 or predicted.shape[-1] != 3:
-        rule = "expected (..., J, 3) and the same shape of `target`"
-        raise argument_error("predicted", rule, (predicted.shape, target.shape))
+        expected = "expected (..., J, 3) and the same shape of `target`"
+        raise argument_error("predicted", expected, (predicted.shape, target.shape))
     for name, value in (("predicted", predicted), ("target", target)):
         if not missing and not np.isfinite(value).all():
             at = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
-            way_out = "Say missing=True to leave such joints out of the means."
-            raise argument_error(name, "expected finite joints", f"{value[at]} at {at}", way_out)
+            hint = "Say missing=True to leave such joints out of the means."
+            raise argument_error(name, "expected finite joints", f"{value[at]} at {at}", hint)
     return np.linalg.norm(predicted - target, axis=-1)
 
 
@@ -82,9 +82,9 @@ def lift_joints(
         pixels.shape != (n, j, 2) or depth.shape[:1] != (n,) or depth.ndim != 3
         or target_depth.shape != (n, j) or palm_depth.shape != (n,)
     ):  # fmt: skip
-        rule = "expected (N, J, 2), depth (N, H, W), target_depth (N, J) and palm_depth (N,)"
-        came = pixels.shape, depth.shape, target_depth.shape, palm_depth.shape
-        raise argument_error("pixels", rule, came)
+        expected = "expected (N, J, 2), depth (N, H, W), target_depth (N, J) and palm_depth (N,)"
+        got = pixels.shape, depth.shape, target_depth.shape, palm_depth.shape
+        raise argument_error("pixels", expected, got)
     height, width = depth.shape[1:]
     u, v = (np.floor(pixels[..., k] + 0.5).astype(int) for k in (0, 1))
     inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)

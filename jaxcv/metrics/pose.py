@@ -23,8 +23,8 @@ __all__ = ["by_action", "mpjpe", "procrustes_align", "procrustes_mpjpe"]
 def _pair(predicted: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
     predicted, target = np.asarray(predicted), np.asarray(target)
     if predicted.shape != target.shape or predicted.ndim < 2 or predicted.shape[-1] != 3:
-        rule = "expected (..., J, 3) and the same shape of `target`"
-        raise argument_error("predicted", rule, (predicted.shape, target.shape))
+        expected = "expected (..., J, 3) and the same shape of `target`"
+        raise argument_error("predicted", expected, (predicted.shape, target.shape))
     return predicted, target
 
 
@@ -95,8 +95,8 @@ def by_action(errors: Any, action: Any, names: Any) -> dict[str, float]:
     """
     errors, action = np.asarray(errors, float), np.asarray(action)
     if errors.shape != action.shape or errors.ndim != 1 or not errors.size:
-        rule = "expected (N,) errors, one or more, and an action for each"
-        raise argument_error("errors", rule, (errors.shape, action.shape))
+        expected = "expected (N,) errors, one or more, and an action for each"
+        raise argument_error("errors", expected, (errors.shape, action.shape))
     out = {
         name: float(errors[action == a].mean())
         for a, name in enumerate(names)

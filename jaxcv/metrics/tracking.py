@@ -138,12 +138,12 @@ def sequence_means(
     """
     values, sequence = np.asarray(values, np.float64), np.asarray(sequence)
     if sequence.ndim != 1 or values.ndim == 0 or values.shape[-1:] != sequence.shape:
-        came = f"{values.shape} and {sequence.shape}"
-        raise argument_error("values", "expected (..., F) beside `sequence` (F,)", came)
+        got = f"{values.shape} and {sequence.shape}"
+        raise argument_error("values", "expected (..., F) beside `sequence` (F,)", got)
     size = int(sequence.max(initial=-1)) + 1 if num_sequences is None else num_sequences
     if sequence.size and not (sequence.min() >= 0 and sequence.max() < size):
-        came = f"{sequence.min()} to {sequence.max()}"
-        raise argument_error("sequence", f"expected indices in [0, {size})", came)
+        got = f"{sequence.min()} to {sequence.max()}"
+        raise argument_error("sequence", f"expected indices in [0, {size})", got)
     counts = np.bincount(sequence, minlength=size)
     rows = values.reshape(-1, len(sequence))
     sums = np.array([np.bincount(sequence, row, minlength=size) for row in rows])
@@ -188,8 +188,8 @@ def paired_bootstrap(
     """
     a, b, w = (np.asarray(x, np.float64) for x in (per_sequence_a, per_sequence_b, weights))
     if not (a.ndim == 1 and a.shape == b.shape == w.shape):
-        came = f"{a.shape}, {b.shape} and weights {w.shape}"
-        raise argument_error("per_sequence_a", "expected three arrays of one shape (S,)", came)
+        got = f"{a.shape}, {b.shape} and weights {w.shape}"
+        raise argument_error("per_sequence_a", "expected three arrays of one shape (S,)", got)
     if not (np.isfinite(w).all() and (w >= 0).all() and (w > 0).any()):
         raise argument_error("weights", "expected non-negative, not all zero", w.tolist())
     if num_resamples < 1:
@@ -199,9 +199,9 @@ def paired_bootstrap(
     used = w > 0
     difference, w = (a - b)[used], w[used]
     if not np.isfinite(difference).all():
-        came = f"{int((~np.isfinite(difference)).sum())} that are not"
+        got = f"{int((~np.isfinite(difference)).sum())} that are not"
         raise argument_error(
-            "per_sequence_a", "expected finite values", came, "Mask them by weight 0."
+            "per_sequence_a", "expected finite values", got, "Mask them by weight 0."
         )
     draws = np.random.default_rng(seed).integers(len(w), size=(num_resamples, len(w)))
     weighted = w * difference

@@ -120,8 +120,8 @@ class HandNetwork(nn.Module):
         if not self.fuse_at or set(self.fuse_at) - set(order):
             raise argument_error("fuse_at", f"expected some of {order}", self.fuse_at)
         if self.fusion == "concatenate" and "output" in self.fuse_at and len(images) == 2:
-            way_out = "Take `convolve`, a dense layer there."
-            raise argument_error("fusion", "expected 3 J numbers", "concatenate at output", way_out)
+            hint = "Take `convolve`, a dense layer there."
+            raise argument_error("fusion", "expected 3 J numbers", "concatenate at output", hint)
 
     @nn.compact
     def __call__(self, *images: jax.Array, rate: Any = 0.0, key: Any = None) -> Any:
@@ -181,9 +181,9 @@ class HandNetwork(nn.Module):
     def _fuse(self, name: str, a: jax.Array, b: jax.Array) -> jax.Array:
         if self.fusion in ("max", "sum", "mean"):
             if a.shape != b.shape:
-                way_out = "Take `concatenate` or `convolve`, or a later layer."
-                rule = f"expected equal shapes at {name} for {self.fusion!r}"
-                raise argument_error("fuse_at", rule, (a.shape, b.shape), way_out)
+                hint = "Take `concatenate` or `convolve`, or a later layer."
+                expected = f"expected equal shapes at {name} for {self.fusion!r}"
+                raise argument_error("fuse_at", expected, (a.shape, b.shape), hint)
             if self.fusion == "max":
                 return jnp.maximum(a, b)
             return a + b if self.fusion == "sum" else 0.5 * (a + b)

@@ -57,14 +57,14 @@ def _check_size(size: GraphicsSize) -> None:
     for k, _ in size.encoder:
         side = (side - k + 1) // 2
     if side < 1:
-        rule = "expected an image that is larger than the encoder's convolutions and pools"
-        raise argument_error("size.image", rule, size.image)
+        expected = "expected an image that is larger than the encoder's convolutions and pools"
+        raise argument_error("size.image", expected, size.image)
     made = size.start[0]
     for k, _ in size.decoder:
         made = 2 * made - k + 1
     if made != size.image or size.decoder[-1][1] != 1:
-        rule = f"expected a decoder that ends with {size.image} pixels a side and one channel"
-        raise argument_error("size.decoder", rule, (made, size.decoder[-1][1]))
+        expected = f"expected a decoder that ends with {size.image} pixels a side and one channel"
+        raise argument_error("size.decoder", expected, (made, size.decoder[-1][1]))
 
 
 def threshold(x: jax.Array) -> jax.Array:

@@ -37,8 +37,8 @@ def pool_windows(length: int, cells: int, rule: str = "adaptive") -> list[tuple[
     window, stride = -(-length // cells), max(1, length // cells)
     count = (length - window) // stride + 1
     if count != cells:
-        way_out = "Use the rule 'adaptive'."
-        raise argument_error("length", f"expected a map with {cells} windows", count, way_out)
+        hint = "Use the rule 'adaptive'."
+        raise argument_error("length", f"expected a map with {cells} windows", count, hint)
     return [(i * stride, i * stride + window) for i in range(cells)]
 
 

@@ -98,8 +98,8 @@ def feature_shape(net: str, trunk: str, height: int, width: int) -> tuple[int, i
     check_choice("trunk", trunk, TRUNKS)
     least = least_side(net, trunk)
     if min(height, width) < least:
-        rule = f"expected {least} pixels a side or more for {net} with {trunk}"
-        raise argument_error("images", rule, (height, width), "Enlarge the images.")
+        expected = f"expected {least} pixels a side or more for {net} with {trunk}"
+        raise argument_error("images", expected, (height, width), "Enlarge the images.")
     return _rows(net, trunk, height), _rows(net, trunk, width)
 
 
@@ -203,9 +203,9 @@ class PoseNetwork(nn.Module):
         last, levels = NETS[self.net]
         feature_shape(self.net, self.trunk, *images.shape[1:3])
         if not levels and images.shape[1:3] != tuple(self.shape):
-            way_out = "Resize them, or use a network with a pyramid."
-            rule = f"expected {self.shape[0]} x {self.shape[1]} pixels for {self.net}"
-            raise argument_error("images", rule, images.shape[1:3], way_out)
+            hint = "Resize them, or use a network with a pyramid."
+            expected = f"expected {self.shape[0]} x {self.shape[1]} pixels for {self.net}"
+            raise argument_error("images", expected, images.shape[1:3], hint)
         trunk, x = TRUNKS[self.trunk], images
         normalised = trunk.normalised if self.normalised is None else self.normalised
         for k, convolution in enumerate(self.convolutions):
@@ -274,12 +274,10 @@ def with_trunk(params: Any, trunk: Any) -> Any:
     own = dict(params["params"])
     for name in (f"convolutions_{k}" for k in range(5)):
         for field in ("kernel", "bias"):
-            want, came = own[name][field].shape, np.shape(trunk.get(name, {}).get(field))
-            if want != came:
-                way_out = "Trained trunks have width 1; name the trunk that they belong to."
-                raise argument_error(
-                    f"trunk[{name!r}][{field!r}]", f"expected {want}", came, way_out
-                )
+            want, got = own[name][field].shape, np.shape(trunk.get(name, {}).get(field))
+            if want != got:
+                hint = "Trained trunks have width 1; name the trunk that they belong to."
+                raise argument_error(f"trunk[{name!r}][{field!r}]", f"expected {want}", got, hint)
         own[name] = {field: jnp.asarray(trunk[name][field]) for field in ("kernel", "bias")}
     return {**params, "params": own}
 

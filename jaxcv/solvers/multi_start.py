@@ -80,9 +80,11 @@ class MultiStart:
         seeds = jax.lax.stop_gradient(jax.tree.map(jnp.asarray, seeds))
         counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(seeds)}
         if len(counts) != 1 or counts & {(), (0,)}:
-            rule = "expected arrays with one leading axis, the same and not empty in all of them"
+            expected = (
+                "expected arrays with one leading axis, the same and not empty in all of them"
+            )
             shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(seeds)]
-            raise argument_error("seeds", rule, f"the shapes {shapes}", "Stack the candidates.")
+            raise argument_error("seeds", expected, f"the shapes {shapes}", "Stack the candidates.")
         if problem.ravel is None:
             hint = "Choose the seed before the call and pass it as y0."
             raise argument_error("MultiStart", "needs a vector space", "a retraction", hint)

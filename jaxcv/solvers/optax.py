@@ -48,8 +48,8 @@ class Optax:
     def __post_init__(self):
         if not all(callable(getattr(self.optimizer, name, None)) for name in ("init", "update")):
             hint = "E.g. optax.adam(1e-2)."
-            rule = "expected an optax optimiser"
-            raise argument_error("optimizer", rule, repr(self.optimizer), hint)
+            expected = "expected an optax optimiser"
+            raise argument_error("optimizer", expected, repr(self.optimizer), hint)
         check_limits(self)
 
     def init(self, problem: Problem, y: jax.Array) -> _State:
@@ -126,8 +126,8 @@ class Function:
 
     def __post_init__(self):
         if not callable(self.minimise):
-            rule = "expected a function (energy, y0) -> y"
-            raise argument_error("minimise", rule, repr(self.minimise))
+            expected = "expected a function (energy, y0) -> y"
+            raise argument_error("minimise", expected, repr(self.minimise))
 
     def init(self, problem: Problem, y: jax.Array) -> tuple:
         """The start."""

@@ -107,9 +107,9 @@ def check_limits(solver: Any) -> None:
 def check_solver(solver: Any) -> None:
     """Raises ValueError unless `solver` has the methods of a solver."""
     if not isinstance(solver, Solver) or isinstance(solver, type):
-        rule = "expected a solver with init, step, y, status and max_steps"
+        expected = "expected a solver with init, step, y, status and max_steps"
         hint = "E.g. Newton(). A function that minimises: Function(minimise)."
-        raise argument_error("solver", rule, repr(solver), hint)
+        raise argument_error("solver", expected, repr(solver), hint)
 
 
 def result_of(solver: Solver, problem: Problem, start: jax.Array, state: Any) -> Result:

@@ -64,12 +64,12 @@ def check_retraction(retract: Any, y: Any) -> None:
     if retract is None:
         return
     if not isinstance(retract, Retraction) or isinstance(retract, type):
-        way_out = "E.g. jaxcv.geometry.manifolds.SO3()."
-        raise argument_error("retract", "expected a Retraction", repr(retract), way_out)
+        hint = "E.g. jaxcv.geometry.manifolds.SO3()."
+        raise argument_error("retract", "expected a Retraction", repr(retract), hint)
     moved = jax.eval_shape(lambda y: retract(y, retract.tangent(y)), y)
     shapes = lambda tree: jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
     if shapes(moved) != shapes(y):
-        way_out = "Its points must have the shapes of y0; batch with jax.vmap."
+        hint = "Its points must have the shapes of y0; batch with jax.vmap."
         raise argument_error(
-            "retract", f"must return a tree like y, {shapes(y)}", shapes(moved), way_out
+            "retract", f"must return a tree like y, {shapes(y)}", shapes(moved), hint
         )

@@ -44,8 +44,8 @@ def _families(families: Sequence[str], t: Any, y: Any, start: Any) -> None:
     shapes = jnp.shape(t), jnp.shape(y), jnp.shape(start)
     f, n, p = len(families), shapes[0][-1], shapes[1][1] if len(shapes[1]) == 3 else -1
     if shapes != ((f, n), (f, p, n), (f, p, 2)):
-        rule = f"expected ({f}, N), y ({f}, P, N) and start ({f}, P, 2)"
-        raise argument_error("t", rule, shapes, "Stack the families; [None] for a single one.")
+        expected = f"expected ({f}, N), y ({f}, P, N) and start ({f}, P, 2)"
+        raise argument_error("t", expected, shapes, "Stack the families; [None] for a single one.")
 
 
 def _domain(families: Sequence[str], dtype: Any) -> tuple[jax.Array, jax.Array]:

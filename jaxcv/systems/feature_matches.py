@@ -55,8 +55,8 @@ def _described(image: Any, features: str) -> tuple[np.ndarray, np.ndarray]:
     """Places (N, 2) u, v [px] and descriptors (N, D) of an image's features."""
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        came = f"{image.dtype} {image.shape}"
-        raise argument_error("image", "expected (H, W, 3) in 8 bits", came)
+        got = f"{image.dtype} {image.shape}"
+        raise argument_error("image", "expected (H, W, 3) in 8 bits", got)
     try:
         import cv2
 

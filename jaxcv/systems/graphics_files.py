@@ -53,7 +53,7 @@ def load_graphics_network(path: Any) -> tuple[Any, dict[str, Any]]:
             lambda: network.init(jax.random.key(0), jnp.zeros((1, side, side, 1)))
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        rule = "expected the file of a network of inverse graphics"
-        raise argument_error(str(path), rule, repr(error), "Write it again.") from error
+        expected = "expected the file of a network of inverse graphics"
+        raise argument_error(str(path), expected, repr(error), "Write it again.") from error
     check_structure(str(path), params, "its settings", want)
     return jax.tree.map(jnp.asarray, params), {"network": network, "scale": scale}

@@ -69,7 +69,7 @@ def load_hand_network(path: Any) -> tuple[Any, dict[str, Any]]:
         crops = [jnp.zeros((1, side, side, CHANNELS[kind])) for kind in network.images]
         want = jax.eval_shape(lambda: network.init(jax.random.key(0), *crops))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        rule = "expected the file of a hand network"
-        raise argument_error(str(path), rule, repr(error), "Write it again.") from error
+        expected = "expected the file of a hand network"
+        raise argument_error(str(path), expected, repr(error), "Write it again.") from error
     check_structure(str(path), params, "its settings", want)
     return jax.tree.map(jnp.asarray, params), settings

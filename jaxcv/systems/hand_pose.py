@@ -214,19 +214,19 @@ def predict_hand(
         centre = jnp.asarray(centre, jnp.float32)
     colored = [kind for kind in network.images if kind != "depth"]
     if colored and np.shape(color) != (*depth.shape, 3):
-        rule = f"expected {(*depth.shape, 3)} for the images {network.images}"
-        raise argument_error("color", rule, None if color is None else np.shape(color))
+        expected = f"expected {(*depth.shape, 3)} for the images {network.images}"
+        raise argument_error("color", expected, None if color is None else np.shape(color))
     if colored and not (np.min(color) >= 0 and np.max(color) <= 1):
-        way_out = "Divide 8-bit values by 255."
-        came = f"{np.min(color)} to {np.max(color)}"
-        raise argument_error("color", "expected values in [0, 1]", came, way_out)
+        hint = "Divide 8-bit values by 255."
+        got = f"{np.min(color)} to {np.max(color)}"
+        raise argument_error("color", "expected values in [0, 1]", got, hint)
     crop = preprocess(depth, k, centre, side=side, cube=cube)
     # What is nearer than the cube is drawn at its front, but is no hand.
     empty = ~np.asarray(crop.mask & (crop.depth[..., 0] > -1)).any(axis=(-2, -1))
     if empty.any():
         where = np.asarray(crop.centre)[empty].reshape(-1, 3)[0].round(1).tolist()
-        way_out = "Give another centre, a larger cube, or leave the centre out."
-        raise argument_error("centre", f"expected a hand within {cube:g} mm", where, way_out)
+        hint = "Give another centre, a larger cube, or leave the centre out."
+        raise argument_error("centre", f"expected a hand within {cube:g} mm", where, hint)
     images = {"depth": crop.depth}
     if colored:
         images["rgb"] = crop_color(jnp.asarray(color, jnp.float32), crop, color_scale)
@@ -235,9 +235,9 @@ def predict_hand(
     try:
         joints, log_confidence = _network_joints(params, crop, shown, network)
     except flax.errors.ScopeParamShapeError as error:
-        rule = "expected weights of this network, trained on crops of this `side`"
-        way_out = "Give side= and network= of the training, as load_hand_network returns them."
-        raise argument_error("params", rule, f"side {side}; {error}", way_out) from error
+        expected = "expected weights of this network, trained on crops of this `side`"
+        hint = "Give side= and network= of the training, as load_hand_network returns them."
+        raise argument_error("params", expected, f"side {side}; {error}", hint) from error
     k = np.broadcast_to(k, (*depth.shape[:-2], 3, 3))
     if scales is not None:
         points = _points(depth, k, np.asarray(crop.centre), cube)
@@ -297,7 +297,7 @@ def _check_centre(centre: np.ndarray, k: np.ndarray, size: tuple[int, int]) -> N
     v = k[..., 1, 1] * y + k[..., 1, 2]
     inside = (u > -0.5) & (u < size[1] - 0.5) & (v > -0.5) & (v < size[0] - 0.5)
     if not inside.all():
-        came = f"pixel ({float(u[~inside].flat[0]):.1f}, {float(v[~inside].flat[0]):.1f})"
-        way_out = "Centres are in the camera's frame; fy is negative where y goes up."
-        rule = f"expected a point within the image of {size[1]} x {size[0]}"
-        raise argument_error("centre", rule, came, way_out)
+        got = f"pixel ({float(u[~inside].flat[0]):.1f}, {float(v[~inside].flat[0]):.1f})"
+        hint = "Centres are in the camera's frame; fy is negative where y goes up."
+        expected = f"expected a point within the image of {size[1]} x {size[0]}"
+        raise argument_error("centre", expected, got, hint)

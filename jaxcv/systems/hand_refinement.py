@@ -119,8 +119,8 @@ def refine_hand(
     check_shape("seen", seen, (None, 3))
     batch = joints.shape[:-2]
     if log_confidence.shape[:-1] != batch or seen.shape[:-2] != batch:
-        came = joints.shape, log_confidence.shape, seen.shape
-        raise argument_error("joints", "expected one batch shape of all", came)
+        got = joints.shape, log_confidence.shape, seen.shape
+        raise argument_error("joints", "expected one batch shape of all", got)
 
     def one(joints, log_confidence, seen):
         valid = (seen[:, 2] > 0).astype(joints.dtype)

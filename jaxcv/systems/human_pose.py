@@ -116,21 +116,21 @@ def reconstruct_pose(
     check_shape("points", points, (None, NUM_JOINTS, 2), "V views of 17 joints, x and y [px].")
     num_views = points.shape[-3]
     if num_rotations < 1 or passes < 0:
-        rule = "expected one rotation or more, and no negative number of passes"
-        raise argument_error("num_rotations, passes", rule, (num_rotations, passes))
+        expected = "expected one rotation or more, and no negative number of passes"
+        raise argument_error("num_rotations, passes", expected, (num_rotations, passes))
     if gradient == "implicit" and not free_pose:
-        rule = "the implicit gradient is that of the energy with a free pose"
-        raise argument_error("gradient", rule, "'implicit'", "Use gradient='unrolled'.")
+        expected = "the implicit gradient is that of the energy with a free pose"
+        raise argument_error("gradient", expected, "'implicit'", "Use gradient='unrolled'.")
     if readout is not None and (free_pose or num_views != 1):
-        rule = "a readout is for one view and free_pose=False"
-        raise argument_error("readout", rule, f"{num_views} views, free_pose={free_pose}")
+        expected = "a readout is for one view and free_pose=False"
+        raise argument_error("readout", expected, f"{num_views} views, free_pose={free_pose}")
     if damping.order != 1 or damping.relative or damping.mode == "tikhonov":
-        rule = "expected order 1, absolute, mode 'shift' or 'plain' (the energy is convex)"
-        raise argument_error("damping", rule, damping)
+        expected = "expected order 1, absolute, mode 'shift' or 'plain' (the energy is convex)"
+        raise argument_error("damping", expected, damping)
     if model.cameras.shape[0] != num_views:
-        way_out = "Give one camera a view: model._replace(cameras=...)."
-        rule = f"expected {num_views} cameras for {num_views} views"
-        raise argument_error("model.cameras", rule, model.cameras.shape, way_out)
+        hint = "Give one camera a view: model._replace(cameras=...)."
+        expected = f"expected {num_views} cameras for {num_views} views"
+        raise argument_error("model.cameras", expected, model.cameras.shape, hint)
     if parameters is None:
         parameters = initial_parameters(model, compatibility=compatibility)
     batch = points.shape[:-3]
@@ -138,11 +138,11 @@ def reconstruct_pose(
         raise argument_error("points", "expected one frame or more", points.shape)
     given = {"visible": (visible, points.shape[:-1]), "limb_norm": (limb_norm, batch)}
     for name, (value, shape) in given.items():
-        came = () if value is None else jnp.shape(value)
-        if len(came) > len(shape) or any(
-            a not in (1, b) for a, b in zip(reversed(came), reversed(shape), strict=False)
+        got = () if value is None else jnp.shape(value)
+        if len(got) > len(shape) or any(
+            a not in (1, b) for a, b in zip(reversed(got), reversed(shape), strict=False)
         ):
-            raise argument_error(name, f"expected {shape}, or what broadcasts to it", came)
+            raise argument_error(name, f"expected {shape}, or what broadcasts to it", got)
     visible = jnp.broadcast_to(True if visible is None else visible, points.shape[:-1]).astype(bool)
     points, visible = normalise_points(points, visible, compatibility=compatibility)
     points, visible = (

@@ -172,12 +172,12 @@ def render_latents(
     side = network.size.image
     images = np.asarray(images)
     if images.ndim < 3 or images.shape[-3:] != (side, side, 1):
-        way_out = "Make them grey, and resize them."
-        raise argument_error("images", f"expected (..., {side}, {side}, 1)", images.shape, way_out)
+        hint = "Make them grey, and resize them."
+        raise argument_error("images", f"expected (..., {side}, {side}, 1)", images.shape, hint)
     if not (np.min(images) >= 0 and np.max(images) <= 1):  # nan as well
-        way_out = "Divide 8-bit values by 255; replace pixels that are nan."
-        came = f"{np.min(images)} to {np.max(images)}"
-        raise argument_error("images", "expected values in [0, 1]", came, way_out)
+        hint = "Divide 8-bit values by 255; replace pixels that are nan."
+        got = f"{np.min(images)} to {np.max(images)}"
+        raise argument_error("images", "expected values in [0, 1]", got, hint)
     batch, count = images.shape[:-3], len(scale.slope)
     given = np.full((*batch, count), np.nan)
     for i, (name, value) in enumerate(zip(LATENTS, (azimuth, elevation, light), strict=True)):

@@ -72,9 +72,9 @@ def fit_pose_model(
         own = poses[label == k]
         least = 3 * NUM_JOINTS
         if len(own) < least:
-            way_out = "Give more poses, or fewer components."
-            rule = f"expected clusters of {least} poses or more"
-            raise argument_error("joints", rule, len(own), way_out)
+            hint = "Give more poses, or fewer components."
+            expected = f"expected clusters of {least} poses or more"
+            raise argument_error("joints", expected, len(own), hint)
         means.append(own.mean(axis=0))
         values, vectors = np.linalg.eigh(np.cov(own.T))
         values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
@@ -182,8 +182,8 @@ def load_pose_parameters(path: str | os.PathLike[str]) -> PoseParameters:
         out[field] = jnp.asarray(array)
     num = {len(out[field]) for field in _FIELDS if field != "cameras" and np.ndim(out[field])}
     if len(num) > 1:
-        rule = "expected arrays of one number of components"
-        raise argument_error(str(path), rule, sorted(num))
+        expected = "expected arrays of one number of components"
+        raise argument_error(str(path), expected, sorted(num))
     return PoseParameters(**out)
 
 

@@ -56,8 +56,8 @@ def load_relative_pose_network(path: Any) -> tuple[Any, dict[str, Any]]:
         image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
         want = jax.eval_shape(lambda a: _init(network, head, a), image)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        rule = "expected the file of a network of relative pose"
-        raise argument_error(str(path), rule, repr(error), "Write it again.") from error
+        expected = "expected the file of a network of relative pose"
+        raise argument_error(str(path), expected, repr(error), "Write it again.") from error
     check_structure(str(path), params, "its settings", want)
     params = jax.tree.map(jnp.asarray, params)
     params["scales"] = PoseScales(**params["scales"])

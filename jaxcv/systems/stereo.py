@@ -256,12 +256,12 @@ def solve_stereo(
     check_choice("solver", network.solver, ("recurrent", "refinement"))
     check_choice("update", network.update, ("left", "additive"))
     if network.unit and network.update != "left":
-        rule = "expected 'left' with unit=True"
-        raise argument_error("update", rule, repr(network.update), "Say unit=False.")
+        expected = "expected 'left' with unit=True"
+        raise argument_error("update", expected, repr(network.update), "Say unit=False.")
     check_shape("start.inverse_depth", start.inverse_depth, views.target.shape[:3])
     if start.motion.shape != (*views.sources.shape[:2], 4, 4):
-        rule = f"expected {(*views.sources.shape[:2], 4, 4)}"
-        raise argument_error("start.motion", rule, start.motion.shape)
+        expected = f"expected {(*views.sources.shape[:2], 4, 4)}"
+        raise argument_error("start.motion", expected, start.motion.shape)
     left = network.update == "left"
     exp, log = jax.vmap(jax.vmap(se3.exp)), jax.vmap(jax.vmap(se3.log))
     matrix = (lambda motion: motion) if left else exp
@@ -370,15 +370,15 @@ def estimate_depth_and_motion(
     check_shape("intrinsics", intrinsics, (3, 3))
     height, width = target.shape[-3:-1]
     if height % 8 or width % 8:
-        way_out = "Resize the images, and K by `jaxcv.geometry.camera.resize_intrinsics`."
-        raise argument_error("target", "expected multiples of eight", (height, width), way_out)
+        hint = "Resize the images, and K by `jaxcv.geometry.camera.resize_intrinsics`."
+        raise argument_error("target", "expected multiples of eight", (height, width), hint)
     batch = target.shape[:-3]
     if sources.ndim == target.ndim:
         sources = sources[..., None, :, :, :]
     if sources.shape[-3:] != target.shape[-3:] or sources.shape[: len(batch)] != batch:
-        way_out = "Resize one of them, and its K alike."
-        rule = f"expected the shape of `target`, {target.shape}, or (..., S, H, W, 3)"
-        raise argument_error("sources", rule, sources.shape, way_out)
+        hint = "Resize one of them, and its K alike."
+        expected = f"expected the shape of `target`, {target.shape}, or (..., S, H, W, 3)"
+        raise argument_error("sources", expected, sources.shape, hint)
     if intrinsics.shape[:-2] != batch:
         intrinsics = jnp.broadcast_to(intrinsics, (*batch, 3, 3))
     dtype = jnp.result_type(target, sources, intrinsics, jnp.float32)

@@ -37,7 +37,7 @@ def load_stereo_network(path: Any) -> tuple[Any, StereoNetwork]:
         network = StereoNetwork(**fields | {"size": ls_net.Size(**fields["size"])})
         want = jax.eval_shape(lambda: init_stereo_network(jax.random.key(0), network))
     except (KeyError, TypeError, AttributeError) as error:
-        rule = "expected the file of a stereo network"
-        raise argument_error(str(path), rule, repr(error), "Write it again.") from error
+        expected = "expected the file of a stereo network"
+        raise argument_error(str(path), expected, repr(error), "Write it again.") from error
     check_structure(str(path), params, "its settings", want)
     return jax.tree.map(jnp.asarray, params), network

@@ -226,14 +226,14 @@ def refined_alone(matches: MatchArrays, key: jax.Array, *, start: str = "sampled
 def _image(name: str, image: Any) -> np.ndarray:
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < 8:
-        rule = "expected (H, W, 3), 8 pixels a side or more"
-        raise argument_error(name, rule, image.shape)
+        expected = "expected (H, W, 3), 8 pixels a side or more"
+        raise argument_error(name, expected, image.shape)
     if image.dtype != np.uint8:
         if not np.issubdtype(image.dtype, np.floating) or not np.isfinite(image).all():
             raise argument_error(name, "expected 8 bits, or finite values in [0, 1]", image.dtype)
         if image.min() < 0 or image.max() > 1:
-            came = f"{image.min():g} to {image.max():g}"
-            raise argument_error(name, "expected values in [0, 1]", came, "Divide by 255.")
+            got = f"{image.min():g} to {image.max():g}"
+            raise argument_error(name, "expected values in [0, 1]", got, "Divide by 255.")
         image = np.round(255 * image).astype(np.uint8)
     return image
 
@@ -303,13 +303,13 @@ def relative_pose(
             missing = [
                 n for n, v in (("network", network), ("head", head), ("shape", shape)) if v is None
             ]
-            way_out = "load_relative_pose_network returns params and these settings."
-            raise argument_error("params", f"expected {missing} with them", "none", way_out)
+            hint = "load_relative_pose_network returns params and these settings."
+            raise argument_error("params", f"expected {missing} with them", "none", hint)
         least = least_side(network.net, network.trunk)
         for name, image in zip(("image1", "image2"), images, strict=True):
             if min(image.shape[:2]) < least:
-                rule, way_out = f"expected {least} pixels a side or more", "Give a larger image."
-                raise argument_error(name, rule, image.shape, way_out)
+                expected, hint = f"expected {least} pixels a side or more", "Give a larger image."
+                raise argument_error(name, expected, image.shape, hint)
         small = [resized(image, shape)[None] for image in images]
         _, refined = _with_network(params, *small, matches, key, network, head)
     elif len(found.ratio) < FEWEST:

@@ -31,8 +31,8 @@ def save_arrays(path: str | os.PathLike[str], tree: Mapping[str, Any], about: An
     def put(prefix, node):
         for name, child in node.items():
             if "/" in name or (not prefix and name == _ABOUT):
-                rule = f"expected names without a slash, other than {_ABOUT!r}"
-                raise argument_error("tree", rule, repr(name))
+                expected = f"expected names without a slash, other than {_ABOUT!r}"
+                raise argument_error("tree", expected, repr(name))
             if isinstance(child, Mapping):
                 put(f"{prefix}{name}/", child)
             else:
@@ -57,13 +57,13 @@ def load_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
     Raises:
         ValueError: no such file, or not one of these.
     """
-    rule, way_out = "expected a file that save_arrays wrote", "Write it again."
+    expected, hint = "expected a file that save_arrays wrote", "Write it again."
     try:
         with np.load(os.fspath(path), allow_pickle=False) as file:
             flat = {name: file[name] for name in file.files}
         about = json.loads(str(flat.pop(_ABOUT)))
     except _BROKEN as error:
-        raise argument_error(str(path), rule, repr(error), way_out) from error
+        raise argument_error(str(path), expected, repr(error), hint) from error
     tree: dict[str, Any] = {}
     for name, array in flat.items():
         *parents, last = name.split("/")

@@ -18,7 +18,7 @@ __all__ = ["CheckpointError", "Checkpoints", "Restored"]
 
 _logger = logging.getLogger(__name__)
 
-_WAY_OUT = "Give the folder that belongs to this model, or train into a new one."
+_HINT = "Give the folder that belongs to this model, or train into a new one."
 
 
 class CheckpointError(ValueError):
@@ -142,20 +142,20 @@ class Checkpoints:
     def _check(self, step: int, metadata: Mapping[str, Any], like: TrainState) -> None:
         folder = self.folder / str(step)
         for name, want in self.identity.items():
-            came = metadata["identity"].get(name)
-            if came != want:
-                rule = f"expected a checkpoint with {name} {want!r}"
-                raise CheckpointError(f"`{folder}`: {rule}, got {came!r}. {_WAY_OUT}")
-        want, came = _description(like), metadata["state"]
+            got = metadata["identity"].get(name)
+            if got != want:
+                expected = f"expected a checkpoint with {name} {want!r}"
+                raise CheckpointError(f"`{folder}`: {expected}, got {got!r}. {_HINT}")
+        want, got = _description(like), metadata["state"]
         differing = sorted(
-            name for name in want.keys() | came.keys() if want.get(name) != came.get(name)
+            name for name in want.keys() | got.keys() if want.get(name) != got.get(name)
         )
         if differing:
             some, rest = differing[:3], len(differing[3:])
-            expected = ", ".join(f"{name}: {want.get(name, 'nothing')}" for name in some)
-            got = ", ".join(f"{name}: {came.get(name, 'nothing')}" for name in some)
-            got += f" (and {rest} more)" if rest else ""
-            raise CheckpointError(f"`{folder}`: expected {expected}, got {got}. {_WAY_OUT}")
+            wanted = ", ".join(f"{name}: {want.get(name, 'nothing')}" for name in some)
+            found = ", ".join(f"{name}: {got.get(name, 'nothing')}" for name in some)
+            found += f" (and {rest} more)" if rest else ""
+            raise CheckpointError(f"`{folder}`: expected {wanted}, got {found}. {_HINT}")
 
 
 def _saved_form(state: TrainState) -> dict[str, Any]:

@@ -65,11 +65,11 @@ class Plateau:
 
     def __post_init__(self):
         if self.patience < 1 or self.returns < 0:
-            rule = "expected a patience of 1 or more, and returns of 0 or more"
-            raise argument_error("patience, returns", rule, (self.patience, self.returns))
+            expected = "expected a patience of 1 or more, and returns of 0 or more"
+            raise argument_error("patience, returns", expected, (self.patience, self.returns))
         if not 0 < self.factor < 1 or not 0 <= self.threshold < 1:
-            rule = "expected a factor within (0, 1), and a threshold within [0, 1)"
-            raise argument_error("factor, threshold", rule, (self.factor, self.threshold))
+            expected = "expected a factor within (0, 1), and a threshold within [0, 1)"
+            raise argument_error("factor, threshold", expected, (self.factor, self.threshold))
 
     def wrap(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
         """The optimiser with the plateau's factor on its updates, zero where it stands still."""

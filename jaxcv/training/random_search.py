@@ -56,8 +56,8 @@ def _check(ranges: Mapping[str, SearchRange]) -> None:
         with np.errstate(all="ignore"):
             lower, upper = one.ends()
         if not (np.isfinite([lower, upper]).all() and lower < upper):
-            rule = f"expected two numbers in order that the scale {one.scale!r} can show"
-            raise argument_error(name, rule, (one.lower, one.upper))
+            expected = f"expected two numbers in order that the scale {one.scale!r} can show"
+            raise argument_error(name, expected, (one.lower, one.upper))
 
 
 def draw_settings(

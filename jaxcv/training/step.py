@@ -53,11 +53,13 @@ def make_update(
         check_scalar("loss", jax.tree.map(jax.typeof, out[0]), "Take the mean over the batch.")
         for name, value in out[1].items():
             if name in OWN_METRICS:
-                rule = f"the names {', '.join(OWN_METRICS)} are taken"
-                raise argument_error("loss", rule, repr(name), "Rename the metric.")
+                expected = f"the names {', '.join(OWN_METRICS)} are taken"
+                raise argument_error("loss", expected, repr(name), "Rename the metric.")
             if jnp.shape(value) != ():
-                rule = f"the metric {name!r} must be a scalar"
-                raise argument_error("loss", rule, f"shape {jnp.shape(value)}", "Take its mean.")
+                expected = f"the metric {name!r} must be a scalar"
+                raise argument_error(
+                    "loss", expected, f"shape {jnp.shape(value)}", "Take its mean."
+                )
         return out
 
     def update(state, batch, key):

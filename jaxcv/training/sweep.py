@@ -30,19 +30,19 @@ def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
     arrays = {name: np.asarray(values) for name, values in members.items()}
     for name, values in arrays.items():
         if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "biuf":
-            rule = "expected a vector of numbers, one per member"
-            came = f"{values.dtype} of shape {values.shape}"
-            raise argument_error(f"members[{name!r}]", rule, came, "Number the choices instead.")
+            expected = "expected a vector of numbers, one per member"
+            got = f"{values.dtype} of shape {values.shape}"
+            raise argument_error(f"members[{name!r}]", expected, got, "Number the choices instead.")
     lengths = {name: values.size for name, values in arrays.items()}
     if len(set(lengths.values())) > 1:
-        way_out = "List every combination, e.g. with `itertools.product`."
-        raise argument_error("members", "expected vectors of one length", lengths, way_out)
+        hint = "List every combination, e.g. with `itertools.product`."
+        raise argument_error("members", "expected vectors of one length", lengths, hint)
     seeds = arrays.get("seed")
     if seeds is None:
         raise argument_error("members", "expected the entry 'seed'", list(arrays))
     if seeds.dtype.kind not in "iu" or seeds.min() < 0 or seeds.max() >= 2**31:
-        rule = "expected integers from 0 to 2^31 - 1"
-        raise argument_error("members['seed']", rule, seeds.tolist())
+        expected = "expected integers from 0 to 2^31 - 1"
+        raise argument_error("members['seed']", expected, seeds.tolist())
     return arrays
 
 
@@ -208,8 +208,8 @@ class Sweep:
         if self.plateau is None:
             return state
         if self.plateau.metric not in values:
-            rule = f"expected the metric {self.plateau.metric!r} among those of `validate`"
-            raise argument_error("plateau.metric", rule, sorted(values))
+            expected = f"expected the metric {self.plateau.metric!r} among those of `validate`"
+            raise argument_error("plateau.metric", expected, sorted(values))
         return self._observe(state, jnp.asarray(values[self.plateau.metric]))
 
     def result(self, state: TrainState) -> Any:
@@ -224,9 +224,9 @@ class Sweep:
         arrays = check_members(members)
         missing = [name for name in self.hyperparameters if name not in arrays]
         if missing:
-            way_out = "Add the entry to `members`, or take it out of `hyperparameters`."
-            rule = f"expected an entry for the hyperparameters {missing}"
-            raise argument_error("members", rule, list(arrays), way_out)
+            hint = "Add the entry to `members`, or take it out of `hyperparameters`."
+            expected = f"expected an entry for the hyperparameters {missing}"
+            raise argument_error("members", expected, list(arrays), hint)
         return {name: jnp.asarray(values) for name, values in arrays.items()}
 
 

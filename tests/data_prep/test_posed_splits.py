@@ -83,8 +83,8 @@ def test_scenes_of_a_colmap_model_are_the_folders_of_its_images(tmp_path):
         write_image(tmp_path / "images" / name, i)
         lines = lines.replace(f" {i}.jpg", f" {name}")
     (tmp_path / "images.txt").write_text(lines)
-    rule = r"expected scenes among \['room0'.*got \['kitchen'\]"
-    with pytest.raises(ValueError, match=rule):
+    expected = r"expected scenes among \['room0'.*got \['kitchen'\]"
+    with pytest.raises(ValueError, match=expected):
         splits_of(tmp_path, tmp_path / "out", source="colmap", test_scenes=("kitchen",))
 
 

@@ -159,8 +159,8 @@ def test_implicit_and_unrolled_gradients_agree_at_the_minimum_and_with_differenc
     move = lambda h: loss(jax.tree.map(lambda x, d: x + h * d, parameters, direction))
     pairs = zip(jax.tree.leaves(gradients["implicit"]), jax.tree.leaves(direction), strict=True)
     exact = sum(float(jnp.vdot(a, b)) for a, b in pairs)
-    came = float(move(1e-5) - move(-1e-5)) / 2e-5
-    assert abs(came - exact) < 1e-5 * abs(exact)
+    got = float(move(1e-5) - move(-1e-5)) / 2e-5
+    assert abs(got - exact) < 1e-5 * abs(exact)
 
 
 @pytest.mark.slow

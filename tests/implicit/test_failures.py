@@ -79,9 +79,9 @@ def test_bad_lanes_are_counted_and_contained(n, linear, dtype):
 
         assert np.array_equal(~np.asarray(solution.converged), failed)
         assert not np.any(np.asarray(solution.diagnostics.certified)[failed])
-        for came, want in zip(jax.tree.leaves(solution), jax.tree.leaves(clean), strict=True):
+        for got, want in zip(jax.tree.leaves(solution), jax.tree.leaves(clean), strict=True):
             np.testing.assert_allclose(
-                np.asarray(came)[~failed], np.asarray(want)[~failed], rtol=tolerance, atol=tolerance
+                np.asarray(got)[~failed], np.asarray(want)[~failed], rtol=tolerance, atol=tolerance
             )
         assert np.isfinite(got_shared)
         assert_close(got_shared, want_shared, tolerance)

@@ -121,8 +121,8 @@ def test_integer_data_keys_and_attach():
         attached = lambda t: attach(energy, y, t, data, damping=UNDAMPED, autodiff="both")
         values, _ = solve("huber", UNDAMPED, "both")
         direction = random_direction(theta, jax.random.key(3))
-        came = jax.jvp(attached, (theta,), (direction,))[1]
-        assert_close(came, jax.jvp(values, (theta,), (direction,))[1], 1e-10)
+        got = jax.jvp(attached, (theta,), (direction,))[1]
+        assert_close(got, jax.jvp(values, (theta,), (direction,))[1], 1e-10)
         # Neither the start nor the minimiser has a derivative.
         still = jax.jvp(lambda y: attach(energy, y, theta, data, autodiff="both"), (y,), (y,))[1]
         assert np.all(np.asarray(still) == 0)

@@ -100,8 +100,8 @@ def test_early_stop_freezes_the_state_and_its_gradient():
             cut = 0 if truncation is None else taken - truncation
             ours = lambda s, t: outer(run(full(s), t, data))  # noqa: B023
             theirs = lambda s, t: outer(plain(full(s), t, data, 14, cut, stop))  # noqa: B023
-            came = jax.jit(jax.grad(ours, (0, 1)))(floating, theta)
-            assert_close(came, jax.jit(jax.grad(theirs, (0, 1)))(floating, theta), 1e-12)
+            got = jax.jit(jax.grad(ours, (0, 1)))(floating, theta)
+            assert_close(got, jax.jit(jax.grad(theirs, (0, 1)))(floating, theta), 1e-12)
 
 
 def test_gradient_and_second_derivatives_against_differences():

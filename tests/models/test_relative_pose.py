@@ -96,8 +96,8 @@ def test_the_published_rule_where_it_holds_and_where_not():
                 jnp.arange(length**2.0).reshape(length, length, 1), (cells,), "published"
             )
             np.testing.assert_array_equal(ours, rule)
-    for length, cells, came in ((19, 13, 18), (9, 6, 8), (74, 13, 14), (99, 13, 14)):
-        with pytest.raises(ValueError, match=f"expected a map with {cells} windows, got {came}"):
+    for length, cells, got in ((19, 13, 18), (9, 6, 8), (74, 13, 14), (99, 13, 14)):
+        with pytest.raises(ValueError, match=f"expected a map with {cells} windows, got {got}"):
             pool_windows(length, cells, "published")
 
 

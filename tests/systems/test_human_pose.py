@@ -215,9 +215,9 @@ def test_every_group_is_learned_through_the_reconstruction(gradient):
         rng = np.random.default_rng(0)
         direction = jnp.asarray(rng.normal(size=leaf.shape))
         move = lambda h: loss(start._replace(**{name: getattr(start, name) + h * direction}))  # noqa: B023
-        came = (move(1e-6) - move(-1e-6)) / 2e-6
+        got = (move(1e-6) - move(-1e-6)) / 2e-6
         want = jnp.vdot(leaf, direction)
-        assert abs(came - want) < 2e-5 * max(abs(want), 1e-4), name
+        assert abs(got - want) < 2e-5 * max(abs(want), 1e-4), name
 
 
 def test_the_fit_is_probabilistic_pca():
@@ -289,8 +289,8 @@ def broken(tmp_path, **changes):
 def test_a_model_from_a_file(tmp_path):
     _, model = people()
     path = broken(tmp_path)
-    came = load_pose_model(path, path, num_components=2, limb_norm_mm=float(model.limb_norm))
-    for a, b in zip(came, model, strict=True):
+    got = load_pose_model(path, path, num_components=2, limb_norm_mm=float(model.limb_norm))
+    for a, b in zip(got, model, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
