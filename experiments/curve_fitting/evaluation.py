@@ -87,8 +87,8 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
                 out[f"{key}energy_mean_{k}"] = float(np.mean(at))
                 out[f"{key}energy_p90_{k}"] = float(np.quantile(at, 0.9))
                 out[f"{key}solved_{k}"] = float(np.mean(at <= SOLVED * truth[i]))
-    for name, cell in trained.items():
-        out[f"{name}/training_seconds"] = cell.seconds
+    for name, run in trained.items():
+        out[f"{name}/training_seconds"] = run.seconds
     return out | _times(config, data, trained)
 
 

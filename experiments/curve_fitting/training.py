@@ -106,11 +106,11 @@ def network(config: Config, row: Row) -> CurveSolver:
     return CurveSolver(config.hidden, row.encoding)
 
 
-def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
+def runs(config: Config, data: Data) -> dict[str, runner.Run]:
     """One training a row."""
     del data
     return {
-        name: runner.Cell(
+        name: runner.Run(
             init=functools.partial(_init, network=network(config, row)),
             loss=functools.partial(_loss, config=config, row=row),
             optimizer=functools.partial(_optimizer, config),
@@ -128,14 +128,14 @@ def _optimizer(config: Config) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip), optax.adam(rate))
 
 
-def _init(key, member, *, network: CurveSolver):
-    del member
+def _init(key, trial, *, network: CurveSolver):
+    del trial
     return init_curve_solver(key, network)
 
 
-def _loss(params, batch, key, member, *, config: Config, row: Row):
+def _loss(params, batch, key, trial, *, config: Config, row: Row):
     """Mean over problems and steps of log(1e-3 + E / N), where every decade counts the same."""
-    del batch, member
+    del batch, trial
     problems = _draw(config, row.families, key, config.num_problems)
     found = fit_curves(
         params, row.families, problems.t, problems.y, problems.start,

@@ -19,8 +19,8 @@ from experiments.hand_pose.training import Config
 __all__ = ["EXPERIMENT", "Config", "train"]
 
 
-def _cells(config, crops):
-    return training.cells(config, crops) | refinement.cells(config, crops)
+def _runs(config, crops):
+    return training.runs(config, crops) | refinement.runs(config, crops)
 
 
 EXPERIMENT = runner.Experiment(
@@ -28,11 +28,11 @@ EXPERIMENT = runner.Experiment(
     config=training.Config,
     presets=training.PRESETS,
     load=data.load,
-    cells=_cells,
+    runs=_runs,
     evaluate=evaluation.metrics,
     figures=figures.draw_all,
     predict=evaluation.write_joints,
     source=training.SOURCE,
-    facts=training.facts,
+    metadata=training.metadata,
 )
 train = functools.partial(runner.train, EXPERIMENT)

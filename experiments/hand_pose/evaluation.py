@@ -60,15 +60,15 @@ def _in_parts(run: Callable[[slice], Any], count: int) -> Any:
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def _found(network: HandNetwork, trained: runner.Trained, i: int, crops: Crops) -> np.ndarray:
+def _found(network: HandNetwork, trained: runner.TrainedRun, i: int, crops: Crops) -> np.ndarray:
     """Joints (N, J, 3) in half sides of the cube, by the i-th seed."""
-    images = training.images_of(crops, trained.facts["color_scale"], network.images)
-    params = _member(trained, i)
+    images = training.images_of(crops, trained.metadata["color_scale"], network.images)
+    params = _trial(trained, i)
     run = lambda rows: np.asarray(_apply(params, [image[rows] for image in images], network))
     return _in_parts(run, len(crops.depth))
 
 
-def _member(trained: runner.Trained, i: int) -> Any:
+def _trial(trained: runner.TrainedRun, i: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[i], trained.params)
 
 
@@ -78,7 +78,7 @@ def _in_mm(found: Any, crops: Crops, cube: float) -> np.ndarray:
 
 def same_data(config: Any, data: Data, trained: Any) -> bool:
     """Whether the networks were trained on frames of these very data."""
-    return training.facts(config, data) == next(iter(trained.values())).facts
+    return training.metadata(config, data) == next(iter(trained.values())).metadata
 
 
 def _fused(config: Any, data: Data, trained: Any, i: int, crops: Crops) -> dict[str, np.ndarray]:
@@ -116,7 +116,7 @@ def _refined(config: Any, params: Any, crops: Crops) -> tuple[np.ndarray, np.nda
 
 
 def joints_of_rows(
-    config: Any, data: Data, trained: runner.Trainings, i: int, test: str
+    config: Any, data: Data, trained: runner.TrainedRuns, i: int, test: str
 ) -> dict[str, np.ndarray]:
     """Row -> joints (N, J, 3) [mm] in the camera's frame, of the i-th seed, in one of TESTS."""
     crops = getattr(data, test)
@@ -124,9 +124,9 @@ def joints_of_rows(
 
 
 def _joints_of_rows(
-    config: Any, data: Data, trained: runner.Trainings, i: int, crops: Crops
+    config: Any, data: Data, trained: runner.TrainedRuns, i: int, crops: Crops
 ) -> dict[str, np.ndarray]:
-    mean = np.asarray(next(iter(trained.values())).facts["mean_pose"], np.float32)
+    mean = np.asarray(next(iter(trained.values())).metadata["mean_pose"], np.float32)
     out = {"mean_pose": _in_mm(np.broadcast_to(mean, crops.target.shape), crops, config.cube)}
     for name, network in training.networks(config).items():
         found = _found(network, trained[name], i, crops)
@@ -136,11 +136,11 @@ def _joints_of_rows(
         out |= {name: _in_mm(found, crops, config.cube) for name, found in fused.items()}
     if config.refine:
         for name in refinement.DAMPINGS:
-            alone, out[name] = _refined(config, _member(trained[name], i), crops)
+            alone, out[name] = _refined(config, _trial(trained[name], i), crops)
             if name == "refined":
                 out["refined_network"] = alone  # before the energy, which it was trained for
-        shape = _member(trained["refined"], i)["network"]["params"]["confidence"]
-        before = refinement.untrained(_member(trained["net6"], i), shape)
+        shape = _trial(trained["refined"], i)["network"]["params"]["confidence"]
+        before = refinement.untrained(_trial(trained["net6"], i), shape)
         _, out["refined_untrained"] = _refined(config, before, crops)
     return out
 
@@ -182,7 +182,7 @@ def metrics(config: Any, data: Data, trained: Any) -> dict[str, Any]:
     for name, network in nets.items():
         crops = data.train.take(slice(0, config.batch_size))
         images = training.images_of(crops, data.scale, network.images)
-        seconds = seconds_per_call(_apply, _member(trained[name], 0), images, network)
+        seconds = seconds_per_call(_apply, _trial(trained[name], 0), images, network)
         out[f"{name}/images_per_second"] = len(crops.depth) / seconds
         out[f"{name}/parameters"] = training.count_parameters(network, config.side)
         out[f"{name}/training_minutes"] = trained[name].seconds / 60
@@ -218,11 +218,11 @@ def write_joints(config: Any, data: Data, trained: Any, folder: pathlib.Path) ->
             write_predictions(folder / f"{name}_{test}.txt", pixels_of_joints(joints))
     networks = training.networks(config)
     for name in trained:
-        params, scales, network = _member(trained[name], 0), None, networks.get(name)
+        params, scales, network = _trial(trained[name], 0), None, networks.get(name)
         if name in refinement.DAMPINGS:
             network, scales = refinement.with_confidence(networks["net6"]), params["log_scales"]
             params, scales = params["network"], HandScales(*(np.exp(x) for x in scales))
         if network is not None:  # else a round of the search
-            scale = ColorScale(*trained[name].facts["color_scale"])
+            scale = ColorScale(*trained[name].metadata["color_scale"])
             own = {"side": config.side, "cube": config.cube, "color_scale": scale, "scales": scales}
             save_hand_network(folder / f"{name}.npz", params, network, **own)

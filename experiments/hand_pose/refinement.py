@@ -15,7 +15,7 @@ from jaxcv.linear.damping import Damping
 from jaxcv.models.hand_pose import HandNetwork
 from jaxcv.systems.hand_refinement import RefinedHand, refine_hand
 
-__all__ = ["DAMPINGS", "cells", "estimate", "untrained", "with_confidence"]
+__all__ = ["DAMPINGS", "estimate", "runs", "untrained", "with_confidence"]
 
 # The damped gradient, and that of the minimiser as it is.
 DAMPINGS = {
@@ -26,26 +26,26 @@ BATCH = 16
 WARM_UP = 20  # steps
 
 
-def cells(config: Any, data: Any) -> dict[str, Any]:
+def runs(config: Any, data: Any) -> dict[str, Any]:
     """For each gradient one training, from that of the network alone on; none without --refine."""
     if not config.refine:
         return {}
     own = with_confidence(training.networks(config)["net6"])
     log_every = min(50, config.refine_steps)
     return {
-        name: runner.Cell(
+        name: runner.Run(
             init=functools.partial(_init, network=own, side=config.side),
-            after="net6",
+            init_from="net6",
             loss=functools.partial(_loss, config=config, network=own, damping=damping),
             optimizer=functools.partial(_optimizer, config),
             hyperparameters=(),
-            members=lambda trained: {"seed": trained["net6"].members["seed"]},
+            trials=lambda trained: {"seed": trained["net6"].trials["seed"]},
             steps=config.refine_steps,
             batches=functools.partial(_batch, data, config),
-            loop=runner.in_turn(config.members_by),
+            sequential=runner.in_turn(config.trials_by),
             log_every=log_every,
             checkpoint_every=log_every,
-            fused=1,
+            steps_per_call=1,
         )
         for name, damping in DAMPINGS.items()
     }
@@ -63,9 +63,9 @@ def _optimizer(config: Any) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
 
-def _init(key, member, before, *, network: HandNetwork, side: int):
+def _init(key, trial, before, *, network: HandNetwork, side: int):
     """The trained network, equal confidences, and the energy's scales as they are by default."""
-    del member
+    del trial
     new: Any = network.init(key, jnp.zeros((1, side, side, 1)))
     return untrained(before, new["params"]["confidence"])
 
@@ -100,9 +100,9 @@ def estimate(
     return joints, refine_hand(joints, log_confidence, points, scales, damping=damping)
 
 
-def _loss(params, batch, key, member, *, config: Any, network: HandNetwork, damping: Damping):
+def _loss(params, batch, key, trial, *, config: Any, network: HandNetwork, damping: Damping):
     """The mean distance [cm] of the refined joints, rounded off below a millimetre."""
-    del key, member
+    del key, trial
     depth, points, centre, target = batch
     joints, refined = estimate(params, depth, points, centre, config.cube, network, damping)
     distance = lambda x: jnp.sqrt(jnp.sum((x - target) ** 2, axis=-1) + 1)

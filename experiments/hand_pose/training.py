@@ -55,11 +55,13 @@ class Config:
     refine: bool = runner.flag(False, "Also the kinematic energy behind the network of depth.")
     search: bool = runner.flag(False, "Search rates in rounds before each training.")
     search_rounds: int = runner.flag(3, "Rounds of the search.", lower=1, upper=10)
-    search_members: int = runner.flag(50, "Settings a round.", lower=2, upper=1000)
+    search_trials: int = runner.flag(
+        50, "Settings a round.", lower=2, upper=1000, formerly="search_members"
+    )
     search_steps: int = runner.flag(500, "Optimiser steps of each.", lower=1)
-    members_by: str = runner.flag(
-        "auto", "How members train: at once (vmap) or in turn (loop); auto: loop on CPUs.",
-        choices=("auto", "vmap", "loop"),
+    trials_by: str = runner.flag(
+        "auto", "How trials train: at once (vmap) or in turn (loop); auto: loop on CPUs.",
+        choices=("auto", "vmap", "loop"), formerly="members_by",
     )  # fmt: skip
     num_train: int = runner.flag(6000, "Generated training frames.", lower=8, of_data=True)
     num_test: int = runner.flag(
@@ -98,7 +100,7 @@ PRESETS = {
     "study": Config(
         net=("1", "2", "4", "6", "8", "8wide", "rgb", "rgbd", "fusepred", "fuse"), num_seeds=3,
         steps=2500, side=48, patience=2, refine=True,
-        search=True, search_members=6, search_rounds=2, search_steps=150,
+        search=True, search_trials=6, search_rounds=2, search_steps=150,
     ),
     "paper": Config(
         data="nyu", steps=100 * 426, side=128, width=1.0, dense=4096, batch_size=128,
@@ -165,7 +167,7 @@ def channels(network: HandNetwork) -> list[int]:
     return [CHANNELS[kind] for kind in network.images]
 
 
-def facts(config: Config, data: Data) -> dict[str, Any]:
+def metadata(config: Config, data: Data) -> dict[str, Any]:
     """What a training remembers of its data: the scale of colours, and the mean pose."""
     del config
     mean = data.train.target.mean(axis=0, dtype=float)
@@ -185,20 +187,20 @@ def images_of(crops: Crops, scale: Any, kinds: tuple[str, ...]) -> tuple[np.ndar
     return tuple(make[kind]() for kind in kinds)
 
 
-def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
+def runs(config: Config, data: Data) -> dict[str, runner.Run]:
     """For each network the rounds of the search, and its training."""
-    out: dict[str, runner.Cell] = {}
+    out: dict[str, runner.Run] = {}
     seeds = np.arange(config.seed, config.seed + config.num_seeds)
     for name, network in networks(config).items():
-        make = functools.partial(_cell, config, data, network)
-        members: Any = functools.partial(_given, config, seeds)
+        make = functools.partial(_run, config, data, network)
+        trials: Any = functools.partial(_given, config, seeds)
         if config.search:
             for k in range(config.search_rounds):
                 drawn = functools.partial(_drawn, config, name, k)
                 out[f"{name}.search{k}"] = make(config.search_steps, drawn, plateau=None)
-            members = functools.partial(_found, config, name, seeds)
+            trials = functools.partial(_found, config, name, seeds)
         plateau = Plateau("valid_loss", config.patience, returns=config.returns)
-        out[name] = make(config.steps, members, plateau=plateau)
+        out[name] = make(config.steps, trials, plateau=plateau)
     return out
 
 
@@ -207,24 +209,24 @@ def epoch_of(config: Config, data: Data) -> int:
     return max(1, len(data.train.depth) // config.batch_size)
 
 
-def _cell(config, data, network, steps, members, *, plateau) -> runner.Cell:
+def _run(config, data, network, steps, trials, *, plateau) -> runner.Run:
     log_every = min(epoch_of(config, data), steps)
     valid = images_of(data.valid, data.scale, network.images), data.valid.target
-    return runner.Cell(
+    return runner.Run(
         init=functools.partial(_init, network=network, side=config.side),
         loss=functools.partial(_loss, network=network),
         optimizer=optax.sgd,
         hyperparameters=("learning_rate", "momentum"),
-        members=members,
+        trials=trials,
         steps=steps,
         data=valid,
         batches=functools.partial(_batch, data, network.images, config),
         validate=functools.partial(_validate, network=network, cube=config.cube),
         plateau=plateau,
-        loop=runner.in_turn(config.members_by),
+        sequential=runner.in_turn(config.trials_by),
         log_every=log_every,
         checkpoint_every=4 * log_every,
-        fused=1,
+        steps_per_call=1,
     )
 
 
@@ -246,19 +248,19 @@ def _batch(data: Data, kinds: tuple[str, ...], config: Config, step: int) -> Any
     return images_of(crops, data.scale, kinds), crops.target
 
 
-def _init(key, member, *, network: HandNetwork, side: int):
-    del member
+def _init(key, trial, *, network: HandNetwork, side: int):
+    del trial
     return network.init(key, *(jnp.zeros((1, side, side, c)) for c in channels(network)))
 
 
-def _loss(params, batch, key, member, *, network: HandNetwork):
+def _loss(params, batch, key, trial, *, network: HandNetwork):
     images, target = batch
-    found: Any = network.apply(params, *images, rate=member["dropout"], key=key)
+    found: Any = network.apply(params, *images, rate=trial["dropout"], key=key)
     return pose_loss(found, target), {}
 
 
-def _validate(params, data, member, *, network: HandNetwork, cube: float):
-    del member
+def _validate(params, data, trial, *, network: HandNetwork, cube: float):
+    del trial
     images, target = data
     if len(target) > VALIDATED_AT_ONCE:
         one = lambda image: network.apply(params, *(part[None] for part in image))[0]  # type: ignore
@@ -274,9 +276,9 @@ def _given(config: Config, seeds: np.ndarray, trained: Any) -> Mapping[str, np.n
     return {"seed": seeds} | {name: np.full(len(seeds), getattr(config, name)) for name in RATES}
 
 
-def search_scores(cell: runner.Trained) -> np.ndarray:
+def search_scores(run: runner.TrainedRun) -> np.ndarray:
     """The least validation loss of every setting (K,); inf where it diverged."""
-    losses = cell.history["valid_loss"]
+    losses = run.history["valid_loss"]
     return np.where(np.isfinite(losses), losses, np.inf).min(axis=0)
 
 
@@ -285,13 +287,13 @@ def _drawn(config: Config, name: str, number: int, trained: Any) -> Mapping[str,
     ranges = dict(RANGES)
     for k in range(number):
         before = trained[f"{name}.search{k}"]
-        settings = {rate: np.asarray(before.members[rate]) for rate in RATES}
+        settings = {rate: np.asarray(before.trials[rate]) for rate in RATES}
         ranges = shrink_ranges(ranges, RANGES, settings, search_scores(before))
     rng = np.random.default_rng([config.seed, number])
-    drawn = draw_settings(rng, ranges, config.search_members)
+    drawn = draw_settings(rng, ranges, config.search_trials)
     if number == 0:
         drawn = {rate: np.r_[SOURCE_RATES[rate], values[1:]] for rate, values in drawn.items()}
-    return {"seed": np.full(config.search_members, config.seed)} | drawn
+    return {"seed": np.full(config.search_trials, config.seed)} | drawn
 
 
 def best_setting(config: Config, name: str, trained: Any) -> dict[str, float]:
@@ -299,7 +301,7 @@ def best_setting(config: Config, name: str, trained: Any) -> dict[str, float]:
     rounds = [trained[f"{name}.search{k}"] for k in range(config.search_rounds)]
     scores = np.concatenate([search_scores(one) for one in rounds])
     best = int(scores.argmin())
-    values = {rate: np.concatenate([one.members[rate] for one in rounds]) for rate in RATES}
+    values = {rate: np.concatenate([one.trials[rate] for one in rounds]) for rate in RATES}
     return {rate: float(each[best]) for rate, each in values.items()}
 
 

@@ -25,12 +25,12 @@ EXPERIMENT = runner.Experiment(
     config=training.Config,
     presets=training.PRESETS,
     load=training.load,
-    cells=training.cells,
+    runs=training.runs,
     evaluate=evaluation.metrics,
     figures=figures.draw_all,
     predict=evaluation.write_poses,
     source=training.SOURCE,
-    facts=training.facts,
+    metadata=training.metadata,
     x64=True,
 )
 train = functools.partial(runner.train, EXPERIMENT)

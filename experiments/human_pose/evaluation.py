@@ -37,12 +37,12 @@ def batch_and_frames(config: Any, data: Any, seed: int, views: int) -> tuple[Any
 
 
 def rows(config: Any, views: int) -> dict[str, dict[str, Any]]:
-    """Row -> cell of its parameters (None: the baseline) and settings of the reconstruction."""
-    out: dict[str, dict[str, Any]] = {"baseline": {"cell": None}}
+    """Row -> run of its parameters (None: the baseline) and settings of the reconstruction."""
+    out: dict[str, dict[str, Any]] = {"baseline": {"run": None}}
     for name, method in training.methods(config, views).items():
-        out[name] = {"cell": name, "robust": method.robust, "selection": method.selection}
+        out[name] = {"run": name, "robust": method.robust, "selection": method.selection}
         if name in ("huber", "custom"):
-            more = {"cell": name, "robust": method.robust}
+            more = {"run": name, "robust": method.robust}
             out[f"{name}_hard"] = more | {"selection": "hard"}
             out[f"{name}_estimated_scale"] = more | {"limb_norm": None}
     return out
@@ -51,10 +51,10 @@ def rows(config: Any, views: int) -> dict[str, dict[str, Any]]:
 def row_poses(config: Any, trained: Any, batch: Any, seed: int, views: int, row: Any) -> np.ndarray:
     """(N, 17, 3) reconstructions of one row [mm]."""
     settings = dict(row)
-    name = settings.pop("cell")
+    name = settings.pop("run")
     any_method = next(iter(training.methods(config, views)))
-    cell = trained[training.cell_name(name or any_method, views, seed)]
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], cell.params)
+    run = trained[training.run_name(name or any_method, views, seed)]
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], run.params)
     settings = {"robust": bool(params["robust"] > 0.5)} | settings
     parameters = params["parameters" if name else "baseline"]
     return training.poses(config, params["model"], parameters, batch, **settings)
@@ -78,9 +78,9 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
                 out.setdefault(f"{key}_lost", []).append(int(lost.sum()))
                 for action, value in table.items():
                     out.setdefault(f"{key}_mpjpe_mm/{action}", []).append(value)
-                if name == row["cell"]:
-                    cell = trained[training.cell_name(name, views, s)]
-                    out.setdefault(f"{key}_training_seconds", []).append(cell.seconds)
+                if name == row["run"]:
+                    run = trained[training.run_name(name, views, s)]
+                    out.setdefault(f"{key}_training_seconds", []).append(run.seconds)
     return out | _comparisons(config, out)
 
 
@@ -111,7 +111,7 @@ def _comparisons(config: Any, out: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def write_poses(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
-    """poses.npz with row.views=V.seed=S -> (N, 17, 3) [mm], and <cell>.h5 of the parameters."""
+    """poses.npz with row.views=V.seed=S -> (N, 17, 3) [mm], and <run>.h5 of the parameters."""
     arrays = {}
     for s in range(config.num_seeds):
         for views in config.views:
@@ -119,9 +119,9 @@ def write_poses(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> N
             arrays[f"truth.seed={s}"] = np.asarray(batch.joints)
             arrays[f"action.seed={s}"] = np.asarray(frames.actions)[frames.action]
             for name, row in rows(config, views).items():
-                key = training.cell_name(name, views, s)
+                key = training.run_name(name, views, s)
                 arrays[key] = row_poses(config, trained, batch, s, views, row)
-    for name, cell in trained.items():
-        params = jax.tree.map(lambda leaf: np.asarray(leaf)[0], cell.params["parameters"])
+    for name, run in trained.items():
+        params = jax.tree.map(lambda leaf: np.asarray(leaf)[0], run.params["parameters"])
         save_pose_parameters(folder / f"{name}.h5", params)
     write_npz(folder / "poses.npz", arrays)

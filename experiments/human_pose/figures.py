@@ -138,13 +138,13 @@ def _learned(config: Any, trained: Any, metrics: Any) -> Any:
         2, error, "*", ms=14, color="tab:gray", label=f"baseline: grid of {grid} x 2 kernels"
     )
     for i, (name, method) in enumerate(training.methods(config, views).items()):
-        cell = trained[training.cell_name(name, views, 0)]
+        run = trained[training.run_name(name, views, 0)]
         color = STYLES[name]["color"] if name in STYLES else MORE[name]
-        if "loss" in cell.history:
-            share = cell.history["step"] / max(cell.history["step"][-1], 1)
-            minutes = cell.seconds / 60 * share
-            left.plot(minutes, cell.history["loss"][:, 0], label=name, color=color)
-        count = _count(cell.params["parameters"], method.groups)
+        if "loss" in run.history:
+            share = run.history["step"] / max(run.history["step"][-1], 1)
+            minutes = run.seconds / 60 * share
+            left.plot(minutes, run.history["loss"][:, 0], label=name, color=color)
+        count = _count(run.params["parameters"], method.groups)
         right.plot(
             count, np.mean(metrics[name + kind]), marks[i % 7], ms=9, color=color, label=name
         )

@@ -153,7 +153,7 @@ def load(config: Config) -> Data:
     return Data((frames,) * config.num_seeds, (test,) * config.num_seeds)
 
 
-def facts(config: Config, data: Data) -> dict[str, Any]:
+def metadata(config: Config, data: Data) -> dict[str, Any]:
     """The subjects that are tested on."""
     frames, test = data.seeds[0], data.test[0]
     return {"test_subjects": [frames.subjects[i] for i in np.unique(frames.subject[test])]}
@@ -187,7 +187,7 @@ def methods(config: Config, views: int) -> dict[str, Method]:
     return METHODS | more
 
 
-def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
+def runs(config: Config, data: Data) -> dict[str, runner.Run]:
     """One training for each number of cameras, row and seed."""
     out = {}
     for s, (frames, test) in enumerate(zip(data.seeds, data.test, strict=True)):
@@ -196,12 +196,12 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
             batch = batch_of(train, views)
             start = _start(config, train, batch, config.seed + s)
             for name, method in methods(config, views).items():
-                out[cell_name(name, views, s)] = runner.Cell(
+                out[run_name(name, views, s)] = runner.Run(
                     init=functools.partial(_init, start=start, method=method),
                     loss=functools.partial(_loss, config=config, method=method),
                     optimizer=functools.partial(_optimizer, config, method),
                     hyperparameters=(),
-                    members={"seed": np.array([config.seed + s])},
+                    trials={"seed": np.array([config.seed + s])},
                     steps=config.steps,
                     data=batch,
                     project=_project,
@@ -212,7 +212,7 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
     return out
 
 
-def cell_name(method: str, views: int, seed: int) -> str:
+def run_name(method: str, views: int, seed: int) -> str:
     """Of the training of a row."""
     return f"{method}.views={views}.seed={seed}"
 
@@ -294,9 +294,9 @@ def _optimizer(config: Config, method: Method) -> optax.GradientTransformation:
     return optax.multi_transform({"learned": adam, "fixed": optax.set_to_zero()}, labels)
 
 
-def _init(key, member, *, start: dict[str, Any], method: Method):
+def _init(key, trial, *, start: dict[str, Any], method: Method):
     """What is learned, and what it belongs to: model, and the baseline with its kernel."""
-    del key, member
+    del key, trial
     own = start["huber" if method.robust else "l2"]
     better = lambda a, b: jnp.where(start["robust"] > 0.5, a, b)
     return {
@@ -307,9 +307,9 @@ def _init(key, member, *, start: dict[str, Any], method: Method):
     }
 
 
-def _loss(params, batch: Batch, key, member, *, config: Config, method: Method):
+def _loss(params, batch: Batch, key, trial, *, config: Config, method: Method):
     """Mean joint error [mm] of a few frames."""
-    del member
+    del trial
     rows = jax.random.randint(key, (config.batch_size,), 0, len(batch.joints))
     some = jax.tree.map(lambda leaf: leaf[rows], batch)
     fixed = jax.lax.stop_gradient(params["model"])

@@ -22,12 +22,12 @@ EXPERIMENT = runner.Experiment(
     config=training.Config,
     presets=training.PRESETS,
     load=data.load,
-    cells=training.cells,
+    runs=training.runs,
     evaluate=evaluation.metrics,
     figures=figures.draw_all,
     predict=evaluation.write_networks,
     source=training.SOURCE,
-    facts=training.facts,
-    fixed_facts=("names",),
+    metadata=training.metadata,
+    fixed_metadata=("names",),
 )
 train = functools.partial(runner.train, EXPERIMENT)

@@ -63,9 +63,9 @@ def _decode(params: Any, codes: Any, network: GraphicsNetwork) -> jax.Array:
 
 def network_of(config: Any, trained: Any, method: str, i: int) -> tuple[Any, GraphicsNetwork]:
     """Weights of a method's i-th seed, and their network."""
-    cell, member = training.member_of(config, method, i)
-    params = jax.tree.map(lambda leaf: leaf[member], trained[cell].params)
-    return params, training.make_network(config, trained[cell].facts)
+    run, trial = training.trial_of(config, method, i)
+    params = jax.tree.map(lambda leaf: leaf[trial], trained[run].params)
+    return params, training.make_network(config, trained[run].metadata)
 
 
 def encode(params: Any, pixels: np.ndarray, network: GraphicsNetwork) -> np.ndarray:
@@ -88,7 +88,7 @@ def decode(params: Any, codes: Any, network: GraphicsNetwork) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def codes_of(config: Any, data: Data, trained: runner.Trainings, method: str, i: int) -> Codes:
+def codes_of(config: Any, data: Data, trained: runner.TrainedRuns, method: str, i: int) -> Codes:
     """The codes of the test, by a method's i-th seed; computed once."""
     return trained.once((method, i), lambda: _codes_of(config, data, trained, method, i))
 
@@ -184,10 +184,10 @@ def metrics(config: Any, data: Data, trained: Any) -> dict[str, Any]:
                     f"{method}/{key}_{end}": x
                     for end, x in zip(("low", "high"), interval_of_mean(values), strict=True)
                 }
-        history = trained[training.member_of(config, method, 0)[0]].history
-        members = [training.member_of(config, method, i)[1] for i in range(config.num_seeds)]
+        history = trained[training.trial_of(config, method, 0)[0]].history
+        trials = [training.trial_of(config, method, i)[1] for i in range(config.num_seeds)]
         for name in ("spread", "spread_absolute"):
-            values = history[name][-1, members].tolist()
+            values = history[name][-1, trials].tolist()
             out[f"{method}/{name}"] = float(np.mean(values))
         if config.data in (
             "chairs",
@@ -197,7 +197,7 @@ def metrics(config: Any, data: Data, trained: Any) -> dict[str, Any]:
                 out[f"{method}/reconstruction_mse_noise"] / 3
             )
     out |= {
-        f"{cell}/training_minutes": trained[cell].seconds / 60 for cell in training.programs(config)
+        f"{run}/training_minutes": trained[run].seconds / 60 for run in training.programs(config)
     }
     out["step_seconds"] = _step_seconds(config, data, trained)
     mean = data.train.images.mean(axis=(0, 1)) / 255

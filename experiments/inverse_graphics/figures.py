@@ -155,10 +155,10 @@ def _invariance(config: Any, trained: Any) -> Any:
     for ax, (key, label) in zip(axes, labels.items(), strict=True):
         for j, method in enumerate(config.method):
             for i in range(config.num_seeds):
-                cell, member = training.member_of(config, method, i)
-                history = trained[cell].history
+                run, trial = training.trial_of(config, method, i)
+                history = trained[run].history
                 name = None if i else method
-                ax.plot(history["step"], history[key][:, member], color=f"C{j}", label=name, lw=1.2)
+                ax.plot(history["step"], history[key][:, trial], color=f"C{j}", label=name, lw=1.2)
         ax.set(xlabel="optimiser steps", ylabel=label)
         ax.grid(alpha=0.3)
         if key == "spread_absolute":

@@ -78,9 +78,9 @@ class Config:
     )  # fmt: skip
     share_noise: bool = runner.flag(False, "One noise for a batch.")
     log_variance_too: bool = runner.flag(True, "Draw inactive log variances together as well.")
-    members_by: str = runner.flag(
-        "auto", "How members train: at once (vmap) or in turn (loop); auto: loop on CPUs.",
-        choices=("auto", "vmap", "loop"),
+    trials_by: str = runner.flag(
+        "auto", "How trials train: at once (vmap) or in turn (loop); auto: loop on CPUs.",
+        choices=("auto", "vmap", "loop"), formerly="members_by",
     )  # fmt: skip
     num_train: int = runner.flag(250, "Training batches of each kind.", lower=1, of_data=True)
     num_test: int = runner.flag(10, "Test batches of each kind.", lower=_CHECKED, of_data=True)
@@ -118,14 +118,14 @@ PRESETS = {
 }  # fmt: skip
 
 
-def make_network(config: Config, facts: Any) -> GraphicsNetwork:
-    """What is trained; `facts` are those of the training."""
+def make_network(config: Config, metadata: Any) -> GraphicsNetwork:
+    """What is trained; `metadata` are those of the training."""
     return GraphicsNetwork(
-        SIZES[config.size], initial=config.initial, mean_pixel=facts["mean_pixel"]
+        SIZES[config.size], initial=config.initial, mean_pixel=metadata["mean_pixel"]
     )
 
 
-def facts(config: Config, data: Data) -> dict[str, Any]:
+def metadata(config: Config, data: Data) -> dict[str, Any]:
     """What a training remembers of its data."""
     del config
     return {
@@ -135,43 +135,43 @@ def facts(config: Config, data: Data) -> dict[str, Any]:
 
 
 def programs(config: Config) -> dict[str, list[str]]:
-    """Cell -> its methods: those that share batches and code."""
+    """Run -> its methods: those that share batches and code."""
     out: dict[str, list[str]] = {}
     for name in config.method:
         method = METHODS[name]
-        cell = "equal_ratio" if method.equal else method.sign
-        out.setdefault(cell, []).append(name)
+        run = "equal_ratio" if method.equal else method.sign
+        out.setdefault(run, []).append(name)
     return out
 
 
-def member_of(config: Config, method: str, i: int) -> tuple[str, int]:
-    """Cell and index of a method's i-th seed."""
-    for cell, methods in programs(config).items():
+def trial_of(config: Config, method: str, i: int) -> tuple[str, int]:
+    """Run and index of a method's i-th seed."""
+    for run, methods in programs(config).items():
         if method in methods:
-            return cell, methods.index(method) * config.num_seeds + i
+            return run, methods.index(method) * config.num_seeds + i
     raise KeyError(method)
 
 
-def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
-    """One for each program; its members are methods and seeds."""
-    network, entries = make_network(config, facts(config, data)), data.train.entries
+def runs(config: Config, data: Data) -> dict[str, runner.Run]:
+    """One for each program; its trials are methods and seeds."""
+    network, entries = make_network(config, metadata(config, data)), data.train.entries
     if len(config.ratio) != entries + 1 or not sum(config.ratio):
         expected = f"expected {entries + 1} numbers for --data={config.data}, not all 0"
         raise runner.data_error("ratio", expected, config.ratio, "Repeat --ratio.")
     checked = _checked(data)
     out = {}
-    for cell, methods in programs(config).items():
+    for run, methods in programs(config).items():
         own = [METHODS[name] for name in methods for _ in range(config.num_seeds)]
         seeds = np.arange(config.seed, config.seed + config.num_seeds)
         log_every = min(250, config.steps)
-        out[cell] = runner.Cell(
+        out[run] = runner.Run(
             init=functools.partial(_init, network=network),
             loss=functools.partial(
                 _loss, network=network, config=config, sign=own[0].sign, entries=entries
             ),
             optimizer=functools.partial(_optimizer, config),
             hyperparameters=(),
-            members={
+            trials={
                 "clamped": np.array([m.clamped for m in own]),
                 "pull": np.array([m.pull for m in own], np.float32),
                 "seed": np.tile(seeds, len(methods)),
@@ -180,10 +180,10 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
             data=checked,
             batches=functools.partial(_batch, data, config, _shares(config, own[0])),
             validate=functools.partial(_validate, network=network, entries=entries),
-            loop=runner.in_turn(config.members_by),
+            sequential=runner.in_turn(config.trials_by),
             log_every=log_every,
             checkpoint_every=4 * log_every,
-            fused=1,
+            steps_per_call=1,
         )
     return out
 
@@ -230,8 +230,8 @@ def as_images(pixels: Any) -> jax.Array:
     return jnp.asarray(pixels, jnp.float32)[..., None] / 255
 
 
-def _init(key, member, *, network: GraphicsNetwork):
-    del member
+def _init(key, trial, *, network: GraphicsNetwork):
+    del trial
     side = network.size.image
     return network.init(key, jnp.zeros((1, side, side, 1)))
 
@@ -248,17 +248,17 @@ def _optimizer(config: Config) -> optax.GradientTransformation:
     )
 
 
-def _loss(params, batch, key, member, *, network, config: Config, sign: str, entries: int):
+def _loss(params, batch, key, trial, *, network, config: Config, sign: str, entries: int):
     latents = network.size.latents
     own = active_latents(batch["kind"], latents, entries)
-    active = jnp.where(member["clamped"] & batch["held"], own, True)
+    active = jnp.where(trial["clamped"] & batch["held"], own, True)
     return graphics_loss(
         params,
         as_images(batch["images"]),
         key,
         network=network,
         active=active,
-        strength=config.strength * member["pull"],
+        strength=config.strength * trial["pull"],
         reference=config.reference,
         sign=sign,
         clamp_on=config.clamp_on,
@@ -267,12 +267,12 @@ def _loss(params, batch, key, member, *, network, config: Config, sign: str, ent
     )
 
 
-def _validate(params, data, member, *, network: GraphicsNetwork, entries: int):
+def _validate(params, data, trial, *, network: GraphicsNetwork, entries: int):
     """Squared error on test batches, and how far entries go that a batch should not have.
 
     `spread` is the root of their mean variance within a batch over that of all batches.
     """
-    del member
+    del trial
     images = as_images(data["images"])
     flat = images.reshape(-1, *images.shape[2:])
     encoded: Any = network.apply(params, flat, method="encode")

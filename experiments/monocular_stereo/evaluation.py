@@ -64,7 +64,7 @@ def nearest(inverse_depth: Any) -> np.ndarray:
 
 def params_of(trained: Any, row: str, seed: int, stages: Any = training.STAGES) -> Any:
     """What a row has learned in the last of its stages, or of some of them."""
-    names = [training.cell_name(row, stage, seed) for stage in stages]
+    names = [training.run_name(row, stage, seed) for stage in stages]
     last = next(name for name in reversed(names) if name in trained)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], trained[last].params)
 
@@ -195,8 +195,8 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
                 early, _ = put_steps("lsnet_before_joint", row.network, before)
             start = jax.tree.map(lambda leaf: leaf[0], early)
             _put_marquardt(config, data, before, start, put, out)
-    for name, cell in trained.items():
-        out[f"{name}/training_seconds"] = cell.seconds
+    for name, run in trained.items():
+        out[f"{name}/training_seconds"] = run.seconds
     return out | _times(config, data, trained)
 
 

@@ -233,23 +233,23 @@ def rows_of(config: Config, seed: int) -> dict[str, Row]:
     return {name: row for name, row in rows(config).items() if row.every_seed or first}
 
 
-def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
+def runs(config: Config, data: Data) -> dict[str, runner.Run]:
     """For each seed one first guess, and the stages of each row after it."""
     out = {}
     for seed in range(config.seed, config.seed + config.num_seeds):
-        first = cell_name("lsnet", "initial", seed)
+        first = run_name("lsnet", "initial", seed)
         usual = network_of(config)
-        out[first] = _cell(config, data, usual, "initial", seed, None)
+        out[first] = _run(config, data, usual, "initial", seed, None)
         for name, row in rows_of(config, seed).items():
             before = first
             for stage in row.stages:
-                cell = cell_name(name, stage, seed)
-                out[cell] = _cell(config, data, row.network, stage, seed, before)
-                before = cell
+                run = run_name(name, stage, seed)
+                out[run] = _run(config, data, row.network, stage, seed, before)
+                before = run
     return out
 
 
-def cell_name(row: str, stage: str, seed: int) -> str:
+def run_name(row: str, stage: str, seed: int) -> str:
     """Of the training of a row's stage."""
     return f"{row}.{stage}.seed={seed}"
 
@@ -260,24 +260,24 @@ LEARNED = {
 }  # fmt: skip
 
 
-def _cell(config, data, network, stage, seed, before) -> runner.Cell:
+def _run(config, data, network, stage, seed, before) -> runner.Run:
     index = STAGES.index(stage)
     steps = max(1, round(config.steps * config.stages[index]))
     size = 2 * config.batch_size if stage in ("initial", "upscale") else config.batch_size
-    return runner.Cell(
+    return runner.Run(
         init=functools.partial(_init, network=network, stage=stage),
         loss=functools.partial(
             _loss, config=config, network=in_stage(config, network, stage), stage=stage
         ),
         optimizer=functools.partial(_optimizer, config, stage, steps),
-        after=before,
+        init_from=before,
         hyperparameters=(),
-        members={"seed": np.array([seed])},
+        trials={"seed": np.array([seed])},
         steps=steps,
         batches=functools.partial(_batch, data.train, size, seed, index),
         log_every=min(50, steps),
         checkpoint_every=min(200, steps),
-        fused=1,
+        steps_per_call=1,
     )
 
 
@@ -312,8 +312,8 @@ def mirrored(pairs: StereoPairs, which: np.ndarray) -> StereoPairs:
     return StereoPairs(flip(pairs.target), flip(pairs.source), k, motion, depth)
 
 
-def _init(key, member, before=None, *, network: StereoNetwork, stage: str):
-    del member
+def _init(key, trial, before=None, *, network: StereoNetwork, stage: str):
+    del trial
     params = init_stereo_network(key, network)
     if before is None:
         return params
@@ -348,12 +348,12 @@ def quarter_depth(depth: Any) -> Any:
     return depth[..., 2::4, 2::4]
 
 
-def _loss(params, batch: StereoPairs, key, member, *, config: Config, network, stage: str):
+def _loss(params, batch: StereoPairs, key, trial, *, config: Config, network, stage: str):
     """The mean over pairs and steps of the errors of depth and motion.
 
     w_z mean |z - z*| + w_l mean |log z - log z*| + w_r |alpha - alpha*|_1 + |t - t*|_1
     """
-    del key, member
+    del key, trial
     fixed = {name: jax.lax.stop_gradient(params[name]) for name in params}
     params = {name: (params if name in LEARNED[stage] else fixed)[name] for name in params}
     target, k = batch.target, batch.intrinsics

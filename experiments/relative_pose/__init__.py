@@ -21,8 +21,8 @@ from experiments.relative_pose.training import Config
 __all__ = ["EXPERIMENT", "Config", "train"]
 
 
-def _cells(config, pairs):
-    return training.cells(config, pairs) | refinement.cells(config, pairs)
+def _runs(config, pairs):
+    return training.runs(config, pairs) | refinement.runs(config, pairs)
 
 
 EXPERIMENT = runner.Experiment(
@@ -30,11 +30,11 @@ EXPERIMENT = runner.Experiment(
     config=training.Config,
     presets=training.PRESETS,
     load=training.load,
-    cells=_cells,
+    runs=_runs,
     evaluate=evaluation.metrics,
     figures=figures.draw_all,
     predict=prediction.write,
-    facts=training.facts,
-    fixed_facts=("image_size",),
+    metadata=training.metadata,
+    fixed_metadata=("image_size",),
 )
 train = functools.partial(runner.train, EXPERIMENT)

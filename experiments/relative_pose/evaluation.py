@@ -76,7 +76,7 @@ class Poses(NamedTuple):
     confidence: np.ndarray
 
 
-def _member(trained: runner.Trained, i: int) -> Any:
+def _trial(trained: runner.TrainedRun, i: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[i], trained.params)
 
 
@@ -139,25 +139,25 @@ def constant_of(data: Data) -> tuple[np.ndarray, np.ndarray]:
 
 
 def poses_of_methods(
-    config: Any, data: Data, trained: runner.Trainings, i: int, test: Matched
+    config: Any, data: Data, trained: runner.TrainedRuns, i: int, test: Matched
 ) -> dict[str, Poses]:
     """Method -> its answers on the pairs of `test`, by the i-th seed."""
     methods = _methods(config, data, trained, i, test)
     return {name: answer() for name, answer in methods.items()}
 
 
-def last_poses(config: Any, data: Data, trained: runner.Trainings) -> tuple[str, Poses]:
+def last_poses(config: Any, data: Data, trained: runner.TrainedRuns) -> tuple[str, Poses]:
     """`joint`, or without it the last network, on the test by the first seed, after its name."""
     name = "joint" if config.refine else config.net[-1]
     return name, _methods(config, data, trained, 0, data.test)[name]()
 
 
 def _methods(
-    config: Any, data: Data, trained: runner.Trainings, i: int, test: Matched
+    config: Any, data: Data, trained: runner.TrainedRuns, i: int, test: Matched
 ) -> dict[str, Callable[[], Poses]]:
     out: dict[str, Callable[[], Poses]] = {"constant": lambda: _constant(data, len(test.found))}
     for net in config.net:
-        params = _member(trained[net], i)["network"]
+        params = _trial(trained[net], i)["network"]
         out[net] = functools.partial(_by_network, config, params, net, test.pairs)
     if i == 0:  # the features draw by their own seeds, and answer once
         for name in METHODS:
@@ -165,9 +165,9 @@ def _methods(
         for start in ("sampled", "identity"):
             out[f"refined_{start}"] = functools.partial(_alone, test, start, config.seed)
     if config.refine:
-        last = _member(trained[config.net[-1]], i)["network"]
+        last = _trial(trained[config.net[-1]], i)["network"]
         out["refined"] = functools.partial(_untrained, config, data, last, test)
-        joint = _member(trained["joint"], i)
+        joint = _trial(trained["joint"], i)
         out["joint"] = functools.partial(_by_refinement, config, joint, test)
     return out
 
@@ -217,7 +217,7 @@ def _none(poses: Poses) -> np.ndarray:
 
 
 def answers(
-    config: Any, data: Data, trained: runner.Trainings, i: int, *, unrelated: bool = False
+    config: Any, data: Data, trained: runner.TrainedRuns, i: int, *, unrelated: bool = False
 ) -> dict[str, Poses]:
     """`poses_of_methods` on the test; or with each second image that of another pair."""
     return trained.once(
@@ -266,7 +266,7 @@ def _scores(poses: Poses, pairs: Any) -> dict[str, float]:
     return out
 
 
-def metrics(config: Any, data: Data, trained: runner.Trainings) -> dict[str, Any]:
+def metrics(config: Any, data: Data, trained: runner.TrainedRuns) -> dict[str, Any]:
     """Means over the seeds, and the numbers of each seed where there are several."""
     kept: dict[str, list[float]] = {}
     for i in range(config.num_seeds):
@@ -298,7 +298,7 @@ def metrics(config: Any, data: Data, trained: runner.Trainings) -> dict[str, Any
     return out | _speeds(config, data, trained)
 
 
-def _over_pairs(config: Any, data: Data, trained: runner.Trainings) -> dict[str, Any]:
+def _over_pairs(config: Any, data: Data, trained: runner.TrainedRuns) -> dict[str, Any]:
     """95% intervals of failures and of their differences, by a bootstrap over the test pairs.
 
     Of several seeds each pair has the share of them that fail there.
@@ -328,7 +328,7 @@ def _speeds(config: Any, data: Data, trained: Any) -> dict[str, float]:
     some = data.test.take(np.arange(count) % len(data.test.found))
     for net in config.net:
         own = training.network(config, net)
-        params = _member(trained[net], 0)["network"]
+        params = _trial(trained[net], 0)["network"]
         images = jnp.asarray(some.pairs.first[:]), jnp.asarray(some.pairs.second[:])
         out[f"{net}/pairs_per_second"] = count / seconds_per_call(_apply, params, *images, own)
     for name, (features, estimator) in METHODS.items():
@@ -337,7 +337,7 @@ def _speeds(config: Any, data: Data, trained: Any) -> dict[str, float]:
         _by_features(some, found, estimator, config.seed)
         out[f"{name}/pairs_per_second"] = count / (time.perf_counter() - start)
     if config.refine:
-        params = _member(trained["joint"], 0)
+        params = _trial(trained["joint"], 0)
         own = training.network(config, config.net[-1])
         arrays = some.pairs.first[:], some.pairs.second[:], some.matches
         arrays = (*jax.tree.map(jnp.asarray, arrays), jax.random.key(0))

@@ -19,7 +19,7 @@ from jaxcv.systems.two_view import (
     network_and_refined_poses,
 )
 
-__all__ = ["HEAD", "VALIDATED", "cells", "errors_of", "untrained"]
+__all__ = ["HEAD", "VALIDATED", "errors_of", "runs", "untrained"]
 
 HEAD = MatchHead()
 VALIDATED = ("valid_rotation_deg", "valid_direction_deg")
@@ -29,7 +29,7 @@ _NEW_RATE = 10.0  # factor on the rate for head and scales
 _OLD_RATE = 0.1  # factor on the rate for what was trained before
 
 
-def cells(config: Any, data: Data) -> dict[str, runner.Cell]:
+def runs(config: Any, data: Data) -> dict[str, runner.Run]:
     """The training from that of the last network on; none without --refine.
 
     Where `data.started` has been through it on other pairs, its head and its scales are gone on
@@ -42,21 +42,21 @@ def cells(config: Any, data: Data) -> dict[str, runner.Cell]:
         started = None
     log_every = min(50, config.refine_steps)
     seeds = np.arange(config.seed, config.seed + config.num_seeds)
-    joint = runner.Cell(
+    joint = runner.Run(
         init=functools.partial(_init, config=config, valid=data.valid, started=started),
-        after=config.net[-1],
+        init_from=config.net[-1],
         loss=functools.partial(_loss, config=config),
         optimizer=functools.partial(
             _optimizer, config, _NEW_RATE if started is None else _OLD_RATE
         ),
         hyperparameters=(),
-        members={"seed": seeds},
+        trials={"seed": seeds},
         steps=config.refine_steps,
         batches=functools.partial(_batch, data, config),
-        loop=runner.in_turn(config.members_by),
+        sequential=runner.in_turn(config.trials_by),
         log_every=log_every,
         checkpoint_every=log_every,
-        fused=1,
+        steps_per_call=1,
     )
     return {"joint": joint}
 
@@ -103,8 +103,8 @@ def _trained(head: Any) -> bool:
     return bool(np.any(layers[max(layers)]["kernel"]))
 
 
-def _init(key, member, before, *, config: Any, valid: Any, started: Any):
-    del member
+def _init(key, trial, before, *, config: Any, valid: Any, started: Any):
+    del trial
     network = before["network"]
     params = untrained(config, network, key, errors_of(config, valid, network))
     if started is None:
@@ -145,9 +145,9 @@ def _batch(data: Data, config: Any, step: int) -> Any:
     return training.shown(own.pairs, rows) | {"matches": matches}
 
 
-def _loss(params, batch, key, member, *, config: Any):
+def _loss(params, batch, key, trial, *, config: Any):
     """The mean of both angles [rad], beyond a radian by its logarithm: a pose that is lost is."""
-    del member
+    del trial
     _, refined = network_and_refined_poses(
         params, standardised(batch["first"]), standardised(batch["second"]), batch["matches"],
         network=training.network(config, config.net[-1]), head=HEAD, key=key,

@@ -115,9 +115,9 @@ class Config:
     refine_steps: int = runner.flag(300, "Optimiser steps through the energy.", lower=1)
     refine_rate: float = runner.flag(1e-3, "Of Adam, through the energy.", lower=0.0)
     refine_batch: int = runner.flag(16, "Pairs a step through the energy.", lower=1)
-    members_by: str = runner.flag(
-        "auto", "How members train: at once (vmap) or in turn (loop); auto: loop on CPUs.",
-        choices=("auto", "vmap", "loop"),
+    trials_by: str = runner.flag(
+        "auto", "How trials train: at once (vmap) or in turn (loop); auto: loop on CPUs.",
+        choices=("auto", "vmap", "loop"), formerly="members_by",
     )  # fmt: skip
 
     @property
@@ -165,26 +165,26 @@ def network(config: Config, net: str) -> PoseNetwork:
     )
 
 
-def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
+def runs(config: Config, data: Data) -> dict[str, runner.Run]:
     """One for each network, and the refinement behind the last of them."""
     seeds = np.arange(config.seed, config.seed + config.num_seeds)
     start = None if data.started is None else data.started["network"]
     log_every = min(100, config.steps)
     out = {
-        net: runner.Cell(
+        net: runner.Run(
             init=functools.partial(_init, config=config, net=net, start=start, trunk=data.trunk),
             loss=functools.partial(_loss, config=config, net=net),
             optimizer=functools.partial(_optimizer, config),
             hyperparameters=(),
-            members={"seed": seeds},
+            trials={"seed": seeds},
             steps=config.steps,
             data=None if data.valid is None else shown(data.valid, slice(None)),
             batches=functools.partial(_batch, data, config),
             validate=functools.partial(validate, config=config, net=net),
-            loop=runner.in_turn(config.members_by),
+            sequential=runner.in_turn(config.trials_by),
             log_every=log_every,
             checkpoint_every=5 * log_every,
-            fused=1,
+            steps_per_call=1,
         )
         for net in config.net
     }
@@ -230,9 +230,9 @@ def _params(config: Config, net: str, key: jax.Array) -> Any:
     return network(config, net).init(key, image, image)
 
 
-def _init(key, member, *, config: Config, net: str, start: Any = None, trunk: Any = None):
+def _init(key, trial, *, config: Config, net: str, start: Any = None, trunk: Any = None):
     """Weights, and the logarithms of the terms' variances, which only `homoscedastic` learns."""
-    del member
+    del trial
     params = start
     if start is None:
         params = _params(config, net, key)
@@ -305,8 +305,8 @@ def _targets(batch: Any, config: Config) -> tuple[jax.Array, jax.Array]:
     return q, batch["direction"]
 
 
-def _loss(params, batch, key, member, *, config: Config, net: str):
-    del key, member
+def _loss(params, batch, key, trial, *, config: Config, net: str):
+    del key, trial
     own = network(config, net)
     first, second = standardised(batch["first"]), standardised(batch["second"])
     heads: Any = own.apply(params["network"], first, second)
@@ -342,9 +342,9 @@ def angles(rotation: Any, direction: Any, batch: Any) -> tuple[jax.Array, jax.Ar
     return turned, moved
 
 
-def validate(params, data, member, *, config: Config, net: str):
+def validate(params, data, trial, *, config: Config, net: str):
     """Median errors [deg] of a network on what is `shown` of some pairs."""
-    del member
+    del trial
     own = network(config, net)
     heads: Any = own.apply(
         params["network"], standardised(data["first"]), standardised(data["second"])
@@ -356,7 +356,7 @@ def validate(params, data, member, *, config: Config, net: str):
     }
 
 
-def facts(config: Config, data: Data) -> dict[str, Any]:
+def metadata(config: Config, data: Data) -> dict[str, Any]:
     """The size of the images, if a network has weights for each place in them."""
     del data
     fixed = any(not NETS[net][1] for net in config.net)

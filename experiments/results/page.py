@@ -174,7 +174,8 @@ def _is_stale(record: Mapping[str, Any]) -> bool:
     where = {"data": None, "data_dir": None, "cache_dir": None, "start": None}
     normal = lambda config: json.loads(json.dumps(config | where))
     presets = experiment.presets.values()
-    return normal(record["config"]) not in [normal(settings.config_to_dict(p)) for p in presets]
+    saved = settings.with_new_names(experiment.config, record["config"])
+    return normal(saved) not in [normal(settings.config_to_dict(p)) for p in presets]
 
 
 def _row(name: str, record: Mapping[str, Any]) -> str:

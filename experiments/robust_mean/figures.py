@@ -35,7 +35,7 @@ def draw_all(config: Any, data: None, trained: Any, metrics: Any) -> Iterable[tu
     """(file name, Figure) of every figure; without a training's history only the energies."""
     del data
     yield "energies.png", _energies(config, trained)
-    if all("sigma2" in cell.history for cell in trained.values()):
+    if all("sigma2" in run.history for run in trained.values()):
         for name, metric, label, line in (
             ("sigma2.png", "sigma2", "σ²", (2000, "bound to hold: 2000")),
             ("gradient.png", "gradient_norm", "largest |d loss / d s| since last point", None),
@@ -67,8 +67,8 @@ def _energies(config: Any, trained: Any) -> Any:
         ("before training", "damped", np.float64(config.initial_scale))
     ]
     for method in ("undamped", "damped", "shift"):
-        cell, index = training.selected(trained, method, optimizer, protocol)
-        panels.append((LABELS[method], method, np.abs(np.asarray(cell.params)[index[0]])))
+        run, index = training.selected(trained, method, optimizer, protocol)
+        panels.append((LABELS[method], method, np.abs(np.asarray(run.params)[index[0]])))
     figure = runner.new_figure(figsize=(11, 7))
     axes = figure.subplots(2, 2)
     for ax, (title, method, scale) in zip(axes.ravel(), panels, strict=True):
@@ -97,10 +97,10 @@ def _traces(
     ):
         ax = axes[r, c]
         for method in ("undamped", "order4", "shift", "damped"):  # damped often hides shift
-            cell, index = training.selected(trained, method, optimizer, protocol)
-            values = cell.history[metric][:, index]
+            run, index = training.selected(trained, method, optimizer, protocol)
+            values = run.history[metric][:, index]
             plot_trace(
-                ax, cell.history["step"], values, label=LABELS[method], color=COLORS[method],
+                ax, run.history["step"], values, label=LABELS[method], color=COLORS[method],
                 floor={"min_eigenvalue": 1e-6, "sigma2": 1e-2}.get(metric),
                 linestyle="--" if method == "damped" else "-",
             )  # fmt: skip

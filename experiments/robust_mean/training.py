@@ -107,30 +107,30 @@ def estimate(
     )  # fmt: skip
 
 
-def _protocol(member: Any) -> Protocol:
-    return Protocol(*(member[name] for name in Protocol._fields))
+def _protocol(trial: Any) -> Protocol:
+    return Protocol(*(trial[name] for name in Protocol._fields))
 
 
-def cells(config: Config, data: None) -> dict[str, runner.Cell]:
-    """One training per optimiser and method; protocols, learning rates and seeds are members."""
+def runs(config: Config, data: None) -> dict[str, runner.Run]:
+    """One training per optimiser and method; protocols, learning rates and seeds are trials."""
     del data
     seeds = range(config.seed, config.seed + config.num_seeds)
     out = {}
     for optimizer, method in itertools.product(config.optimizer, METHODS):
         factory, own_rate = OPTIMIZERS[optimizer]
         rows = list(itertools.product(config.protocol, config.learning_rate or (own_rate,), seeds))
-        members = {
+        trials = {
             "protocol": np.array([list(PROTOCOLS).index(row[0]) for row in rows]),
             "learning_rate": np.array([row[1] for row in rows]),
             "seed": np.array([row[2] for row in rows]),
         }
         for field in Protocol._fields:
-            members[field] = np.array([getattr(PROTOCOLS[row[0]], field) for row in rows])
-        out[f"{optimizer}.{method}"] = runner.Cell(
-            init=lambda key, member: jnp.asarray(config.initial_scale),
+            trials[field] = np.array([getattr(PROTOCOLS[row[0]], field) for row in rows])
+        out[f"{optimizer}.{method}"] = runner.Run(
+            init=lambda key, trial: jnp.asarray(config.initial_scale),
             loss=functools.partial(_loss, method=method, forward=config.forward),
             optimizer=factory,
-            members=members,
+            trials=trials,
             steps=config.steps,
             summaries={
                 "gradient_norm": "max",
@@ -144,9 +144,9 @@ def cells(config: Config, data: None) -> dict[str, runner.Cell]:
     return out
 
 
-def _loss(scale, batch, key, member, *, method: str, forward: str):
+def _loss(scale, batch, key, trial, *, method: str, forward: str):
     del batch
-    sample = draw(key, _protocol(member), num_inliers=NUM_INLIERS, num_outliers=NUM_OUTLIERS)
+    sample = draw(key, _protocol(trial), num_inliers=NUM_INLIERS, num_outliers=NUM_OUTLIERS)
     solution = estimate(scale, sample.points, method, forward, diagnostics=True)
     metrics = {
         "sigma2": scale**2,
@@ -158,24 +158,24 @@ def _loss(scale, batch, key, member, *, method: str, forward: str):
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _test_losses(scales, members, forward, num_test):
+def _test_losses(scales, trials, forward, num_test):
     """Mean squared error (m,) of m widths on the same fresh samples: keys that no training uses."""
     keys = jax.random.split(jax.random.key(2**31 - 1), num_test)
 
-    def one(scale, member, key):
-        sample = draw(key, _protocol(member), num_inliers=NUM_INLIERS, num_outliers=NUM_OUTLIERS)
+    def one(scale, trial, key):
+        sample = draw(key, _protocol(trial), num_inliers=NUM_INLIERS, num_outliers=NUM_OUTLIERS)
         value = estimate(scale, sample.points, "damped", forward).value
         return (value - sample.target) ** 2
 
-    per_member = jax.vmap(one, in_axes=(0, 0, None))
-    return jnp.mean(jax.lax.map(lambda key: per_member(scales, members, key), keys), axis=0)
+    per_trial = jax.vmap(one, in_axes=(0, 0, None))
+    return jnp.mean(jax.lax.map(lambda key: per_trial(scales, trials, key), keys), axis=0)
 
 
 def selected(trained: Any, method: str, optimizer: str, protocol: str):
-    """The cell of a method and its members (by number) of one protocol."""
-    cell = trained[f"{optimizer}.{method}"]
+    """The run of a method and its trials (by number) of one protocol."""
+    run = trained[f"{optimizer}.{method}"]
     number = list(PROTOCOLS).index(protocol)
-    return cell, np.flatnonzero(cell.members["protocol"] == number)
+    return run, np.flatnonzero(run.trials["protocol"] == number)
 
 
 def key_of(protocol: str, optimizer: str, method: str) -> str:
@@ -199,13 +199,13 @@ def evaluate(config: Config, data: None, trained: Any) -> dict[str, Any]:
     for protocol, optimizer, method in itertools.product(
         config.protocol, config.optimizer, METHODS
     ):
-        cell, index = selected(trained, method, optimizer, protocol)
+        run, index = selected(trained, method, optimizer, protocol)
         key = key_of(protocol, optimizer, method)
-        member = {k: jnp.asarray(v[index]) for k, v in cell.members.items()}
-        scale = jnp.asarray(cell.params)[index]
-        metrics[f"{key}/loss"] = _test_losses(scale, member, config.forward, config.num_test)
+        trial = {k: jnp.asarray(v[index]) for k, v in run.trials.items()}
+        scale = jnp.asarray(run.params)[index]
+        metrics[f"{key}/loss"] = _test_losses(scale, trial, config.forward, config.num_test)
         metrics[f"{key}/sigma2"] = scale**2
-        history = {name: v[:, index] for name, v in cell.history.items() if name != "step"}
+        history = {name: v[:, index] for name, v in run.history.items() if name != "step"}
         for name, source, reduce in (
             ("largest_sigma2", "largest_sigma2", np.nanmax),
             ("largest_gradient", "gradient_norm", np.nanmax),
@@ -241,8 +241,8 @@ def predict(config: Config, data: None, trained: Any, folder: pathlib.Path) -> N
     optimizer, protocol = config.optimizer[0], config.protocol[0]
     rows = ["file,method,scale,estimate"]
     for method in METHODS:
-        cell, index = selected(trained, method, optimizer, protocol)
-        scale = jnp.asarray(cell.params)[index[0]]
+        run, index = selected(trained, method, optimizer, protocol)
+        scale = jnp.asarray(run.params)[index[0]]
         for name, points in samples.items():
             value = float(estimate(scale, jnp.asarray(points), method, config.forward).value)
             rows.append(f"{name},{method},{float(scale)!r},{value!r}")

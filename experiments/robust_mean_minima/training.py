@@ -65,31 +65,31 @@ def solve(scale: jax.Array, points: jax.Array, keep: int = 1):
     return argmin(rbf_energy, start, scale, (points,), solver=solver)
 
 
-def _protocol(member: Any) -> Protocol:
-    return Protocol(*(member[name] for name in Protocol._fields))
+def _protocol(trial: Any) -> Protocol:
+    return Protocol(*(trial[name] for name in Protocol._fields))
 
 
-def cells(config: Config, data: None) -> dict[str, runner.Cell]:
-    """One training per method; protocols and seeds are members."""
+def runs(config: Config, data: None) -> dict[str, runner.Run]:
+    """One training per method; protocols and seeds are trials."""
     del data
     seeds = range(config.seed, config.seed + config.num_seeds)
     rows = [(name, seed) for name in config.protocol for seed in seeds]
-    members = {
+    trials = {
         "protocol": np.array([list(PROTOCOLS).index(name) for name, _ in rows]),
         "seed": np.array([seed for _, seed in rows]),
         "learning_rate": np.full(len(rows), config.learning_rate),
     }
     for field in Protocol._fields:
-        members[field] = np.array([getattr(PROTOCOLS[name], field) for name, _ in rows])
+        trials[field] = np.array([getattr(PROTOCOLS[name], field) for name, _ in rows])
     adam = lambda learning_rate: optax.adam(
         optax.cosine_decay_schedule(learning_rate, config.steps)
     )
     return {
-        method: runner.Cell(
-            init=lambda key, member: jnp.asarray(config.initial_scale),
+        method: runner.Run(
+            init=lambda key, trial: jnp.asarray(config.initial_scale),
             loss=functools.partial(_loss, config=config, method=method),
             optimizer=adam,
-            members=members,
+            trials=trials,
             steps=config.steps,
             summaries={"sigma2": "last"},
             log_every=max(1, config.steps // 50),
@@ -99,11 +99,11 @@ def cells(config: Config, data: None) -> dict[str, runner.Cell]:
     }
 
 
-def _loss(scale, batch, key, member, *, config: Config, method: str):
+def _loss(scale, batch, key, trial, *, config: Config, method: str):
     del batch
 
     def one(key):
-        sample = draw(key, _protocol(member))
+        sample = draw(key, _protocol(trial))
         error = lambda y: (y - sample.target) ** 2
         if method == "implicit":
             return error(solve(scale, sample.points).value)
@@ -140,7 +140,7 @@ def evaluate(config: Config, data: None, trained: Any) -> dict[str, Any]:
         number = list(PROTOCOLS).index(name)
         ends = {}
         for method in METHODS:
-            index = np.flatnonzero(trained[method].members["protocol"] == number)
+            index = np.flatnonzero(trained[method].trials["protocol"] == number)
             ends[method] = np.asarray(trained[method].params)[index] ** 2
         every = np.concatenate([grid, *ends.values()])
         losses = np.asarray(_test_losses(jnp.sqrt(every), config.num_test, PROTOCOLS[name]))

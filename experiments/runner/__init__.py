@@ -23,14 +23,14 @@ from experiments.runner.figures import new_figure, save_figures
 from experiments.runner.records import DataError, data_error, write_text
 from experiments.runner.run import Experiment, define_flags, evaluate, in_turn, main, predict, train
 from experiments.runner.settings import flag
-from experiments.runner.trials import Cell, Trained, Trainings
+from experiments.runner.trials import Run, TrainedRun, TrainedRuns
 
 __all__ = [
-    "Cell",
     "DataError",
     "Experiment",
-    "Trained",
-    "Trainings",
+    "Run",
+    "TrainedRun",
+    "TrainedRuns",
     "data_error",
     "define_flags",
     "evaluate",

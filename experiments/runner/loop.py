@@ -1,4 +1,4 @@
-"""The training of one cell: chunks of steps, log points, checkpoints, resuming."""
+"""The training of one run: chunks of steps, log points, checkpoints, resuming."""
 
 import dataclasses
 import itertools
@@ -18,7 +18,7 @@ from experiments.runner.trials import count_of
 from jaxcv import training
 from jaxcv.checks import argument_error, check_choice
 
-__all__ = ["CellRun", "Interrupted", "log_points", "train_cell"]
+__all__ = ["Interrupted", "PreparedRun", "log_points", "train_run"]
 
 _logger = logging.getLogger(__name__)
 
@@ -34,114 +34,119 @@ _SECONDS_PER_LINE = 10.0  # between two plain progress lines
 
 
 @dataclasses.dataclass
-class CellRun:
-    """A cell with what it takes to run it."""
+class PreparedRun:
+    """A run with what it takes to run it."""
 
     name: str
-    cell: Any
-    members: Mapping[str, np.ndarray]
+    run: Any
+    trials: Mapping[str, np.ndarray]
     checkpoints: training.Checkpoints
     before: Any = None
 
     def __post_init__(self):
-        cell = self.cell
-        bounds = {"steps": (cell.steps, 0), "log_every": (cell.log_every, 1)}
-        bounds["checkpoint_every"] = (cell.checkpoint_every, 1)
-        bounds["fused"] = (1 if cell.fused is None else cell.fused, 1)
+        run = self.run
+        bounds = {"steps": (run.steps, 0), "log_every": (run.log_every, 1)}
+        bounds["checkpoint_every"] = (run.checkpoint_every, 1)
+        bounds["steps_per_call"] = (1 if run.steps_per_call is None else run.steps_per_call, 1)
         for field, (value, lower) in bounds.items():
             if value < lower:
                 raise argument_error(f"{self.name}.{field}", f"expected at least {lower}", value)
-        for metric, kind in cell.summaries.items():
+        for metric, kind in run.summaries.items():
             check_choice(f"{self.name}.summaries[{metric!r}]", kind, tuple(_SUMMARIES))
         self.sweep = training.Sweep(
-            cell.init,
-            cell.loss,
-            cell.optimizer,
-            hyperparameters=cell.hyperparameters,
-            project=cell.project,
-            validate=cell.validate,
-            plateau=cell.plateau,
-            loop=cell.loop,
+            run.init,
+            run.loss,
+            run.optimizer,
+            hyperparameters=run.hyperparameters,
+            project=run.project,
+            validate=run.validate,
+            plateau=run.plateau,
+            sequential=run.sequential,
         )
-        if cell.plateau is not None and cell.validate is None:
+        if run.plateau is not None and run.validate is None:
             raise argument_error(f"{self.name}.plateau", "expected a `validate` with it", None)
 
     def finished(self, state: training.TrainState) -> bool:
         """Whether nothing is left to train."""
-        return int(state.step) >= self.cell.steps or self.sweep.stopped(state)
+        return int(state.step) >= self.run.steps or self.sweep.stopped(state)
 
 
-def log_points(cell: Any, start: int = 0) -> Iterator[tuple[int, int]]:
+def log_points(run: Any, start: int = 0) -> Iterator[tuple[int, int]]:
     """(first step, last step) between log points after `start`.
 
     The points are multiples of `log_every` and the end, wherever the training begins: a resumed
     training computes the same chunks as one that was not disturbed.
     """
-    while start < cell.steps:
-        end = min((start // cell.log_every + 1) * cell.log_every, cell.steps)
+    while start < run.steps:
+        end = min((start // run.log_every + 1) * run.log_every, run.steps)
         yield start, end
         start = end
 
 
-def train_cell(run: CellRun, metrics_file: records.MetricsFile) -> tuple[Any, float]:
-    """Trains a cell from its last checkpoint to its end.
+def train_run(prepared: PreparedRun, metrics_file: records.MetricsFile) -> tuple[Any, float]:
+    """Trains a run from its last checkpoint to its end.
 
     Returns:
-        The params with their axis of members, and the seconds that all runs together spent.
+        The params with their axis of trials, and the seconds that all runs together spent.
     """
-    cell, members, sweep = run.cell, run.members, run.sweep
-    restored = run.checkpoints.restore(sweep.shapes(members, run.before), repair=True)
+    run, trials, sweep = prepared.run, prepared.trials, prepared.sweep
+    restored = prepared.checkpoints.restore(sweep.shapes(trials, prepared.before), repair=True)
     begin, before = (restored.step, restored.seconds) if restored else (0, 0.0)
-    written = [end for _, end in log_points(cell) if end <= begin]
-    metrics_file.cut(run.name, begin, written)
-    if restored and run.finished(restored.state):
-        _logger.info("%s: finished before, %d steps", run.name, begin)
+    written = [end for _, end in log_points(run) if end <= begin]
+    metrics_file.cut(prepared.name, begin, written)
+    if restored and prepared.finished(restored.state):
+        _logger.info("%s: finished before, %d steps", prepared.name, begin)
         return jax.device_put(sweep.result(restored.state)), before
     if restored:
-        _logger.info("%s: goes on from step %d", run.name, begin)
+        _logger.info("%s: goes on from step %d", prepared.name, begin)
     start = time.perf_counter()
-    whole = jax.device_put(restored.state) if restored else sweep.init(members, run.before)
+    whole = jax.device_put(restored.state) if restored else sweep.init(trials, prepared.before)
     state = sweep.unpacked(whole)
-    data = jax.device_put(cell.data)
-    checkpoint_every = -(-cell.checkpoint_every // cell.log_every) * cell.log_every
+    data = jax.device_put(run.data)
+    checkpoint_every = -(-run.checkpoint_every // run.log_every) * run.log_every
 
-    feed = _Feed(cell, begin)
-    diverged = np.zeros(count_of(members), bool)
-    with _Progress(run.name, begin, cell.steps) as progress, _Interruption(run.name) as stop:
-        for first, end in log_points(cell, begin):
+    feed = _Feed(run, begin)
+    diverged = np.zeros(count_of(trials), bool)
+    with (
+        _Progress(prepared.name, begin, run.steps) as progress,
+        _Interruption(prepared.name) as stop,
+    ):
+        for first, end in log_points(run, begin):
             chunks = []
             while first < end:
                 length, batch = feed.take()
-                batch = data if cell.batches is None else batch
+                batch = data if run.batches is None else batch
                 state, metrics = sweep.run(
-                    state, members, batch, length=length, stacked=cell.batches is not None
+                    state, trials, batch, length=length, stacked=run.batches is not None
                 )
                 chunks.append(metrics)
                 first += length
                 feed.prepare()  # on the host, while the device computes
-            values = _summarise(jax.device_get(chunks), cell.summaries)
+            values = _summarise(jax.device_get(chunks), run.summaries)
             whole = sweep.packed(state)
-            if cell.validate is not None:
-                values |= _validate(run, whole.params, data, values)
+            if run.validate is not None:
+                values |= _validate(prepared, whole.params, data, values)
                 whole = sweep.observe(whole, values)
                 state = sweep.unpacked(whole)
-            metrics_file.append(run.name, end, values)
+            metrics_file.append(prepared.name, end, values)
             lost = ~np.isfinite(values["loss"])
             if np.any(lost & ~diverged):
                 which = np.flatnonzero(lost & ~diverged).tolist()
-                _logger.warning("%s: loss not finite at step %d, members %s", run.name, end, which)
+                _logger.warning(
+                    "%s: loss not finite at step %d, trials %s", prepared.name, end, which
+                )
             diverged |= lost
-            finished = run.finished(whole)
+            finished = prepared.finished(whole)
             if end % checkpoint_every == 0 or finished or stop.wanted:
                 seconds = before + time.perf_counter() - start
-                run.checkpoints.save(whole, seconds=seconds)
+                prepared.checkpoints.save(whole, seconds=seconds)
             progress.update(end, values["loss"])
             if finished:
                 break
             if stop.wanted:
-                raise Interrupted(f"{run.name} is saved at step {end} of {cell.steps}")
-    if cell.steps == 0:
-        run.checkpoints.save(whole)
+                raise Interrupted(f"{prepared.name} is saved at step {end} of {run.steps}")
+    if run.steps == 0:
+        prepared.checkpoints.save(whole)
     return sweep.result(whole), before + time.perf_counter() - start
 
 
@@ -174,20 +179,20 @@ class _Interruption:
 class _Feed:
     """The lengths of the device calls in order, each with its stacked batches, one call ahead."""
 
-    def __init__(self, cell: Any, begin: int):
-        self._cell = cell
-        length = cell.fused or cell.log_every
-        if cell.batches is not None and begin < cell.steps and cell.fused is None:
-            # The batch of step 0 in every run, so that the chunks do not depend on the start.
-            sizes = [np.asarray(leaf).nbytes for leaf in jax.tree.leaves(cell.batches(0))]
+    def __init__(self, run: Any, begin: int):
+        self._run = run
+        length = run.steps_per_call or run.log_every
+        if run.batches is not None and begin < run.steps and run.steps_per_call is None:
+            # Always measured at step 0, so that the chunks do not depend on where a run resumes.
+            sizes = [np.asarray(leaf).nbytes for leaf in jax.tree.leaves(run.batches(0))]
             length = max(1, min(length, _STACK_BYTES // max(1, sum(sizes))))
-        self._length = _largest_divisor(cell.log_every, length)
+        self._length = _largest_divisor(run.log_every, length)
         self._calls = self._plan(begin)
         self._next: tuple[int, Any] | None = None
         self.prepare()
 
     def _plan(self, begin: int) -> Iterator[tuple[int, int]]:
-        for first, end in log_points(self._cell, begin):
+        for first, end in log_points(self._run, begin):
             for start in range(first, end, self._length):
                 yield start, min(self._length, end - start)
 
@@ -196,8 +201,8 @@ class _Feed:
         self._next = None
         for start, length in itertools.islice(self._calls, 1):
             batch = None
-            if self._cell.batches is not None:
-                batches = [self._cell.batches(step) for step in range(start, start + length)]
+            if self._run.batches is not None:
+                batches = [self._run.batches(step) for step in range(start, start + length)]
                 batch = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
             self._next = length, batch
 
@@ -213,7 +218,7 @@ def _largest_divisor(number: int, at_most: int) -> int:
 
 
 def _summarise(chunks: list[dict], summaries: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """One number per metric and member, from those of every step, (steps, M)."""
+    """One number per metric and trial, from those of every step, (steps, M)."""
     unknown = sorted(summaries.keys() - chunks[0].keys())
     if unknown:
         expected = f"expected names among the metrics {sorted(chunks[0])}"
@@ -226,9 +231,9 @@ def _summarise(chunks: list[dict], summaries: Mapping[str, str]) -> dict[str, np
 
 
 def _validate(
-    run: CellRun, params: Any, data: Any, taken: Mapping[str, Any]
+    prepared: PreparedRun, params: Any, data: Any, taken: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    values = jax.device_get(run.sweep.validate(params, data, run.members))
+    values = jax.device_get(prepared.sweep.validate(params, data, prepared.trials))
     same = sorted(values.keys() & taken.keys())
     if same:
         raise argument_error(
@@ -256,7 +261,7 @@ class _Progress:
             self._bar.close()
 
     def update(self, step: int, loss: np.ndarray) -> None:
-        """Shows the step and the best loss among the members."""
+        """Shows the step and the best loss among the trials."""
         finite = loss[np.isfinite(loss)]
         text = f"{finite.min():.4g}" if finite.size else "not finite"
         if self._bar is not None:

@@ -153,26 +153,26 @@ def _read_json(path: pathlib.Path, hint: str) -> dict[str, Any]:
     return found
 
 
-def keep_facts(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
-    """Writes facts.json, or checks the one that is there.
+def keep_metadata(folder: pathlib.Path, metadata: Mapping[str, Any]) -> None:
+    """Writes metadata.json, or checks the one that is there.
 
     Raises:
-        DataError: if the training in this folder was begun with other facts.
+        DataError: if the training in this folder was begun with other metadata.
     """
-    path, facts = folder / "facts.json", json.loads(json.dumps(dict(facts)))
+    path, metadata = folder / "metadata.json", json.loads(json.dumps(dict(metadata)))
     if not path.exists():
-        write_json(path, facts)
+        write_json(path, metadata)
         return
-    before = read_facts(folder)
-    for name in sorted(before.keys() | facts.keys()):
-        if before.get(name) != facts.get(name):
+    before = read_metadata(folder)
+    for name in sorted(before.keys() | metadata.keys()):
+        if before.get(name) != metadata.get(name):
             expected = f"{folder} was begun with data whose {name} is {before.get(name)}"
-            raise data_error("data", expected, facts.get(name), "Use another --workdir.")
+            raise data_error("data", expected, metadata.get(name), "Use another --workdir.")
 
 
-def read_facts(folder: pathlib.Path) -> dict[str, Any]:
-    """What facts.json holds; nothing where a training was killed before it wrote one."""
-    path = folder / "facts.json"
+def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
+    """What metadata.json holds; nothing where a training was killed before it wrote one."""
+    path = folder / "metadata.json"
     return _read_json(path, "Train again in another --workdir.") if path.exists() else {}
 
 
@@ -308,7 +308,7 @@ def _commit() -> str | None:
 
 
 class MetricsFile:
-    """metrics.jsonl: one line per log point, {"cell", "step", metric: list over members}.
+    """metrics.jsonl: one line per log point, {"run", "step", metric: list over trials}.
 
     A line is complete or it is not there: what a killed run left half-written is dropped when
     the file is opened.
@@ -333,7 +333,7 @@ class MetricsFile:
                 break
             try:
                 record = json.loads(line)
-                record["cell"], record["step"] = str(record["cell"]), int(record["step"])
+                record["run"], record["step"] = str(record["run"]), int(record["step"])
             except (ValueError, KeyError, TypeError) as error:
                 expected = "expected one JSON record per line"
                 hint = "Remove the work folder's checkpoints and this file, and train again."
@@ -342,27 +342,27 @@ class MetricsFile:
         if not read_only and text != "".join(line for line, _ in self._lines):
             self._rewrite()
 
-    def cut(self, cell: str, step: int, steps: Iterable[int]) -> None:
-        """Drops the lines of `cell` after `step`, which the training will write again.
+    def cut(self, run: str, step: int, steps: Iterable[int]) -> None:
+        """Drops the lines of `run` after `step`, which the training will write again.
 
         Raises:
             FolderError: if the lines up to `step` are not those `steps`.
         """
-        kept = [(t, r) for t, r in self._lines if r["cell"] != cell or r["step"] <= step]
+        kept = [(t, r) for t, r in self._lines if r["run"] != run or r["step"] <= step]
         if len(kept) != len(self._lines):
             self._lines = kept
             self._rewrite()
-        got, want = [r["step"] for _, r in kept if r["cell"] == cell], list(steps)
+        got, want = [r["step"] for _, r in kept if r["run"] == run], list(steps)
         if got != want:
-            expected = f"expected the lines of {cell!r} up to its checkpoint at step {step}"
-            hint = f"Remove {self.path.parent / CHECKPOINTS / cell} to train it again."
+            expected = f"expected the lines of {run!r} up to its checkpoint at step {step}"
+            hint = f"Remove {self.path.parent / CHECKPOINTS / run} to train it again."
             missing = f"{len(got)} of {len(want)} lines"
             raise folder_error(str(self.path), expected, missing, hint)
 
-    def append(self, cell: str, step: int, metrics: Mapping[str, np.ndarray]) -> None:
+    def append(self, run: str, step: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Writes one line; `metrics` are name -> (M,)."""
         values = {name: json_ready(name, value) for name, value in metrics.items()}
-        record = {"cell": cell, "step": step, **values}
+        record = {"run": run, "step": step, **values}
         line = json.dumps(record, allow_nan=False) + "\n"
         with self.path.open("a") as file:
             file.write(line)
@@ -370,14 +370,14 @@ class MetricsFile:
             os.fsync(file.fileno())  # no checkpoint may outlive the lines before it
         self._lines.append((line, record))
 
-    def history(self, cell: str, members: int) -> dict[str, np.ndarray]:
+    def history(self, run: str, trials: int) -> dict[str, np.ndarray]:
         """`step` -> (L,) and metric -> (L, M), read from the lines; null is nan."""
-        records = [record for _, record in self._lines if record["cell"] == cell]
-        names = [name for name in (records[0] if records else ()) if name not in ("cell", "step")]
+        records = [record for _, record in self._lines if record["run"] == run]
+        names = [name for name in (records[0] if records else ()) if name not in ("run", "step")]
         out: dict[str, Any] = {"step": np.asarray([r["step"] for r in records], np.int64)}
         for name in names:
             values = [record[name] for record in records]
-            out[name] = np.asarray(values, np.float64).reshape(len(records), members)
+            out[name] = np.asarray(values, np.float64).reshape(len(records), trials)
         return out
 
     def _rewrite(self) -> None:

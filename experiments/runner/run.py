@@ -18,13 +18,13 @@ from experiments.runner import loop, records, settings
 from experiments.runner.figures import save_figures
 from experiments.runner.records import DataError, data_error
 from experiments.runner.trials import (
-    Cell,
-    Trained,
-    Trainings,
+    Run,
+    TrainedRun,
+    TrainedRuns,
     check_count,
-    checked_cells,
+    checked_runs,
     count_of,
-    members_of,
+    trials_of,
 )
 from jaxcv import training
 from jaxcv.checks import argument_error
@@ -44,42 +44,42 @@ class Experiment:
         config: a frozen dataclass with the fields `data`, `data_dir`, `steps` and `seed`.
         presets: name -> Config; `default` must be there.
         load: `load(config) -> data`, on the host; checks the values that enter.
-        cells: `cells(config, data) -> {name: Cell}`, trained in this order. Called as well to
+        runs: `runs(config, data) -> {name: Run}`, trained in this order. Called as well to
             evaluate and to predict, for the shapes to restore into.
-        evaluate: `evaluate(config, data, {name: Trained}) -> {"<method>/<metric>": number or
-            list}`. The mapping is `Trainings`: its `once` keeps for `figures` what is computed.
-        figures: `figures(config, data, {name: Trained}, metrics) -> iterable of (file name,
+        evaluate: `evaluate(config, data, {name: TrainedRun}) -> {"<method>/<metric>": number or
+            list}`. The mapping is `TrainedRuns`: its `once` keeps for `figures` what is computed.
+        figures: `figures(config, data, {name: TrainedRun}, metrics) -> iterable of (file name,
             matplotlib Figure or a page as text)`; the runner saves and closes them.
-        predict: `predict(config, data, {name: Trained}, folder)`, writes files.
+        predict: `predict(config, data, {name: TrainedRun}, folder)`, writes files.
         source: the published numbers, under the keys of the metrics.
         x64: run wholly in double precision.
-        facts: `facts(config, data) -> {name: JSON value}`, what of its data a training has to
-            remember. Saved as facts.json, and handed to `evaluate`, `figures` and `predict` in
-            `Trained.facts`, whatever data these run on.
-        fixed_facts: names of the facts without which the model means nothing: data with another
-            value is refused.
+        metadata: `metadata(config, data) -> {name: JSON value}`, what of its data a training has to
+            remember. Saved as metadata.json, and handed to `evaluate`, `figures` and `predict` in
+            `TrainedRun.metadata`, whatever data these run on.
+        fixed_metadata: entries of the metadata that define the model: data with another value are
+            refused.
     """
 
     name: str
     config: type
     presets: Mapping[str, Any]
     load: Callable[[Any], Any]
-    cells: Callable[[Any, Any], Mapping[str, Cell]]
+    runs: Callable[[Any, Any], Mapping[str, Run]]
     evaluate: Callable[..., Mapping[str, Any]]
     figures: Callable[..., Iterable[tuple[str, Any]]]
     predict: Callable[..., None] | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     x64: bool = False
-    facts: Callable[[Any, Any], Mapping[str, Any]] | None = None
-    fixed_facts: tuple[str, ...] = ()
+    metadata: Callable[[Any, Any], Mapping[str, Any]] | None = None
+    fixed_metadata: tuple[str, ...] = ()
 
 
 def train(
     experiment: Experiment, config: Any, workdir: Any, *, command: str | None = None
 ) -> dict[str, Any]:
-    """Trains every cell, evaluates, and writes the work folder.
+    """Trains every run, evaluates, and writes the work folder.
 
-    Cells that are finished are not trained again; an unfinished one goes on from its last
+    Runs that are finished are not trained again; an unfinished one goes on from its last
     checkpoint.
 
     Args:
@@ -103,24 +103,24 @@ def train(
     with claimed as folder, _precision(experiment):
         data = _loaded(experiment, config)
         metrics_file = records.MetricsFile(folder / "metrics.jsonl")
-        facts = dict(experiment.facts(config, data)) if experiment.facts else {}
-        records.keep_facts(folder, facts)
-        trained, seconds = Trainings(), 0.0
-        for name, cell in checked_cells(experiment, config, data).items():
-            members = members_of(cell, config, trained)
+        metadata = dict(experiment.metadata(config, data)) if experiment.metadata else {}
+        records.keep_metadata(folder, metadata)
+        trained, seconds = TrainedRuns(), 0.0
+        for name, run in checked_runs(experiment, config, data).items():
+            trials = trials_of(run, config, trained)
             checkpoints = _checkpoints(experiment, config, folder, name)
-            before = _before(name, cell, members, trained)
-            run = loop.CellRun(name, cell, members, checkpoints, before)
-            params, spent = loop.train_cell(run, metrics_file)
+            before = _before(name, run, trials, trained)
+            prepared = loop.PreparedRun(name, run, trials, checkpoints, before)
+            params, spent = loop.train_run(prepared, metrics_file)
             seconds += spent
-            history = metrics_file.history(name, count_of(members))
-            trained[name] = Trained(params, history, members, facts, spent)
+            history = metrics_file.history(name, count_of(trials))
+            trained[name] = TrainedRun(params, history, trials, metadata, spent)
         return _finish(experiment, config, data, trained, folder, command, seconds)
 
 
-def in_turn(members_by: str) -> bool:
-    """Whether members train one after the other: `loop`, or `auto` on CPUs; else by `vmap`."""
-    return members_by == "loop" or (members_by == "auto" and jax.default_backend() == "cpu")
+def in_turn(trials_by: str) -> bool:
+    """Whether trials train one after the other: `loop`, or `auto` on CPUs; else by `vmap`."""
+    return trials_by == "loop" or (trials_by == "auto" and jax.default_backend() == "cpu")
 
 
 def evaluate(
@@ -257,43 +257,43 @@ def _loaded(experiment: Experiment, config: Any) -> Any:
         raise data_error(missing, expected, "none of that name", hint) from error
 
 
-def _restore(experiment: Experiment, config: Any, folder: pathlib.Path) -> tuple[Any, Trainings]:
+def _restore(experiment: Experiment, config: Any, folder: pathlib.Path) -> tuple[Any, TrainedRuns]:
     saved = _saved_config(experiment, folder, {})
     data = _loaded(experiment, config)
-    facts = records.read_facts(folder)
-    now = dict(experiment.facts(config, data)) if experiment.facts else {}
-    for name in experiment.fixed_facts:
-        if now.get(name) != facts.get(name):
-            expected = f"the model in {folder} was trained with {facts.get(name)}"
+    metadata = records.read_metadata(folder)
+    now = dict(experiment.metadata(config, data)) if experiment.metadata else {}
+    for name in experiment.fixed_metadata:
+        if now.get(name) != metadata.get(name):
+            expected = f"the model in {folder} was trained with {metadata.get(name)}"
             hint = f"Give data with the same {name}, or train a model on these."
             raise data_error(name, expected, now.get(name), hint)
     metrics_file = records.MetricsFile(folder / "metrics.jsonl", read_only=True)
-    trained = Trainings()
-    for name, cell in checked_cells(experiment, config, data).items():
-        members = members_of(cell, config, trained)
+    trained = TrainedRuns()
+    for name, run in checked_runs(experiment, config, data).items():
+        trials = trials_of(run, config, trained)
         checkpoints = _checkpoints(experiment, saved, folder, name)
-        before = _before(name, cell, members, trained)
-        run = loop.CellRun(name, cell, members, checkpoints, before)
-        restored = run.checkpoints.restore(run.sweep.shapes(members, before))
+        before = _before(name, run, trials, trained)
+        prepared = loop.PreparedRun(name, run, trials, checkpoints, before)
+        restored = prepared.checkpoints.restore(prepared.sweep.shapes(trials, before))
         if restored is None:
-            expected = f"expected a checkpoint of the cell {name!r} that can be read"
-            got = f"none in {run.checkpoints.folder}"
+            expected = f"expected a checkpoint of the run {name!r} that can be read"
+            got = f"none in {prepared.checkpoints.folder}"
             hint = "Finish the training first: give its command again."
             raise records.folder_error("checkpoint", expected, got, hint)
-        if not run.finished(restored.state):
-            _logger.warning("%s is at step %d of %d", name, restored.step, cell.steps)
-        params = jax.device_put(run.sweep.result(restored.state))
-        history = metrics_file.history(name, count_of(members))
-        trained[name] = Trained(params, history, members, facts, restored.seconds)
+        if not prepared.finished(restored.state):
+            _logger.warning("%s is at step %d of %d", name, restored.step, run.steps)
+        params = jax.device_put(prepared.sweep.result(restored.state))
+        history = metrics_file.history(name, count_of(trials))
+        trained[name] = TrainedRun(params, history, trials, metadata, restored.seconds)
     return data, trained
 
 
-def _before(name: str, cell: Cell, members: Any, trained: Mapping[str, Trained]) -> Any:
-    """The params that the cell goes on from; None if it begins anew."""
-    if cell.after is None:
+def _before(name: str, run: Run, trials: Any, trained: Mapping[str, TrainedRun]) -> Any:
+    """The params that the run goes on from; None if it begins anew."""
+    if run.init_from is None:
         return None
-    before = trained[cell.after]
-    check_count(name, cell, members, count_of(before.members))
+    before = trained[run.init_from]
+    check_count(name, run, trials, count_of(before.trials))
     return before.params
 
 
@@ -301,7 +301,7 @@ def _finish(
     experiment: Experiment,
     config: Any,
     data: Any,
-    trained: Trainings,
+    trained: TrainedRuns,
     folder: pathlib.Path,
     command: str | None,
     seconds: float,
@@ -339,11 +339,11 @@ def _precision(experiment: Experiment) -> contextlib.AbstractContextManager:
 
 
 def _checkpoints(
-    experiment: Experiment, config: Any, folder: pathlib.Path, cell: str
+    experiment: Experiment, config: Any, folder: pathlib.Path, run: str
 ) -> training.Checkpoints:
     identity = {
         "experiment": experiment.name,
-        "cell": cell,
+        "run": run,
         "config_hash": records.config_hash(config),
     }
-    return training.Checkpoints(folder / records.CHECKPOINTS / cell, identity)
+    return training.Checkpoints(folder / records.CHECKPOINTS / run, identity)

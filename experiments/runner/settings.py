@@ -1,6 +1,7 @@
 """The fields of a frozen dataclass as flags; the same checks with flags and without."""
 
 import dataclasses
+import logging
 import math
 import numbers
 import sys
@@ -26,7 +27,10 @@ __all__ = [
     "given_fields",
     "of_mode",
     "show_in_help",
+    "with_new_names",
 ]
+
+_logger = logging.getLogger(__name__)
 
 MODES = ("train", "evaluate", "predict")
 _LARGEST = 2**31 - 1  # of integers without a bound of their own: those of a device have 32 bits
@@ -53,6 +57,7 @@ def flag(
     choices: Sequence[Any] | None = None,
     of_data: bool = False,
     only: str | None = None,
+    formerly: str | None = None,
 ) -> Any:
     """A field of a Config: its default, what it changes, and what it may be.
 
@@ -60,11 +65,12 @@ def flag(
     says which data are read (`of_data`) may differ between a training and its evaluation; `data`
     and `data_dir` always may. A field that a single mode reads (`only`) is at its default in an
     evaluation if it is of `train`, so that the files it names need not be there any more, and is
-    refused elsewhere if it is of `predict`.
+    refused elsewhere if it is of `predict`. A renamed field names its old flag (`formerly`), which
+    still works and says so.
     """
     metadata = {
         "help": help, "lower": lower, "upper": upper, "choices": choices, "of_data": of_data,
-        "only": only,
+        "only": only, "formerly": formerly,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -223,6 +229,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 def config_from_dict(config_type: type, values: Mapping[str, Any]) -> Any:
     """The inverse of `config_to_dict`; raises ValueError if the fields are not those of today."""
     fields = kinds(config_type)
+    values = with_new_names(config_type, values)
     differing = sorted(fields.keys() ^ values.keys())
     if differing:
         hint = "It was written by another version: train again, or check that version out."
@@ -276,6 +283,8 @@ def define_flags(
     for name, kind in kinds(config_type).items():
         _define(name, kind, fields[name], getattr(presets["default"], name), flag_values)
     show_in_help((*_RESERVED, *fields), flag_values)
+    for name, old in _renamed(config_type).items():
+        flags.DEFINE_alias(old, name, flag_values=flag_values)
 
 
 def show_in_help(names: Iterable[str], flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -313,9 +322,24 @@ def _define(
         define(name, default, text, flag_values=flag_values)
 
 
+def with_new_names(config_type: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What an older version saved, under the names that the fields have now."""
+    new = {old: name for name, old in _renamed(config_type).items()}
+    return {new.get(name, name): value for name, value in values.items()}
+
+
+def _renamed(config_type: type) -> dict[str, str]:
+    """Field name -> its old name, of the fields that had another one."""
+    fields = dataclasses.fields(config_type)  # type: ignore[arg-type]
+    return {f.name: f.metadata["formerly"] for f in fields if f.metadata.get("formerly")}
+
+
 def given_fields(config_type: type, flag_values: flags.FlagValues = flags.FLAGS) -> dict[str, Any]:
     """The fields whose flags were given on the command line."""
     given: dict[str, Any] = {}
+    for name, old in _renamed(config_type).items():
+        if flag_values[old].present:
+            _logger.warning("--%s is called --%s now", old, name)
     for name, kind in kinds(config_type).items():
         value: Any = flag_values[name].value
         if flag_values[name].present > 1 and not kind.many:

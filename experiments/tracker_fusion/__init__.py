@@ -23,12 +23,12 @@ EXPERIMENT = runner.Experiment(
     config=training.Config,
     presets=training.PRESETS,
     load=training.load,
-    cells=training.cells,
+    runs=training.runs,
     evaluate=evaluation.metrics,
     figures=figures.draw_all,
     predict=evaluation.write_results,
     source=training.SOURCE,
-    facts=training.facts,
-    fixed_facts=("trackers",),
+    metadata=training.metadata,
+    fixed_metadata=("trackers",),
 )
 train = functools.partial(runner.train, EXPERIMENT)

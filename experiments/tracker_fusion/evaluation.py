@@ -51,7 +51,7 @@ def chosen_models(config: Any, trained: Any, method: str) -> Models:
     best += [int(np.argmax(votes.sum(axis=1)))] * 2
     final = trained[f"{method}.final"]
     rows = np.array([s * len(best) + column for column, s in enumerate(best)])
-    assert np.all(final.members["split"][rows] == np.arange(len(best)) + training.NUM_FOLDS)
+    assert np.all(final.trials["split"][rows] == np.arange(len(best)) + training.NUM_FOLDS)
     parameters = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], final.params["fusion"])
     width = np.asarray(final.params["rbf_width"])[rows]
     return Models(FusionParameters(*parameters), width, np.asarray(config.strength)[best])
@@ -59,7 +59,7 @@ def chosen_models(config: Any, trained: Any, method: str) -> Models:
 
 def model_of_frames(trained: Any, data: Any) -> np.ndarray:
     """(F,) which of the models scores a frame: that which has not seen its sequence."""
-    folds = next(iter(trained.values())).facts["folds"]
+    folds = next(iter(trained.values())).metadata["folds"]
     fold = training._fold_of_frames(folds, data)
     return np.where(fold < 0, training.NUM_FOLDS, fold)
 
@@ -131,7 +131,7 @@ def write_results(config: Any, data: Any, trained: Any, folder: pathlib.Path) ->
     code 0 where no tracker reports.
     """
     sequences = data.sequences
-    folds = next(iter(trained.values())).facts["folds"]
+    folds = next(iter(trained.values())).metadata["folds"]
     models = chosen_models(config, trained, "learned")
     for s, name in enumerate(sequences.names):
         length = int(sequences.lengths[s])

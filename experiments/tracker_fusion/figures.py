@@ -34,7 +34,7 @@ def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tup
     yield "success.png", _success(data, ious)
     yield "iou.png", _bars(data, metrics)
     yield "parameters.png", _parameters(config, data, trained)
-    if all("loss" in cell.history for cell in trained.values()):
+    if all("loss" in run.history for run in trained.values()):
         yield "training.png", _training(config, trained)
 
 
@@ -166,9 +166,9 @@ def _training(config: Any, trained: Any) -> Any:
     figure = runner.new_figure(figsize=(11, 4.2))
     left, right = figure.subplots(1, 2)
     for method in training.METHODS:
-        cell = trained[f"{method}.choose"]
+        run = trained[f"{method}.choose"]
         shape = (-1, len(config.strength), training.NUM_FOLDS)
-        iou = (cell.history["own_iou"] + cell.history["next_iou"]).reshape(shape)[-1] / 2
+        iou = (run.history["own_iou"] + run.history["next_iou"]).reshape(shape)[-1] / 2
         style = {"color": STYLES[method]["color"], "marker": "o"}
         left.plot(config.strength, iou.mean(axis=1), label=method, **style)
         gradient = trained[f"{method}.final"].history

@@ -146,7 +146,7 @@ def _data(sequences: TrackerSequences) -> Data:
     return Data(sequences, flatten_frames(sequences))
 
 
-def facts(config: Config, data: Data) -> dict[str, Any]:
+def metadata(config: Config, data: Data) -> dict[str, Any]:
     """The trackers, which the model is about, and the fold of every sequence it has seen."""
     digest = lambda name: hashlib.sha256(f"{config.seed}/{name}".encode()).hexdigest()
     ranked = sorted(data.sequences.names, key=digest)
@@ -178,7 +178,7 @@ def _splits(config: Config, data: Data) -> list[np.ndarray]:
             "data_dir", f"expected {NUM_FOLDS} sequences or more to train on",
             len(data.sequences.names), "Evaluate a trained model on them: --mode=evaluate.",
         )  # fmt: skip
-    fold = _fold_of_frames(facts(config, data)["folds"], data)
+    fold = _fold_of_frames(metadata(config, data)["folds"], data)
     without = [(fold != f) & (fold != (f + 1) % NUM_FOLDS) for f in range(NUM_FOLDS)]
     without += [fold != f for f in range(NUM_FOLDS)]
     return [*without, np.ones_like(fold, bool), ~_frame_thirds(config, data)]
@@ -193,10 +193,10 @@ def _fold_of_frames(folds: dict[str, int], data: Data) -> np.ndarray:
     return of_sequence[data.frames.sequence]
 
 
-def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
+def runs(config: Config, data: Data) -> dict[str, runner.Run]:
     """Per method, one training to choose the shrinkage and one to be tested.
 
-    Folds and strengths are members.
+    Folds and strengths are trials.
     """
     frames = data.frames
     masks = _splits(config, data) if len(data.sequences.names) >= NUM_FOLDS else []
@@ -215,12 +215,12 @@ def cells(config: Config, data: Data) -> dict[str, runner.Cell]:
     for method, splits in itertools.product(METHODS, ("choose", "final")):
         numbers = range(NUM_FOLDS) if splits == "choose" else range(NUM_FOLDS, FRAMES + 1)
         rows = list(itertools.product(config.strength, numbers))
-        out[f"{method}.{splits}"] = runner.Cell(
+        out[f"{method}.{splits}"] = runner.Run(
             init=functools.partial(_init, num_trackers=len(data.sequences.trackers)),
             loss=functools.partial(_loss, config=config, damping=METHODS[method]),
             optimizer=functools.partial(_optimizer, config.learning_rate, config.steps),
             hyperparameters=(),
-            members={
+            trials={
                 "strength": np.array([row[0] for row in rows], np.float32),
                 "split": np.array([row[1] for row in rows], np.int32),
                 "width": np.array([widths[row[1]] for row in rows], np.float32),
@@ -241,15 +241,15 @@ def _optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation
     return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
 
-def _init(key, member, *, num_trackers: int):
+def _init(key, trial, *, num_trackers: int):
     del key
     # The baseline's width, chosen on the same frames, travels with the model; it is not trained.
-    return {"fusion": initial_parameters(num_trackers), "rbf_width": jnp.asarray(member["width"])}
+    return {"fusion": initial_parameters(num_trackers), "rbf_width": jnp.asarray(trial["width"])}
 
 
-def _loss(params, batch, key, member, *, config: Config, damping: Damping):
+def _loss(params, batch, key, trial, *, config: Config, damping: Damping):
     """Mean l1 distance of the corners over the true box size, plus the shrinkage."""
-    row, count = batch["table"][member["split"]], batch["count"][member["split"]]
+    row, count = batch["table"][trial["split"]], batch["count"][trial["split"]]
     chosen = row[jax.random.randint(key, (config.batch_size,), 0, count)]
     frames = jax.tree.map(lambda leaf: leaf[chosen], batch["frames"])
     truth = batch["truth"][chosen]
@@ -262,7 +262,7 @@ def _loss(params, batch, key, member, *, config: Config, damping: Damping):
         "unconverged": jnp.mean(~fused.converged),
         "min_eigenvalue": jnp.min(fused.min_eigenvalue),
     }
-    return jnp.mean(distance) + member["strength"] * penalty(params["fusion"]), metrics
+    return jnp.mean(distance) + trial["strength"] * penalty(params["fusion"]), metrics
 
 
 def penalty(parameters: FusionParameters) -> jax.Array:
@@ -282,7 +282,7 @@ VALIDATION_FRAMES = 1000  # per fold: enough for the choice, and quick
 
 def _validation_table(config: Config, data: Data) -> jax.Array:
     """(folds, n) indices of frames of each fold, evenly spread."""
-    fold = _fold_of_frames(facts(config, data)["folds"], data)
+    fold = _fold_of_frames(metadata(config, data)["folds"], data)
     rows = []
     for f in range(NUM_FOLDS):
         index = np.flatnonzero(fold == f) if np.any(fold == f) else np.arange(fold.size)
@@ -290,10 +290,10 @@ def _validation_table(config: Config, data: Data) -> jax.Array:
     return jnp.asarray(np.stack(rows), jnp.int32)
 
 
-def _validate(params, data, member):
-    """IoU on the two folds that the member has not trained on."""
+def _validate(params, data, trial):
+    """IoU on the two folds that the trial has not trained on."""
     ious = {}
-    for name, fold in (("own", member["split"]), ("next", (member["split"] + 1) % NUM_FOLDS)):
+    for name, fold in (("own", trial["split"]), ("next", (trial["split"] + 1) % NUM_FOLDS)):
         chosen = data["validation"][fold]
         frames = jax.tree.map(lambda leaf: leaf[chosen], data["frames"])  # noqa: B023
         fused = jax.vmap(lambda frame: fuse_frame(params["fusion"], frame).box)(frames)

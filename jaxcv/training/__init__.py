@@ -5,7 +5,7 @@ from jaxcv.training.plateau import Plateau
 from jaxcv.training.random_search import SearchRange, draw_settings, shrink_ranges
 from jaxcv.training.state import TrainState, create_state
 from jaxcv.training.step import global_norm, make_update
-from jaxcv.training.sweep import Sweep, check_members
+from jaxcv.training.sweep import Sweep, check_trials
 
 __all__ = [
     "CheckpointError",
@@ -15,7 +15,7 @@ __all__ = [
     "SearchRange",
     "Sweep",
     "TrainState",
-    "check_members",
+    "check_trials",
     "create_state",
     "draw_settings",
     "global_norm",

@@ -3,7 +3,7 @@
 When `patience` validations in a row have not improved, parameters and optimiser go back to where
 the validation was best, and all later steps are `factor` times as large. After `returns` of these
 the training stands still. All of it is part of the optimiser's state: a training that is resumed
-goes on with the same numbers, and members of a sweep come and go apart from each other.
+goes on with the same numbers, and trials of a sweep come and go apart from each other.
 
 Source: Kazakos, MSc thesis, 2017, section 2.7.2.
 """
@@ -92,7 +92,7 @@ class Plateau:
         return optax.GradientTransformationExtraArgs(init, update)
 
     def observe(self, state: TrainState, value: jax.Array) -> TrainState:
-        """The state after a validation of `state.params`, of one member.
+        """The state after a validation of `state.params`, of one trial.
 
         A value that is not finite improves nothing.
         """

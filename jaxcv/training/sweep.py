@@ -1,4 +1,4 @@
-"""Several trainings of one static problem at once: `vmap` over members, `lax.scan` over steps."""
+"""Several trainings of one static problem at once: `vmap` over trials, `lax.scan` over steps."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -14,57 +14,57 @@ from jaxcv.training.plateau import Plateau
 from jaxcv.training.state import TrainState, create_state
 from jaxcv.training.step import make_update
 
-__all__ = ["Sweep", "check_members"]
+__all__ = ["Sweep", "check_trials"]
 
-# The axis of the members: every leaf has it but the step, which the members share.
+# The axis of the trials: every leaf has it but the step, which the trials share.
 _AXES = TrainState(None, 0, 0)  # type: ignore[arg-type]
 
 
-def check_members(members: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The members as NumPy arrays of one common length.
+def check_trials(trials: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The trials as NumPy arrays of one common length.
 
     Raises:
         ValueError: if an entry is no vector of numbers, the lengths differ, or a seed is no
             integer from 0 to 2^31 - 1.
     """
-    arrays = {name: np.asarray(values) for name, values in members.items()}
+    arrays = {name: np.asarray(values) for name, values in trials.items()}
     for name, values in arrays.items():
         if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "biuf":
-            expected = "expected a vector of numbers, one per member"
+            expected = "expected a vector of numbers, one per trial"
             got = f"{values.dtype} of shape {values.shape}"
-            raise argument_error(f"members[{name!r}]", expected, got, "Number the choices instead.")
+            raise argument_error(f"trials[{name!r}]", expected, got, "Number the choices instead.")
     lengths = {name: values.size for name, values in arrays.items()}
     if len(set(lengths.values())) > 1:
         hint = "List every combination, e.g. with `itertools.product`."
-        raise argument_error("members", "expected vectors of one length", lengths, hint)
+        raise argument_error("trials", "expected vectors of one length", lengths, hint)
     seeds = arrays.get("seed")
     if seeds is None:
-        raise argument_error("members", "expected the entry 'seed'", list(arrays))
+        raise argument_error("trials", "expected the entry 'seed'", list(arrays))
     if seeds.dtype.kind not in "iu" or seeds.min() < 0 or seeds.max() >= 2**31:
         expected = "expected integers from 0 to 2^31 - 1"
-        raise argument_error("members['seed']", expected, seeds.tolist())
+        raise argument_error("trials['seed']", expected, seeds.tolist())
     return arrays
 
 
 class Sweep:
-    """The compiled functions of a sweep; one compilation per number of fused steps.
+    """The compiled functions of a sweep; one compilation per number of steps in a call.
 
-    A member's random numbers are a pure function of its seed and the step: `init` gets
-    `fold_in(key(seed), 0)`, and step `t` gets `fold_in(fold_in(key(seed), 1), t)`. So a member
+    A trial's random numbers are a pure function of its seed and the step: `init` gets
+    `fold_in(key(seed), 0)`, and step `t` gets `fold_in(fold_in(key(seed), 1), t)`. So a trial
     does not depend on its neighbours, nor on how often the training was interrupted.
 
     Args:
-        init: `init(key, member) -> params` for one member; `init(key, member, before)` where the
+        init: `init(key, trial) -> params` for one trial; `init(key, trial, before)` where the
             training goes on from another one.
-        loss: `loss(params, batch, key, member) -> (scalar, {name: scalar})` for one member.
+        loss: `loss(params, batch, key, trial) -> (scalar, {name: scalar})` for one trial.
         optimizer: `optimizer(**hyperparameters) -> optax.GradientTransformation`; it is called
             with traced scalars, so it must not branch on their values.
-        hyperparameters: the members that go to `optimizer`.
+        hyperparameters: the trials that go to `optimizer`.
         project: `params -> params`, after each update.
-        validate: `validate(params, data, member) -> {name: scalar}` for one member.
+        validate: `validate(params, data, trial) -> {name: scalar}` for one trial.
         plateau: when the steps become smaller; `observe` has to be called after `validate`.
-        loop: whether the members run one after the other through one compiled program, which is
-            the faster way with convolutions on a CPU: under `vmap` they are grouped convolutions.
+        sequential: run the trials one after the other through one compiled program. It is the
+            faster way with convolutions on a CPU: under `vmap` they are grouped convolutions.
     """
 
     def __init__(
@@ -77,35 +77,35 @@ class Sweep:
         project: Callable[[Any], Any] | None = None,
         validate: Callable[..., dict[str, Any]] | None = None,
         plateau: Plateau | None = None,
-        loop: bool = False,
+        sequential: bool = False,
     ):
-        def optimizer_of(member):
-            own = optimizer(**{name: member[name] for name in hyperparameters})
+        def optimizer_of(trial):
+            own = optimizer(**{name: trial[name] for name in hyperparameters})
             return own if plateau is None else plateau.wrap(own)
 
-        def init_one(before, member):
-            key = jax.random.fold_in(jax.random.key(member["seed"]), 0)
-            params = init(key, member) if before is None else init(key, member, before)
-            state = create_state(params, optimizer_of(member))
+        def init_one(before, trial):
+            key = jax.random.fold_in(jax.random.key(trial["seed"]), 0)
+            params = init(key, trial) if before is None else init(key, trial, before)
+            state = create_state(params, optimizer_of(trial))
             return state.params, state.optimizer_state
 
-        def update_one(state, batch, member):
-            key = jax.random.fold_in(jax.random.key(member["seed"]), 1)
+        def update_one(state, batch, trial):
+            key = jax.random.fold_in(jax.random.key(trial["seed"]), 1)
             update = make_update(
-                lambda params, batch, key: loss(params, batch, key, member),
-                optimizer_of(member),
+                lambda params, batch, key: loss(params, batch, key, trial),
+                optimizer_of(trial),
                 project=project,
             )
             return update(state, batch, jax.random.fold_in(key, state.step))
 
-        def init_all(members, before):
-            state = _map(init_one, (None if before is None else 0, 0), 0, before, members)
+        def init_all(trials, before):
+            state = _map(init_one, (None if before is None else 0, 0), 0, before, trials)
             return TrainState(jnp.zeros((), jnp.int32), *state)
 
-        def advance(state, members, batch, length, stacked):
+        def advance(state, trials, batch, length, stacked):
             def one(state, batch):
                 axes = (_AXES, None, 0)
-                return _map(update_one, axes, (_AXES, 0), state, batch, members)
+                return _map(update_one, axes, (_AXES, 0), state, batch, trials)
 
             if length == 1:  # no loop: XLA's code for a convolution in a loop is slow on the CPU
                 batch = jax.tree.map(lambda x: x[0], batch) if stacked else batch
@@ -115,38 +115,38 @@ class Sweep:
                 return jax.lax.scan(one, state, batch, length)
             return jax.lax.scan(lambda state, _: one(state, batch), state, None, length)
 
-        def validate_all(params, data, members):
+        def validate_all(params, data, trials):
             assert validate is not None
-            return _map(validate, (0, None, 0), 0, params, data, members)
+            return _map(validate, (0, None, 0), 0, params, data, trials)
 
         def observe_all(state, values):
             assert plateau is not None
             return _map(plateau.observe, (_AXES, 0), _AXES, state, values)
 
         self.hyperparameters = tuple(hyperparameters)
-        self.plateau, self.loop = plateau, loop
+        self.plateau, self.sequential = plateau, sequential
         self._init = jax.jit(init_all)
         # The old state is never read again, so its memory takes the new one.
         self._advance = jax.jit(advance, static_argnums=(3, 4), donate_argnums=0)
         self._validate = jax.jit(validate_all)
         self._observe = jax.jit(observe_all)
 
-    def init(self, members: Mapping[str, Any], before: Any = None) -> TrainState:
-        """The state before the first step; every leaf but `step` has a leading axis of members.
+    def init(self, trials: Mapping[str, Any], before: Any = None) -> TrainState:
+        """The state before the first step; every leaf but `step` has a leading axis of trials.
 
         Args:
-            members: name -> (M,).
-            before: params of an earlier training of as many members, handed to `init`.
+            trials: name -> (M,).
+            before: params of an earlier training of as many trials, handed to `init`.
         """
-        return self._init(self._members(members), before)
+        return self._init(self._trials(trials), before)
 
-    def shapes(self, members: Mapping[str, Any], before: Any = None) -> TrainState:
-        """Shapes and dtypes of `init(members, before)`, without computing it."""
-        return jax.eval_shape(self._init, self._members(members), before)
+    def shapes(self, trials: Mapping[str, Any], before: Any = None) -> TrainState:
+        """Shapes and dtypes of `init(trials, before)`, without computing it."""
+        return jax.eval_shape(self._init, self._trials(trials), before)
 
     def unpacked(self, state: TrainState) -> Any:
-        """The state as `run` takes it: with `loop` one state a member, else as it is."""
-        if not self.loop:
+        """The state as `run` takes it: with `loop` one state a trial, else as it is."""
+        if not self.sequential:
             return state
         count = jax.tree.leaves(state.params)[0].shape[0]
         # Each its own step counter: `run` donates it.
@@ -154,7 +154,7 @@ class Sweep:
 
     def packed(self, state: Any) -> TrainState:
         """The inverse of `unpacked`."""
-        if not self.loop:
+        if not self.sequential:
             return state
         join = lambda *leaves: jnp.concatenate(leaves)
         return TrainState(state[0].step, *(jax.tree.map(join, *[one[k] for one in state])
@@ -163,7 +163,7 @@ class Sweep:
     def run(
         self,
         state: Any,
-        members: Mapping[str, Any],
+        trials: Mapping[str, Any],
         batch: Any,
         *,
         length: int,
@@ -173,7 +173,7 @@ class Sweep:
 
         Args:
             state: `unpacked(state)` from `init`, `run` or a checkpoint.
-            members: name -> (M,).
+            trials: name -> (M,).
             batch: what the loss reads, the same at every step; or, if `stacked`, one batch per
                 step along a new leading axis of `length`.
             length: the number of updates, static.
@@ -182,18 +182,18 @@ class Sweep:
         Returns:
             The new state, and the metrics of every step, name -> (length, M).
         """
-        arrays = self._members(members)
-        if not self.loop:
+        arrays = self._trials(trials)
+        if not self.sequential:
             return self._advance(state, arrays, batch, length, stacked)
         run = functools.partial(self._advance, batch=batch, length=length, stacked=stacked)
         pairs = [run(one, _rows(arrays, i)) for i, one in enumerate(state)]
         join = lambda *leaves: jnp.concatenate(leaves, axis=1)
         return tuple(one for one, _ in pairs), jax.tree.map(join, *[m for _, m in pairs])
 
-    def validate(self, params: Any, data: Any, members: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """`validate` of every member, name -> (M,)."""
-        arrays = self._members(members)
-        if not self.loop:
+    def validate(self, params: Any, data: Any, trials: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """`validate` of every trial, name -> (M,)."""
+        arrays = self._trials(trials)
+        if not self.sequential:
             return self._validate(params, data, arrays)
         count = arrays["seed"].size
         parts = [self._validate(_rows(params, i), data, _rows(arrays, i)) for i in range(count)]
@@ -217,16 +217,16 @@ class Sweep:
         return state.params if self.plateau is None else state.optimizer_state.best_params
 
     def stopped(self, state: TrainState) -> bool:
-        """Whether all members stand still."""
+        """Whether all trials stand still."""
         return self.plateau is not None and bool(state.optimizer_state.stopped.all())
 
-    def _members(self, members: Mapping[str, Any]) -> dict[str, jax.Array]:
-        arrays = check_members(members)
+    def _trials(self, trials: Mapping[str, Any]) -> dict[str, jax.Array]:
+        arrays = check_trials(trials)
         missing = [name for name in self.hyperparameters if name not in arrays]
         if missing:
-            hint = "Add the entry to `members`, or take it out of `hyperparameters`."
+            hint = "Add the entry to `trials`, or take it out of `hyperparameters`."
             expected = f"expected an entry for the hyperparameters {missing}"
-            raise argument_error("members", expected, list(arrays), hint)
+            raise argument_error("trials", expected, list(arrays), hint)
         return {name: jnp.asarray(values) for name, values in arrays.items()}
 
 
@@ -235,13 +235,13 @@ def _rows(tree: Any, i: int) -> Any:
 
 
 def _map(function: Callable[..., Any], in_axes: Any, out_axes: Any, *args: Any) -> Any:
-    """`vmap`, but a single member runs as it is.
+    """`vmap`, but a single trial runs as it is.
 
     Under `vmap` a `cond` computes both branches and a `while_loop` carries its state through
-    `where`; one member alone need not pay for that.
+    `where`; one trial alone need not pay for that.
     """
     axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
-    if jax.tree.leaves(args[-1])[0].shape[0] > 1:  # of members, always the last
+    if jax.tree.leaves(args[-1])[0].shape[0] > 1:  # of trials, always the last
         return jax.vmap(function, in_axes=axes, out_axes=out_axes)(*args)
     out = function(*(_index(arg, axis) for arg, axis in zip(args, axes, strict=True)))
     return _expand(out, out_axes)

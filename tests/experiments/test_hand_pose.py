@@ -166,11 +166,11 @@ def test_rows_and_their_networks():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("members_by", ["loop", "vmap"])
-def test_search_in_rounds(tmp_path, members_by):
+@pytest.mark.parametrize("trials_by", ["loop", "vmap"])
+def test_search_in_rounds(tmp_path, trials_by):
     config = dataclasses.replace(
-        CONFIG, search=True, search_rounds=2, search_members=5, search_steps=4, num_seeds=2,
-        members_by=members_by,
+        CONFIG, search=True, search_rounds=2, search_trials=5, search_steps=4, num_seeds=2,
+        trials_by=trials_by,
     )  # fmt: skip
     results = hand_pose.train(config, tmp_path / "w")
     metrics = results["metrics"]
@@ -179,7 +179,7 @@ def test_search_in_rounds(tmp_path, members_by):
     losses = {}
     for line in lines:
         values = [np.inf if x is None else x for x in line["valid_loss"]]
-        losses[line["cell"]] = np.minimum(losses.get(line["cell"], np.inf), values)
+        losses[line["run"]] = np.minimum(losses.get(line["run"], np.inf), values)
     assert len(losses["net1.search0"]) == len(losses["net1.search1"]) == 5
     source = metrics["net1/search_source_valid_loss"]
     assert source == pytest.approx(losses["net1.search0"][0])
@@ -207,12 +207,12 @@ def test_refined_rows(tmp_path):
 
 
 def test_searched_settings_are_drawn_anew_and_close_in():
-    config = dataclasses.replace(CONFIG, search_members=20)
+    config = dataclasses.replace(CONFIG, search_trials=20)
     first = training._drawn(config, "net1", 0, {})
     assert [first[rate][0] for rate in training.RATES] == [0.01, 0.9, 0.03]
     away = np.log10(first["learning_rate"] / 0.03) ** 2
     history = {"valid_loss": np.stack([away + 1, away, np.where(away > 1, np.nan, away)])}
-    done = runner.Trained({}, history, first, {}, 1.0)
+    done = runner.TrainedRun({}, history, first, {}, 1.0)
     second = training._drawn(config, "net1", 1, {"net1.search0": done})
     spread = lambda one: np.ptp(np.log10(one["learning_rate"]))
     assert spread(second) < 0.6 * spread(first)
@@ -222,7 +222,7 @@ def test_searched_settings_are_drawn_anew_and_close_in():
 
 
 @pytest.mark.slow
-def test_a_member_of_the_loss_has_its_own_dropout(data):
+def test_a_trial_of_the_loss_has_its_own_dropout(data):
     network = training.networks(CONFIG)["net1"]
     params = training._init(jax.random.key(0), {}, network=network, side=32)
     batch = training._batch(data, ("depth",), CONFIG, 0)

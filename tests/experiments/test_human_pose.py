@@ -65,8 +65,8 @@ def test_subjects_are_either_trained_or_tested_on():
     data = training.load(CONFIG)
     frames, test = data.seeds[0], data.test[0]
     assert not set(frames.subject[test]) & set(frames.subject[~test])
-    assert training.facts(CONFIG, data) == {"test_subjects": ["S4"]}
-    batch = training.cells(dataclasses.replace(CONFIG, num_components=1), data)[
+    assert training.metadata(CONFIG, data) == {"test_subjects": ["S4"]}
+    batch = training.runs(dataclasses.replace(CONFIG, num_components=1), data)[
         "custom.views=2.seed=0"
     ].data
     assert len(batch.joints) == np.sum(~test)

@@ -74,39 +74,39 @@ def test_files_figures_page_and_networks(trained, data, tmp_path):
 
 def test_methods_that_share_code_are_one_program(config, data):
     study = dataclasses.replace(config, method=tuple(training.METHODS), num_seeds=2)
-    cells = training.cells(study, data)
-    assert list(cells) == ["attract", "equal_ratio", "repel"]
-    assert cells["attract"].members["clamped"].tolist() == [True] * 4 + [False] * 2
-    assert cells["attract"].members["pull"].tolist() == [1, 1, 0, 0, 1, 1]
-    assert training.member_of(study, "entangled", 1) == ("attract", 5)
-    assert training.member_of(study, "dcign_repel", 1) == ("repel", 1)
+    runs = training.runs(study, data)
+    assert list(runs) == ["attract", "equal_ratio", "repel"]
+    assert runs["attract"].trials["clamped"].tolist() == [True] * 4 + [False] * 2
+    assert runs["attract"].trials["pull"].tolist() == [1, 1, 0, 0, 1, 1]
+    assert training.trial_of(study, "entangled", 1) == ("attract", 5)
+    assert training.trial_of(study, "dcign_repel", 1) == ("repel", 1)
 
 
 def test_batches_come_in_the_ratio_and_are_held_after_the_warm_start(config, data):
     own = dataclasses.replace(config, ratio=(0, 3, 0, 1), warm_steps=5)
-    cells = training.cells(own, data)
-    drawn = [cells["attract"].batches(step) for step in range(400)]
+    runs = training.runs(own, data)
+    drawn = [runs["attract"].batches(step) for step in range(400)]
     kinds = np.array([batch["kind"] for batch in drawn])
     assert set(kinds) == {1, 3}
     assert abs((kinds == 1).mean() - 0.75) < 0.08
     assert [bool(batch["held"]) for batch in drawn[:7]] == [False] * 5 + [True] * 2
-    equal = [cells["equal_ratio"].batches(step)["kind"] for step in range(400)]
+    equal = [runs["equal_ratio"].batches(step)["kind"] for step in range(400)]
     assert (np.bincount(equal) > 60).all()
-    same = cells["attract"].batches(3)
+    same = runs["attract"].batches(3)
     np.testing.assert_array_equal(same["images"], drawn[3]["images"])
 
 
 @pytest.mark.slow
-def test_an_entangled_member_and_a_warm_start_are_the_plain_loss(config, data):
-    cell = training.cells(config, data)["attract"]
-    member = {"clamped": np.True_, "pull": np.float32(1), "seed": 0}
-    params = cell.init(jax.random.key(0), member)
-    batch = cell.batches(0) | {"kind": np.int32(1)}
+def test_an_entangled_trial_and_a_warm_start_are_the_plain_loss(config, data):
+    run = training.runs(config, data)["attract"]
+    trial = {"clamped": np.True_, "pull": np.float32(1), "seed": 0}
+    params = run.init(jax.random.key(0), trial)
+    batch = run.batches(0) | {"kind": np.int32(1)}
 
     @jax.jit
     def slope(held, clamped):
-        own, who = batch | {"held": held}, member | {"clamped": clamped}
-        return jax.grad(lambda p: cell.loss(p, own, jax.random.key(1), who)[0])(params)
+        own, who = batch | {"held": held}, trial | {"clamped": clamped}
+        return jax.grad(lambda p: run.loss(p, own, jax.random.key(1), who)[0])(params)
 
     plain, warm, held = slope(True, False), slope(False, True), slope(True, True)
     jax.tree.map(np.testing.assert_array_equal, plain, warm)
@@ -114,7 +114,7 @@ def test_an_entangled_member_and_a_warm_start_are_the_plain_loss(config, data):
 
 
 def test_the_paper_s_network_and_words_of_its_optimiser(data):
-    network = training.make_network(training.PRESETS["paper"], training.facts(CONFIG, data))
+    network = training.make_network(training.PRESETS["paper"], training.metadata(CONFIG, data))
     init = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 150, 150, 1), np.float32))
     assert sum(x.size for x in jax.tree.leaves(init)) == 4_131_137
     worded = dataclasses.replace(CONFIG, optimizer="rmsprop", decay=False, learning_rate=1e-3)

@@ -48,13 +48,13 @@ def test_rows_files_and_figures(trained):
 def test_a_stage_learns_only_its_part(trained):
     folder, _ = trained
     data = training.load(CONFIG)
-    _, cells = run._restore(monocular_stereo.EXPERIMENT, CONFIG, folder)
-    names = [training.cell_name("lsnet", s, 0) for s in training.STAGES]
-    assert list(cells) == names
+    _, runs = run._restore(monocular_stereo.EXPERIMENT, CONFIG, folder)
+    names = [training.run_name("lsnet", s, 0) for s in training.STAGES]
+    assert list(runs) == names
     del data
     for before, after, stage in zip(names, names[1:], training.STAGES[1:], strict=False):
         for part in ("initial", "solver", "upscaler"):
-            pair = (jax.tree.leaves(cells[name].params[part]) for name in (before, after))
+            pair = (jax.tree.leaves(runs[name].params[part]) for name in (before, after))
             same = all(np.array_equal(a, b) for a, b in zip(*pair, strict=True))
             new = part in training.LEARNED[stage] or (stage, part) == ("few", "solver")
             assert same != new, (stage, part)
@@ -88,20 +88,20 @@ def test_stages_follow_each_other_and_rows_share_the_first_guess():
     config = dataclasses.replace(CONFIG, ablations=True, num_seeds=2)
     pairs = generate_pairs(jax.random.key(0), 2, (32, 48))
     data = training.Data(lambda: pairs, pairs)
-    cells = training.cells(config, data)
+    runs = training.runs(config, data)
     rows = training.rows(config)
     assert {"shown_paper", "shown_gradient", "through_encoding", "refinement"} < set(rows)
-    assert len(cells) == 2 * (1 + 3 + 2) + len(rows) - 2
+    assert len(runs) == 2 * (1 + 3 + 2) + len(rows) - 2
     before = {"initial": None, "few": "lsnet.initial"}
-    for name, cell in cells.items():
+    for name, one in runs.items():
         row, stage, seed = name.split(".")
         want = before.get(stage, f"{row}.{'all' if stage == 'upscale' else 'few'}")
-        assert cell.after == (want and f"{want}.{seed}")
-        batch, again = cell.batches(3), cell.batches(3)
+        assert one.init_from == (want and f"{want}.{seed}")
+        batch, again = one.batches(3), one.batches(3)
         jax.tree.map(np.testing.assert_array_equal, tuple(batch), tuple(again))
-    together = training.cells(dataclasses.replace(config, joint=True), data)
-    assert together["lsnet.upscale.seed=1"].after == "lsnet.joint.seed=1"
-    first = cells["lsnet.initial.seed=0"].batches(0), cells["lsnet.initial.seed=1"].batches(0)
+    together = training.runs(dataclasses.replace(config, joint=True), data)
+    assert together["lsnet.upscale.seed=1"].init_from == "lsnet.joint.seed=1"
+    first = runs["lsnet.initial.seed=0"].batches(0), runs["lsnet.initial.seed=1"].batches(0)
     assert not np.array_equal(first[0].target, first[1].target)
 
 

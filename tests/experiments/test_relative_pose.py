@@ -1,4 +1,4 @@
-"""The experiment of relative pose: augmentation, losses, cells, rows, modes, bad input."""
+"""The experiment of relative pose: augmentation, losses, runs, rows, modes, bad input."""
 
 import dataclasses
 import json
@@ -109,18 +109,18 @@ def test_the_refinement_goes_on_from_a_file_that_has_been_through_it():
     image, key = jnp.zeros((1, *CONFIG.shape, 3)), jax.random.key(3)
     before = {"network": network.init(jax.random.key(0), image, image)}
     config = dataclasses.replace(CONFIG, refine=True)
-    cell = lambda file: refinement.cells(config, Data(none, none, none, none, file))["joint"]
+    run = lambda file: refinement.runs(config, Data(none, none, none, none, file))["joint"]
     fresh = refinement.untrained(CONFIG, before["network"], jax.random.key(1))
     scales = PoseScales(jnp.array([3.0, 2.0]), jnp.float32(-2.0), jnp.float32(0.5))
     file = fresh | {"head": jax.tree.map(lambda leaf: leaf + 1, fresh["head"]), "scales": scales}
-    own = cell(file).init(key, {}, before)
+    own = run(file).init(key, {}, before)
     jax.tree.map(np.testing.assert_array_equal, own["head"], file["head"])
     jax.tree.map(np.testing.assert_array_equal, own["network"], before["network"])
     assert (own["scales"].log_noise, own["scales"].log_width) == (-2.0, 0.5)
     np.testing.assert_array_equal(own["scales"].log_precision, 0)  # of these pairs, not of those
     anew = refinement.untrained(CONFIG, before["network"], key)
     for other in (None, fresh):
-        jax.tree.map(np.testing.assert_array_equal, cell(other).init(key, {}, before), anew)
+        jax.tree.map(np.testing.assert_array_equal, run(other).init(key, {}, before), anew)
 
 
 def test_published_networks_add_what_each_image_says():

@@ -24,14 +24,14 @@ def trained(tmp_path_factory):
 def test_every_loss_has_its_metrics():
     config = training.Config(num_seeds=1)
     with jax.enable_x64(True):
-        for cell in training.cells(config, None).values():
-            member = {name: values[0] for name, values in cell.members.items()}
-            found = lambda key, cell=cell, member=member: cell.loss(
-                cell.init(key, member), None, key, member
+        for run in training.runs(config, None).values():
+            trial = {name: values[0] for name, values in run.trials.items()}
+            found = lambda key, run=run, trial=trial: run.loss(
+                run.init(key, trial), None, key, trial
             )
             loss, metrics = jax.eval_shape(found, jax.random.key(0))
             assert loss.shape == ()
-            assert {*cell.summaries} - {"gradient_norm"} <= {*metrics}
+            assert {*run.summaries} - {"gradient_norm"} <= {*metrics}
 
 
 @pytest.mark.slow

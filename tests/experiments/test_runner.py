@@ -31,9 +31,9 @@ def params_of(toy, folder):
     import orbax.checkpoint as ocp
 
     out = {}
-    for cell in ("resident", "batched"):
+    for run in ("resident", "batched"):
         with ocp.StandardCheckpointer() as checkpointer:
-            out[cell] = checkpointer.restore(folder / "checkpoints" / cell / "23" / "state")
+            out[run] = checkpointer.restore(folder / "checkpoints" / run / "23" / "state")
     return out
 
 
@@ -52,7 +52,7 @@ def test_killed_run_ends_with_the_same_bits(toy, run_toy, undisturbed, tmp_path)
     assert '"step": 16' in (tmp_path / "metrics.jsonl").read_text()
     # As if it had died in the middle of a line as well.
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"cell": "resident", "st')
+        file.write('{"run": "resident", "st')
 
     during_step = run_toy(*command, TOY_DIE_AT_STEP="18")
     assert during_step.returncode == -signal.SIGKILL
@@ -196,33 +196,33 @@ def test_commands_evaluate_and_predict(run_toy, undisturbed, tmp_path):
 def small_experiment(toy, **changes):
     """A float64 fit of one number, without host batches."""
 
-    def cells(config, data):
-        def loss(params, batch, key, member):
+    def runs(config, data):
+        def loss(params, batch, key, trial):
             return (params - batch) ** 2, {"params": params}
 
-        cell = dict(
-            init=lambda key, member: jnp.zeros(()),
+        run = dict(
+            init=lambda key, trial: jnp.zeros(()),
             loss=loss,
             optimizer=lambda: optax.sgd(0.1),
             hyperparameters=(),
             steps=config.steps,
             data=1 / 3,
         )
-        return {"one": runner.Cell(**(cell | changes))}
+        return {"one": runner.Run(**(run | changes))}
 
     return runner.Experiment(
         name="small",
         config=toy.Config,
         presets={"default": toy.Config()},
         load=lambda config: None,
-        cells=cells,
+        runs=runs,
         evaluate=lambda config, data, trained: {"params": trained["one"].params},
         figures=lambda *_: (),
         x64=True,
     )
 
 
-def test_double_precision_and_one_unnamed_member(toy, tmp_path):
+def test_double_precision_and_one_unnamed_trial(toy, tmp_path):
     seen = {}
     experiment = small_experiment(toy)
 
@@ -236,7 +236,7 @@ def test_double_precision_and_one_unnamed_member(toy, tmp_path):
         params = seen["one"].params
         assert params.dtype == np.float64
         np.testing.assert_allclose(params, [(1 - 0.8**7) / 3], rtol=1e-14)
-        np.testing.assert_array_equal(seen["one"].members["seed"], [5])
+        np.testing.assert_array_equal(seen["one"].trials["seed"], [5])
         assert seen["one"].history["loss"].shape == (1, 1)
     assert jnp.zeros(()).dtype == np.float32  # the mode ends with the run
 
@@ -265,7 +265,7 @@ def test_summaries_and_log_points(toy, tmp_path):
 def test_one_compilation_per_chunk_length(toy, tmp_path):
     traces, asked = [], []
 
-    def loss(params, batch, key, member):
+    def loss(params, batch, key, trial):
         traces.append(1)
         return (params - batch) ** 2, {}
 
@@ -273,17 +273,17 @@ def test_one_compilation_per_chunk_length(toy, tmp_path):
         asked.append(step)
         return np.float64(step)
 
-    experiment = small_experiment(toy, loss=loss, batches=batches, log_every=4, fused=3)
+    experiment = small_experiment(toy, loss=loss, batches=batches, log_every=4, steps_per_call=3)
     runner.train(experiment, toy.Config(steps=10), tmp_path)
     assert asked == list(range(10))
     assert len(traces) == 1  # 4 = 2 + 2: 3 steps at once would need a call of another length
 
 
-def test_broken_member_is_null_and_its_neighbour_is_untouched(toy, undisturbed, tmp_path):
+def test_broken_trial_is_null_and_its_neighbour_is_untouched(toy, undisturbed, tmp_path):
     results = runner.train(toy.EXPERIMENT, toy.Config(broken=0), tmp_path)
     whole = results_of(undisturbed)["metrics"]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    batched = [line for line in lines if line["cell"] == "batched"]
+    batched = [line for line in lines if line["run"] == "batched"]
     assert all(line["loss"][1] is None for line in batched)
     assert [line["skipped"] for line in batched] == [[0.0, 4.0]] * 5 + [[0.0, 3.0]]
     assert results["metrics"]["batched/error"][0] == pytest.approx(whole["batched/error"][0])
@@ -309,28 +309,28 @@ def test_a_package_that_is_missing_is_named_with_its_installation(toy, tmp_path,
 
 
 def test_notebook_with_a_running_event_loop(toy, tmp_path):
-    async def cell():
+    async def run():
         return runner.train(small_experiment(toy), toy.Config(steps=2), tmp_path)
 
-    assert "params" in asyncio.run(cell())["metrics"]
+    assert "params" in asyncio.run(run())["metrics"]
 
 
-def test_a_cell_goes_on_from_an_earlier_one(toy, tmp_path):
+def test_a_run_goes_on_from_an_earlier_one(toy, tmp_path):
     """Trained in stages, evaluated from its checkpoints, and refused in a wrong order."""
 
     def staged(config, data):
-        first = toy.cells(config, data)["resident"]
-        start = lambda key, member, before: {"w": before["w"], "b": before["b"] + 1}
+        first = toy.runs(config, data)["resident"]
+        start = lambda key, trial, before: {"w": before["w"], "b": before["b"] + 1}
         return {
             "first": first,
-            "second": dataclasses.replace(first, init=start, after="first", steps=0),
+            "second": dataclasses.replace(first, init=start, init_from="first", steps=0),
         }
 
     def evaluate(config, data, trained):
-        return {name: cell.params["b"] for name, cell in trained.items()}
+        return {name: run.params["b"] for name, run in trained.items()}
 
     staging = dataclasses.replace(
-        toy.EXPERIMENT, cells=staged, evaluate=evaluate, figures=lambda *_: (), source={}
+        toy.EXPERIMENT, runs=staged, evaluate=evaluate, figures=lambda *_: (), source={}
     )
     config = toy.Config(steps=4)
     metrics = runner.train(staging, config, tmp_path / "a")["metrics"]
@@ -339,15 +339,17 @@ def test_a_cell_goes_on_from_an_earlier_one(toy, tmp_path):
     assert again == metrics
 
     turned = lambda config, data: dict(reversed(staged(config, data).items()))
-    wrong = dataclasses.replace(staging, cells=turned)
-    with pytest.raises(ValueError, match=r"`second\.after`: expected one of the cells before it"):
+    wrong = dataclasses.replace(staging, runs=turned)
+    with pytest.raises(
+        ValueError, match=r"`second\.init_from`: expected one of the runs before it"
+    ):
         runner.train(wrong, config, tmp_path / "c")
     fewer = lambda config, data: {
-        name: dataclasses.replace(cell, members={"learning_rate": np.ones(1), "weak": np.zeros(1)})
+        name: dataclasses.replace(run, trials={"learning_rate": np.ones(1), "weak": np.zeros(1)})
         if name == "second"
-        else cell
-        for name, cell in staged(config, data).items()
+        else run
+        for name, run in staged(config, data).items()
     }
-    wrong = dataclasses.replace(staging, cells=fewer)
-    with pytest.raises(ValueError, match=r"`second\.members`: expected as many members.*2, got 1"):
+    wrong = dataclasses.replace(staging, runs=fewer)
+    with pytest.raises(ValueError, match=r"`second\.trials`: expected as many trials.*2, got 1"):
         runner.train(wrong, config, tmp_path / "d")

@@ -180,3 +180,21 @@ def test_what_only_a_prediction_reads_is_refused(mode):
         settings.ConfigError, match=r"`image`: goes with --mode=predict, got 'a\.png'"
     ):
         settings.of_mode(OfModes(image="a.png"), mode)
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamed(Config):
+    pace: float = runner.flag(1.0, "How fast.", upper=9.0, formerly="speed")
+
+
+def test_a_renamed_flag_keeps_its_old_name(caplog):
+    values = flags.FlagValues()
+    settings.define_flags(Renamed, {"default": Renamed()}, values)
+    values(["program", "--workdir=w", "--speed=3"])
+    assert settings.given_fields(Renamed, values) == {"pace": 3.0}
+    assert "--speed is called --pace now" in caplog.text
+    assert "--pace" in values.main_module_help()
+    assert "--speed" not in values.main_module_help()
+    saved = settings.config_to_dict(Renamed(pace=2.0))
+    saved["speed"] = saved.pop("pace")
+    assert settings.config_from_dict(Renamed, saved) == Renamed(pace=2.0)

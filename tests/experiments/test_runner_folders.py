@@ -74,13 +74,13 @@ def test_a_refused_command_changes_nothing(toy, unloadable, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["config.json", "facts.json"])
+@pytest.mark.parametrize("name", ["config.json", "metadata.json"])
 def test_what_is_no_json_of_a_training_is_one_line(toy, unloadable, undisturbed, tmp_path, name):
     folder = tmp_path / "training"
     shutil.copytree(undisturbed, folder)
     evaluate = lambda: runner.evaluate(toy.EXPERIMENT, None, tmp_path / "out", folder)
     for text in ("[" * 5000 + "]" * 5000, "[1]", "3", "", '{"experiment": 3}'):
-        if name == "facts.json" and text.startswith("{"):
+        if name == "metadata.json" and text.startswith("{"):
             continue
         (folder / name).write_text(text)
         with pytest.raises(records.FolderError, match=rf"^`{name}`: expected .* from a training"):
@@ -122,7 +122,7 @@ def test_missing_and_foreign_checkpoints(toy, unloadable, undisturbed, tmp_path)
 def test_checkpoint_of_another_model(toy, undisturbed, tmp_path):
     wider = lambda config: dataclasses.replace(config, width=4)
     changed = dataclasses.replace(
-        toy.EXPERIMENT, cells=lambda config, _: toy.cells(wider(config), toy.load(wider(config)))
+        toy.EXPERIMENT, runs=lambda config, _: toy.runs(wider(config), toy.load(wider(config)))
     )
     with pytest.raises(training.CheckpointError, match=r"float32\[2, 4\].*got.*float32\[2, 3\]"):
         runner.evaluate(changed, None, tmp_path, undisturbed)
@@ -151,11 +151,11 @@ def test_a_mistaken_command_leaves_its_folder_usable(toy, unloadable, tmp_path):
     assert records.read_config(tmp_path)["config"]["seed"] == 4
 
 
-def test_checkpoint_without_one_of_the_cells(toy, undisturbed, tmp_path):
+def test_checkpoint_without_one_of_the_runs(toy, undisturbed, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(undisturbed, source)
     shutil.rmtree(source / "checkpoints" / "batched")
-    with pytest.raises(records.FolderError, match="of the cell 'batched'"):
+    with pytest.raises(records.FolderError, match="of the run 'batched'"):
         runner.evaluate(toy.EXPERIMENT, None, tmp_path / "e", source)
 
 
@@ -182,9 +182,9 @@ def test_prediction_that_the_experiment_does_not_make(toy, undisturbed, tmp_path
 
 
 @pytest.mark.parametrize("name", ["a/b", "", "..", "a b"])
-def test_names_of_cells_can_be_file_names(toy, tmp_path, name):
-    experiment = dataclasses.replace(toy.EXPERIMENT, cells=lambda config, data: {name: None})
-    with pytest.raises(ValueError, match="`cells`: expected names of cells"):
+def test_names_of_runs_can_be_file_names(toy, tmp_path, name):
+    experiment = dataclasses.replace(toy.EXPERIMENT, runs=lambda config, data: {name: None})
+    with pytest.raises(ValueError, match="`runs`: expected names of runs"):
         runner.train(experiment, toy.Config(), tmp_path)
 
 
@@ -193,46 +193,49 @@ def test_names_of_cells_can_be_file_names(toy, tmp_path, name):
     [
         ({"log_every": 0}, "`resident.log_every`: expected at least 1, got 0"),
         ({"checkpoint_every": 0}, "`resident.checkpoint_every`"),
-        ({"fused": 0}, "`resident.fused`"),
+        ({"steps_per_call": 0}, "`resident.steps_per_call`"),
         ({"steps": -1}, "`resident.steps`: expected at least 0"),
         ({"summaries": {"loss": "median"}}, "expected one of 'mean', 'last', 'min', 'max', 'sum'"),
         ({"summaries": {"speed": "mean"}}, "`summaries`: expected names among"),
         ({"validate": lambda *_: {"loss": 0.0}}, "`validate`: these metrics are those of the loss"),
-        ({"members": {"learning_rate": np.ones((2, 2))}}, "expected a vector of numbers"),
+        ({"trials": {"learning_rate": np.ones((2, 2))}}, "expected a vector of numbers"),
     ],
 )
-def test_wrong_cells_are_named(toy, tmp_path, changes, message):
-    def cells(config, data):
-        cell = toy.EXPERIMENT.cells(config, data)["resident"]
-        return {"resident": dataclasses.replace(cell, **changes)}
+def test_wrong_runs_are_named(toy, tmp_path, changes, message):
+    def runs(config, data):
+        run = toy.EXPERIMENT.runs(config, data)["resident"]
+        return {"resident": dataclasses.replace(run, **changes)}
 
-    experiment = dataclasses.replace(toy.EXPERIMENT, cells=cells)
+    experiment = dataclasses.replace(toy.EXPERIMENT, runs=runs)
     with pytest.raises(ValueError, match=message):
         runner.train(experiment, toy.Config(steps=1), tmp_path)
 
 
 def test_log_points_do_not_depend_on_the_start():
-    cell = types.SimpleNamespace(steps=23, log_every=5)
-    points = list(loop.log_points(cell))
+    run = types.SimpleNamespace(steps=23, log_every=5)
+    points = list(loop.log_points(run))
     assert points == [(0, 5), (5, 10), (10, 15), (15, 20), (20, 23)]
     for begin in (5, 20, 23):
-        assert list(loop.log_points(cell, begin)) == [p for p in points if p[0] >= begin]
+        assert list(loop.log_points(run, begin)) == [p for p in points if p[0] >= begin]
 
 
 def test_stacked_batches_stay_small(monkeypatch):
-    def lengths(fused=None, begin=0):
-        cell = types.SimpleNamespace(
-            steps=14, log_every=6, fused=fused, batches=lambda step: np.zeros(100, np.uint8)
+    def lengths(steps_per_call=None, begin=0):
+        run = types.SimpleNamespace(
+            steps=14,
+            log_every=6,
+            steps_per_call=steps_per_call,
+            batches=lambda step: np.zeros(100, np.uint8),
         )
-        feed, out = loop._Feed(cell, begin), []
+        feed, out = loop._Feed(run, begin), []
         while feed._next is not None:
             out.append(feed.take()[0])
             feed.prepare()
         return out
 
     assert lengths() == [6, 6, 2]
-    assert lengths(fused=1) == [1] * 14
-    assert lengths(fused=100) == [6, 6, 2]
+    assert lengths(steps_per_call=1) == [1] * 14
+    assert lengths(steps_per_call=100) == [6, 6, 2]
     monkeypatch.setattr(loop, "_STACK_BYTES", 350)
     assert lengths() == [3, 3, 3, 3, 2]
     assert lengths(begin=12) == [2]
@@ -257,8 +260,8 @@ def test_metrics_file_is_read_back_and_mended(tmp_path):
     written.append("a", 4, {"loss": numbers[::-1]})
     written.append("b", 2, {"loss": numbers})
     whole = path.read_text()
-    assert json.loads(whole.splitlines()[0]) == {"cell": "a", "step": 2, "loss": [1 / 3, None]}
-    path.write_text(whole + '{"cell": "b", "step": 4, "lo')
+    assert json.loads(whole.splitlines()[0]) == {"run": "a", "step": 2, "loss": [1 / 3, None]}
+    path.write_text(whole + '{"run": "b", "step": 4, "lo')
 
     only_read = records.MetricsFile(path, read_only=True)
     assert path.read_text() != whole
@@ -271,7 +274,7 @@ def test_metrics_file_is_read_back_and_mended(tmp_path):
         assert list(file.history("c", 2)) == ["step"]
 
     mended.cut("a", 2, [2])
-    assert [json.loads(line)["cell"] for line in path.read_text().splitlines()] == ["a", "b"]
+    assert [json.loads(line)["run"] for line in path.read_text().splitlines()] == ["a", "b"]
     path.write_text("not json\n" + whole)
     with pytest.raises(records.FolderError, match=r"metrics.jsonl:1`: expected one JSON record"):
         records.MetricsFile(path)

@@ -67,7 +67,7 @@ def test_the_results_have_every_row(trained):
 @pytest.mark.slow
 def test_no_model_is_trained_or_chosen_on_the_sequences_that_it_is_tested_on():
     data = training.load(CONFIG)
-    folds = training.facts(CONFIG, data)["folds"]
+    folds = training.metadata(CONFIG, data)["folds"]
     fold = training._fold_of_frames(folds, data)
     masks = training._splits(CONFIG, data)
     for f in range(5):
@@ -77,8 +77,8 @@ def test_no_model_is_trained_or_chosen_on_the_sequences_that_it_is_tested_on():
     assert masks[training.ALL].all()
     test = training._frame_thirds(CONFIG, data)
     assert np.array_equal(masks[training.FRAMES], ~test)
-    cells = training.cells(CONFIG, data)
-    table, count = cells["learned.final"].data["table"], cells["learned.final"].data["count"]
+    runs = training.runs(CONFIG, data)
+    table, count = runs["learned.final"].data["table"], runs["learned.final"].data["count"]
     for number, mask in enumerate(masks):
         assert np.array_equal(np.sort(table[number, : count[number]]), np.flatnonzero(mask))
 
@@ -95,9 +95,9 @@ def test_the_choice_for_a_fold_never_saw_it():
             "fusion": training.equal_width(3, np.ones(rows)),
             "rbf_width": np.ones(rows),
         }
-        members = {"split": np.tile(np.arange(5, 12), 2)}
-        final = runner.Trained(params, {}, members, {})
-        choose = runner.Trained(params, history, members, {})
+        trials = {"split": np.tile(np.arange(5, 12), 2)}
+        final = runner.TrainedRun(params, {}, trials, {})
+        choose = runner.TrainedRun(params, history, trials, {})
         trained = {"learned.choose": choose, "learned.final": final}
         return evaluation.chosen_models(config, trained, "learned").strength
 

@@ -1,4 +1,4 @@
-"""A tiny experiment: two cells that fit a line, with ways to die at a chosen moment."""
+"""A tiny experiment: two runs that fit a line, with ways to die at a chosen moment."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ class Config:
     width: int = runner.flag(3, "Number of weights.", lower=1)
     shift: float | None = runner.flag(None, "Added to the targets.")
     clip: bool = runner.flag(False, "Keep the weights non-negative.")
-    broken: int = runner.flag(-1, "Step from which the second member's gradient is nan.")
+    broken: int = runner.flag(-1, "Step from which the second trial's gradient is nan.")
 
 
 def load(config):
@@ -33,23 +33,23 @@ def load(config):
     return x, y.astype(np.float32)
 
 
-def cells(config, data):
+def runs(config, data):
     x, y = data
     count = len(config.learning_rate)
-    members = {
+    trials = {
         "learning_rate": np.asarray(config.learning_rate),
         "weak": np.arange(count) == 1,
     }
 
-    def init(key, member):
+    def init(key, trial):
         return {"w": jax.random.normal(key, (config.width,)), "b": jnp.zeros(())}
 
-    def loss(params, batch, key, member):
+    def loss(params, batch, key, trial):
         x, y, step = batch
         noise = 0.01 * jax.random.normal(key, y.shape)
         error = x @ params["w"] + params["b"] - y + noise
         if config.broken >= 0:
-            error = jnp.where(member["weak"] & (step >= config.broken), jnp.nan, error)
+            error = jnp.where(trial["weak"] & (step >= config.broken), jnp.nan, error)
         return jnp.mean(error**2), {"worst": jnp.max(jnp.abs(error))}
 
     def batches(step):
@@ -60,7 +60,7 @@ def cells(config, data):
         rows = np.random.default_rng([config.seed, step]).choice(64, 16)
         return x[rows], y[rows], np.int32(step)
 
-    def validate(params, data, member):
+    def validate(params, data, trial):
         x, y, _ = data
         return {"error": jnp.mean((x @ params["w"] + params["b"] - y) ** 2)}
 
@@ -68,7 +68,7 @@ def cells(config, data):
         init=init,
         loss=loss,
         optimizer=optax.adam,
-        members=members,
+        trials=trials,
         steps=config.steps,
         data=(x, y, np.int32(0)),
         validate=validate,
@@ -77,7 +77,7 @@ def cells(config, data):
         checkpoint_every=7,  # rounded up to 8
         project=(lambda p: p | {"w": jnp.maximum(p["w"], 0)}) if config.clip else None,
     )
-    return {"resident": runner.Cell(**common), "batched": runner.Cell(**common, batches=batches)}
+    return {"resident": runner.Run(**common), "batched": runner.Run(**common, batches=batches)}
 
 
 def evaluate(config, data, trained):
@@ -104,7 +104,7 @@ EXPERIMENT = runner.Experiment(
     config=Config,
     presets={"default": Config(), "study": Config(steps=40, width=5), "paper": Config(steps=400)},
     load=load,
-    cells=cells,
+    runs=runs,
     evaluate=evaluate,
     figures=figures,
     predict=predict,

@@ -9,7 +9,7 @@ import pytest
 
 from jaxcv.training import CheckpointError, Checkpoints, TrainState, create_state
 
-IDENTITY = {"experiment": "toy", "cell": "one"}
+IDENTITY = {"experiment": "toy", "run": "one"}
 
 
 def state_at(step, optimizer=None, **params):
@@ -111,7 +111,7 @@ def lose_everything(folder):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, lose_metadata, lose_everything])
 def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, damage):
-    checkpoints = Checkpoints(tmp_path / "cell", IDENTITY)
+    checkpoints = Checkpoints(tmp_path / "run", IDENTITY)
     checkpoints.save(state_at(4))
     checkpoints.save(state_at(8))
     damage(checkpoints.folder / "8")
@@ -161,8 +161,8 @@ def test_checkpoint_of_another_model_is_an_error(tmp_path, params, expected):
     assert checkpoints.steps() == [4]
 
 
-def test_checkpoint_of_another_cell_is_an_error(tmp_path):
+def test_checkpoint_of_another_run_is_an_error(tmp_path):
     Checkpoints(tmp_path, IDENTITY).save(state_at(4))
-    other = Checkpoints(tmp_path, IDENTITY | {"cell": "two"})
-    with pytest.raises(CheckpointError, match="expected a checkpoint with cell 'two', got 'one'"):
+    other = Checkpoints(tmp_path, IDENTITY | {"run": "two"})
+    with pytest.raises(CheckpointError, match="expected a checkpoint with run 'two', got 'one'"):
         other.restore(state_at(0))

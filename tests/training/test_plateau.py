@@ -1,4 +1,4 @@
-"""Plateau: what the recipe does, step by step, and for members apart from each other."""
+"""Plateau: what the recipe does, step by step, and for trials apart from each other."""
 
 import jax
 import jax.numpy as jnp
@@ -78,25 +78,25 @@ def test_the_best_is_the_least_seen_before_it_stood_still(values):
         assert state.optimizer_state.best_params["x"] == places[int(finite.argmin())]
 
 
-def problem(plateau, loop):
+def problem(plateau, sequential):
     return training.Sweep(
-        lambda key, member: {"x": jax.random.normal(key, (3,))},
-        lambda params, batch, key, member: (jnp.sum((params["x"] - batch) ** 2), {}),
+        lambda key, trial: {"x": jax.random.normal(key, (3,))},
+        lambda params, batch, key, trial: (jnp.sum((params["x"] - batch) ** 2), {}),
         lambda learning_rate: optax.sgd(learning_rate, momentum=0.9),
-        validate=lambda params, data, member: {"error": jnp.sum((params["x"] - data) ** 2)},
+        validate=lambda params, data, trial: {"error": jnp.sum((params["x"] - data) ** 2)},
         plateau=plateau,
-        loop=loop,
+        sequential=sequential,
     )
 
 
-@pytest.mark.parametrize("loop", [False, True])
-def test_a_member_equals_the_training_of_it_alone(loop):
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_trial_equals_the_training_of_it_alone(sequential):
     plateau = training.Plateau("error", patience=1, returns=20)
-    members = {"seed": np.array([0, 1, 2]), "learning_rate": np.array([0.02, 0.3, 30.0])}
+    trials = {"seed": np.array([0, 1, 2]), "learning_rate": np.array([0.02, 0.3, 30.0])}
     runs = []
     for rows in (slice(0, 3), slice(1, 2)):
-        own = {name: values[rows] for name, values in members.items()}
-        sweep = problem(plateau, loop)
+        own = {name: values[rows] for name, values in trials.items()}
+        sweep = problem(plateau, sequential)
         whole = sweep.init(own)
         for _ in range(8):
             state = sweep.unpacked(whole)
@@ -115,9 +115,9 @@ def test_a_member_equals_the_training_of_it_alone(loop):
 
 
 def test_stopped_when_all_stand_still():
-    sweep = problem(training.Plateau("error", patience=1, returns=0), loop=True)
-    members = {"seed": np.array([0, 1]), "learning_rate": np.array([0.1, 0.1])}
-    whole = sweep.init(members)
+    sweep = problem(training.Plateau("error", patience=1, returns=0), sequential=True)
+    trials = {"seed": np.array([0, 1]), "learning_rate": np.array([0.1, 0.1])}
+    whole = sweep.init(trials)
     whole = sweep.observe(whole, {"error": np.array([1.0, 1.0])})
     whole = sweep.observe(whole, {"error": np.array([2.0, 0.5])})
     assert not sweep.stopped(whole)
@@ -131,7 +131,7 @@ def test_bad_settings_are_named():
         training.Plateau("error", patience=0)
     with pytest.raises(ValueError, match="factor"):
         training.Plateau("error", factor=1.0)
-    sweep = problem(training.Plateau("other"), loop=False)
-    members = {"seed": np.array([0]), "learning_rate": np.array([0.1])}
+    sweep = problem(training.Plateau("other"), sequential=False)
+    trials = {"seed": np.array([0]), "learning_rate": np.array([0.1])}
     with pytest.raises(ValueError, match=r"plateau\.metric.*'other'.*\['error'\]"):
-        sweep.observe(sweep.init(members), {"error": np.array([1.0])})
+        sweep.observe(sweep.init(trials), {"error": np.array([1.0])})
