@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 _PACKAGES = (
-    "data", "energies", "geometry", "implicit", "least_squares", "linear", "metrics", "models",
-    "plots", "solvers", "systems", "training",
+    "data", "energies", "geometry", "implicit", "io", "least_squares", "linear", "metrics",
+    "models", "plots", "solvers", "systems", "training",
 )  # fmt: skip
 
 

@@ -16,15 +16,16 @@ ARROWS = {  # package -> what it may import of jaxcv, besides BASE
     "models": {"solvers", "geometry", "models"},
     "metrics": {"geometry", "metrics"},
     "data": {"geometry", "data"},
+    "io": {"geometry", "io"},
     "training": {"training"},
     "plots": set(),
     "systems": {
         "linear", "solvers", "implicit", "least_squares", "geometry", "energies", "models",
-        "metrics", "data", "training", "plots", "systems",
+        "metrics", "data", "io", "training", "plots", "systems",
     },
 }  # fmt: skip
-MAY_PREPARE = {"data", "geometry", "energies", "checks"}
-MAY_CONVERT = MAY_PREPARE | {"models", "training"}  # trunk_weights, whose files are networks
+MAY_PREPARE = {"data", "io", "geometry", "energies", "checks"}
+MAY_CONVERT = MAY_PREPARE | {"models"}  # trunk_weights, whose files are networks
 UNPICKLER = "data_prep/trunk_weights/alexnet.py"  # by a list of what arrays need, see its tests
 FILES = sorted(
     path for top in ("jaxcv", "experiments", "data_prep") for path in (ROOT / top).rglob("*.py")

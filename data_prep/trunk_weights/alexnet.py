@@ -2,7 +2,7 @@
 
 The package keeps them as a pickle, which may run anything when it is opened. It is opened here with
 a list of what a pickle of arrays needs, and nothing else; what comes out is checked and written to
-an .npz file that holds arrays only.
+a safetensors file, which holds arrays only.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from jaxcv.checks import argument_error
+from jaxcv.io.networks import write_tree
 from jaxcv.models.relative_pose import TRUNKS
-from jaxcv.training.arrays import save_arrays
 
 __all__ = ["ALEXNET_SHA256", "convert_alexnet"]
 
@@ -56,7 +56,7 @@ def convert_alexnet(
 
     Args:
         source: the package's source distribution (.tar.gz), or its alexnet.ckpt.
-        path: the .npz file to write.
+        path: the safetensors file to write.
         sha256: of alexnet.ckpt; None: not compared.
 
     Raises:
@@ -80,7 +80,7 @@ def convert_alexnet(
         expected = "expected a pickle of arrays, AlexNet_0/Conv_0 to Conv_4"
         raise argument_error(str(source), expected, repr(error), _HINT) from error
     check_trunk(str(source), tree, "alexnet", _HINT)
-    save_arrays(path, tree, {"trunk": "alexnet", "sha256": found})
+    write_tree(path, tree, {"trunk": "alexnet", "source_sha256": found})
     return tree
 
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from data_prep.trunk_weights.alexnet import check_trunk
 from jaxcv.checks import argument_error
+from jaxcv.io.networks import write_tree
 from jaxcv.models.relative_pose import DEVIATION, MEAN
-from jaxcv.training.arrays import save_arrays
 
 __all__ = ["convert_caffemodel"]
 
@@ -79,7 +79,7 @@ def convert_caffemodel(
 
     Args:
         source: the .caffemodel.
-        path: the .npz file to write.
+        path: the safetensors file to write.
         mean: RGB, 0 to 255, that the model was trained to have subtracted.
 
     Raises:
@@ -112,5 +112,5 @@ def convert_caffemodel(
     first["bias"] = (first["bias"] + np.einsum("hwcf,c->f", kernel, shift)).astype(np.float32)
     scaled = kernel * (255 * np.asarray(DEVIATION))[:, None]
     first["kernel"] = scaled.astype(np.float32)
-    save_arrays(path, tree, {"trunk": "caffenet"})
+    write_tree(path, tree, {"trunk": "caffenet"})
     return tree

@@ -236,7 +236,7 @@ def predict_hand(
         joints, log_confidence = _network_joints(params, crop, shown, network)
     except flax.errors.ScopeParamShapeError as error:
         expected = "expected weights of this network, trained on crops of this `side`"
-        hint = "Give side= and network= of the training, as load_hand_network returns them."
+        hint = "Give side= and network= of the training, as in the settings of load_model."
         raise argument_error("params", expected, f"side {side}; {error}", hint) from error
     k = np.broadcast_to(k, (*depth.shape[:-2], 3, 3))
     if scales is not None:

@@ -350,7 +350,7 @@ def estimate_depth_and_motion(
         target: (..., H, W, 3) in [0, 1], H and W multiples of eight.
         sources: (..., H, W, 3) of one other view, or (..., S, H, W, 3).
         intrinsics: (..., 3, 3) [px] of all images, fy > 0 (`jaxcv.data.stereo.y_down`).
-        params: {initial, solver, upscaler}, e.g. of `load_stereo_network`; they take the type of
+        params: {initial, solver, upscaler}, e.g. those of `load_model`; they take the type of
             the images, float32 at least.
         network: that the params belong to.
 

