@@ -9,13 +9,11 @@ through these steps on fresh problems all along. Levenberg-Marquardt starts at t
 damping is the textbook's, and tuned for each family.
 """
 
-import functools
-
 from experiments import runner
 from experiments.curve_fitting import evaluation, figures, training
 from experiments.curve_fitting.training import Config
 
-__all__ = ["EXPERIMENT", "Config", "train"]
+__all__ = ["EXPERIMENT", "Config", "load", "train"]
 
 EXPERIMENT = runner.Experiment(
     name="curve_fitting",
@@ -26,5 +24,12 @@ EXPERIMENT = runner.Experiment(
     evaluate=evaluation.metrics,
     figures=figures.draw_all,
     predict=evaluation.write_fits,
+    model=evaluation.model,
+    columns=(
+        runner.Column("median energy, 1 iteration", "energy_median_1", ".2f"),
+        runner.Column("3", "energy_median_3", ".2f"),
+        runner.Column("15", "energy_median_15", ".2f"),
+        runner.Column("solved", "solved_15"),
+    ),
 )
-train = functools.partial(runner.train, EXPERIMENT)
+train, load = runner.bound(EXPERIMENT)

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import runner
 from experiments.curve_fitting import training
 from experiments.runner.timing import seconds_per_call
+from jaxcv.io import Model
 from jaxcv.solvers.marquardt import MarquardtRule
 from jaxcv.systems.curve_fitting import curve_energies, fit_curves, fit_curves_by_marquardt
-from jaxcv.training.arrays import write_npz
 
-__all__ = ["fits", "metrics", "test_energies", "write_fits"]
+__all__ = ["fits", "metrics", "model", "test_energies", "write_fits"]
 
 STEPS = max(training.RECORDED)
 FACTORS = ((10.0, 10.0), (3.0, 2.0))  # after success and failure
@@ -111,7 +112,19 @@ def _times(config: Any, data: Any, trained: Any) -> dict[str, float]:
     }
 
 
+def model(config: Any, trained: Any, trial: int | None) -> Model:
+    """The network that is trained on all families together."""
+    run, row = trained[training.JOINT], training.rows(config)[training.JOINT]
+    index = runner.chosen_trial(trial, runner.last_loss(run))
+    settings = {
+        "network": training.network(config, row), "num_steps": config.iterations,
+        "through_encoding": row.through_encoding,
+    }  # fmt: skip
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], run.params)
+    return Model(params, settings, {"families": list(row.families)})
+
+
 def write_fits(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
     """fits.npz with the problems and <row> -> (15, 4, P, 2)."""
     arrays = {name: np.asarray(leaf) for name, leaf in data.test._asdict().items()}
-    write_npz(folder / "fits.npz", arrays | fits(config, data, trained))
+    runner.write_npz(folder / "fits.npz", arrays | fits(config, data, trained))

@@ -10,13 +10,11 @@ improving. --search draws learning rate, momentum and dropout in rounds that clo
 trains the network through its minimiser. Tests are on subjects that were seen, and on others.
 """
 
-import functools
-
 from experiments import runner
 from experiments.hand_pose import data, evaluation, figures, refinement, training
 from experiments.hand_pose.training import Config
 
-__all__ = ["EXPERIMENT", "Config", "train"]
+__all__ = ["EXPERIMENT", "Config", "load", "train"]
 
 
 def _runs(config, crops):
@@ -34,5 +32,11 @@ EXPERIMENT = runner.Experiment(
     predict=evaluation.write_joints,
     source=training.SOURCE,
     metadata=training.metadata,
+    calibrate=evaluation.calibrate,
+    model=evaluation.model,
+    columns=(
+        runner.Column("error, seen subjects [mm]", "mean_error_mm", ".1f"),
+        runner.Column("other subjects [mm]", "unseen_mean_error_mm", ".1f"),
+    ),
 )
-train = functools.partial(runner.train, EXPERIMENT)
+train, load = runner.bound(EXPERIMENT)

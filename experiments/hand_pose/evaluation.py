@@ -17,6 +17,7 @@ from experiments.runner.timing import seconds_per_call
 from jaxcv.data.hand import pixels_of_joints, write_predictions
 from jaxcv.energies.hand import HandScales
 from jaxcv.geometry.crop import of_cube
+from jaxcv.io import Model
 from jaxcv.metrics.hand import joint_errors, success_rate
 from jaxcv.models.hand_pose import (
     HandNetwork,
@@ -25,10 +26,18 @@ from jaxcv.models.hand_pose import (
     least_squares_weights,
     pose_loss,
 )
-from jaxcv.systems.hand_files import save_hand_network
 from jaxcv.systems.hand_pose import ColorScale
 
-__all__ = ["COMPARED", "SUCCESSES", "TESTS", "joints_of_rows", "metrics", "write_joints"]
+__all__ = [
+    "COMPARED",
+    "SUCCESSES",
+    "TESTS",
+    "calibrate",
+    "joints_of_rows",
+    "metrics",
+    "model",
+    "write_joints",
+]
 
 AT_ONCE = 128
 TESTS = ("seen", "unseen")
@@ -78,27 +87,36 @@ def _in_mm(found: Any, crops: Crops, cube: float) -> np.ndarray:
 
 def same_data(config: Any, data: Data, trained: Any) -> bool:
     """Whether the networks were trained on frames of these very data."""
-    return training.metadata(config, data) == next(iter(trained.values())).metadata
+    own = training.metadata(config, data)
+    return all(trained.metadata.get(name) == value for name, value in own.items())
 
 
-def _fused(config: Any, data: Data, trained: Any, i: int, crops: Crops) -> dict[str, np.ndarray]:
-    """FusePred in its three forms: half and half, by inverse errors, by least squares.
+def calibrate(config: Any, data: Data, trained: Any) -> dict[str, Any]:
+    """Weights of FusePred, by inverse errors and by least squares, on the validation frames."""
+    if "fusepred" not in config.net:
+        return {}
+    nets, out = training.networks(config), []
+    for i in range(config.num_seeds):
+        one, other = (_found(nets[name], trained[name], i, data.valid) for name in ("net6", "rgb"))
+        errors = [np.abs(own - data.valid.target).mean(axis=0) for own in (one, other)]
+        learned = least_squares_weights(one, other, data.valid.target)
+        weights = {
+            "fusepred_inverse_error": inverse_error_weights(errors[0], errors[1]),
+            "fusepred_learned": learned,
+        }
+        out.append({name: np.asarray(w) for name, w in weights.items()})
+    return {"fusepred_weights": out}
 
-    The last two have weights of the validation frames, which must be those of the training.
-    """
+
+def _fused(config: Any, trained: Any, i: int, crops: Crops) -> dict[str, np.ndarray]:
+    """FusePred in its three forms: half and half, by inverse errors, by least squares."""
     nets = training.networks(config)
-    found = lambda name, own: _found(nets[name], trained[name], i, own)
-    depth, rgb = (found(name, crops) for name in ("net6", "rgb"))
-    if not same_data(config, data, trained):
-        return {"fusepred": fuse_predictions(depth, rgb)}
-    one, other = (found(name, data.valid) for name in ("net6", "rgb"))
-    errors = [np.abs(own - data.valid.target).mean(axis=0) for own in (one, other)]
-    weights = {
-        "fusepred": 0.5,
-        "fusepred_inverse_error": inverse_error_weights(errors[0], errors[1]),
-        "fusepred_learned": np.asarray(least_squares_weights(one, other, data.valid.target)),
+    depth, rgb = (_found(nets[name], trained[name], i, crops) for name in ("net6", "rgb"))
+    weights = {"fusepred": 0.5} | trained.metadata["fusepred_weights"][i]
+    return {
+        name: np.asarray(fuse_predictions(depth, rgb, np.asarray(w, np.float32)))
+        for name, w in weights.items()
     }
-    return {name: np.asarray(fuse_predictions(depth, rgb, w)) for name, w in weights.items()}
 
 
 def _refined(config: Any, params: Any, crops: Crops) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +150,7 @@ def _joints_of_rows(
         found = _found(network, trained[name], i, crops)
         out[name] = _in_mm(found, crops, config.cube)
     if "fusepred" in config.net:
-        fused = _fused(config, data, trained, i, crops)
+        fused = _fused(config, trained, i, crops)
         out |= {name: _in_mm(found, crops, config.cube) for name, found in fused.items()}
     if config.refine:
         for name in refinement.DAMPINGS:
@@ -207,22 +225,38 @@ def _searched(config: Any, name: str, trained: Any) -> dict[str, Any]:
 
 def write_joints(config: Any, data: Data, trained: Any, folder: pathlib.Path) -> None:
     """`<row>_<test>.txt` and `labels_<test>.txt`, which `experiments.score_hands` reads, and
-    `<network>.npz`, which `load_hand_network` reads, of the first seed.
+    `<network>.safetensors`, which `load_model` reads, of the first seed or --trial.
 
     u, v [px] and depth [mm] as NYU's camera would see them, whatever camera took the frames.
     """
+    index = runner.chosen_trial(trained.trial or 0, np.zeros(config.num_seeds))
     for test in TESTS:
         crops = getattr(data, test)
-        rows = {"labels": crops.joints} | joints_of_rows(config, data, trained, 0, test)
+        rows = {"labels": crops.joints} | joints_of_rows(config, data, trained, index, test)
         for name, joints in rows.items():
             write_predictions(folder / f"{name}_{test}.txt", pixels_of_joints(joints))
-    networks = training.networks(config)
-    for name in trained:
-        params, scales, network = _trial(trained[name], 0), None, networks.get(name)
-        if name in refinement.DAMPINGS:
-            network, scales = refinement.with_confidence(networks["net6"]), params["log_scales"]
-            params, scales = params["network"], HandScales(*(np.exp(x) for x in scales))
-        if network is not None:  # else a round of the search
-            scale = ColorScale(*trained[name].metadata["color_scale"])
-            own = {"side": config.side, "cube": config.cube, "color_scale": scale, "scales": scales}
-            save_hand_network(folder / f"{name}.npz", params, network, **own)
+    for name in (*training.networks(config), *(refinement.DAMPINGS if config.refine else ())):
+        own = _model_of(config, trained, name, index)
+        runner.save_model(folder / f"{name}.safetensors", own, "hand_pose")
+
+
+def model(config: Any, trained: Any, trial: int | None) -> Model:
+    """The refined network with --refine; else the network and seed of lowest validation loss."""
+    scores = {name: training.search_scores(trained[name]) for name in training.networks(config)}
+    name = "net6" if config.refine else min(scores, key=lambda one: scores[one].min())
+    index = runner.chosen_trial(trial, scores[name])
+    return _model_of(config, trained, "refined" if config.refine else name, index)
+
+
+def _model_of(config: Any, trained: Any, name: str, i: int) -> Model:
+    params, scales, network = _trial(trained[name], i), None, training.networks(config).get(name)
+    if network is None:
+        network, logs = refinement.with_confidence(training.networks(config)["net6"]), params
+        params = logs["network"]
+        scales = HandScales(*(float(np.exp(x)) for x in logs["log_scales"]))
+    mean, deviation = (tuple(x) for x in trained[name].metadata["color_scale"])
+    settings = {
+        "network": network, "side": config.side, "cube": config.cube,
+        "color_scale": ColorScale(mean, deviation), "scales": scales,
+    }  # fmt: skip
+    return Model(params, settings, {"run": name, "trial": i})

@@ -12,13 +12,11 @@ mean training cameras, and its two weights and its kernel chosen by grid search.
 never seen.
 """
 
-import functools
-
 from experiments import runner
 from experiments.human_pose import evaluation, figures, training
 from experiments.human_pose.training import Config
 
-__all__ = ["EXPERIMENT", "Config", "train"]
+__all__ = ["EXPERIMENT", "Config", "load", "train"]
 
 EXPERIMENT = runner.Experiment(
     name="human_pose",
@@ -31,6 +29,11 @@ EXPERIMENT = runner.Experiment(
     predict=evaluation.write_poses,
     source=training.SOURCE,
     metadata=training.metadata,
+    model=evaluation.model,
+    columns=(
+        runner.Column("MPJPE, 4 cameras [mm]", "multicamera_mpjpe_mm", ".1f"),
+        runner.Column("MPJPE, 1 camera [mm]", "monocular_mpjpe_mm", ".1f"),
+    ),
     x64=True,
 )
-train = functools.partial(runner.train, EXPERIMENT)
+train, load = runner.bound(EXPERIMENT)

@@ -10,11 +10,11 @@ import numpy as np
 from experiments import runner
 from experiments.human_pose import training
 from experiments.runner.statistics import change_over_seeds
+from jaxcv.io import Model
 from jaxcv.metrics.pose import by_action, mpjpe, procrustes_mpjpe
 from jaxcv.systems import save_pose_parameters
-from jaxcv.training.arrays import write_npz
 
-__all__ = ["batch_and_frames", "metrics", "row_poses", "rows", "write_poses"]
+__all__ = ["batch_and_frames", "metrics", "model", "row_poses", "rows", "write_poses"]
 
 
 def kind(views: int) -> str:
@@ -110,6 +110,25 @@ def _comparisons(config: Any, out: dict[str, list[float]]) -> dict[str, Any]:
     return more
 
 
+def model(config: Any, trained: Any, trial: int | None) -> Model:
+    """The robust energy, or the last row that is trained, of the first number of cameras.
+
+    Seeds have people of their own, so there is no best of them: the first is the model.
+    """
+    views = config.views[0]
+    trainable = training.methods(config, views)
+    name = "huber" if "huber" in trainable else list(trainable)[-1]
+    index = runner.chosen_trial(0 if trial is None else trial, np.zeros(config.num_seeds))
+    params = trained[training.run_name(name, views, index)].params
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], params)
+    settings = {
+        "robust": trainable[name].robust, "selection": trainable[name].selection,
+        "num_rotations": config.num_rotations,
+    }  # fmt: skip
+    own = {key: params[key] for key in ("model", "parameters")}
+    return Model(own, settings, {"method": name, "cameras": views})
+
+
 def write_poses(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
     """poses.npz with row.views=V.seed=S -> (N, 17, 3) [mm], and <run>.h5 of the parameters."""
     arrays = {}
@@ -124,4 +143,4 @@ def write_poses(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> N
     for name, run in trained.items():
         params = jax.tree.map(lambda leaf: np.asarray(leaf)[0], run.params["parameters"])
         save_pose_parameters(folder / f"{name}.h5", params)
-    write_npz(folder / "poses.npz", arrays)
+    runner.write_npz(folder / "poses.npz", arrays)

@@ -9,13 +9,11 @@ value and drawn together (Kulkarni et al. 2015). Beside it the same network is t
 batches without that, `entangled`. Tests are on heads or chairs that were not trained on.
 """
 
-import functools
-
 from experiments import runner
 from experiments.inverse_graphics import data, evaluation, figures, training
 from experiments.inverse_graphics.training import Config
 
-__all__ = ["EXPERIMENT", "Config", "train"]
+__all__ = ["EXPERIMENT", "Config", "load", "train"]
 
 EXPERIMENT = runner.Experiment(
     name="inverse_graphics",
@@ -29,5 +27,12 @@ EXPERIMENT = runner.Experiment(
     source=training.SOURCE,
     metadata=training.metadata,
     fixed_metadata=("names",),
+    calibrate=evaluation.calibrate,
+    model=evaluation.model,
+    columns=(
+        runner.Column("squared error of reconstruction", "reconstruction_mse", ".4f"),
+        runner.Column("corr^2 of azimuth", "corr2_azimuth", ".2f"),
+        runner.Column("gain of novel azimuths", "gain_azimuth", ".2f"),
+    ),
 )
-train = functools.partial(runner.train, EXPERIMENT)
+train, load = runner.bound(EXPERIMENT)

@@ -13,6 +13,7 @@ from experiments.inverse_graphics import training
 from experiments.inverse_graphics.data import Data
 from experiments.runner.statistics import interval_of_mean
 from experiments.runner.timing import seconds_per_call
+from jaxcv.io import Model
 from jaxcv.metrics.disentanglement import (
     dci,
     explained,
@@ -24,10 +25,19 @@ from jaxcv.metrics.disentanglement import (
     squared_correlations,
 )
 from jaxcv.models.inverse_graphics import GraphicsNetwork, sample_code
-from jaxcv.systems.graphics_files import save_graphics_network
 from jaxcv.systems.inverse_graphics import LatentScale, graphics_loss
 
-__all__ = ["Codes", "codes_of", "decode", "metrics", "network_of", "scale_of", "write_networks"]
+__all__ = [
+    "Codes",
+    "calibrate",
+    "codes_of",
+    "decode",
+    "metrics",
+    "model",
+    "network_of",
+    "scale_of",
+    "write_networks",
+]
 
 AT_ONCE = 100
 TIMED = 20  # images of the timed step
@@ -103,8 +113,33 @@ def _codes_of(config: Any, data: Data, trained: Any, method: str, i: int) -> Cod
     return Codes(test, encode(params, data.images.images, network), entries)
 
 
-def scale_of(config: Any, data: Data, trained: Any, method: str, i: int) -> LatentScale:
+def calibrate(config: Any, data: Data, trained: Any) -> dict[str, Any]:
+    """The scales of all methods and seeds, and the mean image of the training."""
+    scales = {
+        method: [_fitted_scale(config, data, trained, method, i) for i in range(config.num_seeds)]
+        for method in config.method
+    }
+    return {"scales": {name: [s._asdict() for s in own] for name, own in scales.items()}}
+
+
+def scale_of(trained: Any, method: str, i: int) -> LatentScale:
     """Lines from the scene's entries to their factors, fitted on training batches."""
+    return LatentScale(**{k: tuple(x) for k, x in trained.metadata["scales"][method][i].items()})
+
+
+def model(config: Any, trained: Any, trial: int | None, *, method: str | None = None) -> Model:
+    """The first method's network (or another's), of the seed with the lowest validation error."""
+    method = method or str(config.method[0])
+    run, _ = training.trial_of(config, method, 0)
+    rows = [training.trial_of(config, method, i)[1] for i in range(config.num_seeds)]
+    index = runner.chosen_trial(trial, trained[run].history["valid_mse"][-1, rows])
+    params, network = network_of(config, trained, method, index)
+    settings = {"network": network, "scale": scale_of(trained, method, index)}
+    card = {"method": method, "trial": index, "names": trained.metadata["names"]}
+    return Model(params, settings, card)
+
+
+def _fitted_scale(config: Any, data: Data, trained: Any, method: str, i: int) -> LatentScale:
     params, network = network_of(config, trained, method, i)
     some = data.train.take(slice(0, _SCALED))
     codes = encode(params, some.images, network)
@@ -219,16 +254,16 @@ def _step_seconds(config: Any, data: Data, trained: Any) -> float:
 
 
 def write_networks(config: Any, data: Data, trained: Any, folder: pathlib.Path) -> None:
-    """`<method>.npz`, which `load_graphics_network` reads, and `<method>.csv`, of the first seed.
+    """`<method>.safetensors`, which `load_model` reads, and `<method>.csv`, of each one's model.
 
     A line of the latter is an image of the test whose factors all differ: the factors, and what
     the scene's entries say of them.
     """
     for method in config.method:
-        params, network = network_of(config, trained, method, 0)
-        scale = scale_of(config, data, trained, method, 0)
-        save_graphics_network(folder / f"{method}.npz", params, network, scale)
-        codes = codes_of(config, data, trained, method, 0).images[:, : len(scale.slope)]
+        own = model(config, trained, trained.trial, method=method)
+        runner.save_model(folder / f"{method}.safetensors", own, "inverse_graphics")
+        scale, i = own.settings["scale"], own.card["trial"]
+        codes = codes_of(config, data, trained, method, i).images[:, : len(scale.slope)]
         found = np.asarray(scale.offset) + np.asarray(scale.slope) * codes
         names = [*data.images.names, *(f"{n}_found" for n in data.images.names[: found.shape[1]])]
         table = np.c_[data.images.factors, found]

@@ -32,7 +32,7 @@ def page(config: Any, data: Any, trained: Any) -> str:
     method = config.method[0]
     params, network = evaluation.network_of(config, trained, method, 0)
     codes = evaluation.codes_of(config, data, trained, method, 0)
-    scale = evaluation.scale_of(config, data, trained, method, 0)
+    scale = evaluation.scale_of(trained, method, 0)
     entries = data.test.entries
     ends = [np.abs(data.train.factors[..., k]).max() for k in range(entries)]
     angles = [np.linspace(-end, end, n) for end, n in zip(ends, STEPS[entries], strict=True)]

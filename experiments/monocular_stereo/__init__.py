@@ -10,13 +10,11 @@ paper says: the guess, the solver with few and with all its steps, with --joint 
 upscaling. Training and test scenes are different rooms. Everything is in the unit of the baseline.
 """
 
-import functools
-
 from experiments import runner
 from experiments.monocular_stereo import evaluation, figures, training
 from experiments.monocular_stereo.training import Config
 
-__all__ = ["EXPERIMENT", "Config", "train"]
+__all__ = ["EXPERIMENT", "Config", "load", "train"]
 
 EXPERIMENT = runner.Experiment(
     name="monocular_stereo",
@@ -27,6 +25,13 @@ EXPERIMENT = runner.Experiment(
     evaluate=evaluation.metrics,
     figures=figures.draw_all,
     predict=evaluation.write_depths,
+    model=evaluation.model,
+    columns=(
+        runner.Column("L1-inv", "l1_inv", ".4f"),
+        runner.Column("sc-inv", "sc_inv"),
+        runner.Column("rotation [deg]", "rotation_deg", ".2f"),
+        runner.Column("translation [deg]", "translation_deg", ".1f"),
+    ),
     source=training.SOURCE,
 )
-train = functools.partial(runner.train, EXPERIMENT)
+train, load = runner.bound(EXPERIMENT)

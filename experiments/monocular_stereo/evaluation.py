@@ -14,6 +14,7 @@ from experiments import runner
 from experiments.monocular_stereo import baselines, training
 from experiments.runner.timing import seconds_per_call
 from jaxcv.data.stereo import StereoPairs
+from jaxcv.io import Model
 from jaxcv.metrics.depth import depth_errors, mask_by_second_view
 from jaxcv.metrics.motion import rotation_error, translation_error
 from jaxcv.solvers.marquardt import MarquardtRule
@@ -24,9 +25,7 @@ from jaxcv.systems.stereo import (
     quarter_views,
     upscale,
 )
-from jaxcv.systems.stereo_files import save_stereo_network
 from jaxcv.systems.stereo_marquardt import StereoMarquardt, solve_stereo_by_marquardt
-from jaxcv.training.arrays import write_npz
 
 __all__ = [
     "ITERATIONS", "METRICS", "errors", "estimates", "metrics", "params_of", "tuned_marquardt",
@@ -241,11 +240,19 @@ def _times(config: Any, data: Any, trained: Any) -> dict[str, float]:
     return out
 
 
+def model(config: Any, trained: Any, trial: int | None) -> Model:
+    """LS-Net after its last stage, of the seed whose last stage ended with the lowest loss."""
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    last = [training.run_name("lsnet", training.STAGES[-1], seed) for seed in seeds]
+    index = runner.chosen_trial(trial, [runner.last_loss(trained[name])[0] for name in last])
+    params = params_of(trained, "lsnet", seeds[index])
+    return Model(params, {"network": training.network_of(config)}, {})
+
+
 def write_depths(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
-    """depths.npz: `depth` (N, H, W) and `motion` (N, 4, 4), in baselines; and network.npz."""
-    params = params_of(trained, "lsnet", config.seed)
-    network = training.network_of(config)
+    """depths.npz: `depth` (N, H, W) and `motion` (N, 4, 4), in baselines, by the model."""
+    own = model(config, trained, trained.trial)
+    params, network = own.params, own.settings["network"]
     steps, full = estimates(params, data.test, network)
     arrays = {"depth": 1 / full, "motion": steps.motion[-1, :, 0]}
-    write_npz(folder / "depths.npz", arrays | {"guess": 1 / steps.inverse_depth[0]})
-    save_stereo_network(folder / "network.npz", params, network)
+    runner.write_npz(folder / "depths.npz", arrays | {"guess": 1 / steps.inverse_depth[0]})

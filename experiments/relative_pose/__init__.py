@@ -12,13 +12,11 @@ the network, is an energy on SO(3) x S^2 whose prior and confidences the network
 through its minimiser. Tests are on rooms, textures and intrinsics that were not trained on.
 """
 
-import functools
-
 from experiments import runner
 from experiments.relative_pose import evaluation, figures, prediction, refinement, training
 from experiments.relative_pose.training import Config
 
-__all__ = ["EXPERIMENT", "Config", "train"]
+__all__ = ["EXPERIMENT", "Config", "load", "train"]
 
 
 def _runs(config, pairs):
@@ -36,5 +34,12 @@ EXPERIMENT = runner.Experiment(
     predict=prediction.write,
     metadata=training.metadata,
     fixed_metadata=("image_size",),
+    model=prediction.model,
+    columns=(
+        runner.Column("rotation [deg]", "textured/roe_median_deg", ".1f"),
+        runner.Column("direction [deg]", "textured/rte_median_deg", ".1f"),
+        runner.Column("failures", "textured/failures", ".2f"),
+        runner.Column("failures, textureless", "textureless/failures", ".2f"),
+    ),
 )
-train = functools.partial(runner.train, EXPERIMENT)
+train, load = runner.bound(EXPERIMENT)

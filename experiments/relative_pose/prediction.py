@@ -12,11 +12,12 @@ from experiments.relative_pose import evaluation, refinement, training
 from experiments.relative_pose.data import quaternions
 from experiments.relative_pose.figures import draw_matches
 from jaxcv.geometry.epipolar import essential_matrix
-from jaxcv.systems import relative_pose, save_relative_pose_network
+from jaxcv.io import Model
+from jaxcv.systems import relative_pose
 from jaxcv.systems.feature_matches import find_matches
 from jaxcv.systems.two_view import intrinsics_or_guess
 
-__all__ = ["CONVENTION", "write"]
+__all__ = ["CONVENTION", "model", "write"]
 
 CONVENTION = (
     "x2 = R x1 + t takes points of the first camera to the second; |t| = 1; x right, y down, z "
@@ -27,45 +28,50 @@ CONVENTION = (
 def write(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
     """With --image1 and --image2 their pose: printed, pose.json and matches.png; else <net>.npz.
 
-    <net>.npz and joint.npz are what `load_relative_pose_network` reads, of the first seed, and
-    poses.csv is a line a test pair: quaternion, direction and confidence of the last method.
+    <net>.safetensors and joint.safetensors are what `load_model` reads, of the trial of the model,
+    and poses.csv is a line a test pair: quaternion, direction, confidence of the last method.
     """
     if config.image1 is not None or config.image2 is not None:
         _one_pair(config, trained, folder)
         return
-    params = {name: _params(config, trained, name) for name in trained}
-    for name, own in params.items():
-        net = config.net[-1] if name == "joint" else name
-        network = training.network(config, net)
-        save_relative_pose_network(
-            folder / f"{name}.npz", own, network, refinement.HEAD, config.shape
-        )
+    index = model(config, trained, trained.trial).card["trial"]
+    for name in trained:
+        own = _model_of(config, trained, name, index)
+        runner.save_model(folder / f"{name}.safetensors", own, "relative_pose")
     name, poses = evaluation.last_poses(config, data, trained)
     table = np.c_[quaternions(poses.rotation), poses.direction, poses.confidence[:, None]]
     header = f"qw,qx,qy,qz,tx,ty,tz,confidence  # {name}: {CONVENTION.replace(',', ';')}"
     np.savetxt(folder / "poses.csv", table, "%.6g", ",", header=header, comments="")
 
 
-def _params(config: Any, trained: Any, name: str) -> Any:
-    own = jax.tree.map(lambda leaf: leaf[0], trained[name].params)
-    if name == "joint":
-        return own
-    history = trained[name].history
-    errors = [history[one][-1, 0] for one in refinement.VALIDATED]
-    return refinement.untrained(config, own["network"], jax.random.key(0), errors, net=name)
+def model(config: Any, trained: Any, trial: int | None) -> Model:
+    """The last network, refined with --refine, of the seed with the lowest validation errors."""
+    history = trained[config.net[-1]].history
+    errors = sum(history[one][-1] for one in refinement.VALIDATED)
+    index = runner.chosen_trial(trial, errors)
+    return _model_of(config, trained, "joint" if config.refine else config.net[-1], index)
+
+
+def _model_of(config: Any, trained: Any, name: str, i: int) -> Model:
+    params = jax.tree.map(lambda leaf: leaf[i], trained[name].params)
+    net = config.net[-1] if name == "joint" else name
+    if name != "joint":
+        history = trained[name].history
+        errors = [history[one][-1, i] for one in refinement.VALIDATED]
+        network = params["network"]
+        params = refinement.untrained(config, network, jax.random.key(0), errors, net=net)
+    settings = {
+        "network": training.network(config, net), "head": refinement.HEAD, "shape": config.shape
+    }  # fmt: skip
+    return Model(params, settings, {"run": name, "trial": i})
 
 
 def _one_pair(config: Any, trained: Any, folder: pathlib.Path) -> None:
     images = [_image(name, getattr(config, name)) for name in ("image1", "image2")]
     k1, k2 = _intrinsics(config.intrinsics)
-    name = "joint" if config.refine else config.net[-1]
-    params = _params(config, trained, name)
-    settings = {
-        "network": training.network(config, config.net[-1]), "head": refinement.HEAD,
-        "shape": config.shape,
-    }  # fmt: skip
+    own = model(config, trained, trained.trial)
     try:
-        pose = relative_pose(images[0], images[1], k1, k2, params=params, **settings)
+        pose = relative_pose(images[0], images[1], k1, k2, params=own.params, **own.settings)
     except ValueError as error:
         raise runner.DataError(str(error)) from error
     quaternion = quaternions(pose.rotation[None])[0]

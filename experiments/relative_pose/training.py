@@ -11,6 +11,7 @@ import optax
 
 from experiments import runner
 from experiments.relative_pose.data import SOURCES, Data, load_or_pair, quaternions
+from jaxcv.io.networks import read_tree
 from jaxcv.models.relative_pose import (
     NETS,
     ROTATIONS,
@@ -23,6 +24,7 @@ from jaxcv.models.relative_pose import (
     standardised,
     with_trunk,
 )
+from jaxcv.systems import load_model
 
 STEP_SUMS = 1e-12  # under the roots of squared chords
 
@@ -62,13 +64,14 @@ class Config:
     trunk: str = runner.flag("alexnet", "Their convolutions.", choices=tuple(TRUNKS))
     trunk_file: str | None = runner.flag(
         None,
-        "Trained convolutions, an .npz of data_prep.trunk_weights; needs --width=1.",
+        "Trained convolutions, a file of data_prep.trunk_weights; needs --width=1.",
         only="train",
     )
-    start: str | None = runner.flag(
+    init_from: str | None = runner.flag(
         None,
-        "What to go on from: <net>.npz or joint.npz that --mode=predict wrote; any image size.",
+        "What to go on from: a training's work folder or a model's file; any image size.",
         only="train",
+        formerly="start",
     )
     width: float = runner.flag(0.25, "Factor on the channels.", lower=0.01, upper=4.0)
     rotation: str = runner.flag(
@@ -129,7 +132,7 @@ class Config:
 PRESETS = {
     "default": Config(),
     "study": Config(net=("cnnA", "cnnAspp", "cnnB", "cnnBspp"), num_seeds=3),
-    # From a file of the default's training, to photographs: `--data_dir=DIR --start=joint.npz`.
+    # From the default's training to photographs: `--data_dir=DIR --init_from=runs/relative_pose`.
     "fine_tune": Config(
         data="folder", test_scene=("test",), height=192, width_px=256, full_height=240,
         full_width=360, steps=150, learning_rate=3e-4, refine_steps=150,
@@ -142,8 +145,8 @@ PRESETS = {
 }  # fmt: skip
 
 
-def load(config: Config) -> Data:
-    """Pairs of the source, after what can be wrong without them.
+def load(config: Config) -> Data | None:
+    """Pairs of the source, after what can be wrong without them; none for a pair's prediction.
 
     Raises:
         DataError: naming the file or the flag.
@@ -154,6 +157,8 @@ def load(config: Config) -> Data:
     except ValueError as error:
         hint = "Give a larger --height and --width_px."
         raise runner.data_error("height", str(error), config.shape, hint) from error
+    if config.image1 is not None or config.image2 is not None:
+        return None
     started, trunk = _started(config), _trunk(config)
     return load_or_pair(config)._replace(started=started, trunk=trunk)
 
@@ -193,12 +198,10 @@ def runs(config: Config, data: Data) -> dict[str, runner.Run]:
 
 def _started(config: Config) -> Any:
     """{"network", "head", "scales"} of the file to go on from, or None."""
-    from jaxcv.systems.relative_pose_files import load_relative_pose_network
-
-    if config.start is None:
+    if config.init_from is None:
         return None
     try:
-        params, settings = load_relative_pose_network(config.start)
+        params, settings, _ = load_model(config.init_from, system="relative_pose")
     except (ValueError, OSError) as error:
         raise runner.DataError(str(error)) from error
     own = settings["network"]
@@ -207,18 +210,16 @@ def _started(config: Config) -> Any:
         if own.clone(shape=want.shape) != want or (not NETS[net][1] and own.shape != want.shape):
             hint = "Give its --net, --trunk, --width and --rotation; another size needs a pyramid."
             expected = f"expected a network like {want}"
-            raise runner.data_error("start", expected, own, hint)
+            raise runner.data_error("init_from", expected, own, hint)
     return params
 
 
 def _trunk(config: Config) -> Any:
     """The trained convolutions that networks begin with, or None."""
-    from jaxcv.training.arrays import load_arrays
-
     if config.trunk_file is None:
         return None
     try:
-        trunk = load_arrays(config.trunk_file)[0]
+        trunk = read_tree(config.trunk_file)[0]
         jax.eval_shape(lambda: with_trunk(_params(config, config.net[0], jax.random.key(0)), trunk))
     except (ValueError, OSError) as error:
         raise runner.DataError(str(error)) from error

@@ -171,7 +171,7 @@ NUMBERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 def _is_stale(record: Mapping[str, Any]) -> bool:
     """Whether no preset of today has the settings of the record, but for the files they name."""
     experiment = importlib.import_module(f"experiments.{record['experiment']}").EXPERIMENT
-    where = {"data": None, "data_dir": None, "cache_dir": None, "start": None}
+    where = {"data": None, "data_dir": None, "cache_dir": None, "init_from": None}
     normal = lambda config: json.loads(json.dumps(config | where))
     presets = experiment.presets.values()
     saved = settings.with_new_names(experiment.config, record["config"])

@@ -8,13 +8,11 @@ E(y; s) = -sum_i exp(-(x_i - y)^2 / s^2), and s is learned from its squared erro
 library's guarded rules. Every method sees the same samples.
 """
 
-import functools
-
 from experiments import runner
 from experiments.robust_mean import figures, training
 from experiments.robust_mean.training import Config
 
-__all__ = ["EXPERIMENT", "Config", "train"]
+__all__ = ["EXPERIMENT", "Config", "load", "train"]
 
 EXPERIMENT = runner.Experiment(
     name="robust_mean",
@@ -25,6 +23,12 @@ EXPERIMENT = runner.Experiment(
     evaluate=training.evaluate,
     figures=figures.draw_all,
     predict=training.predict,
+    model=training.model,
+    columns=(
+        runner.Column("loss on fresh samples", "loss", ".1f"),
+        runner.Column("final width^2", "sigma2", ".0f"),
+        runner.Column("largest gradient", "largest_gradient", ".3g"),
+    ),
     x64=True,
 )
-train = functools.partial(runner.train, EXPERIMENT)
+train, load = runner.bound(EXPERIMENT)

@@ -15,6 +15,7 @@ from experiments import runner
 from jaxcv import Damping, argmin
 from jaxcv.data.synthetic.robust_mean import PROTOCOLS, Protocol, draw
 from jaxcv.energies.robust import rbf_energy
+from jaxcv.io import Model
 from jaxcv.solvers import LBFGS, FinalNewtonStep, MultiStart, Newton
 from jaxcv.training.optimizers import averaged_sgd
 
@@ -231,18 +232,30 @@ def evaluate(config: Config, data: None, trained: Any) -> dict[str, Any]:
     return metrics
 
 
+def model(config: Config, trained: Any, trial: int | None) -> Model:
+    """The width that the damped gradient learned, with the first optimiser and protocol.
+
+    Each step draws a fresh sample, so the loss of the last tenth of the training is validation.
+    """
+    run, index = selected(trained, "damped", config.optimizer[0], config.protocol[0])
+    own = index[runner.chosen_trial(trial, runner.last_loss(run)[index])]
+    return Model({"scale": jnp.asarray(run.params)[own]}, {}, {})
+
+
 def predict(config: Config, data: None, trained: Any, folder: pathlib.Path) -> None:
     """Writes predictions.csv: the robust mean of every sample in data_dir, by every method.
 
-    The width is that of the first seed of the released protocol (or the only one trained).
+    The width is that of the model, and of the other methods that of the same trial.
     """
     del data
     samples = read_samples(config.data_dir)
     optimizer, protocol = config.optimizer[0], config.protocol[0]
+    damped, index = selected(trained, "damped", optimizer, protocol)
+    own = runner.chosen_trial(trained.trial, runner.last_loss(damped)[index])
     rows = ["file,method,scale,estimate"]
     for method in METHODS:
         run, index = selected(trained, method, optimizer, protocol)
-        scale = jnp.asarray(run.params)[index[0]]
+        scale = jnp.asarray(run.params)[index[own]]
         for name, points in samples.items():
             value = float(estimate(scale, jnp.asarray(points), method, config.forward).value)
             rows.append(f"{name},{method},{float(scale)!r},{value!r}")

@@ -8,13 +8,11 @@ loss over the lowest minima, weighted by exp(-energy / T), whose gradient sees b
 training ends at is compared with a scan of widths on fresh samples.
 """
 
-import functools
-
 from experiments import runner
 from experiments.robust_mean_minima import training
 from experiments.robust_mean_minima.training import Config
 
-__all__ = ["EXPERIMENT", "Config", "train"]
+__all__ = ["EXPERIMENT", "Config", "load", "train"]
 
 EXPERIMENT = runner.Experiment(
     name="robust_mean_minima",
@@ -24,6 +22,12 @@ EXPERIMENT = runner.Experiment(
     runs=training.runs,
     evaluate=training.evaluate,
     figures=training.draw_all,
+    model=training.model,
+    system="robust_mean",
+    columns=(
+        runner.Column("final width^2", "sigma2", ".0f"),
+        runner.Column("seeds within 2% of the best width", "within", ".0f"),
+    ),
     x64=True,
 )
-train = functools.partial(runner.train, EXPERIMENT)
+train, load = runner.bound(EXPERIMENT)

@@ -15,6 +15,7 @@ from jaxcv import argmin
 from jaxcv.data.synthetic.robust_mean import PROTOCOLS, Protocol, draw
 from jaxcv.energies.robust import rbf_energy
 from jaxcv.implicit import expected_over_minima
+from jaxcv.io import Model
 from jaxcv.solvers import MultiStart, Newton
 
 SEEDS = 32  # points that the solver starts from
@@ -53,6 +54,15 @@ def _points(scale, points):
     """The points of lowest energy (SEEDS,): the lowest minima are near them."""
     energies = jax.vmap(rbf_energy, (0, None, None))(points, scale, points)
     return points[jnp.argsort(energies)[:SEEDS]]
+
+
+def model(config: Config, trained: Any, trial: int | None) -> Model:
+    """The width learned with the loss over minima, on samples of the first protocol."""
+    run = trained["expected"]
+    number = list(PROTOCOLS).index(config.protocol[0])
+    index = np.flatnonzero(run.trials["protocol"] == number)
+    own = index[runner.chosen_trial(trial, runner.last_loss(run)[index])]
+    return Model({"scale": jnp.asarray(run.params)[own]}, {}, {})
 
 
 def solve(scale: jax.Array, points: jax.Array, keep: int = 1):

@@ -13,33 +13,45 @@ From the command line::
 
 or from a notebook, without flags::
 
-    results = runner.train(robust_mean.EXPERIMENT, robust_mean.Config(seed=1), "runs/robust_mean")
+    result = robust_mean.train(robust_mean.Config(seed=1), "runs/robust_mean")
+    model = robust_mean.load("runs/robust_mean")
 
 A training that was killed goes on from its last checkpoint when the same command is given again,
 and ends with the same numbers, bit for bit on the same machine.
 """
 
+from experiments.runner.command import define_flags, main
 from experiments.runner.figures import new_figure, save_figures
-from experiments.runner.records import DataError, data_error, write_text
-from experiments.runner.run import Experiment, define_flags, evaluate, in_turn, main, predict, train
+from experiments.runner.records import DataError, data_error, write_npz, write_text
+from experiments.runner.results import Column, Result
+from experiments.runner.run import Experiment, bound, evaluate, in_turn, load, predict, train
+from experiments.runner.saved import save_model
 from experiments.runner.settings import flag
-from experiments.runner.trials import Run, TrainedRun, TrainedRuns
+from experiments.runner.trials import Run, TrainedRun, TrainedRuns, chosen_trial, last_loss
 
 __all__ = [
+    "Column",
     "DataError",
     "Experiment",
+    "Result",
     "Run",
     "TrainedRun",
     "TrainedRuns",
+    "bound",
+    "chosen_trial",
     "data_error",
     "define_flags",
     "evaluate",
     "flag",
     "in_turn",
+    "last_loss",
+    "load",
     "main",
     "new_figure",
     "predict",
     "save_figures",
+    "save_model",
     "train",
+    "write_npz",
     "write_text",
 ]

@@ -18,7 +18,7 @@ from experiments.runner.trials import count_of
 from jaxcv import training
 from jaxcv.checks import argument_error, check_choice
 
-__all__ = ["Interrupted", "PreparedRun", "log_points", "train_run"]
+__all__ = ["Interrupted", "PreparedRun", "begun_from", "log_points", "train_run"]
 
 _logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class PreparedRun:
     trials: Mapping[str, np.ndarray]
     checkpoints: training.Checkpoints
     before: Any = None
+    lengthened: bool = False
 
     def __post_init__(self):
         run = self.run
@@ -71,6 +72,37 @@ class PreparedRun:
         return int(state.step) >= self.run.steps or self.sweep.stopped(state)
 
 
+def begun_from(
+    started: Mapping[str, Any], name: str, run: Any, trials: Mapping[str, np.ndarray]
+) -> tuple[Any, Any]:
+    """The run with other first parameters, and these: those of the run of its name, or of the only.
+
+    Raises:
+        FolderError: if there is no such run, or its parameters have other shapes or trials.
+    """
+    hint = "Give --init_from a training of the same networks."
+    source = started.get(name) or (next(iter(started.values())) if len(started) == 1 else None)
+    if source is None:
+        expected = f"expected a run {name!r}, or a single one"
+        raise records.folder_error("init_from", expected, f"the runs {sorted(started)}", hint)
+    own = training.Sweep(run.init, run.loss, run.optimizer, hyperparameters=run.hyperparameters)
+    want, params = own.shapes(trials).params, source.params
+    count, other = count_of(trials), count_of(source.trials)
+    if other == 1 and count > 1:
+        params = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf), count, axis=0), params)
+    described = lambda tree: {
+        jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    expected, got = described(want), described(params)
+    differing = sorted(k for k in expected.keys() | got.keys() if expected.get(k) != got.get(k))
+    if differing:
+        one = differing[0]
+        rule = f"expected params{one} of {name!r} to be {expected.get(one, 'nothing')}"
+        raise records.folder_error("init_from", rule, got.get(one, "nothing"), hint)
+    return dataclasses.replace(run, init=lambda key, trial, before: before), params
+
+
 def log_points(run: Any, start: int = 0) -> Iterator[tuple[int, int]]:
     """(first step, last step) between log points after `start`.
 
@@ -93,7 +125,7 @@ def train_run(prepared: PreparedRun, metrics_file: records.MetricsFile) -> tuple
     restored = prepared.checkpoints.restore(sweep.shapes(trials, prepared.before), repair=True)
     begin, before = (restored.step, restored.seconds) if restored else (0, 0.0)
     written = [end for _, end in log_points(run) if end <= begin]
-    metrics_file.cut(prepared.name, begin, written)
+    metrics_file.cut(prepared.name, begin, written, lengthened=prepared.lengthened)
     if restored and prepared.finished(restored.state):
         _logger.info("%s: finished before, %d steps", prepared.name, begin)
         return jax.device_put(sweep.result(restored.state)), before
@@ -247,9 +279,10 @@ class _Progress:
 
     def __init__(self, name: str, begin: int, steps: int):
         self._name, self._steps, self._bar = name, steps, None
-        self._spoke = time.monotonic()
+        self._spoke = self._begun = time.monotonic()
+        self._begin = begin
         if sys.stderr.isatty():
-            from tqdm import tqdm
+            from tqdm.auto import tqdm
 
             self._bar = tqdm(desc=name, initial=begin, total=steps, unit="step")
 
@@ -269,4 +302,10 @@ class _Progress:
             self._bar.update(step - self._bar.n)
         elif step == self._steps or time.monotonic() - self._spoke >= _SECONDS_PER_LINE:
             self._spoke = time.monotonic()
-            _logger.info("%s: step %d of %d, loss %s", self._name, step, self._steps, text)
+            rate = (self._spoke - self._begun) / max(1, step - self._begin)
+            left = "" if step == self._steps else f", {_duration(rate * (self._steps - step))} left"
+            _logger.info("%s: step %d of %d, loss %s%s", self._name, step, self._steps, text, left)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

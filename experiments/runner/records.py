@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import importlib.metadata
+import io
 import json
 import math
 import numbers
@@ -49,11 +50,11 @@ def data_error(name: str, expected: str, got: Any, hint: str) -> DataError:
 
 @contextlib.contextmanager
 def open_workdir(
-    workdir: Any, experiment: str, config: Any, *, training: bool
+    workdir: Any, experiment: str, config: Any, *, training: bool, init_from: str | None = None
 ) -> Iterator[pathlib.Path]:
     """Makes the work folder and holds it; writes config.json, or checks the one that is there.
 
-    A command that is refused changes nothing in it.
+    A command that is refused changes nothing in it. A training may be given more steps.
 
     Raises:
         FolderError: if it cannot be written, holds another config, is held by another process, or
@@ -76,13 +77,15 @@ def open_workdir(
             "workdir", expected, folder, "Use another --workdir for what is evaluated."
         )
     with only_writer(folder):
-        _keep_config(folder, experiment, config)
+        now = {"experiment": experiment, "config": settings.config_to_dict(config)}
+        if init_from is not None:
+            now["init_from"] = init_from
+        _keep_config(folder, now, training)
         yield folder
 
 
-def _keep_config(folder: pathlib.Path, experiment: str, config: Any) -> None:
-    now = {"experiment": experiment, "config": settings.config_to_dict(config)}
-    path = folder / "config.json"
+def _keep_config(folder: pathlib.Path, now: dict[str, Any], training: bool) -> None:
+    path, experiment = folder / "config.json", now["experiment"]
     if not path.exists():
         write_json(path, now)
         return
@@ -92,7 +95,7 @@ def _keep_config(folder: pathlib.Path, experiment: str, config: Any) -> None:
         raise folder_error(
             "workdir", expected, repr(before["experiment"]), "Use another --workdir."
         )
-    old, new = before["config"], now["config"]
+    old, new = (one["config"] | {"init_from": one.get("init_from")} for one in (before, now))
     differing = [
         f"{name} = {old.get(name, 'nothing')!r} there, {new.get(name, 'nothing')!r} here"
         for name in sorted(old.keys() | new.keys())
@@ -101,9 +104,16 @@ def _keep_config(folder: pathlib.Path, experiment: str, config: Any) -> None:
     begun = any((folder / name).exists() for name in (CHECKPOINTS, "metrics.jsonl", "results.json"))
     if differing and not begun:  # a command that stopped at its mistake left nothing else
         write_json(path, now)
+    elif training and _only_more_steps(old, new):
+        write_json(path, now | {"lengthened": True})
     elif differing:
         expected = f"{folder} was begun with another config"
         raise folder_error("workdir", expected, "; ".join(differing), "Use another --workdir.")
+
+
+def _only_more_steps(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    steps = old.get("steps")
+    return isinstance(steps, int) and new == old | {"steps": new["steps"]} and new["steps"] > steps
 
 
 @contextlib.contextmanager
@@ -128,17 +138,17 @@ def only_writer(folder: pathlib.Path) -> Iterator[None]:
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
-    """What config.json holds: {"experiment": name, "config": fields}."""
+    """What config.json holds: {"experiment": name, "config": fields}, with what it began from."""
     path = folder / "config.json"
-    saved = _read_json(path, "Give the work folder of a training, or train into an empty one.")
+    saved = read_json(path, "Give the work folder of a training, or train into an empty one.")
     config = saved.get("config")
     if not isinstance(saved.get("experiment"), str) or not isinstance(config, dict):
         expected, hint = f"expected {path} from a training", "Train into an empty folder."
         raise folder_error("config.json", expected, f"the entries {sorted(saved)}", hint)
-    return {"experiment": saved["experiment"], "config": config}
+    return saved
 
 
-def _read_json(path: pathlib.Path, hint: str) -> dict[str, Any]:
+def read_json(path: pathlib.Path, hint: str) -> dict[str, Any]:
     """The object that a file of a work folder holds."""
     expected = f"expected {path} from a training"
     if not path.is_file():  # a named pipe would be waited for
@@ -173,35 +183,37 @@ def keep_metadata(folder: pathlib.Path, metadata: Mapping[str, Any]) -> None:
 def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
     """What metadata.json holds; nothing where a training was killed before it wrote one."""
     path = folder / "metadata.json"
-    return _read_json(path, "Train again in another --workdir.") if path.exists() else {}
+    return read_json(path, "Train again in another --workdir.") if path.exists() else {}
 
 
-def run_folder(checkpoint: Any) -> pathlib.Path:
-    """The work folder that `checkpoint` means: itself, or the parent of its checkpoints folder.
+def run_folder(checkpoint: Any, name: str = "checkpoint") -> pathlib.Path:
+    """The work folder that `checkpoint` means: itself, or the parent of a folder of its own.
 
     Raises:
-        FolderError: if there are no checkpoints.
+        FolderError: if there was no training in it; `name` is the argument's.
     """
     expected, hint = (
         "expected the work folder of a training",
-        "Give --checkpoint the --workdir of an earlier training.",
+        f"Give --{name} the --workdir of an earlier training.",
     )
     if not checkpoint:
-        raise folder_error("checkpoint", expected, repr(checkpoint), hint)
+        raise folder_error(name, expected, repr(checkpoint), hint)
     folder = pathlib.Path(checkpoint).expanduser().absolute()
-    if folder.name == CHECKPOINTS:
+    if folder.name in (CHECKPOINTS, "model"):
         folder = folder.parent
-    if not (folder / CHECKPOINTS).is_dir():
+    if not any((folder / inside).is_dir() for inside in (CHECKPOINTS, "model")):
         got = f"{checkpoint}, which " + (
             f"has no folder {CHECKPOINTS!r}" if folder.is_dir() else "is not there"
         )
-        raise folder_error("checkpoint", expected, got, hint)
+        raise folder_error(name, expected, got, hint)
     return folder
 
 
-def config_hash(config: Any) -> str:
-    """Sixteen hexadecimal digits, the same for equal configs."""
-    canonical = json.dumps(settings.config_to_dict(config), sort_keys=True)
+def config_hash(config: Any, *, without: Sequence[str] = ()) -> str:
+    """Sixteen hexadecimal digits, the same for configs that are equal but for some fields."""
+    fields = settings.config_to_dict(config).items()
+    kept = {name: value for name, value in fields if name not in without}
+    canonical = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -237,6 +249,13 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
         ) from error
 
 
+def write_npz(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+    """Writes `arrays` to a compressed .npz file at once."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
 def json_ready(name: str, value: Any) -> Any:
     """`value` as JSON can hold it: numbers and (nested) lists of them; what is not finite is None.
 
@@ -254,6 +273,17 @@ def json_ready(name: str, value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return [json_ready(name, one) for one in value]
     raise argument_error(name, "expected a number or a list of numbers", repr(value))
+
+
+def json_tree(name: str, value: Any) -> Any:
+    """As `json_ready`, with text and dictionaries in it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): json_tree(f"{name}.{key}", each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_tree(name, each) for each in value]
+    return json_ready(name, value)
 
 
 def environment(command: str | None, config: Any, seconds: float) -> dict[str, Any]:
@@ -342,17 +372,20 @@ class MetricsFile:
         if not read_only and text != "".join(line for line, _ in self._lines):
             self._rewrite()
 
-    def cut(self, run: str, step: int, steps: Iterable[int]) -> None:
+    def cut(self, run: str, step: int, steps: Iterable[int], *, lengthened: bool = False) -> None:
         """Drops the lines of `run` after `step`, which the training will write again.
 
         Raises:
-            FolderError: if the lines up to `step` are not those `steps`.
+            FolderError: if the lines up to `step` are not those of `steps`; of a training that was
+                lengthened, whose log points were others before, if there is none at `step`.
         """
         kept = [(t, r) for t, r in self._lines if r["run"] != run or r["step"] <= step]
         if len(kept) != len(self._lines):
             self._lines = kept
             self._rewrite()
         got, want = [r["step"] for _, r in kept if r["run"] == run], list(steps)
+        if lengthened and step in got:
+            return
         if got != want:
             expected = f"expected the lines of {run!r} up to its checkpoint at step {step}"
             hint = f"Remove {self.path.parent / CHECKPOINTS / run} to train it again."

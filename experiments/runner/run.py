@@ -2,21 +2,21 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
-from absl import logging as absl_logging
 
-from experiments.runner import loop, records, settings
+from experiments.runner import loop, records, saved, settings
 from experiments.runner.figures import save_figures
-from experiments.runner.records import DataError, data_error
+from experiments.runner.messages import announce
+from experiments.runner.records import data_error
+from experiments.runner.results import Column, Result
 from experiments.runner.trials import (
     Run,
     TrainedRun,
@@ -28,10 +28,10 @@ from experiments.runner.trials import (
 )
 from jaxcv import training
 from jaxcv.checks import argument_error
+from jaxcv.systems.models import Model
 
-__all__ = ["Experiment", "define_flags", "evaluate", "in_turn", "main", "predict", "train"]
+__all__ = ["Experiment", "bound", "evaluate", "in_turn", "load", "predict", "saved_config", "train"]
 
-USER_ERRORS = (settings.ConfigError, DataError, records.FolderError, training.CheckpointError)
 _logger = logging.getLogger(__name__)
 
 
@@ -44,8 +44,7 @@ class Experiment:
         config: a frozen dataclass with the fields `data`, `data_dir`, `steps` and `seed`.
         presets: name -> Config; `default` must be there.
         load: `load(config) -> data`, on the host; checks the values that enter.
-        runs: `runs(config, data) -> {name: Run}`, trained in this order. Called as well to
-            evaluate and to predict, for the shapes to restore into.
+        runs: `runs(config, data) -> {name: Run}`, trained in this order.
         evaluate: `evaluate(config, data, {name: TrainedRun}) -> {"<method>/<metric>": number or
             list}`. The mapping is `TrainedRuns`: its `once` keeps for `figures` what is computed.
         figures: `figures(config, data, {name: TrainedRun}, metrics) -> iterable of (file name,
@@ -53,11 +52,18 @@ class Experiment:
         predict: `predict(config, data, {name: TrainedRun}, folder)`, writes files.
         source: the published numbers, under the keys of the metrics.
         x64: run wholly in double precision.
-        metadata: `metadata(config, data) -> {name: JSON value}`, what of its data a training has to
-            remember. Saved as metadata.json, and handed to `evaluate`, `figures` and `predict` in
+        metadata: `metadata(config, data) -> {name: JSON value}`, what a training has to keep of its
+            data. Saved as metadata.json, and handed to `evaluate`, `figures` and `predict` in
             `TrainedRun.metadata`, whatever data these run on.
         fixed_metadata: entries of the metadata that define the model: data with another value are
             refused.
+        calibrate: `calibrate(config, data, {name: TrainedRun}) -> {name: JSON value}`, what is
+            fitted to the training's data after it; joins the metadata.
+        model: `model(config, {name: TrainedRun}, trial) -> Model`, which of the trained networks is
+            the model, or the `trial`-th; without any data.
+        system: of the model's card; the name unless given.
+        columns: what the result is summed up by.
+        rows: the methods that its summary shows, in this order; empty: all.
     """
 
     name: str
@@ -72,55 +78,108 @@ class Experiment:
     x64: bool = False
     metadata: Callable[[Any, Any], Mapping[str, Any]] | None = None
     fixed_metadata: tuple[str, ...] = ()
+    calibrate: Callable[..., Mapping[str, Any]] | None = None
+    model: Callable[..., Model] | None = None
+    system: str | None = None
+    columns: tuple[Column, ...] = ()
+    rows: tuple[str, ...] = ()
+
+
+def bound(experiment: Experiment) -> tuple[Callable[..., Result], Callable[..., Model]]:
+    """`train` and `load` of an experiment's package."""
+    return functools.partial(train, experiment), functools.partial(load, experiment)
 
 
 def train(
-    experiment: Experiment, config: Any, workdir: Any, *, command: str | None = None
-) -> dict[str, Any]:
+    experiment: Experiment,
+    config: Any,
+    workdir: Any,
+    *,
+    init_from: Any = None,
+    command: str | None = None,
+) -> Result:
     """Trains every run, evaluates, and writes the work folder.
 
     Runs that are finished are not trained again; an unfinished one goes on from its last
-    checkpoint.
+    checkpoint. A config with more steps, and nothing else changed, lengthens the training.
 
     Args:
         experiment: what to run.
         config: an instance of `experiment.config`.
         workdir: the folder to write; made if need be.
+        init_from: work folder of a training, of any experiment, whose parameters the runs begin
+            with: each with those of the run of its name, or of the only one.
         command: what started the run, for the record.
 
     Returns:
-        What results.json holds.
+        Metrics, parameters and paths.
 
     Raises:
         ValueError: before anything is computed, if a setting is out of bounds, the folder cannot
-            be written, it belongs to another config or experiment, or another process is
-            training in it.
+            be written, it belongs to another config or experiment, another process is training in
+            it, or `init_from` holds no parameters of these shapes.
     """
     settings.check_config(experiment.config, config)
     settings.check_data_dir(config)
     config = settings.of_mode(config, "train")
-    claimed = records.open_workdir(workdir, experiment.name, config, training=True)
+    begin = None if init_from is None else records.run_folder(init_from, "init_from")
+    claimed = records.open_workdir(
+        workdir, experiment.name, config, training=True,
+        init_from=None if begin is None else str(begin),
+    )  # fmt: skip
     with claimed as folder, _precision(experiment):
         data = _loaded(experiment, config)
         metrics_file = records.MetricsFile(folder / "metrics.jsonl")
         metadata = dict(experiment.metadata(config, data)) if experiment.metadata else {}
         records.keep_metadata(folder, metadata)
-        trained, seconds = TrainedRuns(), 0.0
-        for name, run in checked_runs(experiment, config, data).items():
+        trained, seconds = TrainedRuns(metadata), 0.0
+        started = {} if begin is None else saved.read_runs(begin, None)
+        lengthened = bool(records.read_config(folder).get("lengthened"))
+        runs = checked_runs(experiment, config, data)
+        announce(experiment.name, config, runs, folder)
+        for name, run in runs.items():
             trials = trials_of(run, config, trained)
+            if begin is not None and run.init_from is None:
+                run, before = loop.begun_from(started, name, run, trials)
+            else:
+                before = _before(name, run, trials, trained)
             checkpoints = _checkpoints(experiment, config, folder, name)
-            before = _before(name, run, trials, trained)
-            prepared = loop.PreparedRun(name, run, trials, checkpoints, before)
+            prepared = loop.PreparedRun(name, run, trials, checkpoints, before, lengthened)
             params, spent = loop.train_run(prepared, metrics_file)
             seconds += spent
             history = metrics_file.history(name, count_of(trials))
             trained[name] = TrainedRun(params, history, trials, metadata, spent)
+        if experiment.calibrate is not None:
+            fitted = experiment.calibrate(config, data, trained)
+            trained.metadata |= {key: records.json_tree(key, x) for key, x in fitted.items()}
+            for name, run in trained.items():
+                trained[name] = run._replace(metadata=trained.metadata)
+        saved.write_model(folder, experiment, config, trained)
         return _finish(experiment, config, data, trained, folder, command, seconds)
 
 
 def in_turn(trials_by: str) -> bool:
     """Whether trials train one after the other: `loop`, or `auto` on CPUs; else by `vmap`."""
     return trials_by == "loop" or (trials_by == "auto" and jax.default_backend() == "cpu")
+
+
+def load(experiment: Experiment, workdir: Any, *, trial: int | None = None) -> Model:
+    """The model of a finished training, without any data.
+
+    Args:
+        experiment: of the training.
+        workdir: of the training.
+        trial: which of the trials is wanted; None: the best on validation, see the experiment.
+
+    Returns:
+        Parameters and settings, for the function of `jaxcv.systems` that the card names.
+
+    Raises:
+        ValueError: no finished training of this experiment, or no such trial.
+    """
+    folder = records.run_folder(workdir, "workdir")
+    with _precision(experiment):
+        return saved.model_of(folder, experiment, saved_config(experiment, folder, {}), trial)
 
 
 def evaluate(
@@ -130,21 +189,21 @@ def evaluate(
     checkpoint: Any,
     *,
     command: str | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Evaluates an earlier training; writes results.json and figures to `workdir`.
 
     Args:
         experiment: what to run.
         config: the settings; None for those of the training. They must describe the same model.
         workdir: the folder to write, not that of the training, which is only read.
-        checkpoint: the work folder of the training, or its checkpoints folder.
+        checkpoint: the work folder of the training.
         command: what started the run, for the record.
 
     Returns:
-        What results.json holds.
+        Metrics, parameters and paths.
 
     Raises:
-        ValueError: if there is no checkpoint, or it is of another experiment or model.
+        ValueError: if there is no finished training, or it is of another experiment or model.
     """
     config, claimed, source = _open(experiment, config, workdir, checkpoint, "evaluate")
     with claimed as folder, _precision(experiment):
@@ -154,10 +213,12 @@ def evaluate(
         )
 
 
-def predict(experiment: Experiment, config: Any, workdir: Any, checkpoint: Any) -> pathlib.Path:
+def predict(
+    experiment: Experiment, config: Any, workdir: Any, checkpoint: Any, *, trial: int | None = None
+) -> pathlib.Path:
     """Writes the predictions of an earlier training to `workdir`, and returns that folder.
 
-    The arguments and errors are those of `evaluate`.
+    The arguments and errors are those of `evaluate`; `trial` is that of `load`.
     """
     if experiment.predict is None:
         expected = f"the experiment {experiment.name!r} makes no predictions"
@@ -165,58 +226,9 @@ def predict(experiment: Experiment, config: Any, workdir: Any, checkpoint: Any) 
     config, claimed, source = _open(experiment, config, workdir, checkpoint, "predict")
     with claimed as folder, _precision(experiment):
         data, trained = _restore(experiment, config, source)
+        trained.trial = trial
         experiment.predict(config, data, trained, folder)
     return folder
-
-
-def define_flags(experiment: Experiment, flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines the flags of an experiment: one per field of its Config, and the common ones."""
-    settings.define_flags(experiment.config, experiment.presets, flag_values)
-
-
-def main(experiment: Experiment) -> None:
-    """All that an experiment module does when it is run: flags, then train, evaluate or predict."""
-    define_flags(experiment)
-
-    def run(argv):
-        if not flags.FLAGS["verbosity"].present:
-            absl_logging.set_verbosity(absl_logging.WARNING)  # orbax writes a page per checkpoint
-            logging.getLogger("experiments").setLevel(logging.INFO)
-        if len(argv) > 1:
-            raise app.UsageError(f"expected flags only, got {argv[1:]}")
-        try:
-            _run(experiment, flags.FLAGS)
-        except USER_ERRORS as error:
-            sys.exit(f"error: {error}")  # the user's to mend: no traceback
-        except KeyboardInterrupt as error:
-            told = f"{error}. " if isinstance(error, loop.Interrupted) else ""
-            print(f"stopped: {told}The same command goes on.", file=sys.stderr)
-            sys.exit(130)  # as a shell reports it
-
-    app.run(run)
-
-
-def _run(experiment: Experiment, values: flags.FlagValues) -> None:
-    command = records.command_line()
-    given = settings.given_fields(experiment.config, values)
-    workdir, checkpoint = values["workdir"].value, values["checkpoint"].value
-    mode, preset = str(values["mode"].value), str(values["preset"].value)
-    if mode == "train":
-        if checkpoint is not None:
-            raise settings.config_error(
-                "checkpoint", "goes with --mode=evaluate or --mode=predict", repr(checkpoint),
-                "A training goes on from the checkpoints in its --workdir by itself.",
-            )  # fmt: skip
-        config = dataclasses.replace(experiment.presets[preset], **given)
-        train(experiment, config, workdir, command=command)
-        return
-    if values["preset"].present:
-        _logger.info("--preset is not read: the settings are those of the checkpoint")
-    config = _saved_config(experiment, records.run_folder(checkpoint), given)
-    if mode == "evaluate":
-        evaluate(experiment, config, workdir, checkpoint, command=command)
-    else:
-        predict(experiment, config, workdir, checkpoint)
 
 
 def _open(
@@ -224,22 +236,23 @@ def _open(
 ) -> tuple[Any, contextlib.AbstractContextManager[pathlib.Path], pathlib.Path]:
     """Config, folder to write (to be entered), folder of the training."""
     source = records.run_folder(checkpoint)
-    saved = _saved_config(experiment, source, {})
-    config = saved if config is None else config
+    before = saved_config(experiment, source, {})
+    config = before if config is None else config
     settings.check_config(experiment.config, config)
-    settings.check_evaluated(saved, config)
+    settings.check_evaluated(before, config)
     config = settings.of_mode(config, mode)
     claimed = records.open_workdir(workdir, experiment.name, config, training=False)
     return config, claimed, source
 
 
-def _saved_config(experiment: Experiment, folder: pathlib.Path, changes: Mapping[str, Any]) -> Any:
-    saved = records.read_config(folder)
-    if saved["experiment"] != experiment.name:
+def saved_config(experiment: Experiment, folder: pathlib.Path, changes: Mapping[str, Any]) -> Any:
+    """The config of the training in `folder`, with some fields changed."""
+    found = records.read_config(folder)
+    if found["experiment"] != experiment.name:
         expected = f"expected a training of {experiment.name!r} in {folder}"
         hint = "Give the --workdir of a training of this experiment."
-        raise records.folder_error("checkpoint", expected, repr(saved["experiment"]), hint)
-    config = settings.config_from_dict(experiment.config, saved["config"])
+        raise records.folder_error("checkpoint", expected, repr(found["experiment"]), hint)
+    config = settings.config_from_dict(experiment.config, found["config"])
     config = dataclasses.replace(config, **changes)
     settings.check_config(experiment.config, config)
     return config
@@ -258,33 +271,16 @@ def _loaded(experiment: Experiment, config: Any) -> Any:
 
 
 def _restore(experiment: Experiment, config: Any, folder: pathlib.Path) -> tuple[Any, TrainedRuns]:
-    saved = _saved_config(experiment, folder, {})
+    """The data to work on, and the trained runs."""
+    trained = saved.read_runs(folder, experiment.name)
     data = _loaded(experiment, config)
-    metadata = records.read_metadata(folder)
-    now = dict(experiment.metadata(config, data)) if experiment.metadata else {}
-    for name in experiment.fixed_metadata:
-        if now.get(name) != metadata.get(name):
-            expected = f"the model in {folder} was trained with {metadata.get(name)}"
-            hint = f"Give data with the same {name}, or train a model on these."
-            raise data_error(name, expected, now.get(name), hint)
-    metrics_file = records.MetricsFile(folder / "metrics.jsonl", read_only=True)
-    trained = TrainedRuns()
-    for name, run in checked_runs(experiment, config, data).items():
-        trials = trials_of(run, config, trained)
-        checkpoints = _checkpoints(experiment, saved, folder, name)
-        before = _before(name, run, trials, trained)
-        prepared = loop.PreparedRun(name, run, trials, checkpoints, before)
-        restored = prepared.checkpoints.restore(prepared.sweep.shapes(trials, before))
-        if restored is None:
-            expected = f"expected a checkpoint of the run {name!r} that can be read"
-            got = f"none in {prepared.checkpoints.folder}"
-            hint = "Finish the training first: give its command again."
-            raise records.folder_error("checkpoint", expected, got, hint)
-        if not prepared.finished(restored.state):
-            _logger.warning("%s is at step %d of %d", name, restored.step, run.steps)
-        params = jax.device_put(prepared.sweep.result(restored.state))
-        history = metrics_file.history(name, count_of(trials))
-        trained[name] = TrainedRun(params, history, trials, metadata, restored.seconds)
+    if experiment.fixed_metadata:
+        now = dict(experiment.metadata(config, data)) if experiment.metadata else {}
+        for name in experiment.fixed_metadata:
+            if now.get(name) != trained.metadata.get(name):
+                expected = f"the model in {folder} was trained with {trained.metadata.get(name)}"
+                hint = f"Give data with the same {name}, or train a model on these."
+                raise data_error(name, expected, now.get(name), hint)
     return data, trained
 
 
@@ -307,26 +303,31 @@ def _finish(
     seconds: float,
     *,
     figures_may_fail: bool = False,
-) -> dict[str, Any]:
+) -> Result:
     start = time.perf_counter()
     metrics = experiment.evaluate(config, data, trained)
-    results = {
+    record = {
         "experiment": experiment.name,
         "config": settings.config_to_dict(config),
         "metrics": {key: records.json_ready(key, value) for key, value in metrics.items()},
         "source": {key: records.json_ready(key, v) for key, v in experiment.source.items()},
         "environment": records.environment(command, config, seconds + time.perf_counter() - start),
     }
-    records.write_json(folder / "results.json", results)
-    _logger.info("%s", folder / "results.json")
+    records.write_json(folder / "results.json", record)
     try:
         save_figures(experiment.figures(config, data, trained, metrics), folder / "figures")
+    except records.FolderError:
+        raise
     except Exception as error:
         if not figures_may_fail and all(_finite(one.params) for one in trained.values()):
             raise
         told = f"{type(error).__name__}: {error}"
         _logger.warning("the other figures cannot be made (%s)", told)
-    return results
+    params = {name: run.params for name, run in trained.items()}
+    return Result(
+        experiment.name, record["metrics"], record["source"], params, folder, record,
+        experiment.columns, experiment.rows,
+    )  # fmt: skip
 
 
 def _finite(params: Any) -> bool:
@@ -344,6 +345,6 @@ def _checkpoints(
     identity = {
         "experiment": experiment.name,
         "run": run,
-        "config_hash": records.config_hash(config),
+        "config_hash": records.config_hash(config, without=("steps",)),
     }
     return training.Checkpoints(folder / records.CHECKPOINTS / run, identity)

@@ -25,6 +25,7 @@ __all__ = [
     "define_flags",
     "flag",
     "given_fields",
+    "given_trial",
     "of_mode",
     "show_in_help",
     "with_new_names",
@@ -34,7 +35,7 @@ _logger = logging.getLogger(__name__)
 
 MODES = ("train", "evaluate", "predict")
 _LARGEST = 2**31 - 1  # of integers without a bound of their own: those of a device have 32 bits
-_RESERVED = ("workdir", "preset", "mode", "checkpoint")
+_RESERVED = ("workdir", "preset", "mode", "checkpoint", "trial")
 _REQUIRED = ("data", "data_dir", "steps", "seed")
 _SUPPORTED = "int, float, str, bool, `int | None`, `float | None`, `str | None`, tuple[..., ...]"
 
@@ -277,12 +278,21 @@ def define_flags(
         "checkpoint", None, "Work folder of a training, to evaluate it or to predict with it.",
         flag_values=flag_values,
     )  # fmt: skip
+    flags.DEFINE_integer(
+        "trial", None, "For --mode=predict: which trial's model; none: the best on validation.",
+        lower_bound=0, flag_values=flag_values,
+    )  # fmt: skip
+    fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    if "init_from" not in fields:
+        flags.DEFINE_string(
+            "init_from", None, "Work folder of a training whose parameters are begun with.",
+            flag_values=flag_values,
+        )  # fmt: skip
     if "default" not in presets:
         raise argument_error("presets", "expected the entry 'default'", sorted(presets))
-    fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     for name, kind in kinds(config_type).items():
         _define(name, kind, fields[name], getattr(presets["default"], name), flag_values)
-    show_in_help((*_RESERVED, *fields), flag_values)
+    show_in_help(dict.fromkeys((*_RESERVED, "init_from", *fields)), flag_values)
     for name, old in _renamed(config_type).items():
         flags.DEFINE_alias(old, name, flag_values=flag_values)
 
@@ -320,6 +330,14 @@ def _define(
             bool: flags.DEFINE_boolean,
         }[kind.base]
         define(name, default, text, flag_values=flag_values)
+
+
+def given_trial(flag_values: flags.FlagValues, mode: str) -> int | None:
+    """The value of --trial; raises ConfigError where it is not read."""
+    trial: Any = flag_values["trial"].value
+    if trial is not None and mode != "predict":
+        raise config_error("trial", "goes with --mode=predict", trial)
+    return trial
 
 
 def with_new_names(config_type: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.runner.settings import config_error
 from jaxcv import training
 from jaxcv.checks import argument_error
 
@@ -100,10 +101,17 @@ class TrainedRun(NamedTuple):
 
 
 class TrainedRuns(dict[str, TrainedRun]):
-    """Name -> TrainedRun, with a cache for what evaluation, figures and predictions share."""
+    """Name -> TrainedRun, with a cache for what evaluation, figures and predictions share.
 
-    def __init__(self) -> None:
+    Attributes:
+        metadata: what the training keeps of its data, and what was fitted to them after it.
+        trial: which trial is asked for; None: the model of the training.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any] | None = None) -> None:
         super().__init__()
+        self.metadata: dict[str, Any] = dict(metadata or {})
+        self.trial: int | None = None
         self._kept: dict[Any, Any] = {}
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -156,6 +164,28 @@ def trials_of(run: Run, config: Any, trained: Mapping[str, TrainedRun]) -> dict[
         count = max((values.size for values in trials.values()), default=1)
         trials["seed"] = np.full(count, config.seed)
     return training.check_trials(trials)
+
+
+def chosen_trial(trial: int | None, scores: Any) -> int:
+    """Which trial is the model: the one that is asked for, or else that of the lowest score.
+
+    Raises:
+        ConfigError: no trial of that number.
+    """
+    scores = np.asarray(scores, float).ravel()
+    if trial is None:
+        return int(np.argmin(np.where(np.isfinite(scores), scores, np.inf)))
+    if not 0 <= trial < scores.size:
+        raise config_error("trial", f"expected a number from 0 to {scores.size - 1}", trial)
+    return trial
+
+
+def last_loss(run: TrainedRun) -> np.ndarray:
+    """(M,) the mean training loss of the last tenth of the log points; inf where there is none."""
+    losses = run.history.get("loss", np.zeros((0, count_of(run.trials))))
+    if not len(losses):
+        return np.full(count_of(run.trials), np.inf)
+    return losses[-max(1, len(losses) // 10) :].mean(axis=0)
 
 
 def count_of(trials: Mapping[str, np.ndarray]) -> int:

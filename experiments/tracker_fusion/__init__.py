@@ -10,13 +10,11 @@ untrained energy. How strongly is chosen on validation folds. Sequences of the t
 seen, neither in training nor in that choice.
 """
 
-import functools
-
 from experiments import runner
 from experiments.tracker_fusion import evaluation, figures, training
 from experiments.tracker_fusion.training import Config
 
-__all__ = ["EXPERIMENT", "Config", "train"]
+__all__ = ["EXPERIMENT", "Config", "load", "train"]
 
 EXPERIMENT = runner.Experiment(
     name="tracker_fusion",
@@ -30,5 +28,11 @@ EXPERIMENT = runner.Experiment(
     source=training.SOURCE,
     metadata=training.metadata,
     fixed_metadata=("trackers",),
+    model=evaluation.model,
+    columns=(
+        runner.Column("IoU, unseen sequences", "iou"),
+        runner.Column("IoU, split by frame", "iou_frames"),
+    ),
+    rows=("mean", "median", "rbf", "undamped", "learned", "oracle"),
 )
-train = functools.partial(runner.train, EXPERIMENT)
+train, load = runner.bound(EXPERIMENT)

@@ -11,9 +11,18 @@ from experiments import runner
 from experiments.tracker_fusion import training
 from jaxcv.data.tracker_fusion import TrackerFrames
 from jaxcv.energies.tracker_fusion import FusionParameters, TrackerFrame
+from jaxcv.io import Model
 from jaxcv.metrics.tracking import box_iou, paired_bootstrap, sequence_means
 
-__all__ = ["Models", "chosen_models", "fused_boxes", "metrics", "per_frame_iou", "write_results"]
+__all__ = [
+    "Models",
+    "chosen_models",
+    "fused_boxes",
+    "metrics",
+    "model",
+    "per_frame_iou",
+    "write_results",
+]
 
 
 class Models(NamedTuple):
@@ -55,6 +64,19 @@ def chosen_models(config: Any, trained: Any, method: str) -> Models:
     parameters = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], final.params["fusion"])
     width = np.asarray(final.params["rbf_width"])[rows]
     return Models(FusionParameters(*parameters), width, np.asarray(config.strength)[best])
+
+
+def model(config: Any, trained: Any, trial: int | None) -> Model:
+    """The fusion learned on all sequences with the chosen shrinkage, or the `trial`-th training."""
+    models = chosen_models(config, trained, "learned")
+    parameters, strength = models.parameters, models.strength
+    index = training.NUM_FOLDS  # of all sequences
+    if trial is not None:
+        final = trained["learned.final"]
+        index = runner.chosen_trial(trial, final.trials["seed"])
+        parameters, strength = FusionParameters(*final.params["fusion"]), final.trials["strength"]
+    card = {"trackers": trained.metadata["trackers"], "strength": float(strength[index])}
+    return Model(jax.tree.map(lambda leaf: leaf[index], parameters), {}, card)
 
 
 def model_of_frames(trained: Any, data: Any) -> np.ndarray:

@@ -26,7 +26,7 @@ from jaxcv.systems.inverse_graphics import LATENTS, LatentScale
 from jaxcv.systems.stereo import StereoNetwork, init_stereo_network
 from jaxcv.systems.two_view import MATCH_NUMBERS, PoseScales
 
-__all__ = ["SYSTEMS", "TYPES", "load_model", "save_model"]
+__all__ = ["SYSTEMS", "TYPES", "load_model", "on_device", "save_model"]
 
 # What a file may name: the classes of parameters and of settings.
 TYPES: tuple[type, ...] = (
@@ -158,7 +158,7 @@ def load_model(path: str | os.PathLike[str], *, system: str | None = None) -> Mo
             name = str(path) + jax.tree_util.keystr(where)
             hint = "Its training diverged: train again with smaller steps."
             raise argument_error(name, "expected finite parameters", "nan or inf", hint)
-    return model._replace(params=jax.tree.map(_on_device, model.params))
+    return model._replace(params=jax.tree.map(on_device, model.params))
 
 
 def _file_of(path: pathlib.Path) -> pathlib.Path:
@@ -184,6 +184,6 @@ def _check(name: str, model: Model) -> None:
     check_structure(name, model.params, "its settings", want)
 
 
-def _on_device(array: Any) -> Any:
+def on_device(array: Any) -> Any:
     """Arrays of JAX; NumPy's where JAX would cut them to 32 bits."""
     return jnp.asarray(array) if jnp.result_type(array) == np.asarray(array).dtype else array

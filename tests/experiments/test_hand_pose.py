@@ -14,7 +14,7 @@ from experiments.hand_pose import data as hand_pose_data
 from experiments.hand_pose import training
 from jaxcv.data.hand import PALM, joints_of_pixels, pixels_of_joints, read_predictions
 from jaxcv.models.hand_pose import HandNetwork
-from jaxcv.systems import load_hand_network, predict_hand
+from jaxcv.systems import load_model, predict_hand
 from jaxcv.systems.hand_pose import NUM_POINTS
 from tests.data_prep.test_nyu_hand import write_split
 
@@ -46,7 +46,9 @@ def test_files_and_figures_and_predictions_that_can_be_scored(trained, tmp_path)
         assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
     out = runner.predict(hand_pose.EXPERIMENT, None, tmp_path / "joints", folder)
     assert read_predictions(out / "net1_seen.txt").shape == (8, 14, 3)
-    params, settings = load_hand_network(out / "net1.npz")  # on frames that are not cropped yet
+    params, settings, card = hand_pose.load(folder)  # for frames that are not cropped yet
+    assert (card["run"], card["config"]["net"]) == ("net1", ["1"])
+    jax.tree.map(np.testing.assert_array_equal, load_model(out / "net1.safetensors").params, params)
     frames = hand_pose_data.load(CONFIG).frames["unseen"]
     joints = predict_hand(frames.depth, frames.intrinsics, params, **settings).joints
     written = joints_of_pixels(read_predictions(out / "net1_unseen.txt"))
@@ -195,7 +197,9 @@ def test_refined_rows(tmp_path):
     config = dataclasses.replace(CONFIG, refine=True, refine_steps=2, num_seeds=2, net=("6",))
     metrics = hand_pose.train(config, tmp_path / "w")["metrics"]
     out = runner.predict(hand_pose.EXPERIMENT, None, tmp_path / "joints", tmp_path / "w")
-    params, settings = load_hand_network(out / "refined.npz")
+    params, settings, _ = load_model(out / "refined.safetensors")
+    other = hand_pose.load(tmp_path / "w", trial=1)
+    assert (other.card["run"], other.card["trial"]) == ("refined", 1)
     frames = hand_pose_data.load(config).frames["seen"]
     joints = predict_hand(frames.depth, frames.intrinsics, params, **settings).joints
     assert np.isfinite(joints).all()  # of other points of the same images than the file's rows

@@ -12,7 +12,7 @@ from experiments.inverse_graphics import data as inverse_graphics_data
 from experiments.inverse_graphics import evaluation, training
 from experiments.runner import run
 from jaxcv.models.inverse_graphics import GraphicsSize
-from jaxcv.systems import load_graphics_network, render_latents
+from jaxcv.systems import load_model, render_latents
 
 TINY = GraphicsSize(16, 6, ((3, 4), (3, 4)), (5, 4), ((3, 4), (1, 1)))
 CONFIG = training.Config(
@@ -62,7 +62,8 @@ def test_files_figures_page_and_networks(trained, data, tmp_path):
     assert "@" not in page.replace("@charset", "")
     assert "http" not in page  # nothing is loaded from elsewhere
     out = runner.predict(inverse_graphics.EXPERIMENT, None, tmp_path / "networks", folder)
-    params, settings = load_graphics_network(out / "dcign.npz")
+    params, settings, _ = load_model(out / "dcign.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, inverse_graphics.load(folder).params, params)
     images = data.images.images[:5, ..., None] / 255
     drawn = render_latents(images, params, light=0.5, **settings)
     written = np.genfromtxt(out / "dcign.csv", delimiter=",", names=True)

@@ -13,7 +13,7 @@ from experiments.monocular_stereo import training
 from experiments.runner import run
 from jaxcv.data.synthetic.stereo import generate_pairs
 from jaxcv.models.ls_net import Size
-from jaxcv.systems import estimate_depth_and_motion, load_stereo_network
+from jaxcv.systems import estimate_depth_and_motion
 
 TINY = Size((4, 4, 4, 4, 4), (3, 3, 3), 4, (4, 4), 4, 4, 4, 4)
 CONFIG = training.Config(
@@ -74,10 +74,10 @@ def test_pairs_of_ones_own(trained, tmp_path):
     (tmp_path / "cameras.json").write_text(json.dumps({"intrinsics": k, "pairs": entries}))
     config = dataclasses.replace(CONFIG, data="folder", data_dir=str(tmp_path))
     out = runner.predict(monocular_stereo.EXPERIMENT, config, tmp_path / "out", folder)
-    params, network = load_stereo_network(out / "network.npz")
+    params, settings, _ = monocular_stereo.load(folder)
     image = lambda name: np.asarray(Image.open(tmp_path / name), np.float32) / 255
     found = estimate_depth_and_motion(
-        image("a1.png"), image("b1.png"), np.float32(k), params, network=network
+        image("a1.png"), image("b1.png"), np.float32(k), params, **settings
     )
     with np.load(out / "depths.npz") as depths:
         np.testing.assert_allclose(depths["depth"][1], 1 / found.full, rtol=1e-3)

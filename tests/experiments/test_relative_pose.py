@@ -21,7 +21,7 @@ from experiments.relative_pose.data import Data, _held_out, load, quaternions
 from jaxcv.data.relative_pose import PosePairs
 from jaxcv.data.synthetic.pose_pairs import generate_pose_pairs
 from jaxcv.models.relative_pose import rotation_of
-from jaxcv.systems import load_relative_pose_network
+from jaxcv.systems import load_model
 from jaxcv.systems.two_view import PoseScales
 
 CONFIG = training.Config(
@@ -198,7 +198,7 @@ def test_data_that_are_missing(change, message):
     ("change", "message"),
     [
         ({"net": ("cnnA",)}, "`height`: .*63 pixels a side or more for cnnA"),
-        ({"start": "/nowhere.npz"}, "nowhere.npz"),
+        ({"init_from": "/nowhere.npz"}, "nowhere.npz"),
         ({"trunk_file": "/nowhere.npz"}, "nowhere.npz"),
     ],
 )
@@ -276,10 +276,11 @@ def test_end_to_end(tmp_path):
 
     run = tmp_path / "run"
     out = runner.predict(experiment.EXPERIMENT, None, tmp_path / "out", run)
-    params, settings = load_relative_pose_network(out / "joint.npz")
+    params, settings, card = load_model(out / "joint.safetensors")
     assert settings["shape"] == (40, 48)
     assert len((out / "poses.csv").read_text().splitlines()) == 1 + CONFIG.num_test
-    del params
+    own = experiment.load(run, trial=card["trial"])
+    jax.tree.map(np.testing.assert_array_equal, own.params, params)
 
     pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
     for name in ("a.png", "b.png"):
@@ -305,22 +306,22 @@ def test_end_to_end(tmp_path):
         assert "Traceback" not in done.stderr
 
     larger = dataclasses.replace(
-        config, start=str(out / "cnnBspp.npz"), height=56, width_px=64, num_seeds=1, refine=False,
-        net=("cnnBspp",),
+        config, init_from=str(out / "cnnBspp.safetensors"), height=56, width_px=64, num_seeds=1,
+        refine=False, net=("cnnBspp",),
     )  # fmt: skip
     again = experiment.train(larger, tmp_path / "larger")
     assert np.isfinite(again["metrics"]["cnnBspp/textured/auc20"])
-    (out / "cnnBspp.npz").unlink()  # what it began with is not asked for any more
+    (out / "cnnBspp.safetensors").unlink()  # what it began with is not asked for any more
     alone = runner.predict(experiment.EXPERIMENT, None, tmp_path / "alone", tmp_path / "larger")
     assert "# cnnBspp:" in (alone / "poses.csv").read_text()
     table = np.genfromtxt(alone / "poses.csv", delimiter=",", skip_header=1)
     assert np.isfinite(table[:, :7]).all()
-    params, _ = load_relative_pose_network(alone / "cnnBspp.npz")
+    params, _, _ = load_model(alone / "cnnBspp.safetensors")
     lines = (tmp_path / "larger" / "metrics.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])
     deviation = np.deg2rad([np.ravel(last[name])[0] for name in refinement.VALIDATED]) / 1.5
     np.testing.assert_allclose(params["scales"].log_precision, -2 * np.log(deviation), rtol=1e-4)
-    back = dataclasses.replace(larger, start=None, height=40, width_px=48)
+    back = dataclasses.replace(larger, init_from=None, height=40, width_px=48)
     smaller = runner.evaluate(
         experiment.EXPERIMENT, back, tmp_path / "smaller", tmp_path / "larger"
     )
@@ -329,7 +330,7 @@ def test_end_to_end(tmp_path):
     with pytest.raises(runner.DataError, match=r"image_size.*was trained with \[40, 48\]"):
         runner.evaluate(experiment.EXPERIMENT, other, tmp_path / "no", run)
     wrong = dataclasses.replace(
-        larger, start=str(out / "joint.npz"), net=("cnnA",), height=72, width_px=72
+        larger, init_from=str(out / "joint.safetensors"), net=("cnnA",), height=72, width_px=72
     )
     with pytest.raises(runner.DataError, match="expected a network like"):
         experiment.train(wrong, tmp_path / "wrong")

@@ -120,7 +120,7 @@ def test_finished_run_is_not_trained_again(toy, undisturbed, tmp_path, monkeypat
     assert results["environment"]["command"] is None
     after = tree_of(folder)
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    assert changed <= {"results.json", "figures/loss.png"}
+    assert changed <= {"results.json", "figures/loss.png", "model/seconds.json"}
     # The time of the training is kept.
     spent = results_of(undisturbed)["environment"]["seconds"]
     assert results["environment"]["seconds"] == pytest.approx(spent, rel=0.5)
@@ -146,7 +146,7 @@ def test_evaluate_and_predict_only_read_the_training(toy, undisturbed, tmp_path)
     for checkpoint in (undisturbed, str(undisturbed / "checkpoints")):
         results = runner.evaluate(toy.EXPERIMENT, None, tmp_path / "e", checkpoint)
         assert results["metrics"] == results_of(undisturbed)["metrics"]
-        assert results == results_of(tmp_path / "e")
+        assert results.record == results_of(tmp_path / "e")
     assert (tmp_path / "e" / "figures" / "loss.png").exists()
     folder = runner.predict(toy.EXPERIMENT, toy.Config(), tmp_path / "p", undisturbed)
     assert folder == tmp_path / "p"
@@ -158,9 +158,9 @@ def test_evaluate_and_predict_only_read_the_training(toy, undisturbed, tmp_path)
 
 
 def test_evaluation_outlives_its_figures(toy, undisturbed, tmp_path, caplog):
-    # Only the checkpoints were kept: there is no history to draw, and none to evaluate with.
+    # Only the model was kept: there is no history to draw, and none to evaluate with.
     source = tmp_path / "moved"
-    shutil.copytree(undisturbed / "checkpoints", source / "checkpoints")
+    shutil.copytree(undisturbed / "model", source / "model")
     shutil.copy(undisturbed / "config.json", source)
 
     def figures(config, data, trained, metrics):
@@ -330,7 +330,7 @@ def test_a_run_goes_on_from_an_earlier_one(toy, tmp_path):
         return {name: run.params["b"] for name, run in trained.items()}
 
     staging = dataclasses.replace(
-        toy.EXPERIMENT, runs=staged, evaluate=evaluate, figures=lambda *_: (), source={}
+        toy.EXPERIMENT, runs=staged, evaluate=evaluate, figures=lambda *_: (), source={}, model=None
     )
     config = toy.Config(steps=4)
     metrics = runner.train(staging, config, tmp_path / "a")["metrics"]

@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 
 from experiments import runner
-from experiments.runner import run, settings
+from experiments.runner import command, settings
 from tests.experiments.toy_experiment import Config
 
 
@@ -66,22 +66,22 @@ def test_workdir_is_required(values):
 )
 def test_given_flags_override_the_preset(toy, values, monkeypatch, arguments, want):
     seen = []
-    monkeypatch.setattr(run, "train", lambda experiment, config, *_, **__: seen.append(config))
+    monkeypatch.setattr(command, "train", lambda experiment, config, *_, **__: seen.append(config))
     values(["program", "--workdir=w", *arguments])
-    run._run(toy.EXPERIMENT, values)
+    command._run(toy.EXPERIMENT, values)
     assert {name: getattr(seen[0], name) for name in want} == want
 
 
 def test_checkpoint_goes_with_the_modes_that_read_it(toy, values, tmp_path):
     values(["program", f"--workdir={tmp_path}", "--checkpoint=c"])
     with pytest.raises(ValueError, match="`checkpoint`: goes with --mode=evaluate"):
-        run._run(toy.EXPERIMENT, values)
+        command._run(toy.EXPERIMENT, values)
 
 
 def test_a_flag_of_one_value_given_twice_is_an_error(toy, values, tmp_path):
     values(["program", f"--workdir={tmp_path}", "--seed=1", "--seed=2"])
     with pytest.raises(ValueError, match="`seed`: expected one value, got several"):
-        run._run(toy.EXPERIMENT, values)
+        command._run(toy.EXPERIMENT, values)
 
 
 def test_importing_defines_no_flags():

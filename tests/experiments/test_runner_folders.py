@@ -74,16 +74,17 @@ def test_a_refused_command_changes_nothing(toy, unloadable, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["config.json", "metadata.json"])
+@pytest.mark.parametrize("name", ["config.json", "model/seconds.json"])
 def test_what_is_no_json_of_a_training_is_one_line(toy, unloadable, undisturbed, tmp_path, name):
     folder = tmp_path / "training"
     shutil.copytree(undisturbed, folder)
     evaluate = lambda: runner.evaluate(toy.EXPERIMENT, None, tmp_path / "out", folder)
     for text in ("[" * 5000 + "]" * 5000, "[1]", "3", "", '{"experiment": 3}'):
-        if name == "metadata.json" and text.startswith("{"):
+        if name == "model/seconds.json" and text.startswith("{"):
             continue
         (folder / name).write_text(text)
-        with pytest.raises(records.FolderError, match=rf"^`{name}`: expected .* from a training"):
+        last = name.split("/")[-1]
+        with pytest.raises(records.FolderError, match=rf"^`{last}`: expected .* from a training"):
             evaluate()
     (folder / name).unlink()
     os.mkfifo(folder / name)
@@ -119,14 +120,15 @@ def test_missing_and_foreign_checkpoints(toy, unloadable, undisturbed, tmp_path)
     assert not workdir.exists()
 
 
-def test_checkpoint_of_another_model(toy, undisturbed, tmp_path):
+def test_params_of_another_model_are_not_gone_on_from(toy, undisturbed, tmp_path):
     wider = lambda config: dataclasses.replace(config, width=4)
     changed = dataclasses.replace(
         toy.EXPERIMENT, runs=lambda config, _: toy.runs(wider(config), toy.load(wider(config)))
     )
+    folder = tmp_path / "copy"
+    shutil.copytree(undisturbed, folder)
     with pytest.raises(training.CheckpointError, match=r"float32\[2, 4\].*got.*float32\[2, 3\]"):
-        runner.evaluate(changed, None, tmp_path, undisturbed)
-    assert not (tmp_path / "results.json").exists()
+        runner.train(changed, toy.Config(), folder)
 
 
 def test_evaluation_may_change_the_data_only(toy, unloadable, undisturbed, tmp_path):
@@ -151,11 +153,11 @@ def test_a_mistaken_command_leaves_its_folder_usable(toy, unloadable, tmp_path):
     assert records.read_config(tmp_path)["config"]["seed"] == 4
 
 
-def test_checkpoint_without_one_of_the_runs(toy, undisturbed, tmp_path):
+def test_an_unfinished_training_has_no_model(toy, undisturbed, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(undisturbed, source)
-    shutil.rmtree(source / "checkpoints" / "batched")
-    with pytest.raises(records.FolderError, match="of the run 'batched'"):
+    (source / "model" / "runs.safetensors").unlink()
+    with pytest.raises(records.FolderError, match=r"expected a finished training in .* Finish the"):
         runner.evaluate(toy.EXPERIMENT, None, tmp_path / "e", source)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from experiments import runner
+from jaxcv.io import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +100,12 @@ def predict(config, data, trained, folder):
     (folder / "weights.json").write_text(json.dumps(w.tolist()))
 
 
+def model(config, trained, trial):
+    run = trained["batched"]
+    index = runner.chosen_trial(trial, run.history["error"][-1])
+    return Model({"scale": run.params["b"][index]}, {}, {"trial": index})
+
+
 EXPERIMENT = runner.Experiment(
     name="toy_experiment",
     config=Config,
@@ -109,6 +116,9 @@ EXPERIMENT = runner.Experiment(
     figures=figures,
     predict=predict,
     source={"batched/error": 0.0},
+    model=model,
+    system="robust_mean",
+    columns=(runner.Column("squared error", "error", ".2g"),),
 )
 
 

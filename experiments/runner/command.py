@@ -1,0 +1,72 @@
+"""An experiment on the command line: flags, messages, exit status."""
+
+import dataclasses
+import logging
+import sys
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from experiments.runner import loop, records, settings
+from experiments.runner.records import DataError
+from experiments.runner.run import Experiment, evaluate, predict, saved_config, train
+from jaxcv import training
+
+__all__ = ["define_flags", "main"]
+
+USER_ERRORS = (settings.ConfigError, DataError, records.FolderError, training.CheckpointError)
+_logger = logging.getLogger(__name__)
+
+
+def define_flags(experiment: Experiment, flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of an experiment: one per field of its Config, and the common ones."""
+    settings.define_flags(experiment.config, experiment.presets, flag_values)
+
+
+def main(experiment: Experiment) -> None:
+    """All that an experiment module does when it is run: flags, then train, evaluate or predict."""
+    define_flags(experiment)
+
+    def run(argv):
+        if not flags.FLAGS["verbosity"].present:
+            absl_logging.set_verbosity(absl_logging.WARNING)  # orbax writes a page per checkpoint
+            logging.getLogger("experiments").setLevel(logging.INFO)
+        if len(argv) > 1:
+            raise app.UsageError(f"expected flags only, got {argv[1:]}")
+        try:
+            _run(experiment, flags.FLAGS)
+        except USER_ERRORS as error:
+            sys.exit(f"error: {error}")  # the user's to mend: no traceback
+        except KeyboardInterrupt as error:
+            told = f"{error}. " if isinstance(error, loop.Interrupted) else ""
+            print(f"stopped: {told}The same command goes on.", file=sys.stderr)
+            sys.exit(130)  # as a shell reports it
+
+    app.run(run)
+
+
+def _run(experiment: Experiment, values: flags.FlagValues) -> None:
+    command = records.command_line()
+    given = settings.given_fields(experiment.config, values)
+    workdir, checkpoint = values["workdir"].value, values["checkpoint"].value
+    mode, preset = str(values["mode"].value), str(values["preset"].value)
+    trial = settings.given_trial(values, mode)
+    if mode == "train":
+        if checkpoint is not None:
+            raise settings.config_error(
+                "checkpoint", "goes with --mode=evaluate or --mode=predict", repr(checkpoint),
+                "A training goes on from the checkpoints in its --workdir by itself; --init_from "
+                "begins with the parameters of another one.",
+            )  # fmt: skip
+        config = dataclasses.replace(experiment.presets[preset], **given)
+        init_from = None if "init_from" in given else values["init_from"].value
+        print(train(experiment, config, workdir, init_from=init_from, command=command))
+        return
+    if values["preset"].present:
+        _logger.info("--preset is not read: the settings are those of the checkpoint")
+    config = saved_config(experiment, records.run_folder(checkpoint), given)
+    if mode == "evaluate":
+        print(evaluate(experiment, config, workdir, checkpoint, command=command))
+    else:
+        folder = predict(experiment, config, workdir, checkpoint, trial=trial)
+        _logger.info("predictions: %s", folder)

@@ -1,0 +1,121 @@
+"""The folder `model/` of a training: its one model, and the parameters of all its runs.
+
+Both are read without the data of the training, in any process and on another machine.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.runner import records, settings
+from experiments.runner.records import folder_error
+from experiments.runner.trials import TrainedRun, TrainedRuns, count_of
+from jaxcv.io.networks import read_tree, write_tree
+from jaxcv.systems import models
+from jaxcv.systems.models import FILE, TYPES, Model, load_model, on_device
+
+__all__ = ["model_of", "read_runs", "save_model", "write_model"]
+
+FOLDER, RUNS, SECONDS = "model", "runs.safetensors", "seconds.json"
+
+
+def write_model(folder: pathlib.Path, experiment: Any, config: Any, trained: TrainedRuns) -> None:
+    """Writes the parameters of all runs, and the model among them.
+
+    Times lie in a file of their own, so that the others of two equal trainings are equal.
+    """
+    inside = folder / FOLDER
+    about = {
+        "experiment": experiment.name,
+        "config": settings.config_to_dict(config),
+        "metadata": dict(trained.metadata),
+    }
+    tree = {
+        name: {"params": jax.device_get(run.params), "trials": dict(run.trials)}
+        for name, run in trained.items()
+    }
+    try:
+        inside.mkdir(exist_ok=True)
+        _write_tree(inside / RUNS, tree, about)
+        seconds = {name: run.seconds for name, run in trained.items()}
+        records.write_json(inside / SECONDS, seconds)
+        if experiment.model is not None:
+            model = experiment.model(config, trained, None)
+            own = model._replace(card=about | model.card)
+            save_model(inside / FILE, own, experiment.system or experiment.name)
+    except OSError as error:
+        hint = "Make room or give rights, then give the same command again."
+        raise folder_error(str(inside), "expected to write it", error, hint) from error
+
+
+def _write_tree(path: pathlib.Path, tree: Any, card: Mapping[str, Any]) -> None:
+    try:
+        write_tree(path, tree, card, TYPES)
+    except ValueError as error:
+        raise records.FolderError(str(error)) from error
+
+
+def save_model(path: pathlib.Path, model: Model, system: str) -> None:
+    """As `jaxcv.systems.save_model`; raises FolderError if the file cannot be written."""
+    try:
+        models.save_model(path, model._replace(card={**model.card, "system": system}))
+    except ValueError as error:
+        raise records.FolderError(str(error)) from error
+
+
+def read_runs(folder: pathlib.Path, experiment: str | None) -> TrainedRuns:
+    """All runs of a finished training, without its data; None: of any experiment.
+
+    Raises:
+        FolderError: no finished training of this experiment, or a damaged file.
+    """
+    path = folder / FOLDER / RUNS
+    if not path.exists():
+        expected = f"expected a finished training in {folder}"
+        hint = "Finish the training first: give its command again."
+        raise folder_error("checkpoint", expected, f"no {FOLDER}/{RUNS}", hint)
+    try:
+        tree, card = read_tree(path, TYPES)
+    except ValueError as error:
+        raise records.FolderError(str(error)) from error
+    try:
+        found, metadata = str(card["experiment"]), dict(card["metadata"])
+        parts = {name: (run["params"], dict(run["trials"])) for name, run in tree.items()}
+        counts = {name: count_of(trials) for name, (_, trials) in parts.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        expected = "expected the runs of a training"
+        raise folder_error(str(path), expected, type(error).__name__, "Train again.") from error
+    if experiment is not None and found != experiment:
+        expected = f"expected a training of {experiment!r} in {folder}"
+        hint = "Give the --workdir of a training of this experiment."
+        raise folder_error("checkpoint", expected, repr(found), hint)
+    metrics_file = records.MetricsFile(folder / "metrics.jsonl", read_only=True)
+    seconds = _seconds(folder / FOLDER / SECONDS)
+    trained = TrainedRuns(metadata)
+    for name, (params, trials) in parts.items():
+        history = metrics_file.history(name, counts[name])
+        params = jax.tree.map(on_device, params)
+        trained[name] = TrainedRun(params, history, trials, metadata, seconds.get(name, np.nan))
+    return trained
+
+
+def _seconds(path: pathlib.Path) -> Mapping[str, float]:
+    return records.read_json(path, "Train again.") if path.exists() else {}
+
+
+def model_of(folder: pathlib.Path, experiment: Any, config: Any, trial: int | None) -> Model:
+    """The model of a finished training, or that of one of its trials."""
+    if experiment.model is None:
+        expected = f"the experiment {experiment.name!r} has no model"
+        raise folder_error("workdir", expected, folder, "Evaluate it: --mode=evaluate.")
+    if trial is None:
+        try:
+            return load_model(folder, system=experiment.system or experiment.name)
+        except ValueError as error:
+            raise records.FolderError(str(error)) from error
+    trained = read_runs(folder, experiment.name)
+    model = experiment.model(config, trained, trial)
+    return model._replace(card={**model.card, "system": experiment.system or experiment.name})
