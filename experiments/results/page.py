@@ -1,6 +1,6 @@
-"""The README's table of results, from the records in experiments/results.
+"""The table on the page of results, from the records in this folder.
 
-python -m experiments.results            # writes it into README.md
+python -m experiments.results            # writes it into experiments/results/README.md
 python -m experiments.results --record=runs/tracker_fusion/results.json [--name=tracker_fusion]
 """
 
@@ -19,7 +19,7 @@ from experiments.runner import records, settings
 __all__ = ["main", "table"]
 
 RESULTS = pathlib.Path(__file__).parent
-README = pathlib.Path(__file__).parents[2] / "README.md"
+PAGE = RESULTS / "README.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
@@ -220,9 +220,9 @@ def _write(argv: list[str]) -> None:
             sys.exit(f"error: {error}")
         name = flags.FLAGS.name or record["experiment"]
         records.write_json(RESULTS / f"{name}.json", record)
-    before, rest = README.read_text().split(BEGIN)
+    before, rest = PAGE.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+    PAGE.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
 
 
 def main() -> None:

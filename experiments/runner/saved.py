@@ -32,6 +32,7 @@ def write_model(folder: pathlib.Path, experiment: Any, config: Any, trained: Tra
         "experiment": experiment.name,
         "config": settings.config_to_dict(config),
         "metadata": dict(trained.metadata),
+        "runs": list(trained),
     }
     tree = {
         name: {"params": jax.device_get(run.params), "trials": dict(run.trials)}
@@ -83,7 +84,7 @@ def read_runs(folder: pathlib.Path, experiment: str | None) -> TrainedRuns:
         raise records.FolderError(str(error)) from error
     try:
         found, metadata = str(card["experiment"]), dict(card["metadata"])
-        parts = {name: (run["params"], dict(run["trials"])) for name, run in tree.items()}
+        parts = {name: (tree[name]["params"], dict(tree[name]["trials"])) for name in card["runs"]}
         counts = {name: count_of(trials) for name, (_, trials) in parts.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         expected = "expected the runs of a training"

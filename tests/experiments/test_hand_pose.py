@@ -145,7 +145,7 @@ def test_many_validation_frames_are_judged_as_few(data, monkeypatch):
     frames = (data.train.depth,), data.train.target
     validate = lambda: training._validate(params, frames, None, network=network, cube=300.0)
     whole = validate()
-    monkeypatch.setattr(hand_pose, "VALIDATED_AT_ONCE", 7)  # of 18
+    monkeypatch.setattr(training, "VALIDATED_AT_ONCE", 7)  # of 18
     for name, value in validate().items():
         np.testing.assert_allclose(value, whole[name], rtol=1e-5)
 

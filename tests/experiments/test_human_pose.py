@@ -21,7 +21,7 @@ CONFIG = training.Config(
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("human_pose")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(human_pose, "GRID", {name: (3.0,) for name in training.GRID})
+        patch.setattr(training, "GRID", {name: (3.0,) for name in training.GRID})
         return folder, human_pose.train(CONFIG, folder)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from experiments import monocular_stereo, runner
 from experiments.monocular_stereo import training
-from experiments.runner import run
+from experiments.runner import saved
 from jaxcv.data.synthetic.stereo import generate_pairs
 from jaxcv.models.ls_net import Size
 from jaxcv.systems import estimate_depth_and_motion
@@ -47,11 +47,9 @@ def test_rows_files_and_figures(trained):
 @pytest.mark.slow
 def test_a_stage_learns_only_its_part(trained):
     folder, _ = trained
-    data = training.load(CONFIG)
-    _, runs = run._restore(monocular_stereo.EXPERIMENT, CONFIG, folder)
+    runs = saved.read_runs(folder, "monocular_stereo")
     names = [training.run_name("lsnet", s, 0) for s in training.STAGES]
     assert list(runs) == names
-    del data
     for before, after, stage in zip(names, names[1:], training.STAGES[1:], strict=False):
         for part in ("initial", "solver", "upscaler"):
             pair = (jax.tree.leaves(runs[name].params[part]) for name in (before, after))

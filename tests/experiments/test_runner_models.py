@@ -25,6 +25,10 @@ def alone(undisturbed, tmp_path):
     return folder
 
 
+def test_the_runs_keep_their_order(undisturbed):
+    assert list(saved.read_runs(undisturbed, None)) == ["resident", "batched"]
+
+
 def lines_of(folder, run):
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [line for line in lines if line["run"] == run]
