@@ -39,12 +39,12 @@ def minimiser(scale: jax.Array, points: jax.Array, damping: Damping) -> jax.Arra
 
 def draw_energy(ax: Any) -> None:
     """The energy of POINTS at three widths, and its minimisers."""
-    y = np.linspace(-1, 10, 400)
-    for scale in (0.3, 1.0, 3.0):
-        energies = [float(rbf_energy(one, scale, jnp.array(POINTS))) for one in y]
-        (line,) = ax.plot(y, energies, label=f"width s = {scale:g}")
-        found = float(minimiser(jnp.asarray(scale), jnp.array(POINTS), Damping()))
-        ax.plot(found, rbf_energy(found, scale, jnp.array(POINTS)), "o", color=line.get_color())
+    y, points = jnp.linspace(-1, 10, 400), jnp.array(POINTS)
+    energy = jax.vmap(rbf_energy, in_axes=(0, None, None))
+    for scale in (jnp.asarray(0.3), jnp.asarray(1.0), jnp.asarray(3.0)):
+        (line,) = ax.plot(y, energy(y, scale, points), label=f"width s = {scale:g}")
+        found = minimiser(scale, points, Damping())
+        ax.plot(found, rbf_energy(found, scale, points), "o", color=line.get_color())
     ax.plot(POINTS, np.zeros(len(POINTS)), "k|", markersize=12, label="points")
     ax.set(
         xlabel="y", ylabel="energy E(y, s)", title="argmin finds the minimiser\nof an energy (dots)"

@@ -126,6 +126,8 @@ def train_run(prepared: PreparedRun, metrics_file: records.MetricsFile) -> tuple
     begin, before = (restored.step, restored.seconds) if restored else (0, 0.0)
     written = [end for _, end in log_points(run) if end <= begin]
     metrics_file.cut(prepared.name, begin, written, lengthened=prepared.lengthened)
+    if restored:
+        metrics_file.check_digest(prepared.name, restored.note)
     if restored and prepared.finished(restored.state):
         _logger.info("%s: finished before, %d steps", prepared.name, begin)
         return jax.device_put(sweep.result(restored.state)), before
@@ -171,14 +173,15 @@ def train_run(prepared: PreparedRun, metrics_file: records.MetricsFile) -> tuple
             finished = prepared.finished(whole)
             if end % checkpoint_every == 0 or finished or stop.wanted:
                 seconds = before + time.perf_counter() - start
-                prepared.checkpoints.save(whole, seconds=seconds)
+                note = metrics_file.digest(prepared.name)
+                prepared.checkpoints.save(whole, seconds=seconds, note=note)
             progress.update(end, values["loss"])
             if finished:
                 break
             if stop.wanted:
                 raise Interrupted(f"{prepared.name} is saved at step {end} of {run.steps}")
     if run.steps == 0:
-        prepared.checkpoints.save(whole)
+        prepared.checkpoints.save(whole, note=metrics_file.digest(prepared.name))
     return sweep.result(whole), before + time.perf_counter() - start
 
 

@@ -392,6 +392,18 @@ class MetricsFile:
             missing = f"{len(got)} of {len(want)} lines"
             raise folder_error(str(self.path), expected, missing, hint)
 
+    def digest(self, run: str) -> str:
+        """Of the lines of a run, which a checkpoint carries: a changed line is noticed."""
+        text = "".join(line for line, record in self._lines if record["run"] == run)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def check_digest(self, run: str, digest: str) -> None:
+        """Raises FolderError unless the lines of `run` are those of this digest."""
+        if self.digest(run) != digest:
+            expected = f"expected the lines of {run!r} that its parameters were saved with"
+            hint = f"Remove {self.path.parent / CHECKPOINTS / run} to train it again."
+            raise folder_error(str(self.path), expected, "others", hint)
+
     def append(self, run: str, step: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Writes one line; `metrics` are name -> (M,)."""
         values = {name: json_ready(name, value) for name, value in metrics.items()}

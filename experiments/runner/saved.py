@@ -28,11 +28,13 @@ def write_model(folder: pathlib.Path, experiment: Any, config: Any, trained: Tra
     Times lie in a file of their own, so that the others of two equal trainings are equal.
     """
     inside = folder / FOLDER
+    metrics_file = records.MetricsFile(folder / "metrics.jsonl", read_only=True)
     about = {
         "experiment": experiment.name,
         "config": settings.config_to_dict(config),
         "metadata": dict(trained.metadata),
         "runs": list(trained),
+        "history": {name: metrics_file.digest(name) for name in trained},
     }
     tree = {
         name: {"params": jax.device_get(run.params), "trials": dict(run.trials)}
@@ -85,6 +87,7 @@ def read_runs(folder: pathlib.Path, experiment: str | None) -> TrainedRuns:
     try:
         found, metadata = str(card["experiment"]), dict(card["metadata"])
         parts = {name: (tree[name]["params"], dict(tree[name]["trials"])) for name in card["runs"]}
+        digests = dict(card["history"])
         counts = {name: count_of(trials) for name, (_, trials) in parts.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         expected = "expected the runs of a training"
@@ -97,6 +100,8 @@ def read_runs(folder: pathlib.Path, experiment: str | None) -> TrainedRuns:
     seconds = _seconds(folder / FOLDER / SECONDS)
     trained = TrainedRuns(metadata)
     for name, (params, trials) in parts.items():
+        if metrics_file.path.exists():
+            metrics_file.check_digest(name, str(digests.get(name)))
         history = metrics_file.history(name, counts[name])
         params = jax.tree.map(on_device, params)
         trained[name] = TrainedRun(params, history, trials, metadata, seconds.get(name, np.nan))

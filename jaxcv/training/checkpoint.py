@@ -1,5 +1,6 @@
 """Checkpoints of a training state: atomic, checked, and never taken for those of another model."""
 
+import errno
 import hashlib
 import logging
 import os
@@ -18,11 +19,20 @@ __all__ = ["CheckpointError", "Checkpoints", "Restored"]
 
 _logger = logging.getLogger(__name__)
 
+# A failing device, rights, limits of the system: the file may well be sound.
+_REFUSED = frozenset({
+    errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC,
+    errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY, errno.EAGAIN,
+})  # fmt: skip
 _HINT = "Give the folder that belongs to this model, or train into a new one."
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, or it is of another model."""
+
+
+class _DamagedError(Exception):
+    """A checkpoint was read, and is not what was saved."""
 
 
 class Restored(NamedTuple):
@@ -32,20 +42,22 @@ class Restored(NamedTuple):
         state: the tree of NumPy arrays that was saved.
         step: the number of updates.
         seconds: the time that the training took up to here, over all its runs.
+        note: what was saved with it.
     """
 
     state: TrainState
     step: int
     seconds: float
+    note: str = ""
 
 
 class Checkpoints:
     """The checkpoints of one training, in one folder: `<folder>/<step>`, written by orbax.
 
     A checkpoint appears under its name only when it is complete. It carries its identity, the
-    shapes and dtypes of the state, and a digest of its numbers. One that cannot be read, or whose
-    digest is not that of its numbers, is passed over with a warning, and the one before it is
-    taken; one of another model is an error.
+    shapes and dtypes of the state, and a digest of its numbers. One that is damaged, i.e. of which
+    files are missing, cut or changed, is passed over with a warning, and the one before it is
+    taken. One of another model is an error, and so is one that the system does not let us read now.
 
     Each checkpoint can be read without this class:
     `orbax.checkpoint.StandardCheckpointer().restore(folder / step / "state")` gives a dictionary
@@ -71,49 +83,69 @@ class Checkpoints:
         names = (path.name for path in self.folder.iterdir() if path.is_dir())
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def save(self, state: TrainState, *, seconds: float = 0.0) -> None:
-        """Saves `state` under its step; the folder of that name appears complete or not at all."""
+    def save(self, state: TrainState, *, seconds: float = 0.0, note: str = "") -> None:
+        """Saves `state` under its step; the folder of that name appears complete or not at all.
+
+        Raises:
+            CheckpointError: if it cannot be written, e.g. on a full disk; earlier ones stay.
+        """
         saved = _saved_form(state)
         metadata = {
             "identity": self.identity,
             "state": _description(state),
             "digest": _digest(saved),
             "seconds": float(seconds),
+            "note": note,
         }
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep,
             enable_async_checkpointing=False,
             cleanup_tmp_directories=True,  # what a killed run left half-written
         )
-        with ocp.CheckpointManager(self.folder, options=options) as manager:
-            manager.save(
-                int(saved["step"]),
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(saved),
-                    metadata=ocp.args.JsonSave(metadata),
-                ),
-            )
+        try:
+            with ocp.CheckpointManager(self.folder, options=options) as manager:
+                manager.save(
+                    int(saved["step"]),
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(saved),
+                        metadata=ocp.args.JsonSave(metadata),
+                    ),
+                )
+        except Exception as error:  # tensorstore has kinds of its own for what a system refuses
+            if not _is_refused(error):
+                raise
+            got = _first_line(error)
+            hint = "Make room or give rights; the same training then goes on."
+            raise CheckpointError(
+                f"`{self.folder}`: expected to write a checkpoint, got {got}. {hint}"
+            ) from error
 
     def restore(self, like: TrainState, *, repair: bool = False) -> Restored | None:
         """The latest checkpoint that can be read; None if there is none.
 
         Args:
             like: a state, or its shapes and dtypes.
-            repair: rename a checkpoint that cannot be read to `<step>.unreadable`, so that its
-                step can be saved again; without it the folder is only read.
+            repair: rename a damaged checkpoint to `<step>.unreadable`, so that its step can be
+                saved again; without it the folder is only read.
 
         Raises:
-            CheckpointError: if the checkpoint is of another model.
+            CheckpointError: if the checkpoint is of another model, or the system does not let us
+                read it (rights, too many open files, a device that fails); nothing is renamed.
         """
         target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _saved_form(like))
         for step in reversed(self.steps()):
             folder = self.folder / str(step)
             try:
-                saved, seconds = self._read(step, like, target)
+                saved, metadata = self._read(step, like, target)
             except (CheckpointError, MemoryError):
                 raise
             except Exception as error:  # orbax and tensorstore raise many kinds for a torn file
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                reason = _first_line(error)
+                if _is_refused(error):
+                    hint = "Nothing was changed: mend that, and give the same command again."
+                    raise CheckpointError(
+                        f"`{folder}`: expected a checkpoint that can be read, got {reason}. {hint}"
+                    ) from error
                 _logger.warning(
                     "The checkpoint %s cannot be read (%s); the one before it is taken.",
                     folder,
@@ -122,10 +154,11 @@ class Checkpoints:
                 if repair:
                     folder.rename(_free_name(folder))
             else:
-                return Restored(_from_saved_form(saved, like), step, seconds)
+                seconds, note = float(metadata["seconds"]), str(metadata.get("note", ""))
+                return Restored(_from_saved_form(saved, like), step, seconds, note)
         return None
 
-    def _read(self, step: int, like: TrainState, target: Any) -> tuple[Any, float]:
+    def _read(self, step: int, like: TrainState, target: Any) -> tuple[Any, Mapping[str, Any]]:
         options = ocp.CheckpointManagerOptions(create=False, enable_async_checkpointing=False)
         with ocp.CheckpointManager(self.folder, options=options) as manager:
             metadata = manager.restore(
@@ -136,8 +169,10 @@ class Checkpoints:
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
             ).state
         if _digest(saved) != metadata["digest"]:
-            raise OSError("its numbers do not match their digest")
-        return saved, float(metadata["seconds"])
+            raise _DamagedError("its numbers do not match their digest")
+        if int(saved["step"]) != step:
+            raise _DamagedError(f"it is that of step {int(saved['step'])}")
+        return saved, metadata
 
     def _check(self, step: int, metadata: Mapping[str, Any], like: TrainState) -> None:
         folder = self.folder / str(step)
@@ -205,6 +240,23 @@ def _digest(saved: Any) -> str:
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    """Whether the system refused to read or write, which says nothing of the file."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _REFUSED:
+            return True
+        if any(code in str(error) for code in ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED")):
+            return True
+        if any(os.strerror(number) in str(error) for number in _REFUSED):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _key_impl(like: Any) -> Any:

@@ -177,6 +177,21 @@ def test_lost_lines_are_an_error(toy, undisturbed, tmp_path):
         runner.train(toy.EXPERIMENT, toy.Config(), folder)
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_changed_loss_is_an_error(toy, undisturbed, tmp_path, finished):
+    folder = tmp_path / "copy"
+    shutil.copytree(undisturbed, folder)
+    if not finished:  # it would train on from step 16
+        shutil.rmtree(folder / "checkpoints" / "batched" / "23")
+    text = (folder / "metrics.jsonl").read_text()
+    at = text.index('"loss": [', text.index('"run": "batched"'))
+    (folder / "metrics.jsonl").write_text(text[:at] + text[at:].replace("[", "[1", 1))
+    with pytest.raises(records.FolderError, match=r"lines of 'batched' that its .*got others"):
+        runner.train(toy.EXPERIMENT, toy.Config(), folder)
+    with pytest.raises(records.FolderError, match=r"lines of 'batched' that its .*got others"):
+        runner.evaluate(toy.EXPERIMENT, None, tmp_path / "out", folder)
+
+
 def test_prediction_that_the_experiment_does_not_make(toy, undisturbed, tmp_path):
     experiment = dataclasses.replace(toy.EXPERIMENT, predict=None)
     with pytest.raises(ValueError, match="makes no predictions"):

@@ -1,4 +1,6 @@
+import errno
 import logging
+import os
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +131,40 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, damag
     assert (checkpoints.folder / "8.unreadable").is_dir()
     checkpoints.save(state_at(8))
     assert checkpoints.restore(state_at(0)).step == 8
+
+
+def test_a_checkpoint_under_another_step_is_not_taken(tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path, IDENTITY)
+    checkpoints.save(state_at(4))
+    checkpoints.save(state_at(8))
+    (tmp_path / "8").rename(tmp_path / "12")
+    assert checkpoints.restore(state_at(0)).step == 4
+    assert "it is that of step 8" in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EACCES, errno.ENOSPC])
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_the_system_refuses_is_no_damage(tmp_path, monkeypatch, number, deep):
+    checkpoints = Checkpoints(tmp_path, IDENTITY)
+    checkpoints.save(state_at(4), note="a note")
+    before = files(tmp_path)
+
+    def refuse(*_, **__):
+        error = OSError(number, os.strerror(number), "some file")
+        if deep:
+            raise ValueError("tensorstore says so") from error
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "restore", refuse)
+        with pytest.raises(CheckpointError, match=r"expected a checkpoint that can be read, got"):
+            checkpoints.restore(state_at(0), repair=True)
+        patch.setattr(ocp.CheckpointManager, "save", refuse)
+        with pytest.raises(CheckpointError, match=r"expected to write a checkpoint, got"):
+            checkpoints.save(state_at(8))
+    assert files(tmp_path) == before
+    restored = checkpoints.restore(state_at(0), repair=True)
+    assert (restored.step, restored.note) == (4, "a note")
 
 
 def test_half_written_checkpoint_is_not_seen_and_is_cleaned_up(tmp_path):
