@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from data_prep._prepare import ArrayRecordBuilder, tensor
 from jaxcv.checks import argument_error
+from jaxcv.io.pictures import read_rgb
 
 __all__ = ["ALL", "FACTORS", "SPLITS", "FactorBuilder", "check_counts", "read_grey"]
 
@@ -55,14 +56,7 @@ def read_grey(path: pathlib.Path, side: int) -> np.ndarray:
     """
     from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            flat = Image.new("RGBA", image.size, "white")
-            flat.alpha_composite(image.convert("RGBA"))
-            pixels = np.asarray(flat.convert("RGB"), float) @ _GREY
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow's
-        expected = "expected an image that can be read"
-        raise argument_error(str(path), expected, str(error), _HINT) from error
+    pixels = read_rgb(path, background="white", hint=_HINT).astype(float) @ _GREY
     if pixels.shape[0] != pixels.shape[1]:
         raise argument_error(str(path), "expected a square image", pixels.shape[::-1], _HINT)
     small = Image.fromarray(pixels.astype(np.float32)).resize((side, side), Image.Resampling.BOX)

@@ -15,8 +15,8 @@ ARROWS = {  # package -> what it may import of jaxcv, besides BASE
     "energies": {"linear", "implicit", "least_squares", "geometry", "energies"},
     "models": {"solvers", "geometry", "models"},
     "metrics": {"geometry", "metrics"},
-    "data": {"geometry", "data"},
     "io": {"geometry", "io"},
+    "data": {"geometry", "io", "data"},
     "training": {"training"},
     "plots": set(),
     "systems": {

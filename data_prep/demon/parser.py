@@ -16,7 +16,6 @@ library, and its principal points, are those of centres at integers.
 Source: Ummenhofer et al., "DeMoN", CVPR 2017, and its data reader.
 """
 
-import io
 import os
 import pathlib
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ import numpy as np
 
 from jaxcv.checks import argument_error
 from jaxcv.geometry.camera import check_intrinsics
+from jaxcv.io.pictures import read_stored
 
 __all__ = ["DemonPair", "DemonView", "list_pairs", "read_view"]
 
@@ -134,14 +134,8 @@ def _open(path: str | os.PathLike[str]) -> Any:
 
 
 def _image_size(name: str, encoded: bytes) -> tuple[int, int]:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            image.load()
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError) as error:
-        raise argument_error(name, "expected a WebP image", str(error), _HINT) from error
+    values, _ = read_stored(encoded, name, hint=_HINT)  # decodes it as well
+    return values.shape[0], values.shape[1]
 
 
 def _depth(name: str, stored: np.ndarray, about: Any, size: tuple[int, int]) -> np.ndarray:

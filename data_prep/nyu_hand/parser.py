@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxcv.checks import argument_error
 from jaxcv.data.hand import NYU_INTRINSICS, pixels_of_joints
+from jaxcv.io.pictures import read_stored
 
 __all__ = ["NyuLabels", "encode_depth", "read_color", "read_depth", "read_labels"]
 
@@ -114,15 +115,8 @@ def encode_depth(depth: Any) -> np.ndarray:
 
 
 def _read(path: str | os.PathLike[str], what: str) -> np.ndarray:
-    from PIL import Image
-
-    if not pathlib.Path(path).is_file():
-        raise argument_error(os.fspath(path), "expected the file", "none", _HINT)
-    try:
-        with Image.open(path) as image:
-            if image.mode != "RGB":
-                got = f"the mode {image.mode!r}" + (" (16 bits)" if "I" in image.mode else "")
-                raise argument_error(os.fspath(path), f"expected {what}", got, _HINT)
-            return np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise argument_error(os.fspath(path), f"expected {what}", str(error), _HINT) from error
+    values, mode = read_stored(path, hint=_HINT)
+    if mode != "RGB":
+        got = f"the mode {mode!r}" + (" (16 bits)" if "I" in mode else "")
+        raise argument_error(os.fspath(path), f"expected {what}", got, _HINT)
+    return values

@@ -24,6 +24,7 @@ import numpy as np
 from data_prep.posed_images.views import PairList, PosedViews, check_views, lines_of
 from jaxcv.checks import argument_error
 from jaxcv.geometry import so3
+from jaxcv.io.pictures import picture_size
 
 __all__ = ["edge_labels", "read"]
 
@@ -109,13 +110,7 @@ def _names(path: pathlib.Path) -> list[str]:
 
 
 def _intrinsics(file: pathlib.Path, focal: float) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            width, height = image.size
-    except (OSError, SyntaxError) as error:
-        raise argument_error(str(file), "expected the image", str(error), _HINT) from error
+    height, width = picture_size(file, hint=_HINT)
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
 
 

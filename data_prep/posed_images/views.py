@@ -11,6 +11,7 @@ import numpy as np
 from jaxcv.checks import argument_error
 from jaxcv.data.human_pose import check_rotations
 from jaxcv.geometry.camera import check_intrinsics, resize_intrinsics
+from jaxcv.io.pictures import read_rgb
 
 __all__ = [
     "PairList",
@@ -128,13 +129,9 @@ def read_image(
     """
     from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            small = image.convert("RGB").resize((shape[1], shape[0]), Image.Resampling.BOX)
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow's
-        expected = "expected an image that can be read"
-        raise argument_error(str(path), expected, str(error), "Fetch the file again.") from error
+    whole = Image.fromarray(read_rgb(path, hint="Fetch the file again."))
+    width, height = whole.size
+    small = whole.resize((shape[1], shape[0]), Image.Resampling.BOX)
     own = (height, width) if own is None else own
     if abs(width * own[0] / own[1] - height) > 1 + own[0] / own[1]:  # by more than rounding
         expected = f"expected the ratio of {own[1]} x {own[0]} px, which its intrinsics are of"

@@ -13,6 +13,7 @@ from experiments.relative_pose.data import quaternions
 from experiments.relative_pose.figures import draw_matches
 from jaxcv.geometry.epipolar import essential_matrix
 from jaxcv.io import Model
+from jaxcv.io.pictures import read_rgb
 from jaxcv.systems import relative_pose
 from jaxcv.systems.feature_matches import find_matches
 from jaxcv.systems.two_view import intrinsics_or_guess
@@ -91,16 +92,12 @@ def _one_pair(config: Any, trained: Any, folder: pathlib.Path) -> None:
 
 
 def _image(name: str, path: str | None) -> np.ndarray:
-    from PIL import Image
-
     if path is None:
         raise runner.data_error(name, "expected the path of an image", "none", f"Give --{name}.")
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        expected, hint = "expected an image that can be read", "Give a PNG or a JPEG."
-        raise runner.data_error(name, expected, str(error), hint) from error
+        return read_rgb(path, hint=f"Give another --{name}.")
+    except ValueError as error:
+        raise runner.DataError(str(error)) from error
 
 
 def _intrinsics(text: str | None) -> tuple[Any, Any]:

@@ -6,13 +6,13 @@ Depths and translations of a pair share a unit: that of its baseline, |t| = 1, a
 DeMoN's benchmark (`unit_baseline`), or metres.
 """
 
-import io
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxcv.checks import argument_error
 from jaxcv.geometry.camera import check_intrinsics, resize_intrinsics
+from jaxcv.io.pictures import read_rgb, read_stored
 
 __all__ = [
     "StereoPairs",
@@ -23,8 +23,6 @@ __all__ = [
     "unit_baseline",
     "y_down",
 ]
-
-_COLOURS = ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr")
 
 
 class StereoPairs(NamedTuple):
@@ -129,7 +127,7 @@ def read_pair(
     Raises:
         ValueError: a file that cannot be read, sizes that differ, or values against `check_pairs`.
     """
-    images = [_image(path, str(path)) for path in (target, source)]
+    images = [read_rgb(path).astype(np.float32) / 255 for path in (target, source)]
     if images[0].shape != images[1].shape:
         expected = f"expected an image of {images[0].shape[1]} x {images[0].shape[0]}"
         got = f"{images[1].shape[1]} x {images[1].shape[0]}"
@@ -137,7 +135,7 @@ def read_pair(
     height, width = images[0].shape[:2]
     values = np.full((height, width), np.nan)
     if depth is not None:
-        raw = _open(depth, str(depth))
+        raw, _ = read_stored(depth)
         if raw.dtype != np.uint16 and raw.dtype != np.int32:
             expected = "expected a 16-bit depth image of one channel"
             raise argument_error(str(depth), expected, f"{raw.dtype} {raw.shape}")
@@ -187,28 +185,10 @@ def resize_pair(pairs: StereoPairs, shape: tuple[int, int]) -> StereoPairs:
     return StereoPairs(images[0], images[1], k, pairs.motion, depth)
 
 
-def _open(file: Any, name: str, mode: str | None = None) -> np.ndarray:
-    """The values of an image file; as 8-bit RGB where `mode` says so."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            if mode is not None and image.mode not in _COLOURS:
-                expected = f"expected an 8-bit image, of a mode among {', '.join(_COLOURS)}"
-                raise argument_error(name, expected, image.mode)
-            return np.asarray(image if mode is None else image.convert(mode))
-    except (OSError, SyntaxError) as error:
-        raise argument_error(name, "expected an image file", str(error)) from error
-
-
 def decode_image(name: str, encoded: bytes) -> np.ndarray:
-    """(H, W, 3) float32 in [0, 1] of the bytes of an 8-bit image file.
+    """(H, W, 3) float32 in [0, 1] of the bytes of an image file.
 
     Raises:
         ValueError: bytes that are no such image; `name` says whose.
     """
-    return _image(io.BytesIO(encoded), name)
-
-
-def _image(file: Any, name: str) -> np.ndarray:
-    return _open(file, name, "RGB").astype(np.float32) / 255
+    return read_rgb(encoded, name).astype(np.float32) / 255

@@ -165,8 +165,8 @@ def spoil(content, folder, kind):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("missing image", r"b1.png`: expected an image file"),
-        ("truncated image", r"a1.png`: expected an image file.*truncated"),
+        ("missing image", r"b1.png`: expected a picture that can be read"),
+        ("truncated image", r"a1.png`: expected a picture that can be read.*truncated"),
         ("other size", r"b1.png`: expected an image of 32 x 24, got 30 x 24"),
         ("depth of another size", r"d1.png`: expected a depth image of 32 x 24, got 6 x 5"),
         ("depth of eight bits", r"d1.png`: expected a 16-bit depth image"),

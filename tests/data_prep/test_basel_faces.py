@@ -72,7 +72,7 @@ def test_missing_and_broken_files(tmp_path):
     with pytest.raises(ValueError, match=r"1.png`: expected a square image, got \(16, 12\)"):
         run()
     image.write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"1.png`: expected an image that can be read"):
+    with pytest.raises(ValueError, match=r"1.png`: expected a picture that can be read"):
         run()
     with pytest.raises(ValueError, match="`batch`: expected two images or more"):
         FacesConfig(batch=1)

@@ -132,7 +132,7 @@ def test_a_list_of_landmarks_with_other_columns_is_refused(tmp_path, line):
 def test_an_unreadable_image_leaves_nothing_that_looks_whole(tmp_path):
     write_folder(tmp_path / "in", pairs=CHAIN[:5])
     (tmp_path / "in" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    with pytest.raises(ValueError, match=r"3\.png.*expected an image that can be read"):
+    with pytest.raises(ValueError, match=r"3\.png.*expected a picture that can be read"):
         splits_of(tmp_path / "in", tmp_path / "out")
     assert not list((tmp_path / "out").rglob("dataset_info.json"))
     write_image(tmp_path / "in" / "3.png", 3)

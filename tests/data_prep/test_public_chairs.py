@@ -65,7 +65,7 @@ def test_missing_and_broken_files(tmp_path):
     for path in renders.iterdir():
         path.write_bytes(whole[:60])
     config = ChairsConfig(train=(40, 2), test=(40, 1), test_share=0.4, batch=4, side=8)
-    with pytest.raises(ValueError, match=r"image_.*: expected an image that can be read"):
+    with pytest.raises(ValueError, match=r"image_.*: expected a picture that can be read"):
         prepare(tmp_path / "chairs", tmp_path / "cache", config)
     broken.unlink()
     with pytest.raises(ValueError, match=r"expected 31 views at each of 2 elevations, got .*30"):
