@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from jaxcv.data import synthetic
+from jaxcv.io.files import check_file
 
 __all__ = [
     "ArrayRecordBuilder", "cache_folder", "config_name", "prepare_builder", "prepare_generated",
@@ -95,6 +96,7 @@ def _fingerprint(root: pathlib.Path, files: Iterable[pathlib.Path]) -> str:
     """Hash of the relative paths and the contents of files."""
     total = hashlib.sha256()
     for path in files:
+        check_file(path)
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         total.update(f"{path.relative_to(root).as_posix()}\0{content}\n".encode())
     return total.hexdigest()[:16]

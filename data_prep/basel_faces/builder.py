@@ -28,6 +28,7 @@ import tensorflow_datasets as tfds
 from data_prep._factors import ALL, FACTORS, SPLITS, FactorBuilder, read_grey
 from data_prep._prepare import config_name, prepare_builder
 from jaxcv.checks import argument_error
+from jaxcv.io.files import check_file
 
 __all__ = ["BaselFaces", "FacesConfig", "prepare"]
 
@@ -130,6 +131,7 @@ def read_factors(path: pathlib.Path) -> dict[str, list[float]]:
         ValueError: no such file, a column that is missing, or a value that is not finite.
     """
     try:
+        check_file(path)
         with path.open(newline="") as file:
             lines = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:

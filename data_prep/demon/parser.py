@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxcv.checks import argument_error
 from jaxcv.geometry.camera import check_intrinsics
+from jaxcv.io.files import check_file
 from jaxcv.io.pictures import read_stored
 
 __all__ = ["DemonPair", "DemonView", "list_pairs", "read_view"]
@@ -58,6 +59,9 @@ class DemonPair(NamedTuple):
     group: str
     first: int
     second: int
+
+
+_PARTS = ("image", "depth", "camera")
 
 
 def list_pairs(path: str | os.PathLike[str]) -> list[DemonPair]:
@@ -99,11 +103,11 @@ def read_view(path: str | os.PathLike[str], group: str, view: int) -> DemonView:
     name = f"{path}, {group}/frames/t0/v{view}"
     with _open(path) as file:
         node: Any = file.get(f"{group}/frames/t0/v{view}", {})
-        missing = [key for key in ("image", "depth", "camera") if key not in node]
+        missing = [key for key in _PARTS if key not in node]
         if missing:
             raise argument_error(name, f"expected {missing}", "none", _HINT)
-        image, depth, camera = (np.asarray(node[key]) for key in ("image", "depth", "camera"))
-        about = {key: dict(node[key].attrs) for key in ("image", "depth", "camera")}
+        image, depth, camera = (np.asarray(node[key]) for key in _PARTS)
+        about = {key: _attributes(f"{name}/{key}", node[key]) for key in _PARTS}
     for key, kind in (("image", "webp"), ("depth", "lz4half"), ("camera", "pinhole")):
         got = _text(about[key].get("format"))
         if got != kind:
@@ -120,12 +124,27 @@ def read_view(path: str | os.PathLike[str], group: str, view: int) -> DemonView:
     return DemonView(encoded, known.astype(np.float32), k, rotation, translation)
 
 
+def _attributes(name: str, node: Any) -> dict[str, Any]:
+    """The attributes of an array; one that is not UTF-8 is an error."""
+    out = {}
+    for key in node.attrs:
+        try:
+            out[key] = node.attrs[key]
+            if np.size(out[key]) == 1:
+                _text(out[key])
+        except (UnicodeDecodeError, OSError, TypeError) as error:
+            expected = f"expected an attribute {key!r} that can be read"
+            raise argument_error(name, expected, type(error).__name__, _HINT) from error
+    return out
+
+
 def _text(value: Any) -> str:
     value = value.item() if isinstance(value, np.ndarray) else value
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _open(path: str | os.PathLike[str]) -> Any:
+    check_file(path, hint=_HINT)
     try:
         return h5py.File(path, "r")
     except OSError as error:

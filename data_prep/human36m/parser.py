@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxcv.checks import argument_error
 from jaxcv.data.human_pose import check_rotations, load_arrays
+from jaxcv.io.files import check_file
 
 __all__ = ["CAMERAS", "Layout", "Sequence", "find_layout", "read_sequence"]
 
@@ -156,6 +157,7 @@ def _camera_name(path: pathlib.Path, name: str) -> str | None:
     """A name stored as text or as character codes; None if there is none."""
     import h5py
 
+    check_file(path)
     with h5py.File(path, "r") as file:
         if name not in file:
             return None

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxcv.checks import argument_error
 from jaxcv.data.hand import NYU_INTRINSICS, pixels_of_joints
+from jaxcv.io.files import check_file
 from jaxcv.io.pictures import read_stored
 
 __all__ = ["NyuLabels", "encode_depth", "read_color", "read_depth", "read_labels"]
@@ -52,6 +53,7 @@ def read_labels(path: str | os.PathLike[str]) -> NyuLabels:
     import scipy.io
 
     try:
+        check_file(path, hint=_HINT)
         stored = scipy.io.loadmat(os.fspath(path))
     except Exception as error:  # SciPy raises many kinds, some of no common class
         expected = "expected a MATLAB file (version 5)"

@@ -24,6 +24,7 @@ import numpy as np
 from data_prep.posed_images.frustum import frusta_intersect
 from data_prep.posed_images.views import PosedViews, check_views, lines_of
 from jaxcv.checks import argument_error
+from jaxcv.io.files import read_text
 
 __all__ = ["FAR", "SHAPE", "decomposed", "read", "read_pairs", "read_places"]
 
@@ -81,7 +82,7 @@ def read_places(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarra
     out = []
     for number, path in enumerate(_calibrations(folder), 1):
         try:
-            values = np.array(path.read_text().split(), float)
+            values = np.array(read_text(path).split(), float)
             if path.name != f"pos_{number:03d}.txt" or len(values) != 12:
                 raise ValueError(f"{path.name} with {len(values)} numbers")
             if not np.isfinite(values).all() or np.linalg.matrix_rank(values.reshape(3, 4)) < 3:

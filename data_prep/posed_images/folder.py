@@ -8,7 +8,6 @@
 `intrinsics` may stand once beside `images`; `scene` and `pairs` may be left out.
 """
 
-import json
 import pathlib
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from data_prep.posed_images.views import PosedViews, check_views
 from jaxcv.checks import argument_error
+from jaxcv.io.files import numbers, path_in, read_json
 
 __all__ = ["read"]
 
@@ -31,25 +31,23 @@ def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
 def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray | None]:
     """The views, and the pairs (N, 2) where the file names them."""
     path = folder / "cameras.json"
-    try:
-        content = json.loads(path.read_text())
-        entries, shared, form = content["images"], content.get("intrinsics"), content["pose"]
-        if form not in ("world_to_camera", "camera_to_world") or not isinstance(entries, list):
-            raise ValueError(f"pose {form!r}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        expected = "expected JSON with `images` and `pose`, world_to_camera or camera_to_world"
-        raise argument_error(str(path), expected, repr(error), _HINT) from error
+    expected = "expected JSON with `images` and `pose`, world_to_camera or camera_to_world"
+    content = read_json(path, expected, hint=_HINT)
+    entries, shared, form = (content.get(key) for key in ("images", "intrinsics", "pose"))
+    if form not in ("world_to_camera", "camera_to_world") or not isinstance(entries, list):
+        raise argument_error(str(path), expected, f"pose {form!r}"[:80], _HINT)
     files, scenes, intrinsics, poses = [], [], [], []
     for i, entry in enumerate(entries):
         name = f"{path}, images[{i}]"
         try:
-            files.append(folder / str(entry["file"]))
+            file, k, pose = entry["file"], entry.get("intrinsics", shared), entry["pose"]
             scenes.append(str(entry.get("scene", "")))
-            intrinsics.append(_matrix(entry.get("intrinsics", shared), 3))
-            poses.append(_matrix(entry["pose"], 4))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             expected = "expected file, pose (4 x 4) and intrinsics (3 x 3), in numbers"
-            raise argument_error(name, expected, repr(error), _HINT) from error
+            raise argument_error(name, expected, repr(error)[:80], _HINT) from error
+        files.append(path_in(folder, f"{name}.file", file, _HINT))
+        intrinsics.append(numbers(f"{name}.intrinsics", k, (3, 3), _HINT))
+        poses.append(numbers(f"{name}.pose", pose, (4, 4), _HINT))
     pose = np.array(poses).reshape(-1, 4, 4)
     if form == "camera_to_world":
         pose = inverse(pose)
@@ -58,13 +56,6 @@ def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray | None]:
     check_views(views, str(path))
     listed = content.get("pairs")
     return views, None if listed is None else _rows(path, entries, listed)
-
-
-def _matrix(value: Any, n: int) -> np.ndarray:
-    array = np.asarray(value, float)
-    if array.shape != (n, n) or not np.isfinite(array).all():
-        raise ValueError(f"{value!r} is no finite matrix of {n} x {n}")
-    return array
 
 
 def inverse(pose: np.ndarray) -> np.ndarray:
@@ -81,8 +72,9 @@ def _rows(path: pathlib.Path, entries: list[Any], listed: Any) -> np.ndarray:
     number = {entry["file"]: i for i, entry in enumerate(entries)}
     out = []
     for i, pair in enumerate(listed if isinstance(listed, list) else [listed]):
-        if not isinstance(pair, list) or len(pair) != 2 or not all(str(p) in number for p in pair):
+        named = isinstance(pair, list) and all(isinstance(p, str) and p in number for p in pair)
+        if not named or len(pair) != 2:
             expected = "expected two files among images"
-            raise argument_error(f"{path}, pairs[{i}]", expected, pair, _HINT)
+            raise argument_error(f"{path}, pairs[{i}]", expected, repr(pair)[:80], _HINT)
         out.append([number[file] for file in pair])
     return np.array(out, int).reshape(-1, 2)

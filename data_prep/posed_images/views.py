@@ -11,6 +11,7 @@ import numpy as np
 from jaxcv.checks import argument_error
 from jaxcv.data.human_pose import check_rotations
 from jaxcv.geometry.camera import check_intrinsics, resize_intrinsics
+from jaxcv.io.files import read_text
 from jaxcv.io.pictures import read_rgb
 
 __all__ = [
@@ -68,10 +69,7 @@ def lines_of(path: pathlib.Path, hint: str = _HINT) -> list[str]:
     Raises:
         ValueError: no file, or no text.
     """
-    try:
-        return path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise argument_error(str(path), "expected a text file", str(error), hint) from error
+    return read_text(path, hint=hint).splitlines()
 
 
 def check_views(views: PosedViews, name: str) -> None:

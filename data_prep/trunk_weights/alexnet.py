@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxcv.checks import argument_error
+from jaxcv.io.files import check_file
 from jaxcv.io.networks import write_tree
 from jaxcv.models.relative_pose import TRUNKS
 
@@ -88,6 +89,7 @@ def _content(source: pathlib.Path) -> bytes:
     """alexnet.ckpt, out of the distribution if need be."""
     expected = f"expected a file, or an archive with {_MEMBER}"
     try:
+        check_file(source)
         if not tarfile.is_tarfile(source):
             if source.stat().st_size > _LARGEST:
                 raise argument_error(str(source), expected, f"{source.stat().st_size} bytes", _HINT)

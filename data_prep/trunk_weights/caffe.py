@@ -20,6 +20,7 @@ import numpy as np
 
 from data_prep.trunk_weights.alexnet import check_trunk
 from jaxcv.checks import argument_error
+from jaxcv.io.files import check_file
 from jaxcv.io.networks import write_tree
 from jaxcv.models.relative_pose import DEVIATION, MEAN
 
@@ -87,6 +88,7 @@ def convert_caffemodel(
     """
     expected = "expected a .caffemodel"
     try:
+        check_file(source)
         net = _net_parameter().FromString(pathlib.Path(source).read_bytes())
     except Exception as error:  # protobuf's DecodeError, which is no ValueError, and the system's
         raise argument_error(str(source), expected, str(error), _HINT) from error

@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxcv.checks import argument_error
 from jaxcv.geometry import boxes
+from jaxcv.io.files import read_text
 
 __all__ = ["Layout", "Regions", "find_layout", "read_regions", "read_sequence"]
 
@@ -233,12 +234,8 @@ def read_sequence(
 
 def _lines(path: pathlib.Path) -> list[str]:
     """Lines of a text file, without empty ones at its end."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        hint = "Is this a binary file? Write it as text."
-        raise argument_error(str(path), "expected UTF-8 text", error.reason, hint) from None
-    return text.rstrip().splitlines()
+    hint = "If it is a binary file, write it as text in UTF-8."
+    return read_text(path, encoding="utf-8-sig", hint=hint).rstrip().splitlines()
 
 
 def _numbers(line: str) -> list[float] | None:

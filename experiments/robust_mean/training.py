@@ -16,6 +16,7 @@ from jaxcv import Damping, argmin
 from jaxcv.data.synthetic.robust_mean import PROTOCOLS, Protocol, draw
 from jaxcv.energies.robust import rbf_energy
 from jaxcv.io import Model
+from jaxcv.io.files import read_text
 from jaxcv.solvers import LBFGS, FinalNewtonStep, MultiStart, Newton
 from jaxcv.training.optimizers import averaged_sgd
 
@@ -262,6 +263,13 @@ def predict(config: Config, data: None, trained: Any, folder: pathlib.Path) -> N
     runner.write_text(folder / "predictions.csv", "\n".join(rows) + "\n")
 
 
+def _text_of(path: pathlib.Path) -> str:
+    try:
+        return read_text(path)
+    except ValueError as error:
+        raise runner.DataError(str(error)) from error
+
+
 def read_samples(folder: str | None) -> dict[str, np.ndarray]:
     """The samples of a folder of text files, {file name: (n,)}.
 
@@ -278,7 +286,7 @@ def read_samples(folder: str | None) -> dict[str, np.ndarray]:
     samples = {}
     for path in paths:
         values = []
-        for number, line in enumerate(path.read_text().split("\n"), start=1):
+        for number, line in enumerate(_text_of(path).split("\n"), start=1):
             if not line.strip():
                 continue
             try:

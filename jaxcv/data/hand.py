@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxcv.checks import argument_error
 from jaxcv.geometry.camera import check_intrinsics
+from jaxcv.io.files import check_file
 
 __all__ = [
     "BONES", "JOINTS", "NYU_INTRINSICS", "NYU_JOINTS", "PALM", "HandFrames", "check_depth",
@@ -149,6 +150,7 @@ def read_predictions(path: str | os.PathLike[str], joints: int = len(JOINTS)) ->
     Raises:
         ValueError: a line with another count, what is no number, or nan.
     """
+    check_file(path)
     rows = []
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):

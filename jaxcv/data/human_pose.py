@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcv.checks import argument_error
+from jaxcv.io.files import check_file, check_memory
 
 __all__ = [
     "PoseFrames",
@@ -138,6 +139,7 @@ def load_arrays(path: str | os.PathLike[str], shapes: dict[str, tuple]) -> dict[
     import h5py
 
     path = pathlib.Path(path)
+    check_file(path)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -148,13 +150,15 @@ def load_arrays(path: str | os.PathLike[str], shapes: dict[str, tuple]) -> dict[
             if not isinstance(file.get(name), h5py.Dataset):
                 listed = ", ".join(sorted(file)) or "nothing"
                 raise argument_error(str(path), f"expected an array {name!r}", listed)
-            array = np.asarray(file[name])
-            fits = array.ndim == len(shape) and all(
-                want in (None, got) for want, got in zip(shape, array.shape, strict=True)
+            stored: Any = file[name]
+            fits = len(stored.shape) == len(shape) and all(
+                want in (None, got) for want, got in zip(shape, stored.shape, strict=True)
             )
             if not fits:
                 want = "(" + ", ".join("?" if size is None else str(size) for size in shape) + ")"
-                raise argument_error(f"{path}: {name}", f"expected {want}", array.shape)
+                raise argument_error(f"{path}: {name}", f"expected {want}", stored.shape)
+            check_memory(f"{path}: {name}", float(stored.nbytes))
+            array = np.asarray(stored)
             if not (np.issubdtype(array.dtype, np.number) and np.all(np.isfinite(array))):
                 raise argument_error(f"{path}: {name}", "expected finite numbers", array.dtype)
             out[name] = array

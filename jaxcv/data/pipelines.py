@@ -6,12 +6,10 @@ here with random access, without TensorFlow.
 
 import collections
 import logging
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from jaxcv.checks import argument_error
 from jaxcv.data.graphics import FACTORS, FactorBatches, FactorImages, check_batches
@@ -27,6 +25,7 @@ from jaxcv.data.stereo import (
     unit_baseline,
 )
 from jaxcv.data.tracker_fusion import TrackerSequences, pad_sequences
+from jaxcv.io.prepared import builder_of, open_prepared, splits_of
 
 __all__ = [
     "load_factor_batches", "load_factor_images", "load_hand_frames", "load_pose_frames",
@@ -59,7 +58,7 @@ def load_tracker_sequences(
         ValueError: the folder holds no prepared data set, an example lacks a feature, the
             trackers differ between sequences, or the values break a rule of `check_sequences`.
     """
-    source = _open(source, split)
+    source = open_prepared(source, split)
     trackers, names, truths, boxes, reported = None, [], [], [], []
     for i in range(len(source)):
         example = source[i]
@@ -97,11 +96,13 @@ def load_pose_frames(source: Any, *, stride: int = 1) -> PoseFrames:
     """
     if stride < 1:
         raise argument_error("stride", "expected 1 or more", stride)
-    splits = getattr(getattr(source, "info", None), "splits", None)
+    splits = splits_of(source)
     if splits:
-        examples = [x for split in sorted(splits, reverse=True) for x in _open(source, split)]
+        examples = [
+            x for split in sorted(splits, reverse=True) for x in open_prepared(source, split)
+        ]
     else:
-        examples = source if isinstance(source, list) else list(_open(source, "train"))
+        examples = source if isinstance(source, list) else list(open_prepared(source, "train"))
     needed = ("subject", "action", "points", "visible", "joints", "cameras")
     parts, cameras = [], {}
     actions = sorted({_text(x["action"]) for x in examples if "action" in x})
@@ -145,7 +146,7 @@ def load_stereo_pairs(
         ValueError: no prepared data set, an example without a feature, no pair that can be used, or
             values against `check_pairs`.
     """
-    source, parts, left_out = _open(source, split), [], collections.Counter()
+    source, parts, left_out = open_prepared(source, split), [], collections.Counter()
     for i in range(len(source)):
         example = source[i]
         missing = [
@@ -190,7 +191,7 @@ def load_hand_frames(
         ValueError: no prepared data set, an example without a feature, or values against
             `jaxcv.data.hand.check_frames`.
     """
-    source = _open(source, split)
+    source = open_prepared(source, split)
     for i in range(0, len(source), at_once):
         examples = [source[j] for j in range(i, min(i + at_once, len(source)))]
         for j, example in enumerate(examples):
@@ -236,7 +237,7 @@ def load_factor_images(source: Any, *, split: str = "factors") -> FactorImages:
 
 def _factor_examples(source: Any, split: str) -> tuple[Any, Any, Any, tuple[str, ...], int]:
     """Images, kinds and factors of all examples; names of the factors, how many have batches."""
-    columns = _columns(_open(source, split), ("images", "kind", "factors"), "source")
+    columns = _columns(open_prepared(source, split), ("images", "kind", "factors"), "source")
     images, kind, factors = columns["images"], columns["kind"], columns["factors"]
     count = factors.shape[-1]
     if count not in FACTORS:
@@ -255,15 +256,17 @@ def load_pose_pairs(source: Any, *, split: str = "train") -> PosePairs:
         ValueError: no prepared data set, no such split, an example without a feature, or values
             against `jaxcv.data.relative_pose.check_pose_pairs`.
     """
-    source = _builder(source)
+    source = builder_of(source)
     if split not in source.info.splits:
         hint = "With test_scenes every pair may be of the other split."
         raise argument_error("split", f"expected one of {sorted(source.info.splits)}", split, hint)
     rows = _columns(
-        _open(source, split), ("views", "rotation", "direction", "textured", "overlap"), "source"
+        open_prepared(source, split),
+        ("views", "rotation", "direction", "textured", "overlap"),
+        "source",
     )
     used, ends = np.unique(rows["views"], return_inverse=True)
-    views = _open(source, "views")
+    views = open_prepared(source, "views")
     columns = _columns([views[int(i)] for i in used], ("image", "intrinsics"), "views")
     first, second = ends.reshape(-1, 2).T
     images, k = columns["image"], columns["intrinsics"]
@@ -284,26 +287,6 @@ def _columns(examples: Any, fields: tuple[str, ...], name: str) -> dict[str, np.
     if not rows:
         raise argument_error(name, "expected an example or more", "none")
     return {field: np.stack([np.asarray(row[field]) for row in rows]) for field in fields}
-
-
-def _builder(source: Any) -> Any:
-    """The builder of the folder of a prepared data set; other values as they are."""
-    if not isinstance(source, (str, os.PathLike)):
-        return source
-    folder = os.fspath(source)
-    if not os.path.isfile(os.path.join(folder, "dataset_info.json")):
-        hint = "Prepare the data set first; see data_prep/README.md."
-        expected = "expected the folder of a prepared data set, with a dataset_info.json"
-        raise argument_error("source", expected, folder, hint)
-    return tfds.builder_from_directory(folder)
-
-
-def _open(source: Any, split: str) -> Any:
-    """Examples of a builder, of the folder of a prepared data set, or of a sequence of them."""
-    source = _builder(source)
-    if hasattr(source, "as_data_source"):
-        source = source.as_data_source(split=split)
-    return source
 
 
 def _text(x: Any) -> str:

@@ -30,6 +30,7 @@ from jaxcv.data.synthetic.hand import (
     shade_hand,
 )
 from jaxcv.geometry.camera import pixel_rays
+from jaxcv.io.files import check_file
 
 __all__ = ["WEBXR_JOINTS", "SkinnedHand", "posed_hand", "read_skinned_hand", "skinned_hands"]
 
@@ -73,8 +74,7 @@ def read_skinned_hand(path: str | os.PathLike[str]) -> SkinnedHand:
     import pygltflib
 
     name = os.fspath(path)
-    if not os.path.isfile(name):
-        raise argument_error(name, "expected a .glb file", "no file")
+    check_file(name)
     try:
         gltf: Any = pygltflib.GLTF2.load_binary(name)
         assert gltf is not None
@@ -82,6 +82,16 @@ def read_skinned_hand(path: str | os.PathLike[str]) -> SkinnedHand:
         assert blob is not None
     except Exception as error:  # the reader raises many kinds
         raise argument_error(name, "expected a binary glTF 2.0 file (.glb)", repr(error)) from error
+    try:
+        return _skinned(name, gltf, blob)
+    except (IndexError, KeyError, TypeError, AttributeError, OverflowError, ValueError) as error:
+        if isinstance(error, ValueError) and str(error).startswith(f"`{name}`"):
+            raise
+        expected, got = "expected a hand whose parts fit", f"{type(error).__name__}: {error}"
+        raise argument_error(name, expected, got, "Export it again.") from error
+
+
+def _skinned(name: str, gltf: Any, blob: bytes) -> SkinnedHand:
     skinned = [
         m.primitives for m in gltf.meshes if m.primitives[0].attributes.WEIGHTS_0 is not None
     ]

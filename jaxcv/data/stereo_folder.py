@@ -9,7 +9,6 @@ A pair may have `intrinsics` of its own. Depth images are 16-bit PNGs along z, 0
 `depth` and the poses may be left out together, for pairs to be predicted only.
 """
 
-import json
 import os
 import pathlib
 from typing import Any
@@ -18,8 +17,11 @@ import numpy as np
 
 from jaxcv.checks import argument_error
 from jaxcv.data.stereo import StereoPairs, check_pairs, read_pair, resize_pair, y_down
+from jaxcv.io.files import numbers, path_in, read_json
 
 __all__ = ["read_folder"]
+
+_HINT = "The docstring of jaxcv.data.stereo_folder shows the layout."
 
 
 def read_folder(folder: str | os.PathLike[str], shape: tuple[int, int]) -> StereoPairs:
@@ -36,14 +38,10 @@ def read_folder(folder: str | os.PathLike[str], shape: tuple[int, int]) -> Stere
     """
     path = pathlib.Path(folder) / "cameras.json"
     expected = "expected JSON with `intrinsics`, `pairs` and, with depths, `depth_unit`"
-    try:
-        content = json.loads(path.read_text())
-        entries, k = content["pairs"], content.get("intrinsics")
-        assert isinstance(entries, list)
-        assert entries
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        hint = "The docstring of jaxcv.data.stereo_folder shows the layout."
-        raise argument_error(str(path), expected, repr(error), hint) from error
+    content = read_json(path, expected, hint=_HINT)
+    entries, k = content.get("pairs"), content.get("intrinsics")
+    if not isinstance(entries, list) or not entries:
+        raise argument_error(str(path), expected, f"the entries {sorted(content)}", _HINT)
     pairs = [_read(path, i, entry, k, content.get("depth_unit")) for i, entry in enumerate(entries)]
     parts = [resize_pair(pair, shape) for pair in pairs]
     joined = StereoPairs(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
@@ -62,7 +60,7 @@ def _read(path: pathlib.Path, i: int, entry: Any, k: Any, unit: Any) -> StereoPa
     if any(known) and not (all(known) and unit is not None):
         expected = "expected depth, depth_unit and both poses, or none of them"
         raise argument_error(name, expected, list(entry))
-    k = _numbers(f"{name}.intrinsics", k, (3, 3))
+    k = numbers(f"{name}.intrinsics", k, (3, 3))
     motion, depth = np.eye(4), None
     if all(known):
         poses = [
@@ -70,29 +68,20 @@ def _read(path: pathlib.Path, i: int, entry: Any, k: Any, unit: Any) -> StereoPa
             for key in ("source_camera_to_world", "target_camera_to_world")
         ]
         motion = np.linalg.inv(poses[0]) @ poses[1]
-        depth = path.parent / entry["depth"]
-        unit = float(_numbers(f"{path}, depth_unit", unit, ()))
+        depth = path_in(path.parent, f"{name}.depth", entry["depth"])
+        unit = float(numbers(f"{path}, depth_unit", unit, ()))
         if not unit > 0:
             raise argument_error(f"{path}, depth_unit", "expected a positive number", unit)
-    files = path.parent / entry["target"], path.parent / entry["source"]
-    pair = read_pair(*files, k, motion, depth, depth_unit=unit or 1.0)
+    target = path_in(path.parent, f"{name}.target", entry["target"])
+    source = path_in(path.parent, f"{name}.source", entry["source"])
+    pair = read_pair(target, source, k, motion, depth, depth_unit=unit or 1.0)
     if depth is not None:
         check_pairs(pair, name)
     return pair
 
 
-def _numbers(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        array = np.asarray(value, float)
-    except (TypeError, ValueError) as error:
-        raise argument_error(name, f"expected numbers of shape {shape}", repr(value)) from error
-    if array.shape != shape:
-        raise argument_error(name, f"expected numbers of shape {shape}", array.shape)
-    return array
-
-
 def _pose(name: str, key: str, value: Any) -> np.ndarray:
-    pose = _numbers(f"{name}.{key}", value, (4, 4))
-    if not np.isfinite(pose).all() or abs(np.linalg.det(pose)) < 1e-9:
+    pose = numbers(f"{name}.{key}", value, (4, 4))
+    if abs(np.linalg.det(pose)) < 1e-9:
         raise argument_error(f"{name}.{key}", "expected a rigid motion", value)
     return pose

@@ -17,6 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from jaxcv.checks import argument_error
+from jaxcv.io.files import check_file
 
 __all__ = ["Model", "read_tree", "restore_settings", "save_settings", "write_tree"]
 
@@ -104,9 +105,7 @@ def read_tree(
     """
     path = pathlib.Path(path)
     expected = "expected a network's file (safetensors)"
-    if not path.is_file():
-        got = "something that is no regular file" if path.exists() else "no such file"
-        raise argument_error(str(path), expected, got)
+    check_file(path)
     try:
         with safetensors.safe_open(path, framework="np") as file:
             header = file.metadata() or {}

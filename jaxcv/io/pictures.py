@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import pathlib
 import struct
 import warnings
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxcv.checks import argument_error
+from jaxcv.io.files import check_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -48,9 +48,8 @@ def open_picture(
     held = isinstance(source, (bytes, bytearray))
     name = name or ("picture" if held else os.fspath(source))
     expected = "expected a picture that can be read"
-    if not held and not pathlib.Path(source).is_file():
-        got = "something that is no regular file" if pathlib.Path(source).exists() else "no file"
-        raise argument_error(name, expected, got, hint)
+    if not held:
+        check_file(source, name, hint)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes and of damaged tags: errors follow

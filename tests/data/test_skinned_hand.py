@@ -143,5 +143,5 @@ def test_what_is_no_glb(tmp_path):
     (tmp_path / "x.glb").write_bytes(b"solid hand")
     with pytest.raises(ValueError, match=r"x\.glb.*binary glTF"):
         read_skinned_hand(tmp_path / "x.glb")
-    with pytest.raises(ValueError, match=r"y\.glb.*no file"):
+    with pytest.raises(ValueError, match=r"y\.glb.*no such file"):
         read_skinned_hand(tmp_path / "y.glb")

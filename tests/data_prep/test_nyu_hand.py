@@ -91,7 +91,7 @@ def test_windows_show_the_same_points(tmp_path):
             ),
             r"shape \(3, N, 36, 3\)",
         ),
-        (lambda f: (f / "depth_1_0000002.png").unlink(), r"depth_1_0000002.png.*got no file"),
+        (lambda f: (f / "depth_1_0000002.png").unlink(), r"depth_1_0000002.png.*got no such file"),
         (
             lambda f: Image.fromarray(np.full(SIZE, 700, np.uint16)).save(
                 f / "depth_1_0000001.png"

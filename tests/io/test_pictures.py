@@ -93,7 +93,7 @@ def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ValueError, match=r"pipe\.png`: .* no regular file"):
         read_rgb(tmp_path / "pipe.png")
-    with pytest.raises(ValueError, match=r"none\.png`: .* got no file\. Look\."):
+    with pytest.raises(ValueError, match=r"none\.png`: .* got no such file\. Look\."):
         read_rgb(tmp_path / "none.png", hint="Look.")
     with pytest.raises(ValueError, match=r"^`pair 3`: .* a file of another kind"):
         read_rgb(b"GIF", "pair 3")

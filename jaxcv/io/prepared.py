@@ -1,0 +1,93 @@
+"""Prepared data sets: the folders that TFDS builders leave, opened without TensorFlow."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from jaxcv.checks import argument_error
+from jaxcv.io.files import read_json
+
+__all__ = ["open_prepared", "splits_of"]
+
+_OWN = "tensorflow_datasets.core.features."
+_AGAIN = "Remove the folder, and prepare the data set again; see data_prep/README.md."
+
+
+def open_prepared(source: Any, split: str) -> Any:
+    """Examples of a builder, of the folder of a prepared data set, or of a sequence of them.
+
+    Raises:
+        ValueError: no prepared data set, a damaged one, or features of foreign classes.
+    """
+    source = builder_of(source)
+    if not hasattr(source, "as_data_source"):
+        return source
+    folder = source.data_dir
+    try:
+        found = source.as_data_source(split=split)
+        len(found)
+    except Exception as error:  # of many kinds, e.g. for a shard that was cut
+        raise _damaged(folder, error) from error
+    return _Examples(found, folder)
+
+
+def splits_of(source: Any) -> list[str]:
+    """Names of the splits of a builder or of a folder; none of other sequences."""
+    return list(getattr(getattr(builder_of(source), "info", None), "splits", None) or ())
+
+
+def builder_of(source: Any) -> Any:
+    """The builder of the folder of a prepared data set; other values as they are."""
+    if not isinstance(source, (str, os.PathLike)):
+        return source
+    folder = pathlib.Path(source)
+    if not (folder / "dataset_info.json").is_file():
+        expected = "expected the folder of a prepared data set, with a dataset_info.json"
+        hint = "Prepare the data set first; see data_prep/README.md."
+        raise argument_error("source", expected, str(folder), hint)
+    _check_features(folder / "features.json")
+    try:
+        return tfds.builder_from_directory(os.fspath(folder))
+    except Exception as error:  # of many kinds, and a page long
+        raise _damaged(folder, error) from error
+
+
+def _check_features(path: pathlib.Path) -> None:
+    """TFDS imports the classes that the file names: only its own are let through."""
+    waiting: list[Any] = [read_json(path, "expected the features of a data set", hint=_AGAIN)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            name = node.get("pythonClassName")
+            if name is not None and not str(name).startswith(_OWN):
+                expected = f"expected features of {_OWN}*"
+                raise argument_error(str(path), expected, repr(name)[:80], _AGAIN)
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+
+
+def _damaged(folder: Any, error: Exception) -> ValueError:
+    got = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    return argument_error(str(folder), "expected a prepared data set that is whole", got, _AGAIN)
+
+
+class _Examples(Sequence):
+    """The examples of a prepared data set; what is damaged is named in one line."""
+
+    def __init__(self, source: Any, folder: Any):
+        self._source, self._folder = source, folder
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        try:
+            return self._source[index]
+        except Exception as error:  # array_record's, protobuf's and TFDS's have no common class
+            raise _damaged(self._folder, error) from error
