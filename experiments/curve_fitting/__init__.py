@@ -19,6 +19,7 @@ EXPERIMENT = runner.Experiment(
     name="curve_fitting",
     config=training.Config,
     presets=training.PRESETS,
+    memory=training.memory,
     load=training.load,
     runs=training.runs,
     evaluate=evaluation.metrics,

@@ -56,6 +56,15 @@ PRESETS = {
 }
 
 
+def memory(config: Config) -> dict[str, float]:
+    """Bytes of the test problems, and of what a step keeps of each of its problems."""
+    kept = config.iterations * (config.num_points + 12.0 * config.hidden)
+    return {
+        "num_test": 16.0 * len(NAMES) * config.num_test * config.num_points,
+        "num_problems": 4.0 * len(NAMES) * config.num_problems * kept,
+    }
+
+
 class Row(NamedTuple):
     """A network that is trained: on which families, what it is shown, and how."""
 

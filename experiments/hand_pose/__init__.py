@@ -25,6 +25,7 @@ EXPERIMENT = runner.Experiment(
     name="hand_pose",
     config=training.Config,
     presets=training.PRESETS,
+    memory=training.memory,
     load=data.load,
     runs=_runs,
     evaluate=evaluation.metrics,

@@ -110,6 +110,17 @@ PRESETS = {
 }  # fmt: skip
 
 
+def memory(config: Config) -> dict[str, float]:
+    """Bytes of the crops, and of a batch with the first maps of a network."""
+    pixels = 4.0 * config.side**2
+    frames = 0 if config.data == "nyu" else config.num_train + 2 * config.num_test
+    return {
+        "num_train": 4 * pixels * frames,
+        "window": 16.0 * config.window**2 * 64,
+        "batch_size": 100 * pixels * config.batch_size,
+    }
+
+
 def row_name(config: Config, net: str) -> str:
     """Of an entry of --net."""
     if net in ("rgb", "rgbd", "fusepred"):

@@ -22,6 +22,7 @@ EXPERIMENT = runner.Experiment(
     name="human_pose",
     config=training.Config,
     presets=training.PRESETS,
+    memory=training.memory,
     load=training.load,
     runs=training.runs,
     evaluate=evaluation.metrics,

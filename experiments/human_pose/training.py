@@ -82,7 +82,9 @@ class Config:
         0, "Seeds data, clustering and order.", lower=0, upper=2**31 - 1, of_data=True
     )
     num_seeds: int = runner.flag(1, "How many seeds, from --seed on.", lower=1, upper=100)
-    views: tuple[int, ...] = runner.flag((4, 1), "Numbers of cameras, each a row.", lower=1)
+    views: tuple[int, ...] = runner.flag(
+        (4, 1), "Numbers of cameras, each a row.", lower=1, upper=64
+    )
     groups: tuple[str, ...] = runner.flag(
         (), "Learn these groups of parameters instead of the table's rows.", choices=tuple(GROUPS)
     )
@@ -93,8 +95,8 @@ class Config:
     )
     clips: int = runner.flag(2, "Generated clips of a person and an action.", lower=1, of_data=True)
     frames: int = runner.flag(12, "Frames of a clip.", lower=1, of_data=True)
-    num_components: int = runner.flag(3, "Components of the mixture.", lower=1)
-    num_rotations: int = runner.flag(100, "Rotations that are searched.", lower=4)
+    num_components: int = runner.flag(3, "Components of the mixture.", lower=1, upper=100)
+    num_rotations: int = runner.flag(100, "Rotations that are searched.", lower=4, upper=10_000)
     batch_size: int = runner.flag(8, "Frames a step.", lower=1)
     learning_rate: float = runner.flag(0.05, "Of Adam, falling to zero by a cosine.", lower=0.0)
     epsilon: float = runner.flag(0.1, "Of Adam.", lower=0.0)
@@ -111,6 +113,14 @@ PRESETS = {
         data="human36m", steps=390_000, batch_size=4, views=(4, 1), damping=0.0
     ),
 }  # fmt: skip
+
+
+def memory(config: Config) -> dict[str, float]:
+    """Bytes of the generated points, and of the candidates that a batch minimises."""
+    frames = 10.0 * config.num_seeds * config.num_subjects * config.clips * config.frames
+    candidates = config.batch_size * config.num_components * config.num_rotations
+    own = 0.0 if config.data != "synthetic" else frames * max(4, *config.views) * 17 * 8 * 8
+    return {"frames": own, "batch_size": candidates * 200 * 8.0}
 
 
 class Data(NamedTuple):

@@ -19,6 +19,7 @@ EXPERIMENT = runner.Experiment(
     name="inverse_graphics",
     config=training.Config,
     presets=training.PRESETS,
+    memory=training.memory,
     load=data.load,
     runs=training.runs,
     evaluate=evaluation.metrics,

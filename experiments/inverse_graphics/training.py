@@ -118,6 +118,17 @@ PRESETS = {
 }  # fmt: skip
 
 
+def memory(config: Config) -> dict[str, float]:
+    """Bytes of the images, and of a batch with the maps of the network."""
+    pixels = float(SIZES[config.size].image ** 2)
+    return {
+        "num_train": 4 * pixels * config.num_train * config.batch_size,
+        "num_test": 4 * pixels * config.num_test * config.batch_size,
+        "num_images": pixels * config.num_images,
+        "batch_size": 400 * pixels * config.batch_size,
+    }
+
+
 def make_network(config: Config, metadata: Any) -> GraphicsNetwork:
     """What is trained; `metadata` are those of the training."""
     return GraphicsNetwork(

@@ -20,6 +20,7 @@ EXPERIMENT = runner.Experiment(
     name="monocular_stereo",
     config=training.Config,
     presets=training.PRESETS,
+    memory=training.memory,
     load=training.load,
     runs=training.runs,
     evaluate=evaluation.metrics,

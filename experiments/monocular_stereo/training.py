@@ -112,6 +112,16 @@ PRESETS = {
 }  # fmt: skip
 
 
+def memory(config: Config) -> dict[str, float]:
+    """Bytes of the pairs, and of a batch with what the solver keeps of its iterations."""
+    pixels = 4.0 * config.height * config.width
+    return {
+        "num_train": 7 * pixels * config.num_train if config.data == "synthetic" else 0.0,
+        "num_test": 7 * pixels * config.num_test,
+        "batch_size": 50 * pixels * config.batch_size,
+    }
+
+
 class Row(NamedTuple):
     """A solver that is trained, from the first guess of its seed."""
 

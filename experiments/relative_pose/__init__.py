@@ -27,6 +27,7 @@ EXPERIMENT = runner.Experiment(
     name="relative_pose",
     config=training.Config,
     presets=training.PRESETS,
+    memory=training.memory,
     load=training.load,
     runs=_runs,
     evaluate=evaluation.metrics,

@@ -145,6 +145,18 @@ PRESETS = {
 }  # fmt: skip
 
 
+def memory(config: Config) -> dict[str, float]:
+    """Bytes of the pairs at both sizes, and of a batch with the maps of a network."""
+    small, full = config.height * config.width_px, config.full_height * config.full_width
+    made = config.num_train if config.data == "synthetic" else 0  # photographs are in many pairs
+    return {
+        "num_train": 6.0 * small * made,
+        "num_matched": 6.0 * (small + full) * config.num_matched,
+        "num_test": 6.0 * (small + full) * config.num_test,
+        "batch_size": 100.0 * small * config.batch_size,
+    }
+
+
 def load(config: Config) -> Data | None:
     """Pairs of the source, after what can be wrong without them; none for a pair's prediction.
 

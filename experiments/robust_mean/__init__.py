@@ -18,6 +18,7 @@ EXPERIMENT = runner.Experiment(
     name="robust_mean",
     config=training.Config,
     presets=training.PRESETS,
+    memory=training.memory,
     load=lambda config: None,
     runs=training.runs,
     evaluate=training.evaluate,

@@ -77,6 +77,12 @@ PRESETS = {
 }
 
 
+def memory(config: Config) -> dict[str, float]:
+    """Bytes of the keys of the test samples, and of the trials' samples."""
+    trials = len(config.protocol) * max(1, len(config.learning_rate)) * config.num_seeds
+    return {"num_test": 64.0 * config.num_test, "num_seeds": 8.0 * trials * 110 * 110}
+
+
 def _seeds(scale, points):
     del scale
     return points

@@ -50,6 +50,15 @@ class Config:
 PRESETS = {"default": Config()}
 
 
+def memory(config: Config) -> dict[str, float]:
+    """Bytes of the test samples, and of a step of all trials."""
+    trials = len(config.protocol) * config.num_seeds
+    return {
+        "num_test": 8.0 * 110 * config.num_test,
+        "batch_size": 8.0 * trials * config.batch_size * SEEDS * 110,
+    }
+
+
 def _points(scale, points):
     """The points of lowest energy (SEEDS,): the lowest minima are near them."""
     energies = jax.vmap(rbf_energy, (0, None, None))(points, scale, points)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.runner import records
+from experiments.runner import records, settings
 from experiments.runner.trials import count_of
 from jaxcv import training
 from jaxcv.checks import argument_error, check_choice
@@ -122,7 +122,10 @@ def train_run(prepared: PreparedRun, metrics_file: records.MetricsFile) -> tuple
         The params with their axis of trials, and the seconds that all runs together spent.
     """
     run, trials, sweep = prepared.run, prepared.trials, prepared.sweep
-    restored = prepared.checkpoints.restore(sweep.shapes(trials, prepared.before), repair=True)
+    shapes = sweep.shapes(trials, prepared.before)
+    held = sum(float(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    settings.check_memory(f"the parameters of {prepared.name!r} and their optimiser", 2 * held)
+    restored = prepared.checkpoints.restore(shapes, repair=True)
     begin, before = (restored.step, restored.seconds) if restored else (0, 0.0)
     written = [end for _, end in log_points(run) if end <= begin]
     metrics_file.cut(prepared.name, begin, written, lengthened=prepared.lengthened)

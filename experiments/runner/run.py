@@ -43,6 +43,8 @@ class Experiment:
         name: of the module; stands in results.json.
         config: a frozen dataclass with the fields `data`, `data_dir`, `steps` and `seed`.
         presets: name -> Config; `default` must be there.
+        memory: `memory(config) -> {field: bytes}` that settings ask for at least; checked before
+            anything is made.
         load: `load(config) -> data`, on the host; checks the values that enter.
         runs: `runs(config, data) -> {name: Run}`, trained in this order.
         evaluate: `evaluate(config, data, {name: TrainedRun}) -> {"<method>/<metric>": number or
@@ -73,6 +75,7 @@ class Experiment:
     runs: Callable[[Any, Any], Mapping[str, Run]]
     evaluate: Callable[..., Mapping[str, Any]]
     figures: Callable[..., Iterable[tuple[str, Any]]]
+    memory: Callable[[Any], Mapping[str, float]] | None = None
     predict: Callable[..., None] | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     x64: bool = False
@@ -259,6 +262,9 @@ def saved_config(experiment: Experiment, folder: pathlib.Path, changes: Mapping[
 
 
 def _loaded(experiment: Experiment, config: Any) -> Any:
+    sizes = experiment.memory(config) if experiment.memory else {}
+    for name, size in sizes.items():
+        settings.check_memory(name, size)
     try:
         return experiment.load(config)
     except ModuleNotFoundError as error:

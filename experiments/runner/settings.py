@@ -13,12 +13,14 @@ from typing import Any
 from absl import flags
 
 from jaxcv.checks import argument_error, check_choice
+from jaxcv.io import files
 
 __all__ = [
     "ConfigError",
     "check_config",
     "check_data_dir",
     "check_evaluated",
+    "check_memory",
     "config_error",
     "config_from_dict",
     "config_to_dict",
@@ -206,6 +208,14 @@ def of_mode(config: Any, mode: str) -> Any:
             raise config_error(field.name, expected, repr(getattr(config, field.name)))
         changes[field.name] = field.default
     return dataclasses.replace(config, **changes)
+
+
+def check_memory(name: str, size: float) -> None:
+    """Raises ConfigError if a setting asks for more bytes than this machine has."""
+    try:
+        files.check_memory(name, size, "Give less of it, or of what it is multiplied with.")
+    except ValueError as error:
+        raise ConfigError(*error.args) from None
 
 
 def check_data_dir(config: Any) -> None:

@@ -96,6 +96,13 @@ PRESETS = {
 }
 
 
+def memory(config: Config) -> dict[str, float]:
+    """Bytes of the generated boxes, and of a batch of each training."""
+    generated = config.num_sequences * config.num_frames * config.num_trackers
+    own = 0.0 if config.data != "synthetic" else 64.0 * generated
+    return {"num_sequences": own, "batch_size": 400.0 * config.batch_size * config.num_trackers}
+
+
 class Data(NamedTuple):
     """The sequences and their scored frames."""
 

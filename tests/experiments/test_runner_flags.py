@@ -1,9 +1,11 @@
 """The fields of a Config: as flags, as values, and as JSON."""
 
 import dataclasses
+import importlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from absl import flags
 
@@ -198,3 +200,32 @@ def test_a_renamed_flag_keeps_its_old_name(caplog):
     saved = settings.config_to_dict(Renamed(pace=2.0))
     saved["speed"] = saved.pop("pace")
     assert settings.config_from_dict(Renamed, saved) == Renamed(pace=2.0)
+
+
+NAMES = [
+    "curve_fitting", "hand_pose", "human_pose", "inverse_graphics", "monocular_stereo",
+    "relative_pose", "robust_mean", "robust_mean_minima", "tracker_fusion",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_fits_and_no_size_is_allocated_unseen(name, tmp_path):
+    experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+    for preset in experiment.presets.keys() - {"paper"}:  # which is for larger machines
+        config = experiment.presets[preset]
+        for field, size in experiment.memory(config).items():
+            settings.check_memory(field, size)
+    huge = 2**31 - 1
+    fields = {field.name for field in dataclasses.fields(experiment.config)}
+    for field in {"num_train", "num_test", "num_frames", "batch_size"} & fields:
+        config = dataclasses.replace(experiment.presets["default"], **{field: huge})
+        with pytest.raises(settings.ConfigError, match=r"GiB of this machine|expected at most"):
+            runner.train(experiment, config, tmp_path / field)
+
+
+def test_networks_that_do_not_fit_are_refused(toy, tmp_path):
+    nothing = lambda config: (np.zeros((1, 1)), np.zeros(1))
+    experiment = dataclasses.replace(toy.EXPERIMENT, load=nothing)
+    config = toy.Config(width=2**31 - 1, learning_rate=(0.1,) * 8)
+    with pytest.raises(settings.ConfigError, match="parameters of 'resident' and their optimiser"):
+        runner.train(experiment, config, tmp_path)
