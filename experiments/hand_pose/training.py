@@ -201,9 +201,12 @@ def images_of(crops: Crops, scale: Any, kinds: tuple[str, ...]) -> tuple[np.ndar
 def runs(config: Config, data: Data) -> dict[str, runner.Run]:
     """For each network the rounds of the search, and its training."""
     out: dict[str, runner.Run] = {}
+    # One copy of the validation images of each kind, which all networks share.
+    shown = functools.lru_cache(lambda kinds: images_of(data.valid, data.scale, kinds))
     seeds = np.arange(config.seed, config.seed + config.num_seeds)
     for name, network in networks(config).items():
-        make = functools.partial(_run, config, data, network)
+        valid = shown(network.images), data.valid.target
+        make = functools.partial(_run, config, data, network, valid)
         trials: Any = functools.partial(_given, config, seeds)
         if config.search:
             for k in range(config.search_rounds):
@@ -220,9 +223,8 @@ def epoch_of(config: Config, data: Data) -> int:
     return max(1, len(data.train.depth) // config.batch_size)
 
 
-def _run(config, data, network, steps, trials, *, plateau) -> runner.Run:
+def _run(config, data, network, valid, steps, trials, *, plateau) -> runner.Run:
     log_every = min(epoch_of(config, data), steps)
-    valid = images_of(data.valid, data.scale, network.images), data.valid.target
     return runner.Run(
         init=functools.partial(_init, network=network, side=config.side),
         loss=functools.partial(_loss, network=network),

@@ -115,7 +115,8 @@ def _by_refinement(config: Any, params: Any, test: Matched) -> Poses:
 
     def run(rows):
         some = jax.tree.map(lambda leaf: leaf[rows], test.matches)
-        return _refine(params, test.pairs.first[rows], test.pairs.second[rows], some, key, own)
+        drawn = jax.random.fold_in(key, int(rows[0]))  # other samples in every part
+        return _refine(params, test.pairs.first[rows], test.pairs.second[rows], some, drawn, own)
 
     return Poses(*_in_parts(run, len(test.found)))
 
@@ -195,7 +196,8 @@ def _of_method(config: Any, test: Matched, name: str) -> Poses:
 def _alone(test: Matched, start: str, seed: int) -> Poses:
     def run(rows):
         some = jax.tree.map(lambda leaf: leaf[rows], test.matches)
-        found = refined_alone(some, jax.random.key(seed), start=start)
+        key = jax.random.fold_in(jax.random.key(seed), int(rows[0]))
+        found = refined_alone(some, key, start=start)
         return found.rotation, found.direction, confidence_of(found)
 
     poses = Poses(*_in_parts(run, len(test.found)))

@@ -121,6 +121,12 @@ def refine_hand(
     if log_confidence.shape[:-1] != batch or seen.shape[:-2] != batch:
         got = joints.shape, log_confidence.shape, seen.shape
         raise argument_error("joints", "expected one batch shape of all", got)
+    return _refined(joints, log_confidence, seen, scales, damping, trials, max_steps)
+
+
+@functools.partial(jax.jit, static_argnames=("trials", "max_steps"))
+def _refined(joints, log_confidence, seen, scales, damping, trials, max_steps):
+    """`refine_hand` of checked arrays: one program for all calls of a shape."""
 
     def one(joints, log_confidence, seen):
         valid = (seen[:, 2] > 0).astype(joints.dtype)
@@ -137,6 +143,6 @@ def refine_hand(
         points = points + middle
         return RefinedHand(hand_joints(points), points, radii, solution.converged, solution.steps)
 
-    for _ in batch:
+    for _ in joints.shape[:-2]:
         one = jax.vmap(one)
     return one(joints, log_confidence, seen)
