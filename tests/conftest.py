@@ -32,3 +32,14 @@ def real_data() -> pathlib.Path:
     if "JAXCV_REAL_DATA" not in os.environ:
         pytest.skip("JAXCV_REAL_DATA is not set")
     return pathlib.Path(os.environ["JAXCV_REAL_DATA"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_mapped_programs():
+    """Every compiled program maps memory, and the system ends a process with too many maps."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > 20_000:
+        import jax
+
+        jax.clear_caches()
