@@ -27,6 +27,7 @@ from experiments.runner.results import Column, Result
 from experiments.runner.run import Experiment, bound, evaluate, in_turn, load, predict, train
 from experiments.runner.saved import save_model
 from experiments.runner.settings import flag
+from experiments.runner.sweeping import sweep
 from experiments.runner.trials import Run, TrainedRun, TrainedRuns, chosen_trial, last_loss
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "predict",
     "save_figures",
     "save_model",
+    "sweep",
     "train",
     "write_npz",
     "write_text",

@@ -8,8 +8,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from experiments.runner import loop, records, settings
+from experiments.runner.help import help_text
 from experiments.runner.records import DataError
 from experiments.runner.run import Experiment, evaluate, predict, saved_config, train
+from experiments.runner.sweeping import sweep
 from jaxcv import training
 
 __all__ = ["define_flags", "main"]
@@ -26,6 +28,9 @@ def define_flags(experiment: Experiment, flag_values: flags.FlagValues = flags.F
 def main(experiment: Experiment) -> None:
     """All that an experiment module does when it is run: flags, then train, evaluate or predict."""
     define_flags(experiment)
+    if any(word in ("--help", "-help", "-h", "--helpshort", "-?") for word in sys.argv[1:]):
+        print(help_text(experiment, sys.modules["__main__"].__doc__))
+        sys.exit(0)
 
     def run(argv):
         if not flags.FLAGS["verbosity"].present:
@@ -59,9 +64,18 @@ def _run(experiment: Experiment, values: flags.FlagValues) -> None:
                 "begins with the parameters of another one.",
             )  # fmt: skip
         config = dataclasses.replace(experiment.presets[preset], **given)
-        init_from = None if "init_from" in given else values["init_from"].value
-        print(train(experiment, config, workdir, init_from=init_from, command=command))
+        own = "init_from" in {field.name for field in dataclasses.fields(experiment.config)}
+        more = {"init_from": None if own else values["init_from"].value, "command": command}
+        swept = settings.swept_fields(experiment.config, values)
+        if swept:
+            for result in sweep(experiment, config, swept, workdir, **more).values():
+                print(f"{result}\n")
+        else:
+            print(train(experiment, config, workdir, **more))
         return
+    if settings.swept_fields(experiment.config, values):
+        swept = sorted(settings.swept_fields(experiment.config, values))
+        raise settings.config_error(swept[0], f"expected one value with --mode={mode}", "several")
     if values["preset"].present:
         _logger.info("--preset is not read: the settings are those of the checkpoint")
     config = saved_config(experiment, records.run_folder(checkpoint), given)

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from experiments.runner import records, settings
+from experiments.runner.metrics_file import MetricsFile
 from experiments.runner.trials import count_of
 from jaxcv import training
 from jaxcv.checks import argument_error, check_choice
@@ -115,7 +116,7 @@ def log_points(run: Any, start: int = 0) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def train_run(prepared: PreparedRun, metrics_file: records.MetricsFile) -> tuple[Any, float]:
+def train_run(prepared: PreparedRun, metrics_file: MetricsFile) -> tuple[Any, float]:
     """Trains a run from its last checkpoint to its end.
 
     Returns:

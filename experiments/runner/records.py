@@ -1,4 +1,4 @@
-"""What an experiment writes in its work folder: config.json, metrics.jsonl, results.json."""
+"""What an experiment writes in its work folder, and how: config.json, results.json, others."""
 
 import contextlib
 import hashlib
@@ -10,11 +10,12 @@ import numbers
 import os
 import pathlib
 import platform
+import re
 import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ import numpy as np
 from experiments.runner import settings
 from jaxcv.checks import argument_error
 
-__all__ = ["FolderError", "MetricsFile", "config_hash", "environment", "json_ready", "write_json"]
+__all__ = ["FolderError", "config_hash", "environment", "json_ready", "write_json"]
 
 CHECKPOINTS = "checkpoints"
 
@@ -60,17 +61,7 @@ def open_workdir(
         FolderError: if it cannot be written, holds another config, is held by another process, or
             (unless `training`) holds a training.
     """
-    folder = pathlib.Path(workdir).expanduser().absolute()
-    hint = "Give a folder that can be made and written as --workdir."
-    if folder.exists() and not folder.is_dir():
-        raise folder_error("workdir", "expected a folder", f"the file {folder}", hint)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        expected = "expected a folder that can be written"
-        raise folder_error("workdir", expected, f"{folder} ({error})", hint) from error
+    folder = made_folder(workdir)
     if not training and (folder / CHECKPOINTS).exists():
         expected = "expected another folder than that of a training"
         raise folder_error(
@@ -82,6 +73,25 @@ def open_workdir(
             now["init_from"] = init_from
         _keep_config(folder, now, training)
         yield folder
+
+
+def made_folder(workdir: Any) -> pathlib.Path:
+    """The folder of a path; raises FolderError if it cannot be made or written."""
+    folder = pathlib.Path(workdir).expanduser().absolute()
+    hint = "Give a folder that can be made and written as --workdir."
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(workdir)):
+        expected = "expected a folder of this machine"
+        raise folder_error("workdir", expected, workdir, "Copy it to a bucket afterwards.")
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise folder_error("workdir", "expected a folder", f"the file {folder}", hint)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        expected = "expected a folder that can be written"
+        raise folder_error("workdir", expected, f"{folder} ({error})"[:300], hint) from error
+    return folder
 
 
 def _keep_config(folder: pathlib.Path, now: dict[str, Any], training: bool) -> None:
@@ -335,95 +345,3 @@ def _commit() -> str | None:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-class MetricsFile:
-    """metrics.jsonl: one line per log point, {"run", "step", metric: list over trials}.
-
-    A line is complete or it is not there: what a killed run left half-written is dropped when
-    the file is opened.
-
-    Args:
-        path: made with the first line.
-        read_only: leave the file as it is.
-    """
-
-    def __init__(self, path: pathlib.Path, *, read_only: bool = False):
-        self.path = path
-        self._lines: list[tuple[str, dict[str, Any]]] = []
-        try:
-            text = path.read_text() if path.exists() else ""
-        except UnicodeDecodeError as error:
-            expected, hint = f"expected {path} from a training", "Train again in another --workdir."
-            raise folder_error(
-                "metrics.jsonl", expected, f"bytes that are no text ({error})", hint
-            ) from None
-        for number, line in enumerate(text.splitlines(keepends=True), 1):
-            if not line.endswith("\n"):
-                break
-            try:
-                record = json.loads(line)
-                record["run"], record["step"] = str(record["run"]), int(record["step"])
-            except (ValueError, KeyError, TypeError) as error:
-                expected = "expected one JSON record per line"
-                hint = "Remove the work folder's checkpoints and this file, and train again."
-                raise folder_error(f"{path}:{number}", expected, repr(line[:40]), hint) from error
-            self._lines.append((line, record))
-        if not read_only and text != "".join(line for line, _ in self._lines):
-            self._rewrite()
-
-    def cut(self, run: str, step: int, steps: Iterable[int], *, lengthened: bool = False) -> None:
-        """Drops the lines of `run` after `step`, which the training will write again.
-
-        Raises:
-            FolderError: if the lines up to `step` are not those of `steps`; of a training that was
-                lengthened, whose log points were others before, if there is none at `step`.
-        """
-        kept = [(t, r) for t, r in self._lines if r["run"] != run or r["step"] <= step]
-        if len(kept) != len(self._lines):
-            self._lines = kept
-            self._rewrite()
-        got, want = [r["step"] for _, r in kept if r["run"] == run], list(steps)
-        if lengthened and step in got:
-            return
-        if got != want:
-            expected = f"expected the lines of {run!r} up to its checkpoint at step {step}"
-            hint = f"Remove {self.path.parent / CHECKPOINTS / run} to train it again."
-            missing = f"{len(got)} of {len(want)} lines"
-            raise folder_error(str(self.path), expected, missing, hint)
-
-    def digest(self, run: str) -> str:
-        """Of the lines of a run, which a checkpoint carries: a changed line is noticed."""
-        text = "".join(line for line, record in self._lines if record["run"] == run)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def check_digest(self, run: str, digest: str) -> None:
-        """Raises FolderError unless the lines of `run` are those of this digest."""
-        if self.digest(run) != digest:
-            expected = f"expected the lines of {run!r} that its parameters were saved with"
-            hint = f"Remove {self.path.parent / CHECKPOINTS / run} to train it again."
-            raise folder_error(str(self.path), expected, "others", hint)
-
-    def append(self, run: str, step: int, metrics: Mapping[str, np.ndarray]) -> None:
-        """Writes one line; `metrics` are name -> (M,)."""
-        values = {name: json_ready(name, value) for name, value in metrics.items()}
-        record = {"run": run, "step": step, **values}
-        line = json.dumps(record, allow_nan=False) + "\n"
-        with self.path.open("a") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())  # no checkpoint may outlive the lines before it
-        self._lines.append((line, record))
-
-    def history(self, run: str, trials: int) -> dict[str, np.ndarray]:
-        """`step` -> (L,) and metric -> (L, M), read from the lines; null is nan."""
-        records = [record for _, record in self._lines if record["run"] == run]
-        names = [name for name in (records[0] if records else ()) if name not in ("run", "step")]
-        out: dict[str, Any] = {"step": np.asarray([r["step"] for r in records], np.int64)}
-        for name in names:
-            values = [record[name] for record in records]
-            out[name] = np.asarray(values, np.float64).reshape(len(records), trials)
-        return out
-
-    def _rewrite(self) -> None:
-        write_text(self.path, "".join(line for line, _ in self._lines))

@@ -15,6 +15,7 @@ import numpy as np
 from experiments.runner import loop, records, saved, settings
 from experiments.runner.figures import save_figures
 from experiments.runner.messages import announce
+from experiments.runner.metrics_file import MetricsFile
 from experiments.runner.records import data_error
 from experiments.runner.results import Column, Result
 from experiments.runner.trials import (
@@ -132,7 +133,7 @@ def train(
     )  # fmt: skip
     with claimed as folder, _precision(experiment):
         data = _loaded(experiment, config)
-        metrics_file = records.MetricsFile(folder / "metrics.jsonl")
+        metrics_file = MetricsFile(folder / "metrics.jsonl")
         metadata = dict(experiment.metadata(config, data)) if experiment.metadata else {}
         records.keep_metadata(folder, metadata)
         trained, seconds = TrainedRuns(metadata), 0.0

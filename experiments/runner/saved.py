@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from experiments.runner import records, settings
+from experiments.runner.metrics_file import MetricsFile
 from experiments.runner.records import folder_error
 from experiments.runner.trials import TrainedRun, TrainedRuns, count_of
 from jaxcv.io.networks import read_tree, write_tree
@@ -28,7 +29,7 @@ def write_model(folder: pathlib.Path, experiment: Any, config: Any, trained: Tra
     Times lie in a file of their own, so that the others of two equal trainings are equal.
     """
     inside = folder / FOLDER
-    metrics_file = records.MetricsFile(folder / "metrics.jsonl", read_only=True)
+    metrics_file = MetricsFile(folder / "metrics.jsonl", read_only=True)
     about = {
         "experiment": experiment.name,
         "config": settings.config_to_dict(config),
@@ -96,7 +97,7 @@ def read_runs(folder: pathlib.Path, experiment: str | None) -> TrainedRuns:
         expected = f"expected a training of {experiment!r} in {folder}"
         hint = "Give the --workdir of a training of this experiment."
         raise folder_error("checkpoint", expected, repr(found), hint)
-    metrics_file = records.MetricsFile(folder / "metrics.jsonl", read_only=True)
+    metrics_file = MetricsFile(folder / "metrics.jsonl", read_only=True)
     seconds = _seconds(folder / FOLDER / SECONDS)
     trained = TrainedRuns(metadata)
     for name, (params, trials) in parts.items():

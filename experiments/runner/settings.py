@@ -30,6 +30,7 @@ __all__ = [
     "given_trial",
     "of_mode",
     "show_in_help",
+    "swept_fields",
     "with_new_names",
 ]
 
@@ -327,19 +328,15 @@ def _define(
             str: flags.DEFINE_multi_string,
         }[kind.base]
         define(name, list(default), text, flag_values=flag_values)
-    elif kind.optional:
+    elif kind.base is bool:
+        flags.DEFINE_boolean(name, default, text, flag_values=flag_values)
+    else:  # of several values: a sweep
+        parser: flags.ArgumentParser = {
+            int: flags.IntegerParser(), float: flags.FloatParser(), str: flags.ArgumentParser()
+        }[kind.base]  # fmt: skip
+        parser = _OptionalParser(kind.base) if kind.optional else parser
         serializer = flags.ArgumentSerializer()
-        flags.DEFINE(
-            _OptionalParser(kind.base), name, default, text, flag_values, serializer=serializer
-        )
-    else:
-        define = {
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-            str: flags.DEFINE_string,
-            bool: flags.DEFINE_boolean,
-        }[kind.base]
-        define(name, default, text, flag_values=flag_values)
+        flags.DEFINE_multi(parser, serializer, name, [default], text, flag_values=flag_values)
 
 
 def given_trial(flag_values: flags.FlagValues, mode: str) -> int | None:
@@ -370,9 +367,26 @@ def given_fields(config_type: type, flag_values: flags.FlagValues = flags.FLAGS)
             _logger.warning("--%s is called --%s now", old, name)
     for name, kind in kinds(config_type).items():
         value: Any = flag_values[name].value
-        if flag_values[name].present > 1 and not kind.many:
-            hint = "Only flags that --help says to repeat are swept over."
-            raise config_error(name, "expected one value", "several", hint)
-        if flag_values[name].present:
-            given[name] = tuple(value) if kind.many else value
+        if not flag_values[name].present:
+            continue
+        if kind.base is bool:
+            if flag_values[name].present > 1:
+                raise config_error(name, "expected one value", "several")
+            given[name] = value
+        elif kind.many:
+            given[name] = tuple(value)
+        elif len(value) == 1:
+            given[name] = value[0]
     return given
+
+
+def swept_fields(
+    config_type: type, flag_values: flags.FlagValues = flags.FLAGS
+) -> dict[str, tuple[Any, ...]]:
+    """The fields of one value whose flags were given several times, with their values."""
+    swept = {}
+    for name, kind in kinds(config_type).items():
+        values: Any = flag_values[name].value
+        if not kind.many and kind.base is not bool and len(values) > 1:
+            swept[name] = tuple(values)
+    return swept

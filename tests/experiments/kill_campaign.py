@@ -47,7 +47,7 @@ COMMANDS = {
         "--iterations=2", "--few=1", "--batch_size=2",
     ),
     "inverse_graphics": (
-        "--steps=12", "--num_train=2", "--num_test=5", "--num_images=20", "--identities=4",
+        "--steps=12", "--num_train=2", "--num_test=5", "--num_images=200", "--identities=4",
     ),
     "relative_pose": (
         "--net=cnnBspp", "--height=40", "--width_px=48", "--full_height=60", "--full_width=80",
@@ -58,7 +58,9 @@ COMMANDS = {
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # Entries of results.json and figures that show times.
 TIMED = ("second", "minutes", "us_an_", "ms_an_", "per_second")
-TIMED_FIGURES = {"human_pose": {"learned.png"}, "hand_pose": {"training.png"}}
+TIMED_FIGURES = {
+    "human_pose": {"learned.png"}, "hand_pose": {"training.png"}, "monocular_stereo": {"time.png"},
+}  # fmt: skip
 
 
 def command(name, folder):

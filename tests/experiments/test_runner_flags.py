@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import json
+import pathlib
 import subprocess
 import sys
 
@@ -10,15 +12,22 @@ import pytest
 from absl import flags
 
 from experiments import runner
-from experiments.runner import command, settings
+from experiments.runner import command, results, settings, sweeping
+from experiments.runner.help import help_text
 from tests.experiments.toy_experiment import Config
+
+RESULT = results.Result("toy", {}, {}, {}, pathlib.Path(), {})
+
+
+def new_values(toy):
+    flag_values = flags.FlagValues()
+    runner.define_flags(toy.EXPERIMENT, flag_values)
+    return flag_values
 
 
 @pytest.fixture
 def values(toy):
-    flag_values = flags.FlagValues()
-    runner.define_flags(toy.EXPERIMENT, flag_values)
-    return flag_values
+    return new_values(toy)
 
 
 def given(toy, values, *arguments):
@@ -80,10 +89,52 @@ def test_checkpoint_goes_with_the_modes_that_read_it(toy, values, tmp_path):
         command._run(toy.EXPERIMENT, values)
 
 
-def test_a_flag_of_one_value_given_twice_is_an_error(toy, values, tmp_path):
-    values(["program", f"--workdir={tmp_path}", "--seed=1", "--seed=2"])
-    with pytest.raises(ValueError, match="`seed`: expected one value, got several"):
+def test_a_repeated_flag_is_a_sweep(toy, values, monkeypatch, tmp_path):
+    seen = []
+
+    def trained(experiment, config, folder, **_):
+        seen.append((config, folder))
+        return RESULT
+
+    monkeypatch.setattr(sweeping, "train", trained)
+    flags_given = ("--steps=2", "--seed=1", "--seed=2", "--shift=none", "--shift=3")
+    values(["program", f"--workdir={tmp_path}", *flags_given])
+    command._run(toy.EXPERIMENT, values)
+    assert [(c.steps, c.seed, c.shift) for c, _ in seen] == [
+        (2, 1, None), (2, 1, 3.0), (2, 2, None), (2, 2, 3.0)
+    ]  # fmt: skip
+    assert seen[1][1] == tmp_path / "seed=1,shift=3.0"
+    record = json.loads((tmp_path / "sweep.json").read_text())
+    assert record["swept"] == {"seed": [1, 2], "shift": [None, 3.0]}
+    values = new_values(toy)
+    values(["program", f"--workdir={tmp_path}", "--seed=1", "--seed=1"])
+    with pytest.raises(settings.ConfigError, match="`sweep`: expected values that differ"):
         command._run(toy.EXPERIMENT, values)
+    values = new_values(toy)
+    values(["program", f"--workdir={tmp_path}", "--width=2", "--width=0"])
+    with pytest.raises(settings.ConfigError, match="`width`: expected at least 1"):
+        command._run(toy.EXPERIMENT, values)  # before the first of them is trained
+    assert len(seen) == 4
+
+
+def test_only_trainings_are_swept(toy, values, undisturbed, tmp_path):
+    more = ("--mode=evaluate", f"--checkpoint={undisturbed}", "--seed=1", "--seed=2")
+    values(["program", f"--workdir={tmp_path}", *more])
+    with pytest.raises(settings.ConfigError, match="`seed`: expected one value with --mode"):
+        command._run(toy.EXPERIMENT, values)
+
+
+def test_help_is_grouped_with_defaults_and_bounds(toy):
+    text = help_text(toy.EXPERIMENT, "A toy.")
+    assert text.startswith("A toy.")
+    for title in ("Common", "Data", "Training", "Model"):
+        assert f"\n{title}\n" in text
+    assert "--steps=23" in text
+    assert "At least 1." in text
+    assert "--[no]clip" in text
+    assert "--learning_rate=0.05,0.1 ..." in text
+    assert "default, paper, study" in text
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_importing_defines_no_flags():

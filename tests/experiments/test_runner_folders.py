@@ -12,6 +12,7 @@ import pytest
 
 from experiments import runner
 from experiments.runner import loop, records
+from experiments.runner.metrics_file import MetricsFile
 from jaxcv import training
 
 
@@ -271,7 +272,7 @@ def test_json_holds_null_for_what_is_not_finite():
 
 def test_metrics_file_is_read_back_and_mended(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    written = records.MetricsFile(path)
+    written = MetricsFile(path)
     numbers = np.asarray([1 / 3, np.nan])
     written.append("a", 2, {"loss": numbers})
     written.append("a", 4, {"loss": numbers[::-1]})
@@ -280,9 +281,9 @@ def test_metrics_file_is_read_back_and_mended(tmp_path):
     assert json.loads(whole.splitlines()[0]) == {"run": "a", "step": 2, "loss": [1 / 3, None]}
     path.write_text(whole + '{"run": "b", "step": 4, "lo')
 
-    only_read = records.MetricsFile(path, read_only=True)
+    only_read = MetricsFile(path, read_only=True)
     assert path.read_text() != whole
-    mended = records.MetricsFile(path)
+    mended = MetricsFile(path)
     assert path.read_text() == whole
     for file in (written, only_read, mended):
         history = file.history("a", 2)
@@ -294,7 +295,7 @@ def test_metrics_file_is_read_back_and_mended(tmp_path):
     assert [json.loads(line)["run"] for line in path.read_text().splitlines()] == ["a", "b"]
     path.write_text("not json\n" + whole)
     with pytest.raises(records.FolderError, match=r"metrics.jsonl:1`: expected one JSON record"):
-        records.MetricsFile(path)
+        MetricsFile(path)
 
 
 def test_json_is_replaced_at_once(tmp_path, monkeypatch):
@@ -338,3 +339,10 @@ class _Config:
 
 def _config():
     return _Config()
+
+
+@pytest.mark.parametrize("name", ["gs://bucket/runs", "s3://bucket", "a" * 5000])
+def test_what_is_no_folder_of_this_machine(toy, unloadable, name):
+    with pytest.raises(records.FolderError, match="`workdir`: expected a folder") as error:
+        runner.train(unloadable, toy.Config(), name)
+    assert len(str(error.value)) < 600

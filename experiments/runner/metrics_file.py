@@ -1,0 +1,108 @@
+"""metrics.jsonl: what a training logs, line by line."""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.runner import records
+
+__all__ = ["MetricsFile"]
+
+
+class MetricsFile:
+    """metrics.jsonl: one line per log point, {"run", "step", metric: list over trials}.
+
+    A line is complete or it is not there: what a killed run left half-written is dropped when
+    the file is opened.
+
+    Args:
+        path: made with the first line.
+        read_only: leave the file as it is.
+    """
+
+    def __init__(self, path: pathlib.Path, *, read_only: bool = False):
+        self.path = path
+        self._lines: list[tuple[str, dict[str, Any]]] = []
+        try:
+            text = path.read_text() if path.exists() else ""
+        except UnicodeDecodeError as error:
+            expected, hint = f"expected {path} from a training", "Train again in another --workdir."
+            raise records.folder_error(
+                "metrics.jsonl", expected, f"bytes that are no text ({error})", hint
+            ) from None
+        for number, line in enumerate(text.splitlines(keepends=True), 1):
+            if not line.endswith("\n"):
+                break
+            try:
+                record = json.loads(line)
+                record["run"], record["step"] = str(record["run"]), int(record["step"])
+            except (ValueError, KeyError, TypeError) as error:
+                expected = "expected one JSON record per line"
+                hint = "Remove the work folder's checkpoints and this file, and train again."
+                raise records.folder_error(
+                    f"{path}:{number}", expected, repr(line[:40]), hint
+                ) from error
+            self._lines.append((line, record))
+        if not read_only and text != "".join(line for line, _ in self._lines):
+            self._rewrite()
+
+    def cut(self, run: str, step: int, steps: Iterable[int], *, lengthened: bool = False) -> None:
+        """Drops the lines of `run` after `step`, which the training will write again.
+
+        Raises:
+            FolderError: if the lines up to `step` are not those of `steps`; of a training that was
+                lengthened, whose log points were others before, if there is none at `step`.
+        """
+        kept = [(t, r) for t, r in self._lines if r["run"] != run or r["step"] <= step]
+        if len(kept) != len(self._lines):
+            self._lines = kept
+            self._rewrite()
+        got, want = [r["step"] for _, r in kept if r["run"] == run], list(steps)
+        if lengthened and step in got:
+            return
+        if got != want:
+            expected = f"expected the lines of {run!r} up to its checkpoint at step {step}"
+            hint = f"Remove {self.path.parent / records.CHECKPOINTS / run} to train it again."
+            missing = f"{len(got)} of {len(want)} lines"
+            raise records.folder_error(str(self.path), expected, missing, hint)
+
+    def digest(self, run: str) -> str:
+        """Of the lines of a run, which a checkpoint carries: a changed line is noticed."""
+        text = "".join(line for line, record in self._lines if record["run"] == run)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def check_digest(self, run: str, digest: str) -> None:
+        """Raises FolderError unless the lines of `run` are those of this digest."""
+        if self.digest(run) != digest:
+            expected = f"expected the lines of {run!r} that its parameters were saved with"
+            hint = f"Remove {self.path.parent / records.CHECKPOINTS / run} to train it again."
+            raise records.folder_error(str(self.path), expected, "others", hint)
+
+    def append(self, run: str, step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """Writes one line; `metrics` are name -> (M,)."""
+        values = {name: records.json_ready(name, value) for name, value in metrics.items()}
+        record = {"run": run, "step": step, **values}
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with self.path.open("a") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())  # no checkpoint may outlive the lines before it
+        self._lines.append((line, record))
+
+    def history(self, run: str, trials: int) -> dict[str, np.ndarray]:
+        """`step` -> (L,) and metric -> (L, M), read from the lines; null is nan."""
+        records = [record for _, record in self._lines if record["run"] == run]
+        names = [name for name in (records[0] if records else ()) if name not in ("run", "step")]
+        out: dict[str, Any] = {"step": np.asarray([r["step"] for r in records], np.int64)}
+        for name in names:
+            values = [record[name] for record in records]
+            out[name] = np.asarray(values, np.float64).reshape(len(records), trials)
+        return out
+
+    def _rewrite(self) -> None:
+        records.write_text(self.path, "".join(line for line, _ in self._lines))
