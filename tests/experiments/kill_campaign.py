@@ -87,11 +87,16 @@ def finish(name, folder, env):
     return time.monotonic() - start
 
 
+def _as_in_a_terminal():
+    """A shell starts what is in the background deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def killed(name, folder, env, after, number):
     """Sends a signal after some seconds; returns the exit status and what was said."""
     process = subprocess.Popen(
         command(name, folder), env=env, cwd=ROOT, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
+        stderr=subprocess.STDOUT, text=True, preexec_fn=_as_in_a_terminal,
     )  # fmt: skip
     try:
         text, _ = process.communicate(timeout=after)
