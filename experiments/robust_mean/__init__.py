@@ -9,7 +9,7 @@ library's guarded rules. Every method sees the same samples.
 """
 
 from experiments import runner
-from experiments.robust_mean import figures, training
+from experiments.robust_mean import evaluation, figures, prediction, training
 from experiments.robust_mean.training import Config
 
 __all__ = ["EXPERIMENT", "Config", "load", "train"]
@@ -21,10 +21,10 @@ EXPERIMENT = runner.Experiment(
     memory=training.memory,
     load=lambda config: None,
     runs=training.runs,
-    evaluate=training.evaluate,
+    evaluate=evaluation.evaluate,
     figures=figures.draw_all,
-    predict=training.predict,
-    model=training.model,
+    predict=prediction.predict,
+    model=evaluation.model,
     columns=(
         runner.Column("loss on fresh samples", "loss", ".1f"),
         runner.Column("final width^2", "sigma2", ".0f"),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import runner
-from experiments.robust_mean import training
+from experiments.robust_mean import evaluation, training
 from jaxcv.data.synthetic.robust_mean import PROTOCOLS, draw
 from jaxcv.energies.robust import rbf_energy
 from jaxcv.plots.robust_mean import plot_energy, plot_trace
@@ -67,7 +67,7 @@ def _energies(config: Any, trained: Any) -> Any:
         ("before training", "damped", np.float64(config.initial_scale))
     ]
     for method in ("undamped", "damped", "shift"):
-        run, index = training.selected(trained, method, optimizer, protocol)
+        run, index = evaluation.selected(trained, method, optimizer, protocol)
         panels.append((LABELS[method], method, np.abs(np.asarray(run.params)[index[0]])))
     figure = runner.new_figure(figsize=(11, 7))
     axes = figure.subplots(2, 2)
@@ -97,7 +97,7 @@ def _traces(
     ):
         ax = axes[r, c]
         for method in ("undamped", "order4", "shift", "damped"):  # damped often hides shift
-            run, index = training.selected(trained, method, optimizer, protocol)
+            run, index = evaluation.selected(trained, method, optimizer, protocol)
             values = run.history[metric][:, index]
             plot_trace(
                 ax, run.history["step"], values, label=LABELS[method], color=COLORS[method],
@@ -121,7 +121,7 @@ def _largest_gradient(config: Any, metrics: Any) -> Any:
     for ax, protocol in zip(axes[0], config.protocol, strict=True):
         for row, optimizer in enumerate(config.optimizer):
             for offset, method in enumerate(training.METHODS):
-                key = training.key_of(protocol, optimizer, method)
+                key = evaluation.key_of(protocol, optimizer, method)
                 values = np.asarray(metrics[f"{key}/largest_gradient"], float)
                 place = row + 0.18 * (offset - 1.5)
                 ax.plot(np.full(values.size, place), values, "o", ms=4, color=COLORS[method])

@@ -1,9 +1,8 @@
-"""Settings, training, evaluation and predictions of the robust mean."""
+"""Settings and training of the robust mean."""
 
 import dataclasses
 import functools
 import itertools
-import pathlib
 from typing import Any
 
 import jax
@@ -15,8 +14,6 @@ from experiments import runner
 from jaxcv import Damping, argmin
 from jaxcv.data.synthetic.robust_mean import PROTOCOLS, Protocol, draw
 from jaxcv.energies.robust import rbf_energy
-from jaxcv.io import Model
-from jaxcv.io.files import read_text
 from jaxcv.solvers import LBFGS, FinalNewtonStep, MultiStart, Newton
 from jaxcv.training.optimizers import averaged_sgd
 
@@ -115,7 +112,8 @@ def estimate(
     )  # fmt: skip
 
 
-def _protocol(trial: Any) -> Protocol:
+def protocol_of(trial: Any) -> Protocol:
+    """How a trial's samples are drawn."""
     return Protocol(*(trial[name] for name in Protocol._fields))
 
 
@@ -154,7 +152,7 @@ def runs(config: Config, data: None) -> dict[str, runner.Run]:
 
 def _loss(scale, batch, key, trial, *, method: str, forward: str):
     del batch
-    sample = draw(key, _protocol(trial), num_inliers=NUM_INLIERS, num_outliers=NUM_OUTLIERS)
+    sample = draw(key, protocol_of(trial), num_inliers=NUM_INLIERS, num_outliers=NUM_OUTLIERS)
     solution = estimate(scale, sample.points, method, forward, diagnostics=True)
     metrics = {
         "sigma2": scale**2,
@@ -163,146 +161,3 @@ def _loss(scale, batch, key, trial, *, method: str, forward: str):
         "unconverged": jnp.where(solution.converged, 0.0, 1.0),
     }
     return (solution.value - sample.target) ** 2, metrics
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _test_losses(scales, trials, forward, num_test):
-    """Mean squared error (m,) of m widths on the same fresh samples: keys that no training uses."""
-    keys = jax.random.split(jax.random.key(2**31 - 1), num_test)
-
-    def one(scale, trial, key):
-        sample = draw(key, _protocol(trial), num_inliers=NUM_INLIERS, num_outliers=NUM_OUTLIERS)
-        value = estimate(scale, sample.points, "damped", forward).value
-        return (value - sample.target) ** 2
-
-    per_trial = jax.vmap(one, in_axes=(0, 0, None))
-    return jnp.mean(jax.lax.map(lambda key: per_trial(scales, trials, key), keys), axis=0)
-
-
-def selected(trained: Any, method: str, optimizer: str, protocol: str):
-    """The run of a method and its trials (by number) of one protocol."""
-    run = trained[f"{optimizer}.{method}"]
-    number = list(PROTOCOLS).index(protocol)
-    return run, np.flatnonzero(run.trials["protocol"] == number)
-
-
-def key_of(protocol: str, optimizer: str, method: str) -> str:
-    """The first part of the metrics' keys; that of the released protocol with asgd is bare."""
-    prefix = "paper/" if protocol == "paper" else ""
-    return prefix + ("" if optimizer == "asgd" else f"{optimizer}/") + method
-
-
-def evaluate(config: Config, data: None, trained: Any) -> dict[str, Any]:
-    """Per method, optimiser and protocol: lists over the learning rates and seeds.
-
-    `sigma2` at the end and `largest_sigma2` on the way, the `largest_gradient` of the loss in s,
-    the smallest Hessian eigenvalue `min_eigenvalue` (of the first and the last tenth of the
-    training: `early_min_eigenvalue`, `late_min_eigenvalue`), the share of `unconverged` solves, and
-    the `loss` (mean squared error) on fresh samples. `undamped_over_damped` is the ratio of the
-    largest gradients seed by seed, and pooled over the seeds. The keys without prefix are those of
-    the released protocol trained with asgd.
-    """
-    del data
-    metrics = {}
-    for protocol, optimizer, method in itertools.product(
-        config.protocol, config.optimizer, METHODS
-    ):
-        run, index = selected(trained, method, optimizer, protocol)
-        key = key_of(protocol, optimizer, method)
-        trial = {k: jnp.asarray(v[index]) for k, v in run.trials.items()}
-        scale = jnp.asarray(run.params)[index]
-        metrics[f"{key}/loss"] = _test_losses(scale, trial, config.forward, config.num_test)
-        metrics[f"{key}/sigma2"] = scale**2
-        history = {name: v[:, index] for name, v in run.history.items() if name != "step"}
-        for name, source, reduce in (
-            ("largest_sigma2", "largest_sigma2", np.nanmax),
-            ("largest_gradient", "gradient_norm", np.nanmax),
-            ("min_eigenvalue", "min_eigenvalue", np.nanmin),
-            ("unconverged", "unconverged", np.nanmean),
-            ("skipped", "skipped", np.nansum),
-        ):
-            if source in history:
-                metrics[f"{key}/{name}"] = reduce(history[source], axis=0)
-        if "min_eigenvalue" in history:
-            lows = history["min_eigenvalue"]
-            tenth = max(1, len(lows) // 10)
-            metrics[f"{key}/early_min_eigenvalue"] = np.nanmin(lows[:tenth], axis=0)
-            metrics[f"{key}/late_min_eigenvalue"] = np.nanmin(lows[-tenth:], axis=0)
-    for protocol, optimizer in itertools.product(config.protocol, config.optimizer):
-        largest = [
-            np.asarray(metrics.get(f"{key_of(protocol, optimizer, m)}/largest_gradient", np.nan))
-            for m in ("undamped", "damped")
-        ]
-        name = key_of(protocol, optimizer, "undamped_over_damped")
-        metrics[f"{name}/largest_gradient"] = largest[0] / largest[1]
-        metrics[f"{name}/largest_gradient_pooled"] = largest[0].max() / largest[1].max()
-    return metrics
-
-
-def model(config: Config, trained: Any, trial: int | None) -> Model:
-    """The width that the damped gradient learned, with the first optimiser and protocol.
-
-    Each step draws a fresh sample, so the loss of the last tenth of the training is validation.
-    """
-    run, index = selected(trained, "damped", config.optimizer[0], config.protocol[0])
-    own = index[runner.chosen_trial(trial, runner.last_loss(run)[index])]
-    return Model({"scale": jnp.asarray(run.params)[own]}, {}, {})
-
-
-def predict(config: Config, data: None, trained: Any, folder: pathlib.Path) -> None:
-    """Writes predictions.csv: the robust mean of every sample in data_dir, by every method.
-
-    The width is that of the model, and of the other methods that of the same trial.
-    """
-    del data
-    samples = read_samples(config.data_dir)
-    optimizer, protocol = config.optimizer[0], config.protocol[0]
-    damped, index = selected(trained, "damped", optimizer, protocol)
-    own = runner.chosen_trial(trained.trial, runner.last_loss(damped)[index])
-    rows = ["file,method,scale,estimate"]
-    for method in METHODS:
-        run, index = selected(trained, method, optimizer, protocol)
-        scale = jnp.asarray(run.params)[index[own]]
-        for name, points in samples.items():
-            value = float(estimate(scale, jnp.asarray(points), method, config.forward).value)
-            rows.append(f"{name},{method},{float(scale)!r},{value!r}")
-    runner.write_text(folder / "predictions.csv", "\n".join(rows) + "\n")
-
-
-def _text_of(path: pathlib.Path) -> str:
-    try:
-        return read_text(path)
-    except ValueError as error:
-        raise runner.DataError(str(error)) from error
-
-
-def read_samples(folder: str | None) -> dict[str, np.ndarray]:
-    """The samples of a folder of text files, {file name: (n,)}.
-
-    Raises:
-        DataError: no folder or no file in it, a line that is not one finite number, an empty file.
-    """
-    if folder is None:
-        raise runner.data_error("data_dir", "expected a folder", "none", "Name it: --data_dir=DIR.")
-    paths = sorted(pathlib.Path(folder).glob("*.txt"))
-    if not paths:
-        raise runner.data_error(
-            "data_dir", f"expected *.txt files in {folder}", "none", "One number a line."
-        )
-    samples = {}
-    for path in paths:
-        values = []
-        for number, line in enumerate(_text_of(path).split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                values.append(float(line))
-            except ValueError:
-                values.append(np.nan)
-            if not np.isfinite(values[-1]):
-                expected = f"expected one finite number in line {number}"
-                raise runner.data_error(str(path), expected, repr(line), "Remove or mend the line.")
-        if not values:
-            raise runner.data_error(str(path), "expected numbers", "an empty file", "Remove it.")
-        samples[path.name] = np.array(values)
-    return samples

@@ -9,7 +9,7 @@ training ends at is compared with a scan of widths on fresh samples.
 """
 
 from experiments import runner
-from experiments.robust_mean_minima import training
+from experiments.robust_mean_minima import evaluation, figures, training
 from experiments.robust_mean_minima.training import Config
 
 __all__ = ["EXPERIMENT", "Config", "load", "train"]
@@ -21,9 +21,9 @@ EXPERIMENT = runner.Experiment(
     memory=training.memory,
     load=lambda config: None,
     runs=training.runs,
-    evaluate=training.evaluate,
-    figures=training.draw_all,
-    model=training.model,
+    evaluate=evaluation.evaluate,
+    figures=figures.draw_all,
+    model=evaluation.model,
     system="robust_mean",
     columns=(
         runner.Column("final width^2", "sigma2", ".0f"),

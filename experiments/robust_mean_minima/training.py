@@ -1,8 +1,7 @@
-"""Settings, training, evaluation and figure of the robust mean of several minima."""
+"""Settings and training of the robust mean of several minima."""
 
 import dataclasses
 import functools
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -15,7 +14,6 @@ from jaxcv import argmin
 from jaxcv.data.synthetic.robust_mean import PROTOCOLS, Protocol, draw
 from jaxcv.energies.robust import rbf_energy
 from jaxcv.implicit import expected_over_minima
-from jaxcv.io import Model
 from jaxcv.solvers import MultiStart, Newton
 
 SEEDS = 32  # points that the solver starts from
@@ -63,15 +61,6 @@ def _points(scale, points):
     """The points of lowest energy (SEEDS,): the lowest minima are near them."""
     energies = jax.vmap(rbf_energy, (0, None, None))(points, scale, points)
     return points[jnp.argsort(energies)[:SEEDS]]
-
-
-def model(config: Config, trained: Any, trial: int | None) -> Model:
-    """The width learned with the loss over minima, on samples of the first protocol."""
-    run = trained["expected"]
-    number = list(PROTOCOLS).index(config.protocol[0])
-    index = np.flatnonzero(run.trials["protocol"] == number)
-    own = index[runner.chosen_trial(trial, runner.last_loss(run)[index])]
-    return Model({"scale": jnp.asarray(run.params)[own]}, {}, {})
 
 
 def solve(scale: jax.Array, points: jax.Array, keep: int = 1):
@@ -131,81 +120,3 @@ def _loss(scale, batch, key, trial, *, config: Config, method: str):
 
     losses = jax.vmap(one)(jax.random.split(key, config.batch_size))
     return jnp.mean(losses), {"sigma2": scale**2}
-
-
-@functools.partial(jax.jit, static_argnums=(1,))
-def _test_losses(scales, num_test, protocol):
-    """Mean squared error (m,) of the lowest minimum at widths (m,), on the same fresh samples."""
-    keys = jax.random.split(jax.random.key(2**31 - 1), num_test)
-
-    def one(key):
-        sample = draw(key, protocol)
-        value = jax.vmap(lambda scale: solve(scale, sample.points).value)(scales)
-        return (value - sample.target) ** 2
-
-    return jnp.mean(jax.lax.map(one, keys, batch_size=64), axis=0)
-
-
-def evaluate(config: Config, data: None, trained: Any) -> dict[str, Any]:
-    """Per protocol: the scan (`sigma2`, `loss`), and per method the end of every seed.
-
-    `excess` is the loss at the end over the lowest loss of scan and ends, less one; `within` the
-    number of seeds for which that is below 2%.
-    """
-    del data
-    metrics: dict[str, Any] = {}
-    grid = np.geomspace(20.0, 800.0, config.num_widths)
-    for name in config.protocol:
-        number = list(PROTOCOLS).index(name)
-        ends = {}
-        for method in METHODS:
-            index = np.flatnonzero(trained[method].trials["protocol"] == number)
-            ends[method] = np.asarray(trained[method].params)[index] ** 2
-        every = np.concatenate([grid, *ends.values()])
-        losses = np.asarray(_test_losses(jnp.sqrt(every), config.num_test, PROTOCOLS[name]))
-        metrics[f"{name}/scan/sigma2"], metrics[f"{name}/scan/loss"] = grid, losses[: grid.size]
-        lowest = float(np.min(losses))
-        metrics[f"{name}/scan/best_sigma2"] = float(every[np.argmin(losses)])
-        metrics[f"{name}/scan/lowest_loss"] = lowest
-        begin = grid.size
-        for method, values in ends.items():
-            mine = losses[begin : begin + values.size]
-            begin += values.size
-            metrics[f"{name}/{method}/sigma2"] = values
-            metrics[f"{name}/{method}/loss"] = mine
-            metrics[f"{name}/{method}/excess"] = mine / lowest - 1
-            metrics[f"{name}/{method}/within"] = int(np.sum(mine <= 1.02 * lowest))
-    return metrics
-
-
-def draw_all(config: Config, data: None, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
-    """scan.png: the loss against the width, and where each training ended."""
-    del data, trained
-    figure = runner.new_figure(figsize=(11, 4.5))
-    axes = figure.subplots(1, len(config.protocol), squeeze=False)
-    labels = {
-        "implicit": "implicit gradient of the lowest minimum",
-        "expected": f"expected over {config.keep} minima, T = {config.temperature:g}",
-    }
-    colors = {"implicit": "tab:red", "expected": "tab:blue"}
-    for ax, name in zip(axes[0], config.protocol, strict=True):
-        get = lambda key, name=name: np.asarray(metrics[f"{name}/{key}"])
-        ax.plot(get("scan/sigma2"), get("scan/loss"), color="black", label="scan of widths")
-        ax.axhspan(
-            float(get("scan/lowest_loss")), 1.02 * float(get("scan/lowest_loss")), alpha=0.25,
-            color="tab:green", label="within 2% of the lowest",
-        )  # fmt: skip
-        for method in METHODS:
-            ax.plot(
-                get(f"{method}/sigma2"), get(f"{method}/loss"), "o", ms=5, alpha=0.8,
-                color=colors[method], label=labels[method],
-            )  # fmt: skip
-        ax.set(xscale="log", xlabel="σ² [units of the line, squared]")
-        ax.set_xticks([20, 50, 100, 200, 400, 800], labels=["20", "50", "100", "200", "400", "800"])
-        ax.minorticks_off()
-        ax.set_title(f"{name} data: {int(get('expected/within'))} of {config.num_seeds} within 2%")
-    axes[0, 0].set_ylabel("mean squared error of the estimate")
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2)
-    figure.suptitle(f"Width of the robust mean, {config.num_test} fresh samples, a dot a seed")
-    yield "scan.png", figure

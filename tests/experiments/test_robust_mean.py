@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import robust_mean, runner
-from experiments.robust_mean import training
+from experiments.robust_mean import prediction, training
 from jaxcv.data.synthetic.robust_mean import PROTOCOLS, draw
 
 CONFIG = training.Config(
@@ -103,9 +103,9 @@ def test_bad_samples_are_named(tmp_path, content, message):
     if content is not None:
         (tmp_path / "a.txt").write_text(content)
     with pytest.raises(runner.DataError, match=message):
-        training.read_samples(str(tmp_path))
+        prediction.read_samples(str(tmp_path))
     with pytest.raises(runner.DataError, match="expected a folder"):
-        training.read_samples(None)
+        prediction.read_samples(None)
 
 
 def test_samples_follow_their_protocol():
