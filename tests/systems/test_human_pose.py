@@ -311,7 +311,7 @@ def test_bad_files(tmp_path, changes, message):
 
 
 def test_no_file_and_no_hdf5(tmp_path):
-    with pytest.raises(ValueError, match="expected an HDF5 file"):
+    with pytest.raises(ValueError, match=r"none\.h5`: expected a file, got no such file"):
         load_pose_parameters(tmp_path / "none.h5")
     (tmp_path / "text.h5").write_text("no")
     with pytest.raises(ValueError, match="expected an HDF5 file"):
