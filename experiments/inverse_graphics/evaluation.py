@@ -114,7 +114,7 @@ def _codes_of(config: Any, data: Data, trained: Any, method: str, i: int) -> Cod
 
 
 def calibrate(config: Any, data: Data, trained: Any) -> dict[str, Any]:
-    """The scales of all methods and seeds, and the mean image of the training."""
+    """The scales of all methods and seeds."""
     scales = {
         method: [_fitted_scale(config, data, trained, method, i) for i in range(config.num_seeds)]
         for method in config.method
