@@ -229,7 +229,7 @@ def write_joints(config: Any, data: Data, trained: Any, folder: pathlib.Path) ->
 
     u, v [px] and depth [mm] as NYU's camera would see them, whatever camera took the frames.
     """
-    index = runner.chosen_trial(trained.trial or 0, np.zeros(config.num_seeds))
+    index = runner.chosen_trial(trained.trial, np.zeros(config.num_seeds))
     for test in TESTS:
         crops = getattr(data, test)
         rows = {"labels": crops.joints} | joints_of_rows(config, data, trained, index, test)

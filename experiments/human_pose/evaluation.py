@@ -118,7 +118,7 @@ def model(config: Any, trained: Any, trial: int | None) -> Model:
     views = config.views[0]
     trainable = training.methods(config, views)
     name = "huber" if "huber" in trainable else list(trainable)[-1]
-    index = runner.chosen_trial(0 if trial is None else trial, np.zeros(config.num_seeds))
+    index = runner.chosen_trial(trial, np.zeros(config.num_seeds))
     params = trained[training.run_name(name, views, index)].params
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], params)
     settings = {
