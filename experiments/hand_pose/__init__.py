@@ -32,6 +32,7 @@ EXPERIMENT = runner.Experiment(
     figures=figures.draw_all,
     predict=evaluation.write_joints,
     source=training.SOURCE,
+    source_data="the thesis' own recordings, its Table 4.3",
     metadata=training.metadata,
     calibrate=evaluation.calibrate,
     model=evaluation.model,

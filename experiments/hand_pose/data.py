@@ -127,18 +127,14 @@ def _sources(config: Any) -> tuple[Iterable[HandFrames], Iterable[HandFrames]]:
     elif config.data == "glb":
         from jaxcv.data.skinned_hand import read_skinned_hand, skinned_hands
 
-        try:
+        with runner.data_errors():
             hand = read_skinned_hand(config.data_dir)
-        except (ValueError, OSError) as error:
-            raise runner.DataError(str(error)) from error
         make = functools.partial(skinned_hands, hand, size=size)
     else:
         return _nyu(config, "train"), _nyu(config, "test")
-    try:
+    with runner.data_errors():
         train = make(jax.random.key(TRAIN_FRAMES), count, subjects=people[0])
         test = make(jax.random.key(UNSEEN_FRAMES), config.num_test, subjects=people[1])
-    except ValueError as error:
-        raise runner.DataError(str(error)) from error
     return [train], [test]
 
 
@@ -147,11 +143,9 @@ def _nyu(config: Any, split: str) -> Iterator[HandFrames]:
     from data_prep.nyu_hand import prepare
     from jaxcv.data.pipelines import load_hand_frames
 
-    try:
+    with runner.data_errors():
         builder = prepare(str(config.data_dir), cache_folder(config.cache_dir, "nyu_hand"))
         yield from load_hand_frames(builder, split=split, at_once=AT_ONCE)
-    except ValueError as error:
-        raise runner.DataError(str(error)) from error
 
 
 def _validation(config: Any, subject: np.ndarray) -> np.ndarray:
@@ -197,10 +191,8 @@ def crops_of(
     crops: list[Crops] = []
     shown: dict[str, HandFrames] = {}
     for frames in parts:
-        try:
+        with runner.data_errors():
             check_frames(frames, name)
-        except ValueError as error:
-            raise runner.DataError(str(error)) from error
         for i in range(0, len(frames.joints), AT_ONCE):
             crops.append(_crop(frames.take(slice(i, i + AT_ONCE)), config))
         shown = _shown(config, frames, name) | shown

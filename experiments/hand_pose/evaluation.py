@@ -225,11 +225,11 @@ def _searched(config: Any, name: str, trained: Any) -> dict[str, Any]:
 
 def write_joints(config: Any, data: Data, trained: Any, folder: pathlib.Path) -> None:
     """`<row>_<test>.txt` and `labels_<test>.txt`, which `experiments.score_hands` reads, and
-    `<network>.safetensors`, which `load_model` reads, of the first seed or --trial.
+    `<network>.safetensors`, which `load_model` reads, of the seed of the model or --trial.
 
     u, v [px] and depth [mm] as NYU's camera would see them, whatever camera took the frames.
     """
-    index = runner.chosen_trial(trained.trial, np.zeros(config.num_seeds))
+    index = model(config, trained, trained.trial).card["trial"]
     for test in TESTS:
         crops = getattr(data, test)
         rows = {"labels": crops.joints} | joints_of_rows(config, data, trained, index, test)

@@ -29,6 +29,7 @@ EXPERIMENT = runner.Experiment(
     figures=figures.draw_all,
     predict=evaluation.write_poses,
     source=training.SOURCE,
+    source_data="Human3.6M with a detector's joints",
     metadata=training.metadata,
     model=evaluation.model,
     columns=(

@@ -151,10 +151,8 @@ def load(config: Config) -> Data:
         raise runner.data_error(
             "data_dir", "--data=human36m needs a folder", "none", "Name it: --data_dir=DIR."
         )
-    try:
+    with runner.data_errors():
         frames = prepare_frames(config.data_dir, config.cache_dir, stride=config.stride)
-    except ValueError as error:
-        raise runner.DataError(str(error)) from error
     if max(config.views) > frames.cameras.shape[1]:
         expected = f"expected at most {frames.cameras.shape[1]}, the cameras of the data"
         raise runner.data_error("views", expected, config.views, "Name fewer: --views=4.")

@@ -26,6 +26,7 @@ EXPERIMENT = runner.Experiment(
     figures=figures.draw_all,
     predict=evaluation.write_networks,
     source=training.SOURCE,
+    source_data="the paper's chairs",
     metadata=training.metadata,
     fixed_metadata=("names",),
     calibrate=evaluation.calibrate,

@@ -40,12 +40,10 @@ def load(config: Any) -> Data:
         expected = f"expected the folder of --data={config.data}"
         raise runner.data_error("data_dir", expected, "none", "data_prep/README.md has its layout.")
     _logger.info("images of %s: prepared at the first run, which takes minutes", config.data)
-    try:
+    with runner.data_errors():
         builder = _BUILDERS[config.data](config)
         train, test = (load_factor_batches(builder, split=split) for split in ("train", "test"))
         return Data(train, test, load_factor_images(builder))
-    except ValueError as error:
-        raise runner.DataError(str(error)) from error
 
 
 def _counts(config: Any, kinds: int) -> dict[str, Any]:

@@ -34,5 +34,6 @@ EXPERIMENT = runner.Experiment(
         runner.Column("translation [deg]", "translation_deg", ".1f"),
     ),
     source=training.SOURCE,
+    source_data="the RGB-D part of DeMoN's benchmark",
 )
 train, load = runner.bound(EXPERIMENT)

@@ -154,12 +154,10 @@ def load(config: Config) -> Data:
         raise runner.data_error(
             "data_dir", f"--data={config.data} needs a folder", "none", "Name it: --data_dir=DIR."
         )
-    try:
+    with runner.data_errors():
         if config.data in DEMON:
             return _load_demon(config, shape)
         pairs = read_folder(config.data_dir, shape)
-    except ValueError as error:
-        raise runner.DataError(str(error)) from error
     known = np.isfinite(pairs.depth).any(axis=(1, 2))
     if known.any() and not known.all():
         expected = "expected the truth of all pairs or of none"
@@ -196,10 +194,8 @@ def _load_demon(config: Config, shape: tuple[int, int]) -> Data:
     def read(split: str) -> StereoPairs:
         if split not in builder.info.splits:
             return no_pairs(shape)
-        try:  # also when training asks for its first batch
+        with runner.data_errors():  # also when training asks for its first batch
             return load_stereo_pairs(builder, split=split, shape=shape)
-        except ValueError as error:
-            raise runner.DataError(str(error)) from error
 
     return Data(functools.partial(read, "train"), read("test"))
 

@@ -71,10 +71,8 @@ def _one_pair(config: Any, trained: Any, folder: pathlib.Path) -> None:
     images = [_image(name, getattr(config, name)) for name in ("image1", "image2")]
     k1, k2 = _intrinsics(config.intrinsics)
     own = model(config, trained, trained.trial)
-    try:
+    with runner.data_errors():
         pose = relative_pose(images[0], images[1], k1, k2, params=own.params, **own.settings)
-    except ValueError as error:
-        raise runner.DataError(str(error)) from error
     quaternion = quaternions(pose.rotation[None])[0]
     result = {
         "convention": CONVENTION,
@@ -94,10 +92,8 @@ def _one_pair(config: Any, trained: Any, folder: pathlib.Path) -> None:
 def _image(name: str, path: str | None) -> np.ndarray:
     if path is None:
         raise runner.data_error(name, "expected the path of an image", "none", f"Give --{name}.")
-    try:
+    with runner.data_errors():
         return read_rgb(path, hint=f"Give another --{name}.")
-    except ValueError as error:
-        raise runner.DataError(str(error)) from error
 
 
 def _intrinsics(text: str | None) -> tuple[Any, Any]:

@@ -212,10 +212,8 @@ def _started(config: Config) -> Any:
     """{"network", "head", "scales"} of the file to go on from, or None."""
     if config.init_from is None:
         return None
-    try:
+    with runner.data_errors():
         params, settings, _ = load_model(config.init_from, system="relative_pose")
-    except (ValueError, OSError) as error:
-        raise runner.DataError(str(error)) from error
     own = settings["network"]
     for net in config.net:
         want = network(config, net)
@@ -230,11 +228,9 @@ def _trunk(config: Config) -> Any:
     """The trained convolutions that networks begin with, or None."""
     if config.trunk_file is None:
         return None
-    try:
+    with runner.data_errors():
         trunk = read_tree(config.trunk_file)[0]
         jax.eval_shape(lambda: with_trunk(_params(config, config.net[0], jax.random.key(0)), trunk))
-    except (ValueError, OSError) as error:
-        raise runner.DataError(str(error)) from error
     return trunk
 
 

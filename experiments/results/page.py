@@ -15,6 +15,7 @@ import numpy as np
 from absl import app, flags
 
 from experiments.runner import records, settings
+from jaxcv.io import files
 
 __all__ = ["main", "table"]
 
@@ -200,11 +201,12 @@ def _checked_record(path: pathlib.Path) -> dict[str, Any]:
         "expected the results.json of a training",
         "Give one that `--mode=train` wrote.",
     )
+    with records.data_errors():
+        record = files.read_json(path, expected, hint=hint)
     try:
-        record = json.loads(path.read_text())
         _row("", record)
         command = record["environment"]["command"] or ""
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise records.data_error("record", expected, f"{path} ({error!r})", hint) from error
     if "--mode" in command and "--mode=train" not in command:
         raise records.data_error("record", expected, f"that of {command}", hint)

@@ -36,10 +36,8 @@ def predict(config: training.Config, data: None, trained: Any, folder: pathlib.P
 
 
 def _text_of(path: pathlib.Path) -> str:
-    try:
+    with runner.data_errors():
         return read_text(path)
-    except ValueError as error:
-        raise runner.DataError(str(error)) from error
 
 
 def read_samples(folder: str | None) -> dict[str, np.ndarray]:

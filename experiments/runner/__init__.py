@@ -22,7 +22,7 @@ and ends with the same numbers, bit for bit on the same machine.
 
 from experiments.runner.command import define_flags, main
 from experiments.runner.figures import new_figure, save_figures
-from experiments.runner.records import DataError, data_error, write_npz, write_text
+from experiments.runner.records import DataError, data_error, data_errors, write_npz, write_text
 from experiments.runner.results import Column, Result
 from experiments.runner.run import Experiment, bound, evaluate, in_turn, load, predict, train
 from experiments.runner.saved import save_model
@@ -41,6 +41,7 @@ __all__ = [
     "bound",
     "chosen_trial",
     "data_error",
+    "data_errors",
     "define_flags",
     "evaluate",
     "flag",

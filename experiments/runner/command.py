@@ -56,6 +56,7 @@ def _run(experiment: Experiment, values: flags.FlagValues) -> None:
     workdir, checkpoint = values["workdir"].value, values["checkpoint"].value
     mode, preset = str(values["mode"].value), str(values["preset"].value)
     trial = settings.given_trial(values, mode)
+    swept = settings.swept_fields(experiment.config, values)
     if mode == "train":
         if checkpoint is not None:
             raise settings.config_error(
@@ -66,16 +67,15 @@ def _run(experiment: Experiment, values: flags.FlagValues) -> None:
         config = dataclasses.replace(experiment.presets[preset], **given)
         own = "init_from" in {field.name for field in dataclasses.fields(experiment.config)}
         more = {"init_from": None if own else values["init_from"].value, "command": command}
-        swept = settings.swept_fields(experiment.config, values)
         if swept:
             for result in sweep(experiment, config, swept, workdir, **more).values():
                 print(f"{result}\n")
         else:
             print(train(experiment, config, workdir, **more))
         return
-    if settings.swept_fields(experiment.config, values):
-        swept = sorted(settings.swept_fields(experiment.config, values))
-        raise settings.config_error(swept[0], f"expected one value with --mode={mode}", "several")
+    if swept:
+        expected = f"expected one value with --mode={mode}"
+        raise settings.config_error(min(swept), expected, "several")
     if values["preset"].present:
         _logger.info("--preset is not read: the settings are those of the checkpoint")
     config = saved_config(experiment, records.run_folder(checkpoint), given)

@@ -9,14 +9,6 @@ from experiments.runner import settings
 
 __all__ = ["help_text"]
 
-_COMMON = (
-    ("workdir=DIR", "Folder for everything that is written; made if need be. Required."),
-    ("preset=NAME", "Values of the flags that are not given: {presets}."),
-    ("mode=train", "train, evaluate, or predict; the last two read --checkpoint."),
-    ("checkpoint=DIR", "Work folder of a training, to evaluate it or to predict with it."),
-    ("trial=N", "For --mode=predict: which trial's model; the best on validation if not given."),
-    ("init_from=DIR", "Work folder of a training whose parameters are begun with."),
-)
 _TRAINING = re.compile(
     r"steps|seed|_rate$|^batch|clip|decay|optimizer|momentum|patience|returns|search|trials_by|"
     r"init_from|strength|weight|augment|swap|stages|objective|refine$|refine_batch|epsilon|cache"
@@ -29,9 +21,10 @@ def help_text(experiment: Any, doc: str | None) -> str:
     presets = ", ".join(sorted(experiment.presets))
     lines = [(doc or experiment.name).strip(), "", "Common"]
     own = {field.name for field in fields}
-    for usage, text in _COMMON:
-        if usage.split("=")[0] not in own:
-            lines += _entry(f"--{usage}", text.format(presets=presets))
+    for name, (value, text) in settings.COMMON_FLAGS.items():
+        if name not in own:
+            more = f" One of {presets}." if name == "preset" else ""
+            lines += _entry(f"--{name}={value}", text + more)
     groups: dict[str, list[dataclasses.Field]] = {"Data": [], "Training": [], "Model": []}
     for field in fields:
         groups[_group(field)].append(field)

@@ -91,11 +91,7 @@ def begun_from(
     count, other = count_of(trials), count_of(source.trials)
     if other == 1 and count > 1:
         params = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf), count, axis=0), params)
-    described = lambda tree: {
-        jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    expected, got = described(want), described(params)
+    expected, got = training.leaf_shapes(want), training.leaf_shapes(params)
     differing = sorted(k for k in expected.keys() | got.keys() if expected.get(k) != got.get(k))
     if differing:
         one = differing[0]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.runner import records
+from jaxcv.io.files import read_text
 
 __all__ = ["MetricsFile"]
 
@@ -28,20 +29,16 @@ class MetricsFile:
     def __init__(self, path: pathlib.Path, *, read_only: bool = False):
         self.path = path
         self._lines: list[tuple[str, dict[str, Any]]] = []
-        try:
-            text = path.read_text() if path.exists() else ""
-        except UnicodeDecodeError as error:
-            expected, hint = f"expected {path} from a training", "Train again in another --workdir."
-            raise records.folder_error(
-                "metrics.jsonl", expected, f"bytes that are no text ({error})", hint
-            ) from None
+        with records.errors_as(records.FolderError):
+            hint = "Train again in another --workdir."
+            text = read_text(path, hint=hint) if os.path.lexists(path) else ""
         for number, line in enumerate(text.splitlines(keepends=True), 1):
             if not line.endswith("\n"):
                 break
             try:
                 record = json.loads(line)
                 record["run"], record["step"] = str(record["run"]), int(record["step"])
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 expected = "expected one JSON record per line"
                 hint = "Remove the work folder's checkpoints and this file, and train again."
                 raise records.folder_error(

@@ -23,6 +23,7 @@ import numpy as np
 
 from experiments.runner import settings
 from jaxcv.checks import argument_error
+from jaxcv.io import files
 
 __all__ = ["FolderError", "config_hash", "environment", "json_ready", "write_json"]
 
@@ -42,6 +43,25 @@ def folder_error(name: str, expected: str, got: Any, hint: str) -> FolderError:
 
 class DataError(ValueError):
     """A file or folder of the user's data is missing, or holds what it may not."""
+
+
+@contextlib.contextmanager
+def errors_as(kind: type[ValueError]) -> Iterator[None]:
+    """What readers and writers raise becomes an error that the command line tells in a line."""
+    try:
+        yield
+    except (DataError, FolderError):
+        raise
+    except ValueError as error:
+        raise kind(str(error)) from error
+    except OSError as error:  # rights, too many open files, a device that fails
+        name, got = str(error.filename or "file"), error.strerror or str(error)
+        raise kind(str(argument_error(name, "expected to read it", got))) from error
+
+
+def data_errors() -> contextlib.AbstractContextManager[None]:
+    """`errors_as(DataError)`: around what reads the user's data."""
+    return errors_as(DataError)
 
 
 def data_error(name: str, expected: str, got: Any, hint: str) -> DataError:
@@ -153,24 +173,15 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     saved = read_json(path, "Give the work folder of a training, or train into an empty one.")
     config = saved.get("config")
     if not isinstance(saved.get("experiment"), str) or not isinstance(config, dict):
-        expected, hint = f"expected {path} from a training", "Train into an empty folder."
-        raise folder_error("config.json", expected, f"the entries {sorted(saved)}", hint)
+        expected, hint = "expected config.json from a training", "Train into an empty folder."
+        raise folder_error(str(path), expected, f"the entries {sorted(saved)}", hint)
     return saved
 
 
 def read_json(path: pathlib.Path, hint: str) -> dict[str, Any]:
     """The object that a file of a work folder holds."""
-    expected = f"expected {path} from a training"
-    if not path.is_file():  # a named pipe would be waited for
-        got = "something that is no regular file" if path.exists() else "none"
-        raise folder_error(path.name, expected, got, hint)
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise folder_error(path.name, expected, type(error).__name__, hint) from error
-    if not isinstance(found, dict):
-        raise folder_error(path.name, expected, type(found).__name__, hint)
-    return found
+    with errors_as(FolderError):
+        return files.read_json(path, f"expected {path.name} from a training", hint=hint)
 
 
 def keep_metadata(folder: pathlib.Path, metadata: Mapping[str, Any]) -> None:
@@ -244,19 +255,8 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
     Raises:
         FolderError: if it cannot be written, e.g. on a full disk; the old file stays.
     """
-    partial = path.with_name(f".{path.name}.partial")  # a fixed name: a killed run leaves one
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        hint = "Make room or give rights, then give the same command again."
-        raise folder_error(
-            str(path), "expected to write it", error.strerror or error, hint
-        ) from error
+    with errors_as(FolderError):
+        files.write_bytes(path, content, "Make room or give rights, then give the command again.")
 
 
 def write_npz(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:

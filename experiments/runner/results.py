@@ -39,6 +39,7 @@ class Result:
         record: what results.json holds.
         columns: what the table shows.
         rows: of which methods; empty: of all.
+        source_data: what the published numbers were measured on.
     """
 
     experiment: str
@@ -49,6 +50,7 @@ class Result:
     record: dict[str, Any]
     columns: tuple[Column, ...] = ()
     rows: tuple[str, ...] = ()
+    source_data: str = ""
 
     @property
     def paths(self) -> dict[str, pathlib.Path]:
@@ -66,6 +68,8 @@ class Result:
     def __repr__(self) -> str:
         lines = [f"{self.experiment}: results of {self.workdir}"]
         lines += table(self.metrics, self.source, self.columns, self.rows)
+        if self.source_data and any("(source " in line for line in lines):
+            lines.append(f"source: measured on {self.source_data}")
         lines += [f"{name}: {path}" for name, path in self.paths.items()]
         return "\n".join(lines)
 

@@ -54,6 +54,7 @@ class Experiment:
             matplotlib Figure or a page as text)`; the runner saves and closes them.
         predict: `predict(config, data, {name: TrainedRun}, folder)`, writes files.
         source: the published numbers, under the keys of the metrics.
+        source_data: what these were measured on.
         x64: run wholly in double precision.
         metadata: `metadata(config, data) -> {name: JSON value}`, what a training has to keep of its
             data. Saved as metadata.json, and handed to `evaluate`, `figures` and `predict` in
@@ -79,6 +80,7 @@ class Experiment:
     memory: Callable[[Any], Mapping[str, float]] | None = None
     predict: Callable[..., None] | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    source_data: str = ""
     x64: bool = False
     metadata: Callable[[Any, Any], Mapping[str, Any]] | None = None
     fixed_metadata: tuple[str, ...] = ()
@@ -137,7 +139,7 @@ def train(
         metadata = dict(experiment.metadata(config, data)) if experiment.metadata else {}
         records.keep_metadata(folder, metadata)
         trained, seconds = TrainedRuns(metadata), 0.0
-        started = {} if begin is None else saved.read_runs(begin, None)
+        started = {} if begin is None else saved.read_runs(begin, None, argument="init_from")
         lengthened = bool(records.read_config(folder).get("lengthened"))
         runs = checked_runs(experiment, config, data)
         announce(experiment.name, config, runs, folder)
@@ -152,13 +154,11 @@ def train(
             params, spent = loop.train_run(prepared, metrics_file)
             seconds += spent
             history = metrics_file.history(name, count_of(trials))
-            trained[name] = TrainedRun(params, history, trials, metadata, spent)
+            trained[name] = TrainedRun(params, history, trials, trained.metadata, spent)
         if experiment.calibrate is not None:
             fitted = experiment.calibrate(config, data, trained)
             trained.metadata |= {key: records.json_tree(key, x) for key, x in fitted.items()}
-            for name, run in trained.items():
-                trained[name] = run._replace(metadata=trained.metadata)
-        saved.write_model(folder, experiment, config, trained)
+        saved.write_model(folder, experiment, config, trained, metrics_file)
         return _finish(experiment, config, data, trained, folder, command, seconds)
 
 
@@ -182,8 +182,9 @@ def load(experiment: Experiment, workdir: Any, *, trial: int | None = None) -> M
         ValueError: no finished training of this experiment, or no such trial.
     """
     folder = records.run_folder(workdir, "workdir")
+    config = saved_config(experiment, folder, {}, argument="workdir")
     with _precision(experiment):
-        return saved.model_of(folder, experiment, saved_config(experiment, folder, {}), trial)
+        return saved.model_of(folder, experiment, config, trial)
 
 
 def evaluate(
@@ -249,13 +250,19 @@ def _open(
     return config, claimed, source
 
 
-def saved_config(experiment: Experiment, folder: pathlib.Path, changes: Mapping[str, Any]) -> Any:
-    """The config of the training in `folder`, with some fields changed."""
+def saved_config(
+    experiment: Experiment,
+    folder: pathlib.Path,
+    changes: Mapping[str, Any],
+    *,
+    argument: str = "checkpoint",
+) -> Any:
+    """The config of the training in `folder`, which errors call `argument`, with some changes."""
     found = records.read_config(folder)
     if found["experiment"] != experiment.name:
         expected = f"expected a training of {experiment.name!r} in {folder}"
         hint = "Give the --workdir of a training of this experiment."
-        raise records.folder_error("checkpoint", expected, repr(found["experiment"]), hint)
+        raise records.folder_error(argument, expected, repr(found["experiment"]), hint)
     config = settings.config_from_dict(experiment.config, found["config"])
     config = dataclasses.replace(config, **changes)
     settings.check_config(experiment.config, config)
@@ -333,7 +340,7 @@ def _finish(
     params = {name: run.params for name, run in trained.items()}
     return Result(
         experiment.name, record["metrics"], record["source"], params, folder, record,
-        experiment.columns, experiment.rows,
+        experiment.columns, experiment.rows, experiment.source_data,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.runner import records, settings
 from experiments.runner.metrics_file import MetricsFile
-from experiments.runner.records import folder_error
+from experiments.runner.records import FolderError, errors_as, folder_error
 from experiments.runner.trials import TrainedRun, TrainedRuns, count_of
 from jaxcv.io.networks import read_tree, write_tree
 from jaxcv.systems import models
@@ -23,13 +23,18 @@ __all__ = ["model_of", "read_runs", "save_model", "write_model"]
 FOLDER, RUNS, SECONDS = "model", "runs.safetensors", "seconds.json"
 
 
-def write_model(folder: pathlib.Path, experiment: Any, config: Any, trained: TrainedRuns) -> None:
+def write_model(
+    folder: pathlib.Path,
+    experiment: Any,
+    config: Any,
+    trained: TrainedRuns,
+    metrics_file: MetricsFile,
+) -> None:
     """Writes the parameters of all runs, and the model among them.
 
     Times lie in a file of their own, so that the others of two equal trainings are equal.
     """
     inside = folder / FOLDER
-    metrics_file = MetricsFile(folder / "metrics.jsonl", read_only=True)
     about = {
         "experiment": experiment.name,
         "config": settings.config_to_dict(config),
@@ -43,35 +48,37 @@ def write_model(folder: pathlib.Path, experiment: Any, config: Any, trained: Tra
     }
     try:
         inside.mkdir(exist_ok=True)
-        _write_tree(inside / RUNS, tree, about)
-        seconds = {name: run.seconds for name, run in trained.items()}
-        records.write_json(inside / SECONDS, seconds)
-        if experiment.model is not None:
-            model = experiment.model(config, trained, None)
-            own = model._replace(card=about | model.card)
-            save_model(inside / FILE, own, experiment.system or experiment.name)
     except OSError as error:
-        hint = "Make room or give rights, then give the same command again."
+        hint = "Make room or give rights, then give the command again."
         raise folder_error(str(inside), "expected to write it", error, hint) from error
+    with errors_as(FolderError):
+        write_tree(inside / RUNS, tree, about, TYPES)
+    records.write_json(inside / SECONDS, {name: run.seconds for name, run in trained.items()})
+    if experiment.model is not None:
+        model = experiment.model(config, trained, None)
+        save_model(inside / FILE, model._replace(card=about | model.card), _system(experiment))
 
 
-def _write_tree(path: pathlib.Path, tree: Any, card: Mapping[str, Any]) -> None:
-    try:
-        write_tree(path, tree, card, TYPES)
-    except ValueError as error:
-        raise records.FolderError(str(error)) from error
+def _system(experiment: Any) -> str:
+    return experiment.system or experiment.name
+
+
+def _of_system(model: Model, system: str) -> Model:
+    return model._replace(card={**model.card, "system": system})
 
 
 def save_model(path: pathlib.Path, model: Model, system: str) -> None:
     """As `jaxcv.systems.save_model`; raises FolderError if the file cannot be written."""
-    try:
-        models.save_model(path, model._replace(card={**model.card, "system": system}))
-    except ValueError as error:
-        raise records.FolderError(str(error)) from error
+    with errors_as(FolderError):
+        models.save_model(path, _of_system(model, system))
 
 
-def read_runs(folder: pathlib.Path, experiment: str | None) -> TrainedRuns:
+def read_runs(
+    folder: pathlib.Path, experiment: str | None, *, argument: str = "checkpoint"
+) -> TrainedRuns:
     """All runs of a finished training, without its data; None: of any experiment.
+
+    `argument` is what errors call the folder.
 
     Raises:
         FolderError: no finished training of this experiment, or a damaged file.
@@ -80,11 +87,9 @@ def read_runs(folder: pathlib.Path, experiment: str | None) -> TrainedRuns:
     if not path.exists():
         expected = f"expected a finished training in {folder}"
         hint = "Finish the training first: give its command again."
-        raise folder_error("checkpoint", expected, f"no {FOLDER}/{RUNS}", hint)
-    try:
+        raise folder_error(argument, expected, f"no {FOLDER}/{RUNS}", hint)
+    with errors_as(FolderError):
         tree, card = read_tree(path, TYPES)
-    except ValueError as error:
-        raise records.FolderError(str(error)) from error
     try:
         found, metadata = str(card["experiment"]), dict(card["metadata"])
         parts = {name: (tree[name]["params"], dict(tree[name]["trials"])) for name in card["runs"]}
@@ -96,7 +101,7 @@ def read_runs(folder: pathlib.Path, experiment: str | None) -> TrainedRuns:
     if experiment is not None and found != experiment:
         expected = f"expected a training of {experiment!r} in {folder}"
         hint = "Give the --workdir of a training of this experiment."
-        raise folder_error("checkpoint", expected, repr(found), hint)
+        raise folder_error(argument, expected, repr(found), hint)
     metrics_file = MetricsFile(folder / "metrics.jsonl", read_only=True)
     seconds = _seconds(folder / FOLDER / SECONDS)
     trained = TrainedRuns(metadata)
@@ -105,7 +110,9 @@ def read_runs(folder: pathlib.Path, experiment: str | None) -> TrainedRuns:
             metrics_file.check_digest(name, str(digests.get(name)))
         history = metrics_file.history(name, counts[name])
         params = jax.tree.map(on_device, params)
-        trained[name] = TrainedRun(params, history, trials, metadata, seconds.get(name, np.nan))
+        trained[name] = TrainedRun(
+            params, history, trials, trained.metadata, seconds.get(name, np.nan)
+        )
     return trained
 
 
@@ -119,10 +126,7 @@ def model_of(folder: pathlib.Path, experiment: Any, config: Any, trial: int | No
         expected = f"the experiment {experiment.name!r} has no model"
         raise folder_error("workdir", expected, folder, "Evaluate it: --mode=evaluate.")
     if trial is None:
-        try:
-            return load_model(folder, system=experiment.system or experiment.name)
-        except ValueError as error:
-            raise records.FolderError(str(error)) from error
-    trained = read_runs(folder, experiment.name)
-    model = experiment.model(config, trained, trial)
-    return model._replace(card={**model.card, "system": experiment.system or experiment.name})
+        with errors_as(FolderError):
+            return load_model(folder, system=_system(experiment))
+    model = experiment.model(config, read_runs(folder, experiment.name, argument="workdir"), trial)
+    return _of_system(model, _system(experiment))

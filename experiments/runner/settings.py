@@ -38,6 +38,14 @@ _logger = logging.getLogger(__name__)
 
 MODES = ("train", "evaluate", "predict")
 _LARGEST = 2**31 - 1  # of integers without a bound of their own: those of a device have 32 bits
+COMMON_FLAGS = {  # of every experiment: the value that --help shows, and what the flag does
+    "workdir": ("DIR", "Folder for everything that is written; made if need be. Required."),
+    "preset": ("NAME", "Values of flags that are not given."),
+    "mode": ("train", "train, evaluate, or predict; the last two read --checkpoint."),
+    "checkpoint": ("DIR", "Work folder of a training, to evaluate it or to predict with it."),
+    "trial": ("N", "For --mode=predict: which trial's model; the best on validation if not given."),
+    "init_from": ("DIR", "Work folder of a training whose parameters are begun with."),
+}
 _RESERVED = ("workdir", "preset", "mode", "checkpoint", "trial")
 _REQUIRED = ("data", "data_dir", "steps", "seed")
 _SUPPORTED = "int, float, str, bool, `int | None`, `float | None`, `str | None`, tuple[..., ...]"
@@ -273,32 +281,16 @@ def define_flags(
     config_type: type, presets: Mapping[str, Any], flag_values: flags.FlagValues = flags.FLAGS
 ) -> None:
     """Defines one flag per field of the Config, and those that every experiment has."""
-    flags.DEFINE_string(
-        "workdir", None, "Folder for everything that is written.", required=True,
-        flag_values=flag_values,
-    )  # fmt: skip
-    flags.DEFINE_enum(
-        "preset", "default", sorted(presets), "Values of the flags that are not given.",
-        flag_values=flag_values,
-    )  # fmt: skip
-    flags.DEFINE_enum(
-        "mode", "train", MODES, "What to do; evaluate and predict read --checkpoint.",
-        flag_values=flag_values,
-    )  # fmt: skip
-    flags.DEFINE_string(
-        "checkpoint", None, "Work folder of a training, to evaluate it or to predict with it.",
-        flag_values=flag_values,
-    )  # fmt: skip
-    flags.DEFINE_integer(
-        "trial", None, "For --mode=predict: which trial's model; none: the best on validation.",
-        lower_bound=0, flag_values=flag_values,
-    )  # fmt: skip
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    text = lambda name: COMMON_FLAGS[name][1]
+    own = {"flag_values": flag_values}
+    flags.DEFINE_string("workdir", None, text("workdir"), required=True, **own)
+    flags.DEFINE_enum("preset", "default", sorted(presets), text("preset"), **own)
+    flags.DEFINE_enum("mode", "train", MODES, text("mode"), **own)
+    flags.DEFINE_string("checkpoint", None, text("checkpoint"), **own)
+    flags.DEFINE_integer("trial", None, text("trial"), lower_bound=0, **own)
     if "init_from" not in fields:
-        flags.DEFINE_string(
-            "init_from", None, "Work folder of a training whose parameters are begun with.",
-            flag_values=flag_values,
-        )  # fmt: skip
+        flags.DEFINE_string("init_from", None, text("init_from"), **own)
     if "default" not in presets:
         raise argument_error("presets", "expected the entry 'default'", sorted(presets))
     for name, kind in kinds(config_type).items():

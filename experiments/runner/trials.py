@@ -89,7 +89,7 @@ class TrainedRun(NamedTuple):
         history: `step` -> (L,), every metric -> (L, M), read from metrics.jsonl; nan where a
             number was not finite. Empty but for `step` if there is no such file.
         trials: name -> (M,), with `seed`.
-        metadata: what `Experiment.metadata` said at the training.
+        metadata: what the training keeps of its data; one dictionary for all runs.
         seconds: that the training took, compilation included, over all its runs.
     """
 

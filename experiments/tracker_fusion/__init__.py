@@ -27,6 +27,7 @@ EXPERIMENT = runner.Experiment(
     figures=figures.draw_all,
     predict=evaluation.write_results,
     source=training.SOURCE,
+    source_data="72 entries of VOT2018",
     metadata=training.metadata,
     fixed_metadata=("trackers",),
     model=evaluation.model,

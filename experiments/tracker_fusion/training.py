@@ -129,12 +129,10 @@ def load(config: Config) -> Data:
             "data_dir", "--data=vot needs a folder", "none", "Name it: --data_dir=DIR."
         )
     cache = cache_folder(config.cache_dir, "vot_results")
-    try:
+    with runner.data_errors():
         sequences = load_tracker_sequences(
             prepare(config.data_dir, cache, polygon=config.polygon)  # pyright: ignore
         )
-    except ValueError as error:
-        raise runner.DataError(str(error)) from error
     data = _data(sequences)
     if not len(data.frames.frame):
         hint = "Give sequences of two frames and more with a visible object."

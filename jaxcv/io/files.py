@@ -1,5 +1,6 @@
 """What every reader asks of a file before it reads it: that it is one, and that it fits."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -9,7 +10,15 @@ import numpy as np
 
 from jaxcv.checks import argument_error
 
-__all__ = ["check_file", "check_memory", "numbers", "path_in", "read_json", "read_text"]
+__all__ = [
+    "check_file",
+    "check_memory",
+    "numbers",
+    "path_in",
+    "read_json",
+    "read_text",
+    "write_bytes",
+]
 
 _TEXT = 2**28  # bytes of the largest text that is read
 
@@ -80,12 +89,11 @@ def numbers(name: str, value: Any, shape: tuple[int, ...], hint: str = "") -> np
 
     try:
         check(value)
+    except RecursionError as error:
+        raise argument_error(name, expected, "lists in lists without end", hint) from error
+    try:
         array = np.asarray(value, float)
-    except (OverflowError, RecursionError) as error:
-        raise argument_error(name, expected, f"{type(error).__name__}: {error}", hint) from error
-    except (TypeError, ValueError) as error:
-        if str(error).startswith("`"):
-            raise
+    except (TypeError, ValueError, OverflowError) as error:  # rows that differ, huge integers
         raise argument_error(name, expected, _short(value), hint) from error
     if array.shape != shape or not np.isfinite(array).all():
         got = array.shape if array.shape != shape else "nan or inf"
@@ -98,6 +106,27 @@ def path_in(folder: pathlib.Path, name: str, value: Any, hint: str = "") -> path
     if not isinstance(value, str) or not value or "\0" in value:
         raise argument_error(name, "expected the name of a file", _short(value), hint)
     return folder / value
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes, hint: str) -> None:
+    """Writes a file at once: a reader sees the old file or the new one.
+
+    Raises:
+        ValueError: if it cannot be written, e.g. on a full disk; the old file stays.
+    """
+    path = pathlib.Path(path)
+    partial = path.with_name(f".{path.name}.partial")  # a fixed name: a killed process leaves one
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # of a folder that is not there, or a name too long
+            partial.unlink(missing_ok=True)
+        got = error.strerror or error
+        raise argument_error(str(path), "expected to write it", got, hint) from error
 
 
 def check_memory(name: str, size: float, hint: str = "") -> None:

@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from jaxcv.checks import argument_error
-from jaxcv.io.files import check_file
+from jaxcv.io.files import check_file, write_bytes
 
 __all__ = ["Model", "read_tree", "restore_settings", "save_settings", "write_tree"]
 
@@ -87,7 +87,8 @@ def write_tree(
     arrays = dict(sorted(arrays.items()))
     card = {**card, "format": FORMAT, _TYPES: classes, "sha256": _digest(arrays)}
     header = json.dumps(card, sort_keys=True)
-    _write(pathlib.Path(path), safetensors.numpy.save(arrays, {"card": header}))
+    content = safetensors.numpy.save(arrays, {"card": header})
+    write_bytes(path, content, "Make room or give rights, then write it again.")
 
 
 def read_tree(
@@ -214,21 +215,6 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _write(path: pathlib.Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        got = error.strerror or error
-        hint = "Make room or give rights, then write it again."
-        raise argument_error(str(path), "expected to write it", got, hint) from error
 
 
 def _first_line(error: BaseException) -> str:

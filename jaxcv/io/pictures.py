@@ -46,7 +46,7 @@ def open_picture(
     from PIL import Image, UnidentifiedImageError
 
     held = isinstance(source, (bytes, bytearray))
-    name = name or ("picture" if held else os.fspath(source))
+    name = _name(source, name)
     expected = "expected a picture that can be read"
     if not held:
         check_file(source, name, hint)
@@ -92,7 +92,7 @@ def read_rgb(
     from PIL import Image, ImageOps
 
     with open_picture(source, name, hint) as image:
-        name = name or ("picture" if isinstance(source, (bytes, bytearray)) else os.fspath(source))
+        name = _name(source, name)
         mode = image.mode
         image = ImageOps.exif_transpose(image)
         if mode in _EIGHT:
@@ -134,6 +134,11 @@ def picture_size(
     with open_picture(source, name, hint) as image:
         width, height = image.size
         return (width, height) if _is_turned(image) else (height, width)
+
+
+def _name(source: str | os.PathLike[str] | bytes, name: str | None) -> str:
+    """What errors call a picture."""
+    return name or ("picture" if isinstance(source, (bytes, bytearray)) else os.fspath(source))
 
 
 def _is_turned(image: Any) -> bool:

@@ -3,7 +3,7 @@
 from jaxcv.training.checkpoint import CheckpointError, Checkpoints, Restored
 from jaxcv.training.plateau import Plateau
 from jaxcv.training.random_search import SearchRange, draw_settings, shrink_ranges
-from jaxcv.training.state import TrainState, create_state
+from jaxcv.training.state import TrainState, create_state, leaf_shapes
 from jaxcv.training.step import global_norm, make_update
 from jaxcv.training.sweep import Sweep, check_trials
 
@@ -19,6 +19,7 @@ __all__ = [
     "create_state",
     "draw_settings",
     "global_norm",
+    "leaf_shapes",
     "make_update",
     "shrink_ranges",
 ]

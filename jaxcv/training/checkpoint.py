@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxcv.training.state import TrainState
+from jaxcv.training.state import TrainState, leaf_shapes
 
 __all__ = ["CheckpointError", "Checkpoints", "Restored"]
 
@@ -92,7 +92,7 @@ class Checkpoints:
         saved = _saved_form(state)
         metadata = {
             "identity": self.identity,
-            "state": _description(state),
+            "state": leaf_shapes(state),
             "digest": _digest(saved),
             "seconds": float(seconds),
             "note": note,
@@ -181,7 +181,7 @@ class Checkpoints:
             if got != want:
                 expected = f"expected a checkpoint with {name} {want!r}"
                 raise CheckpointError(f"`{folder}`: {expected}, got {got!r}. {_HINT}")
-        want, got = _description(like), metadata["state"]
+        want, got = leaf_shapes(like), metadata["state"]
         differing = sorted(
             name for name in want.keys() | got.keys() if want.get(name) != got.get(name)
         )
@@ -224,14 +224,6 @@ def _from_saved_form(saved: Mapping[str, Any], like: TrainState) -> TrainState:
     leaves = [leaf for _, leaf in sorted(saved["optimizer_state"].items())]
     state = TrainState(saved["step"], saved["params"], structure.unflatten(leaves))
     return jax.tree.map(typed, state, like)
-
-
-def _description(state: TrainState) -> dict[str, str]:
-    """Path -> dtype[shape], of every leaf."""
-    return {
-        jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-    }
 
 
 def _digest(saved: Any) -> str:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-__all__ = ["TrainState", "create_state"]
+__all__ = ["TrainState", "create_state", "leaf_shapes"]
 
 
 class TrainState(NamedTuple):
@@ -28,6 +28,14 @@ def create_state(params: Any, optimizer: optax.GradientTransformation) -> TrainS
     # Weakly typed leaves would become strong in the first update and so compile the step twice.
     params = _strong(params)
     return TrainState(jnp.zeros((), jnp.int32), params, _strong(optimizer.init(params)))
+
+
+def leaf_shapes(tree: Any) -> dict[str, str]:
+    """Path -> `dtype[shape]` of every leaf, in the order of the tree."""
+    return {
+        jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _strong(tree: Any) -> Any:

@@ -39,9 +39,13 @@ def trained(tmp_path_factory):
 def test_files_and_figures_and_predictions_that_can_be_scored(trained, tmp_path):
     folder, results = trained
     metrics = json.loads((folder / "results.json").read_text())["metrics"]
-    for row in ("mean_pose", "net1"):
-        for name in ("mean_error_mm", "unseen_mean_error_mm", "success_20mm"):
-            assert metrics[f"{row}/{name}"] >= 0
+    data = hand_pose_data.load(CONFIG)
+    mean = 150 * data.train.target.mean(axis=0, dtype=float)
+    for prefix, crops in (("", data.seen), ("unseen_", data.unseen)):
+        errors = np.linalg.norm(mean + crops.centre[:, None] - crops.joints, axis=-1)
+        want = (errors.mean(), (errors.max(axis=1) <= 20).mean())
+        got = [metrics[f"mean_pose/{prefix}{name}"] for name in ("mean_error_mm", "success_20mm")]
+        np.testing.assert_allclose(got, want, rtol=1e-4)
     for name in ("success", "joints", "images", "points", "training"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
     out = runner.predict(hand_pose.EXPERIMENT, None, tmp_path / "joints", folder)
@@ -205,9 +209,14 @@ def test_refined_rows(tmp_path):
     assert np.isfinite(joints).all()  # of other points of the same images than the file's rows
     plain = predict_hand(frames.depth, frames.intrinsics, params, **settings | {"scales": None})
     assert np.median(np.linalg.norm(joints - plain.joints, axis=-1)) > 0.1
+    truth = hand_pose_data.load(config).unseen.joints
+    chosen = hand_pose.load(tmp_path / "w").card["trial"]
     for row in ("refined", "refined_undamped", "refined_untrained", "refined_network"):
-        assert metrics[f"{row}/unseen_mean_error_mm"] > 0
-        assert len(metrics[f"{row}/mean_error_mm_of_seeds"]) == 2
+        joints = joints_of_pixels(read_predictions(out / f"{row}_unseen.txt"))
+        error = np.linalg.norm(joints - truth, axis=-1).mean()
+        own = metrics[f"{row}/unseen_mean_error_mm_of_seeds"]
+        np.testing.assert_allclose(own[chosen], error, rtol=1e-4)
+        np.testing.assert_allclose(metrics[f"{row}/unseen_mean_error_mm"], np.mean(own), rtol=1e-6)
 
 
 def test_searched_settings_are_drawn_anew_and_close_in():

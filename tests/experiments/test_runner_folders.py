@@ -85,7 +85,7 @@ def test_what_is_no_json_of_a_training_is_one_line(toy, unloadable, undisturbed,
             continue
         (folder / name).write_text(text)
         last = name.split("/")[-1]
-        with pytest.raises(records.FolderError, match=rf"^`{last}`: expected .* from a training"):
+        with pytest.raises(records.FolderError, match=rf"{last}`: expected .* from a training"):
             evaluate()
     (folder / name).unlink()
     os.mkfifo(folder / name)
@@ -101,7 +101,7 @@ def test_workdir_of_another_experiment(toy, unloadable, undisturbed):
 
 def test_workdir_with_an_unreadable_config(toy, unloadable, tmp_path):
     (tmp_path / "config.json").write_text('{"experiment": "toy_')
-    with pytest.raises(records.FolderError, match=r"`config.json`: expected .* from a training"):
+    with pytest.raises(records.FolderError, match=r"config.json`: expected .* from a training"):
         runner.train(unloadable, toy.Config(), tmp_path)
 
 
