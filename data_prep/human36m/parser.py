@@ -21,7 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcv.checks import argument_error
-from jaxcv.data.human_pose import check_rotations, load_arrays
+from jaxcv.data.human_pose import load_arrays
+from jaxcv.geometry.camera import check_rotations
 from jaxcv.io.files import check_file
 
 __all__ = ["CAMERAS", "Layout", "Sequence", "find_layout", "read_sequence"]

@@ -3,8 +3,8 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -16,19 +16,43 @@ from data_prep._prepare import (
     prepare_generated,
     tensor,
 )
-from data_prep.posed_images import colmap, dtu, folder, landmarks
-from data_prep.posed_images.views import PairList, PosedViews, labels, pairs_within, read_image
+from data_prep.posed_images import dtu, landmarks
+from data_prep.posed_images.views import PairList, labels, pairs_within, read_image
 from jaxcv.checks import argument_error, check_choice
 from jaxcv.data.synthetic.pose_pairs import PairRanges, generate_pose_pairs
+from jaxcv.io.colmap import read_colmap
+from jaxcv.io.posed_folder import PosedViews, read_posed_folder
 
 __all__ = [
     "SOURCES", "PosedConfig", "PosedImages", "RenderedConfig", "RenderedPairs", "prepare",
     "prepare_rendered",
 ]  # fmt: skip
 
-SOURCES: dict[str, Any] = {
-    "folder": folder, "colmap": colmap, "dtu": dtu, "landmarks": landmarks
-}  # fmt: skip
+
+class Layout(NamedTuple):
+    """How a folder is laid out.
+
+    Attributes:
+        read: folder -> its views, and the pairs (N, 2) that it names or None.
+        files_of: folder -> the files that the prepared data depend on.
+    """
+
+    read: Callable[[pathlib.Path], tuple[PosedViews, Any]]
+    files_of: Callable[[pathlib.Path], list[pathlib.Path]]
+
+
+def _layout_of(read: Callable[..., Any], *tables: str) -> Layout:
+    """A layout of some tables, and of the images that they name."""
+    images = lambda folder: dict.fromkeys(read(folder)[0].files)
+    return Layout(read, lambda folder: [*(folder / name for name in tables), *images(folder)])
+
+
+SOURCES: dict[str, Layout] = {
+    "folder": _layout_of(read_posed_folder, "cameras.json"),
+    "colmap": _layout_of(read_colmap, "cameras.txt", "images.txt"),
+    "dtu": Layout(dtu.read, dtu.files_of),
+    "landmarks": Layout(landmarks.read, landmarks.files_of),
+}
 SPLITS = ("train", "test")
 VIEWS = "views"  # the split of the images, which the pairs name by their numbers
 _SOURCES = ("pose_pairs.py", "stereo.py")  # what rendered images depend on

@@ -22,9 +22,9 @@ import re
 import numpy as np
 
 from data_prep.posed_images.frustum import frusta_intersect
-from data_prep.posed_images.views import PosedViews, check_views, lines_of
 from jaxcv.checks import argument_error
 from jaxcv.io.files import read_text
+from jaxcv.io.posed_folder import PosedViews, check_views
 
 __all__ = ["FAR", "SHAPE", "decomposed", "read", "read_pairs", "read_places"]
 
@@ -98,7 +98,7 @@ def read_places(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def read_pairs(path: pathlib.Path, places: int) -> np.ndarray:
     """Pairs (N, 2) of places, from 0 on, each once, of two columns or of the authors' ten."""
     out = []
-    for number, line in enumerate(lines_of(path, _HINT), 1):
+    for number, line in enumerate(read_text(path, hint=_HINT).splitlines(), 1):
         if line.startswith("-") or not line.strip():  # the authors' heading
             continue
         words = line.split()

@@ -21,10 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_prep.posed_images.views import PairList, PosedViews, check_views, lines_of
+from data_prep.posed_images.views import PairList
 from jaxcv.checks import argument_error
 from jaxcv.geometry import so3
+from jaxcv.io.files import read_text
 from jaxcv.io.pictures import picture_size
+from jaxcv.io.posed_folder import PosedViews, check_views
 
 __all__ = ["edge_labels", "read"]
 
@@ -100,7 +102,7 @@ def _turned(edges: np.ndarray) -> np.ndarray:
 
 def _names(path: pathlib.Path) -> list[str]:
     out = []
-    for number, line in enumerate(lines_of(path, _HINT), 1):
+    for number, line in enumerate(read_text(path, hint=_HINT).splitlines(), 1):
         words = line.split()
         if len(words) not in (1, 3):
             expected = "expected `name` or `name 0 focal`: line k is camera k"
@@ -116,7 +118,7 @@ def _intrinsics(file: pathlib.Path, focal: float) -> np.ndarray:
 
 def _bundle(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Focal lengths (C,), R (C, 3, 3), T (C, 3) as Bundler has them; focal 0: not registered."""
-    lines = [line for line in lines_of(path, _HINT) if not line.startswith("#")]
+    lines = [line for line in read_text(path, hint=_HINT).splitlines() if not line.startswith("#")]
     try:
         cameras = int(lines[0].split()[0])
         if cameras != count:
@@ -135,7 +137,7 @@ def _bundle(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.
 def _edges(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ends (N, 2), R_ij (N, 3, 3) and t_ij (N, 3) as the file has them."""
     out = []
-    for number, line in enumerate(lines_of(path, _HINT), 1):
+    for number, line in enumerate(read_text(path, hint=_HINT).splitlines(), 1):
         try:
             values = np.array(line.split(), float)
             ends = values[:2].astype(int)

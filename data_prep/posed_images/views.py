@@ -1,4 +1,4 @@
-"""Images with the poses of their cameras, and the pairs that are made of them.
+"""The pairs that are made of images with poses, and their images.
 
 x_camera = R x_world + T;  of a pair (i, j)  R = R_j R_i^T,  t = (T_j - R T_i) / |T_j - R T_i|
 """
@@ -9,44 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcv.checks import argument_error
-from jaxcv.data.human_pose import check_rotations
-from jaxcv.geometry.camera import check_intrinsics, resize_intrinsics
-from jaxcv.io.files import read_text
+from jaxcv.geometry.camera import resize_intrinsics
 from jaxcv.io.pictures import read_rgb
+from jaxcv.io.posed_folder import PosedViews
 
 __all__ = [
     "PairList",
-    "PosedViews",
-    "check_views",
     "labels",
-    "lines_of",
     "pairs_within",
     "read_image",
 ]
 
 _NEAREST = 1e-9  # of the largest coordinate: centres so near have no direction between them
-_HINT = "data_prep/README.md describes the layout."
-
-
-class PosedViews(NamedTuple):
-    """V views.
-
-    Attributes:
-        files: V paths.
-        scenes: V names; views of different scenes make no pair.
-        intrinsics: (V, 3, 3) [px], pixel centres at whole numbers.
-        rotation: (V, 3, 3) world to camera, x right, y down, z forward.
-        translation: (V, 3), in any unit.
-        shapes: (V, 2) height and width of the images that the intrinsics are of; None: as the files
-            are.
-    """
-
-    files: tuple[pathlib.Path, ...]
-    scenes: tuple[str, ...]
-    intrinsics: Any
-    rotation: Any
-    translation: Any
-    shapes: Any = None
 
 
 class PairList(NamedTuple):
@@ -61,28 +35,6 @@ class PairList(NamedTuple):
     views: np.ndarray
     rotation: np.ndarray
     direction: np.ndarray
-
-
-def lines_of(path: pathlib.Path, hint: str = _HINT) -> list[str]:
-    """The lines of a text file.
-
-    Raises:
-        ValueError: no file, or no text.
-    """
-    return read_text(path, hint=hint).splitlines()
-
-
-def check_views(views: PosedViews, name: str) -> None:
-    """Raises ValueError unless files are there, K is upper triangular, rotations are rotations."""
-    if not views.files:
-        raise argument_error(name, "expected one view or more", "none", _HINT)
-    for path in views.files:
-        if not path.is_file():
-            raise argument_error(name, "expected the image", f"no file {path}", _HINT)
-    check_intrinsics(f"{name}, intrinsics", views.intrinsics)
-    check_rotations(f"{name}, rotation", np.asarray(views.rotation), 1e-3)
-    if not np.isfinite(views.translation).all():
-        raise argument_error(f"{name}, translation", "expected finite numbers", "nan or inf")
 
 
 def labels(views: PosedViews, pairs: Any) -> PairList:

@@ -125,7 +125,8 @@ def _sources(config: Any) -> tuple[Iterable[HandFrames], Iterable[HandFrames]]:
     if config.data == "synthetic":
         make: Any = functools.partial(generate_hands, size=size)
     elif config.data == "glb":
-        from jaxcv.data.skinned_hand import read_skinned_hand, skinned_hands
+        from jaxcv.data.skinned_hand import skinned_hands
+        from jaxcv.io.gltf_hand import read_skinned_hand
 
         with runner.data_errors():
             hand = read_skinned_hand(config.data_dir)

@@ -11,8 +11,7 @@ import numpy as np
 import optax
 
 from experiments import runner
-from jaxcv.data.stereo import StereoPairs, unit_baseline
-from jaxcv.data.stereo_folder import read_folder
+from jaxcv.data.stereo import StereoPairs, read_folder, unit_baseline
 from jaxcv.data.synthetic.stereo import generate_pairs
 from jaxcv.geometry import so3
 from jaxcv.models import ls_net

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcv.checks import argument_error
+from jaxcv.geometry.camera import check_rotations
 from jaxcv.io.files import check_file, check_memory
 
 __all__ = [
     "PoseFrames",
     "check_frames",
-    "check_rotations",
     "load_arrays",
     "save_arrays",
 ]
@@ -61,26 +61,6 @@ class PoseFrames(NamedTuple):
             subject=self.subject[index],
             action=self.action[index],
         )
-
-
-def check_rotations(name: str, matrices: Any, tolerance: float = 1e-2) -> None:
-    """Raises ValueError unless every (..., 3, 3) is a rotation.
-
-    Args:
-        name: of the argument.
-        matrices: (..., 3, 3).
-        tolerance: of the entries of R^T R - I; averages of nearby rotations pass.
-    """
-    matrices = np.asarray(matrices, float)
-    if matrices.ndim < 2 or matrices.shape[-2:] != (3, 3):
-        raise argument_error(name, "expected (..., 3, 3)", matrices.shape)
-    error = np.max(np.abs(np.swapaxes(matrices, -1, -2) @ matrices - np.eye(3)), initial=0)
-    if not error <= tolerance:
-        expected = f"expected rotations, R^T R = I to {tolerance:g}"
-        hint = "World to camera, without intrinsics; transpose if you have camera to world."
-        raise argument_error(name, expected, f"an error of {error:.2g}", hint)
-    if np.any(np.linalg.det(matrices) < 0):
-        raise argument_error(name, "expected rotations of determinant 1", "a reflection")
 
 
 def check_frames(frames: PoseFrames) -> None:

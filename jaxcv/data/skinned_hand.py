@@ -12,8 +12,7 @@ Source: the glTF 2.0 specification, section 3.7.3; WebXR Hand Input, W3C.
 """
 
 import functools
-import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,124 +29,16 @@ from jaxcv.data.synthetic.hand import (
     shade_hand,
 )
 from jaxcv.geometry.camera import pixel_rays
-from jaxcv.io.files import check_file
+from jaxcv.io.gltf_hand import WEBXR_FINGERS, WEBXR_JOINTS, SkinnedHand
 
-__all__ = ["WEBXR_JOINTS", "SkinnedHand", "posed_hand", "read_skinned_hand", "skinned_hands"]
+__all__ = ["posed_hand", "render_mesh", "skinned_hands"]
 
-_FINGERS = ("index-finger", "middle-finger", "ring-finger", "pinky-finger")
-_CHAIN = ("metacarpal", "phalanx-proximal", "phalanx-intermediate", "phalanx-distal", "tip")
-_THUMB = tuple(f"thumb-{part}" for part in _CHAIN if part != "phalanx-intermediate")
-WEBXR_JOINTS = ("wrist", *_THUMB, *(f"{finger}-{part}" for finger in _FINGERS for part in _CHAIN))
 _PLACE = {name: i for i, name in enumerate(WEBXR_JOINTS)}
 _PARENTS = [-1] + [
     0 if name.endswith("metacarpal") else i for i, name in enumerate(WEBXR_JOINTS[1:])
 ]
 _MM = 1000.0
-_COMPONENTS = {5121: np.uint8, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
-_WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 _WRIST_HALF = 15.0  # [mm] from the wrist to its sides
-
-
-class SkinnedHand(NamedTuple):
-    """A mesh at rest.
-
-    Attributes:
-        vertices: (V, 3) [mm].
-        faces: (F, 3).
-        weights: (V, 25) of the joints, in the order of WEBXR_JOINTS.
-        joints: (25, 3) [mm] at rest.
-    """
-
-    vertices: np.ndarray
-    faces: np.ndarray
-    weights: np.ndarray
-    joints: np.ndarray
-
-
-def read_skinned_hand(path: str | os.PathLike[str]) -> SkinnedHand:
-    """The hand of a .glb file.
-
-    Raises:
-        ValueError: naming the file and the rule: no glTF, no skin, joints without WebXR's names,
-            accessors beyond their buffer, values that are not finite.
-    """
-    import pygltflib
-
-    name = os.fspath(path)
-    check_file(name)
-    try:
-        gltf: Any = pygltflib.GLTF2.load_binary(name)
-        assert gltf is not None
-        blob = gltf.binary_blob()
-        assert blob is not None
-    except Exception as error:  # the reader raises many kinds
-        raise argument_error(name, "expected a binary glTF 2.0 file (.glb)", repr(error)) from error
-    try:
-        return _skinned(name, gltf, blob)
-    except (IndexError, KeyError, TypeError, AttributeError, OverflowError, ValueError) as error:
-        if isinstance(error, ValueError) and str(error).startswith(f"`{name}`"):
-            raise
-        expected, got = "expected a hand whose parts fit", f"{type(error).__name__}: {error}"
-        raise argument_error(name, expected, got, "Export it again.") from error
-
-
-def _skinned(name: str, gltf: Any, blob: bytes) -> SkinnedHand:
-    skinned = [
-        m.primitives for m in gltf.meshes if m.primitives[0].attributes.WEIGHTS_0 is not None
-    ]
-    if len(gltf.skins) != 1 or len(skinned) != 1 or len(skinned[0]) != 1:
-        expected = "expected one skin, on one mesh of one primitive"
-        raise argument_error(name, expected, f"{len(gltf.skins)} skins, {len(skinned)} such meshes")
-    names = [gltf.nodes[i].name for i in gltf.skins[0].joints]
-    missing = [joint for joint in WEBXR_JOINTS if joint not in names]
-    if missing:
-        expected, hint = (
-            f"expected joints with WebXR's names, {missing} are missing",
-            "Rename them.",
-        )
-        raise argument_error(name, expected, names[:4], hint)
-    primitive, read = skinned[0][0], lambda index: _accessor(name, gltf, blob, index)
-    vertices = _MM * read(primitive.attributes.POSITION).astype(float)
-    faces = read(primitive.indices).reshape(-1, 3).astype(int)
-    which = read(primitive.attributes.JOINTS_0).astype(int)
-    weights = read(primitive.attributes.WEIGHTS_0).astype(float)
-    bind = read(gltf.skins[0].inverseBindMatrices).reshape(-1, 4, 4).astype(float)
-    if faces.max(initial=0) >= len(vertices) or which.max(initial=0) >= len(names):
-        raise argument_error(name, "expected indices of vertices and joints that are there", "more")
-    if not (np.isfinite(vertices).all() and np.isfinite(bind).all() and (weights >= 0).all()):
-        raise argument_error(name, "expected finite vertices and weights of 0 or more", "others")
-    dense = np.zeros((len(vertices), len(names)))
-    np.add.at(dense, (np.arange(len(vertices))[:, None], which), weights)
-    rest = np.linalg.inv(bind.transpose(0, 2, 1))[:, :3, 3]  # stored by columns
-    order = [names.index(joint) for joint in WEBXR_JOINTS]
-    total = dense[:, order].sum(axis=1, keepdims=True)
-    if (total <= 0).any():
-        raise argument_error(name, "expected every vertex to hang on a named joint", "some do not")
-    weights = dense[:, order] / total
-    # Along seams of the texture vertices come twice.
-    both = np.round(np.concatenate([vertices, weights], axis=1), 6)
-    _, kept, to = np.unique(both, axis=0, return_index=True, return_inverse=True)
-    return SkinnedHand(vertices[kept], to.ravel()[faces], weights[kept], _MM * rest[order])
-
-
-def _accessor(name: str, gltf: Any, blob: bytes, index: Any) -> np.ndarray:
-    """(N, width) of a dense accessor of the file's own buffer."""
-    if index is None:
-        raise argument_error(name, "expected positions, indices, joints, weights, bindings", "less")
-    accessor = gltf.accessors[index]
-    if accessor.sparse is not None or accessor.componentType not in _COMPONENTS:
-        raise argument_error(name, "expected dense accessors of unsigned integers or floats",
-                             f"accessor {index}")  # fmt: skip
-    view, dtype = gltf.bufferViews[accessor.bufferView], _COMPONENTS[accessor.componentType]
-    width, size = _WIDTHS[accessor.type], np.dtype(dtype).itemsize
-    stride = view.byteStride or width * size
-    start = (view.byteOffset or 0) + (accessor.byteOffset or 0)
-    if start + stride * (accessor.count - 1) + width * size > len(blob):
-        raise argument_error(name, "expected accessors within the buffer", f"accessor {index}")
-    raw = np.ndarray((accessor.count, width), dtype, blob, start, (stride, size)).copy()
-    if accessor.normalized and dtype is not np.float32:
-        return raw / np.iinfo(dtype).max
-    return raw
 
 
 def _about(axis: np.ndarray, angle: float) -> np.ndarray:
@@ -189,7 +80,7 @@ def _random_turns(
     """Fingers that bend together with a spread of their own; `out` (3,) points out of the palm."""
     turns = {}
     at = lambda name: hand.joints[_PLACE[name]]
-    for finger in _FINGERS:
+    for finger in WEBXR_FINGERS:
         base = f"{finger}-phalanx-proximal"
         bend = -np.cross(out, at(f"{finger}-tip") - at(base))
         curl, spread = rng.uniform(), rng.uniform(-0.2, 0.2)
@@ -212,12 +103,12 @@ def _scored(joints: np.ndarray) -> np.ndarray:
     at = lambda name: joints[_PLACE[name]]
     fingers = [
         at(f"{finger}-{part}")
-        for finger in reversed(_FINGERS)
+        for finger in reversed(WEBXR_FINGERS)
         for part in ("tip", "phalanx-intermediate")
     ]
     thumb = [at(f"thumb-{part}") for part in ("tip", "phalanx-distal", "phalanx-proximal")]
     ends = ("metacarpal", "phalanx-proximal")
-    palm = [at(f"{finger}-{part}") for finger in _FINGERS for part in ends]
+    palm = [at(f"{finger}-{part}") for finger in WEBXR_FINGERS for part in ends]
     across = at("index-finger-metacarpal") - at("pinky-finger-metacarpal")
     side = _WRIST_HALF * across / np.linalg.norm(across)
     return np.stack([*fingers, *thumb, at("wrist") + side, at("wrist") - side, np.mean(palm, 0)])

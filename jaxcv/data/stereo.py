@@ -6,6 +6,7 @@ Depths and translations of a pair share a unit: that of its baseline, |t| = 1, a
 DeMoN's benchmark (`unit_baseline`), or metres.
 """
 
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,11 +14,13 @@ import numpy as np
 from jaxcv.checks import argument_error
 from jaxcv.geometry.camera import check_intrinsics, resize_intrinsics
 from jaxcv.io.pictures import read_rgb, read_stored
+from jaxcv.io.stereo_folder import read_stereo_folder
 
 __all__ = [
     "StereoPairs",
     "check_pairs",
     "decode_image",
+    "read_folder",
     "read_pair",
     "resize_pair",
     "unit_baseline",
@@ -151,6 +154,29 @@ def read_pair(
     if depth is not None:
         check_pairs(pair, str(target))
     return pair
+
+
+def read_folder(folder: str | os.PathLike[str], shape: tuple[int, int]) -> StereoPairs:
+    """All pairs of a folder of `jaxcv.io.stereo_folder` at one size, with their K.
+
+    Depths and translations are in metres. A pair without depth and poses has the depth nan and the
+    identity as its motion.
+
+    Args:
+        folder: with cameras.json.
+        shape: (H, W) that the images are brought to.
+
+    Raises:
+        ValueError: naming the file and the rule.
+    """
+    parts = []
+    for one in read_stereo_folder(folder):
+        motion = np.eye(4) if one.motion is None else one.motion
+        pair = read_pair(
+            one.target, one.source, one.intrinsics, motion, one.depth, depth_unit=one.depth_unit
+        )
+        parts.append(resize_pair(pair, shape))
+    return y_down(StereoPairs(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True))))
 
 
 def resize_pair(pairs: StereoPairs, shape: tuple[int, int]) -> StereoPairs:

@@ -18,6 +18,8 @@ from jaxcv.checks import argument_error, check_shape
 
 __all__ = [
     "check_intrinsics",
+    "check_poses",
+    "check_rotations",
     "denormalise_intrinsics",
     "pixel_rays",
     "project",
@@ -45,6 +47,45 @@ def check_intrinsics(name: str, intrinsics: Any) -> np.ndarray:
     if not (k[..., 0, 0] * k[..., 1, 1]).all():
         raise argument_error(name, "expected focal lengths other than zero", k.tolist())
     return k
+
+
+def check_rotations(name: str, matrices: Any, tolerance: float = 1e-2) -> None:
+    """Raises ValueError unless every (..., 3, 3) is a rotation.
+
+    Args:
+        name: of the argument.
+        matrices: (..., 3, 3).
+        tolerance: of the entries of R^T R - I; averages of nearby rotations pass.
+    """
+    matrices = np.asarray(matrices, float)
+    if matrices.ndim < 2 or matrices.shape[-2:] != (3, 3):
+        raise argument_error(name, "expected (..., 3, 3)", matrices.shape)
+    error = np.max(np.abs(np.swapaxes(matrices, -1, -2) @ matrices - np.eye(3)), initial=0)
+    if not error <= tolerance:
+        expected = f"expected rotations, R^T R = I to {tolerance:g}"
+        hint = "Give a rotation alone: without scale, and without intrinsics."
+        raise argument_error(name, expected, f"an error of {error:.2g}", hint)
+    if np.any(np.linalg.det(matrices) < 0):
+        raise argument_error(name, "expected rotations of determinant 1", "a reflection")
+
+
+def check_poses(name: str, poses: Any, tolerance: float = 1e-3) -> None:
+    """Raises ValueError unless every (..., 4, 4) is a rigid motion [[R, t], [0, 1]].
+
+    Args:
+        name: of the argument.
+        poses: (..., 4, 4).
+        tolerance: of the entries of R^T R - I.
+    """
+    poses = np.asarray(poses, float)
+    if poses.ndim < 2 or poses.shape[-2:] != (4, 4):
+        raise argument_error(name, "expected (..., 4, 4)", poses.shape)
+    if not np.isfinite(poses).all():
+        raise argument_error(name, "expected finite numbers", "nan or inf")
+    check_rotations(f"{name}, rotation", poses[..., :3, :3], tolerance)
+    if not (poses[..., 3, :] == (0, 0, 0, 1)).all():
+        got = poses[..., 3, :].reshape(-1, 4)[0].tolist()
+        raise argument_error(name, "expected 0 0 0 1 in the last row", got, "Transpose it?")
 
 
 def denormalise_intrinsics(normalised: Any, height: int, width: int) -> np.ndarray:

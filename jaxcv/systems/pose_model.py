@@ -1,4 +1,4 @@
-"""Pose models: fitted to training poses, or read from the released arrays and written back."""
+"""Pose models: fitted to training poses, or read and written in the released format."""
 
 import os
 from typing import Any
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcv.checks import argument_error
-from jaxcv.data.human_pose import check_rotations, load_arrays, save_arrays
+from jaxcv.data.human_pose import load_arrays, save_arrays
 from jaxcv.energies.human_pose import (
     NUM_BASES,
     NUM_JOINTS,
@@ -16,6 +16,7 @@ from jaxcv.energies.human_pose import (
     limb_norm,
 )
 from jaxcv.energies.human_pose_readout import PoseReadout
+from jaxcv.geometry.camera import check_rotations
 
 __all__ = [
     "fit_pose_model",
@@ -30,10 +31,10 @@ __all__ = [
 def fit_pose_model(
     joints: Any, cameras: Any, *, num_components: int = 3, seed: int = 0
 ) -> PoseModel:
-    """A mixture of probabilistic PCAs of poses, and the mean cameras of several subjects.
+    """Fits a mixture of probabilistic PCAs to poses, and averages the subjects' cameras.
 
-    Poses are centred, turned about the vertical until the hips lie along x, and scaled to the mean
-    limb norm; clustered by k-means; each cluster gives its mean, its 25 leading principal
+    Poses are centred, rotated about the vertical until the hips lie along x, scaled to the mean
+    limb norm, and clustered by k-means. Each cluster gives its mean, its 25 leading principal
     components, their inverse standard deviations, and the inverse square root of the mean of the
     remaining variances (Tipping and Bishop 1999, eq. 14 and 15).
 
@@ -47,8 +48,8 @@ def fit_pose_model(
         A `PoseModel` with (V, 3, 3) cameras, in the precision of `joints`.
 
     Raises:
-        ValueError: shapes, poses that are not finite, cameras that are no rotations, or clusters of
-            fewer poses than a covariance of 48 dimensions needs.
+        ValueError: other shapes, poses that are not finite, cameras that are not rotations, or
+            clusters of fewer than 51 poses.
     """
     joints = np.asarray(joints)
     if joints.ndim != 3 or joints.shape[1:] != (NUM_JOINTS, 3):
@@ -80,7 +81,7 @@ def fit_pose_model(
         values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
         bases.append(vectors[:, :NUM_BASES].T)
         precisions.append(1 / np.sqrt(values[:NUM_BASES]))
-        # Centred poses leave three directions without variance.
+        # Centring leaves three directions without variance.
         noise.append(1 / np.sqrt(np.mean(values[NUM_BASES : 3 * NUM_JOINTS - 3])))
     stack = lambda rows, *shape: jnp.asarray(np.stack(rows).reshape(num_components, *shape))
     return PoseModel(
@@ -94,7 +95,7 @@ def fit_pose_model(
 
 
 def mean_rotation(rotations: Any) -> np.ndarray:
-    """(..., 3, 3) the rotations nearest to the means of (S, ..., 3, 3), in the Frobenius norm."""
+    """The rotations (..., 3, 3) nearest to the means of (S, ..., 3, 3), in Frobenius norm."""
     left, _, right = np.linalg.svd(np.mean(np.asarray(rotations), axis=0))
     sign = np.linalg.det(left @ right)
     left = np.concatenate([left[..., :2], sign[..., None, None] * left[..., 2:]], axis=-1)
@@ -108,14 +109,14 @@ def load_pose_model(
     num_components: int = 3,
     limb_norm_mm: float = 1440.0,
 ) -> PoseModel:
-    """The released mixture and mean cameras.
+    """Loads the released mixture and mean cameras.
 
     Args:
         model_path: model_parameters.h5 with `mu_K` (K, 3, 17), `e_K` (K, 25, 3, 17), `sigma_K`
             (K, 26), K the number of components.
         cameras_path: avg_cameras.h5 with `cams` (4, 3, 3), world to camera.
-        num_components: K, of those that the file has (3, 6, 10).
-        limb_norm_mm: of a typical person, which the files do not tell [mm].
+        num_components: K, one of those in the file (3, 6, 10).
+        limb_norm_mm: of a typical person [mm]; not in the files.
 
     Raises:
         ValueError: missing or misshapen arrays, numbers that are not finite, cameras that are not
@@ -141,7 +142,7 @@ def load_pose_model(
     )
 
 
-# Field -> name in the file, shape there, and how its trailing axes are stored.
+# Field -> its name and shape in the file.
 _FIELDS = {
     "mean_poses": ("mean_pose", (None, 3, NUM_JOINTS)),
     "bases": ("base_vectors", (None, NUM_BASES, 3, NUM_JOINTS)),
@@ -161,7 +162,7 @@ _FIELDS = {
 
 
 def load_pose_parameters(path: str | os.PathLike[str]) -> PoseParameters:
-    """Learned parameters from a file in the layout of the release's trained_model.h5.
+    """Loads learned parameters in the layout of the release's trained_model.h5.
 
     The release itself trains with the roles of `huber_width` and `prior_weight` exchanged: use its
     parameters with `compatibility=True`.
@@ -182,16 +183,16 @@ def load_pose_parameters(path: str | os.PathLike[str]) -> PoseParameters:
         out[field] = jnp.asarray(array)
     num = {len(out[field]) for field in _FIELDS if field != "cameras" and np.ndim(out[field])}
     if len(num) > 1:
-        expected = "expected arrays of one number of components"
+        expected = "expected arrays with one number of components"
         raise argument_error(str(path), expected, sorted(num))
     return PoseParameters(**out)
 
 
 def load_pose_readout(path: str | os.PathLike[str]) -> PoseReadout:
-    """The readout of the monocular variant from a file in the layout of trained_model.h5.
+    """Loads the readout of the monocular variant, in the layout of trained_model.h5.
 
     Raises:
-        ValueError: as `load_pose_parameters`.
+        ValueError: as for `load_pose_parameters`.
     """
     shapes = {
         "mean_pose_rec": (None, 3, NUM_JOINTS),
@@ -208,9 +209,9 @@ def save_pose_parameters(
     """Writes parameters in the layout of the release's trained_model.h5, in float64.
 
     Args:
-        path: of the file; an existing one is replaced when the new one is complete.
+        path: of the file; replaces an existing file once the new one is complete.
         parameters: of the energy.
-        readout: of the monocular variant; left out if there is none.
+        readout: of the monocular variant; None: left out.
     """
     arrays = {}
     if readout is not None:

@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcv.data.human_pose import check_frames, check_rotations
+from jaxcv.data.human_pose import check_frames
 from jaxcv.data.synthetic.human_pose import ACTIONS, generate, joint_positions
 from jaxcv.energies.human_pose import LIMBS
+from jaxcv.geometry.camera import check_rotations
 
 
 def people(**changes):

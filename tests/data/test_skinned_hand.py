@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 
 from jaxcv.data.hand import check_frames
-from jaxcv.data.skinned_hand import (
-    WEBXR_JOINTS,
-    posed_hand,
-    read_skinned_hand,
-    render_mesh,
-    skinned_hands,
-)
+from jaxcv.data.skinned_hand import posed_hand, render_mesh, skinned_hands
+from jaxcv.io.gltf_hand import WEBXR_JOINTS, read_skinned_hand
 
 OCTAHEDRON = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], float)
 SIDES = np.array([

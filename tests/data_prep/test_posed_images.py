@@ -12,17 +12,17 @@ from scipy.spatial.transform import Rotation
 from data_prep.posed_images import (
     PosedConfig,
     RenderedConfig,
-    colmap,
     dtu,
-    folder,
     landmarks,
     prepare,
     prepare_rendered,
 )
 from data_prep.posed_images.frustum import frusta_intersect, half_spaces
-from data_prep.posed_images.views import PosedViews, labels, pairs_within
+from data_prep.posed_images.views import labels, pairs_within
 from jaxcv.data.pipelines import load_pose_pairs
 from jaxcv.data.synthetic.pose_pairs import generate_pose_pairs
+from jaxcv.io.colmap import read_colmap
+from jaxcv.io.posed_folder import PosedViews, read_posed_folder
 
 FLIP = np.diag([1.0, -1.0, -1.0])
 K = np.array([[30.0, 0, 19.5], [0, 32.0, 14.5], [0, 0, 1]])
@@ -66,7 +66,7 @@ def write_folder(root, count=6, *, form="world_to_camera", pairs=None, change=la
 @pytest.mark.parametrize("form", ["world_to_camera", "camera_to_world"])
 def test_a_folder_is_read_both_ways(tmp_path, form):
     r, t = write_folder(tmp_path, form=form, pairs=[["0.png", "2.png"], ["5.png", "1.png"]])
-    views, pairs = folder.read(tmp_path)
+    views, pairs = read_posed_folder(tmp_path)
     assert views.scenes == tuple("ababab")
     made = labels(views, pairs)
     for row, (i, j) in enumerate([(0, 2), (5, 1)]):
@@ -117,7 +117,7 @@ def test_a_pose_that_is_no_rotation_is_refused(tmp_path):
     skew = lambda image: image | {"pose": (2 * np.eye(4)).tolist()}
     write_folder(tmp_path, change=lambda c: c | {"images": [skew(i) for i in c["images"]]})
     with pytest.raises(ValueError, match="expected rotations"):
-        folder.read(tmp_path)
+        read_posed_folder(tmp_path)
 
 
 def write_colmap(root, model="PINHOLE", params="30 32 20 15"):
@@ -137,7 +137,7 @@ def write_colmap(root, model="PINHOLE", params="30 32 20 15"):
 
 def test_a_colmap_model(tmp_path):
     r, t = write_colmap(tmp_path)
-    views, pairs = colmap.read(tmp_path)
+    views, pairs = read_colmap(tmp_path)
     np.testing.assert_array_equal(pairs, [[0, 1]])  # the third shares two points with each
     np.testing.assert_allclose(views.intrinsics[0], K)
     np.testing.assert_allclose(views.rotation, r, atol=1e-12)
@@ -163,7 +163,7 @@ def test_a_wrong_colmap_model_is_refused(tmp_path, name, text, message):
     write_colmap(tmp_path)
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
-        colmap.read(tmp_path)
+        read_colmap(tmp_path)
 
 
 def write_landmark(root, count=4):

@@ -17,7 +17,7 @@ def test_only_records_of_trainings_are_kept(tmp_path):
     evaluated = record | {"environment": record["environment"] | {"command": "x --mode=evaluate"}}
     for text in ("{", "[1]", json.dumps({"experiment": "robust_mean"}), json.dumps(evaluated)):
         path.write_text(text)
-        with pytest.raises(records.DataError, match="expected the results.json of a training"):
+        with pytest.raises(records.DataError, match=r"expected the results\.json of a training"):
             page._checked_record(path)
     path.write_text(json.dumps(record))
     assert page._checked_record(path) == record

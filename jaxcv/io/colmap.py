@@ -11,28 +11,25 @@ that see `_SHARED` points in common or more; scenes are the folders of their nam
 """
 
 import itertools
+import os
 import pathlib
 
 import numpy as np
 
-from data_prep.posed_images.views import PosedViews, check_views, lines_of
 from jaxcv.checks import argument_error
+from jaxcv.io.files import read_text
+from jaxcv.io.posed_folder import PosedViews, check_views
 
-__all__ = ["read"]
+__all__ = ["read_colmap"]
 
 _SHARED = 30
 _MODELS = {"SIMPLE_PINHOLE": (0, 0, 1, 2), "PINHOLE": (0, 1, 2, 3)}  # fx, fy, cx, cy in PARAMS
 _HINT = "Export the model as text with `colmap model_converter`; see data_prep/README.md."
 
 
-def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
-    """What the preparation depends on."""
-    views, _ = read(folder)
-    return [folder / "cameras.txt", folder / "images.txt", *dict.fromkeys(views.files)]
-
-
-def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
+def read_colmap(folder: str | os.PathLike[str]) -> tuple[PosedViews, np.ndarray]:
     """The views, and the pairs (N, 2) that share points."""
+    folder = pathlib.Path(folder)
     intrinsics = _cameras(folder / "cameras.txt")
     path = folder / "images.txt"
     lines = _lines(path)
@@ -87,7 +84,7 @@ def rotation_of_quaternion(q: np.ndarray) -> np.ndarray:
 
 def _lines(path: pathlib.Path) -> list[tuple[int, str]]:
     """Numbered lines without comments; an empty one stays, an image may have no feature."""
-    lines = enumerate(lines_of(path, _HINT), 1)
+    lines = enumerate(read_text(path, hint=_HINT).splitlines(), 1)
     return [(i, line) for i, line in lines if not line.startswith("#")]
 
 

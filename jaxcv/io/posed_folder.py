@@ -8,28 +8,58 @@
 `intrinsics` may stand once beside `images`; `scene` and `pairs` may be left out.
 """
 
+import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_prep.posed_images.views import PosedViews, check_views
 from jaxcv.checks import argument_error
+from jaxcv.geometry.camera import check_intrinsics, check_poses, check_rotations
 from jaxcv.io.files import numbers, path_in, read_json
 
-__all__ = ["read"]
+__all__ = ["PosedViews", "check_views", "read_posed_folder"]
 
-_HINT = "data_prep/README.md describes the layout."
-
-
-def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
-    """What the preparation depends on."""
-    views, _ = read(folder)
-    return [folder / "cameras.json", *dict.fromkeys(views.files)]
+_HINT = "The docstring of jaxcv.io.posed_folder shows the layout."
 
 
-def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray | None]:
+class PosedViews(NamedTuple):
+    """V views.
+
+    Attributes:
+        files: V paths.
+        scenes: V names; views of different scenes make no pair.
+        intrinsics: (V, 3, 3) [px], pixel centres at whole numbers.
+        rotation: (V, 3, 3) world to camera, x right, y down, z forward.
+        translation: (V, 3), in any unit.
+        shapes: (V, 2) height and width of the images that the intrinsics are of; None: as the files
+            are.
+    """
+
+    files: tuple[pathlib.Path, ...]
+    scenes: tuple[str, ...]
+    intrinsics: Any
+    rotation: Any
+    translation: Any
+    shapes: Any = None
+
+
+def check_views(views: PosedViews, name: str) -> None:
+    """Raises ValueError unless files are there, K is upper triangular, rotations are rotations."""
+    if not views.files:
+        raise argument_error(name, "expected one view or more", "none", _HINT)
+    for path in views.files:
+        if not path.is_file():
+            raise argument_error(name, "expected the image", f"no file {path}", _HINT)
+    check_intrinsics(f"{name}, intrinsics", views.intrinsics)
+    check_rotations(f"{name}, rotation", np.asarray(views.rotation), 1e-3)
+    if not np.isfinite(views.translation).all():
+        raise argument_error(f"{name}, translation", "expected finite numbers", "nan or inf")
+
+
+def read_posed_folder(folder: str | os.PathLike[str]) -> tuple[PosedViews, np.ndarray | None]:
     """The views, and the pairs (N, 2) where the file names them."""
+    folder = pathlib.Path(folder)
     path = folder / "cameras.json"
     expected = "expected JSON with `images` and `pose`, world_to_camera or camera_to_world"
     content = read_json(path, expected, hint=_HINT)
@@ -49,8 +79,9 @@ def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray | None]:
         intrinsics.append(numbers(f"{name}.intrinsics", k, (3, 3), _HINT))
         poses.append(numbers(f"{name}.pose", pose, (4, 4), _HINT))
     pose = np.array(poses).reshape(-1, 4, 4)
+    check_poses(f"{path}, pose", pose)
     if form == "camera_to_world":
-        pose = inverse(pose)
+        pose = _inverse(pose)
     k = np.array(intrinsics).reshape(-1, 3, 3)
     views = PosedViews(tuple(files), tuple(scenes), k, pose[:, :3, :3], pose[:, :3, 3])
     check_views(views, str(path))
@@ -58,7 +89,7 @@ def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray | None]:
     return views, None if listed is None else _rows(path, entries, listed)
 
 
-def inverse(pose: np.ndarray) -> np.ndarray:
+def _inverse(pose: np.ndarray) -> np.ndarray:
     """Of rigid motions (..., 4, 4)."""
     out = np.zeros_like(pose)
     turned = pose[..., :3, :3].swapaxes(-1, -2)

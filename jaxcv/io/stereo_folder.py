@@ -11,27 +11,43 @@ A pair may have `intrinsics` of its own. Depth images are 16-bit PNGs along z, 0
 
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxcv.checks import argument_error
-from jaxcv.data.stereo import StereoPairs, check_pairs, read_pair, resize_pair, y_down
+from jaxcv.geometry.camera import check_intrinsics, check_poses
 from jaxcv.io.files import numbers, path_in, read_json
 
-__all__ = ["read_folder"]
+__all__ = ["StereoFiles", "read_stereo_folder"]
 
-_HINT = "The docstring of jaxcv.data.stereo_folder shows the layout."
+_HINT = "The docstring of jaxcv.io.stereo_folder shows the layout."
 
 
-def read_folder(folder: str | os.PathLike[str], shape: tuple[int, int]) -> StereoPairs:
-    """All pairs of a folder at one size, K with them; depths and translations in metres, y down.
+class StereoFiles(NamedTuple):
+    """The files of a pair, and what its entry says of them.
 
-    Where a pair has no depth and poses, its depth is nan and its motion the identity.
+    Attributes:
+        name: of the entry, for errors.
+        target: path of an image.
+        source: path of another one.
+        intrinsics: (3, 3) [px] of both.
+        motion: (4, 4) target to source [m]; None: unknown.
+        depth: path of the target's depth image; None: unknown.
+        depth_unit: metres per step of it.
+    """
 
-    Args:
-        folder: as above.
-        shape: (H, W) that the images are brought to.
+    name: str
+    target: pathlib.Path
+    source: pathlib.Path
+    intrinsics: np.ndarray
+    motion: np.ndarray | None
+    depth: pathlib.Path | None
+    depth_unit: float
+
+
+def read_stereo_folder(folder: str | os.PathLike[str]) -> list[StereoFiles]:
+    """The pairs that cameras.json names; the images are not opened.
 
     Raises:
         ValueError: naming the file and the rule.
@@ -42,13 +58,11 @@ def read_folder(folder: str | os.PathLike[str], shape: tuple[int, int]) -> Stere
     entries, k = content.get("pairs"), content.get("intrinsics")
     if not isinstance(entries, list) or not entries:
         raise argument_error(str(path), expected, f"the entries {sorted(content)}", _HINT)
-    pairs = [_read(path, i, entry, k, content.get("depth_unit")) for i, entry in enumerate(entries)]
-    parts = [resize_pair(pair, shape) for pair in pairs]
-    joined = StereoPairs(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
-    return y_down(joined)
+    unit = content.get("depth_unit")
+    return [_read(path, i, entry, k, unit) for i, entry in enumerate(entries)]
 
 
-def _read(path: pathlib.Path, i: int, entry: Any, k: Any, unit: Any) -> StereoPairs:
+def _read(path: pathlib.Path, i: int, entry: Any, k: Any, unit: Any) -> StereoFiles:
     name = f"{path}, pairs[{i}]"
     if not isinstance(entry, dict):
         raise argument_error(name, "expected an object with `target` and `source`", repr(entry))
@@ -61,7 +75,8 @@ def _read(path: pathlib.Path, i: int, entry: Any, k: Any, unit: Any) -> StereoPa
         expected = "expected depth, depth_unit and both poses, or none of them"
         raise argument_error(name, expected, list(entry))
     k = numbers(f"{name}.intrinsics", k, (3, 3))
-    motion, depth = np.eye(4), None
+    check_intrinsics(f"{name}.intrinsics", k)
+    motion, depth, unit_in_metres = None, None, 1.0
     if all(known):
         poses = [
             _pose(name, key, entry[key])
@@ -69,19 +84,15 @@ def _read(path: pathlib.Path, i: int, entry: Any, k: Any, unit: Any) -> StereoPa
         ]
         motion = np.linalg.inv(poses[0]) @ poses[1]
         depth = path_in(path.parent, f"{name}.depth", entry["depth"])
-        unit = float(numbers(f"{path}, depth_unit", unit, ()))
-        if not unit > 0:
+        unit_in_metres = float(numbers(f"{path}, depth_unit", unit, ()))
+        if not unit_in_metres > 0:
             raise argument_error(f"{path}, depth_unit", "expected a positive number", unit)
     target = path_in(path.parent, f"{name}.target", entry["target"])
     source = path_in(path.parent, f"{name}.source", entry["source"])
-    pair = read_pair(target, source, k, motion, depth, depth_unit=unit or 1.0)
-    if depth is not None:
-        check_pairs(pair, name)
-    return pair
+    return StereoFiles(name, target, source, k, motion, depth, unit_in_metres)
 
 
 def _pose(name: str, key: str, value: Any) -> np.ndarray:
     pose = numbers(f"{name}.{key}", value, (4, 4))
-    if abs(np.linalg.det(pose)) < 1e-9:
-        raise argument_error(f"{name}.{key}", "expected a rigid motion", value)
+    check_poses(f"{name}.{key}", pose)
     return pose
