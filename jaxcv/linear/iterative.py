@@ -1,4 +1,4 @@
-"""Damped systems by conjugate gradients: products with the Hessian alone."""
+"""Damped systems by conjugate gradients: only products with the Hessian."""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,11 +26,11 @@ class ConjugateGradient:
     """Conjugate gradients on products with the Hessian; O(n) memory.
 
     Attributes:
-        block_size: 0: no preconditioner. b >= 1: the blocks of b consecutive unknowns on the
-            diagonal of H, estimated by `probes` times b products with random signs, precondition.
-            The estimate is exact where H is block-diagonal and noisy where other entries are
-            large; it pays where the scales of the unknowns differ.
-        probes: random vectors that the estimate averages over.
+        block_size: 0: no preconditioner. b >= 1: block Jacobi, with blocks of b consecutive
+            unknowns estimated by b * `probes` products, each with one random sign per block. The
+            estimate is exact if H is block-diagonal; otherwise the error falls with the number of
+            probes. Useful if the scales of the unknowns differ.
+        probes: number of random vectors to average over.
 
     Source: Bekas, Kokiopoulou, Saad 2007 (estimation of a diagonal).
     """
@@ -46,10 +46,12 @@ class ConjugateGradient:
 def _block_jacobi(
     product: Product, v: jax.Array, method: ConjugateGradient
 ) -> Callable[[jax.Array], Product]:
-    """total -> a preconditioner of H + total I, by the blocks on the diagonal of H."""
+    """total -> the block-Jacobi preconditioner of H + total I."""
     structure = BlockDiagonal(method.block_size).structure(v)
-    signs = jax.random.rademacher(jax.random.key(1), (method.probes, v.size), v.dtype)
-    # With random signs s the other entries of s H s have mean zero.
+    b = method.block_size
+    signs = jax.random.rademacher(jax.random.key(1), (method.probes, v.size // b), v.dtype)
+    signs = jnp.repeat(signs, b, axis=1)
+    # One random sign per block: the entries of s H s between two blocks have mean zero.
     probe = lambda s: structure.matrix(lambda p: s * product(s * p), v.dtype)
     blocks = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), jax.vmap(probe)(signs))
     diagonal = jnp.abs(structure.diagonal(blocks))
@@ -70,7 +72,7 @@ def _block_jacobi(
 def cg_system(
     product: Product, v: jax.Array, damping: Damping, method: ConjugateGradient
 ) -> DampedSystem:
-    """`damped_system` by conjugate gradients; an indefinite H is seen in the Krylov space of v."""
+    """`damped_system` by conjugate gradients; detects an indefinite H in the Krylov space of v."""
     frozen = lambda p: jax.lax.stop_gradient(product(p))
     # Products with random signs estimate trace and Frobenius norm without forming H.
     signs = jax.random.rademacher(jax.random.key(0), (_PROBES, v.size), v.dtype)
@@ -107,7 +109,7 @@ def cg_system(
     precondition = near(shift + fixed)
 
     def solve(v):
-        # For another right-hand side (order k, second derivatives) `first` may be no help at all.
+        # `first` may be a poor start for other right-hand sides (order k, second derivatives).
         helps = norm(v - operator(first)) < norm(v)
         start = jnp.where(helps, first, 0)
         return conjugate_gradient(operator, v, start=start, precondition=precondition)[0]

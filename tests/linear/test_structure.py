@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 from jaxcv import Damping
+from jaxcv.linear.iterative import _block_jacobi
 from jaxcv.linear.krylov import conjugate_gradient
 from jaxcv.linear.structure import Arrow, BlockDiagonal
 from jaxcv.linear.system import (
@@ -158,6 +160,18 @@ def badly_scaled(rng, n):
     q = rng.normal(size=(n, n)) / n**0.5
     scale = 10 ** rng.uniform(-2, 2, n)
     return scale[:, None] * (np.eye(n) + 0.1 * (q + q.T)) * scale
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 3])
+def test_block_jacobi_of_a_block_diagonal_matrix_is_its_inverse(block_size):
+    rng = np.random.default_rng(0)
+    parts = rng.normal(size=(6, block_size, block_size))
+    dense = scipy.linalg.block_diag(*(p @ p.T + np.eye(block_size) for p in parts))
+    with jax.enable_x64(True):
+        a, v = jnp.asarray(dense), jnp.asarray(rng.normal(size=len(dense)))
+        near = _block_jacobi(lambda p: a @ p, v, ConjugateGradient(block_size))
+        want = np.linalg.solve(dense + 0.3 * np.eye(len(dense)), v)
+        np.testing.assert_allclose(near(0.3)(v), want, rtol=1e-10)
 
 
 def test_preconditioned_conjugate_gradients_undo_bad_units():
