@@ -72,11 +72,5 @@ def test_links_lead_somewhere():
             assert "://" in target or (path.parent / target).exists(), (path, target)
 
 
-def test_the_table_is_that_of_the_records():
-    text = page.PAGE.read_text()
-    begin, end = text.index(page.BEGIN) + len(page.BEGIN), text.index(page.END)
-    assert text[begin:end].strip() == page.table().strip()
-
-
 def test_no_record_is_stale():
     assert "stale" not in page.table()

@@ -1,9 +1,10 @@
-"""The table on the page of results, from the records in this folder.
+"""Writes README.md of this folder: the table of results, and that of the sources' claims.
 
-python -m experiments.results            # writes it into experiments/results/README.md
+python -m experiments.results            # from the records and claims/*.toml
 python -m experiments.results --record=runs/tracker_fusion/results.json [--name=tracker_fusion]
 """
 
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from experiments.results import claims
 from experiments.runner import records, settings
 from jaxcv.io import files
 
@@ -21,10 +23,30 @@ __all__ = ["main", "table"]
 
 RESULTS = pathlib.Path(__file__).parent
 PAGE = RESULTS / "README.md"
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+PARTS = (
+    "results",
+    "claims",
+    "beyond",
+)  # what stands between <!-- part: begin --> and <!-- part: end -->
+
+
+def _rates(m: Mapping[str, Any]) -> str:
+    """Of a sweep of learning rates: the best of each method."""
+    rows = []
+    for key in sorted(key for key in m if key.endswith("/best_rate")):
+        name = key.removesuffix("/best_rate")
+        over = np.asarray(m[f"{name}/best_rate_loss_over_least"], float)
+        within = 100 * m[f"{name}/best_rate_within_10_percent"]
+        rows.append(f"{name} {m[key]:g}: {np.median(over):.2f}, {within:.0f}%")
+    return (
+        "best learning rate: median loss over that of the best fixed width, trainings within 10% "
+        f"of it: {'; '.join(rows)}"
+    )
 
 
 def _robust_mean(m: Mapping[str, Any]) -> str:
+    if any(key.endswith("/best_rate") for key in m):
+        return _rates(m)
     ends = {k: np.asarray(m[f"{k}/sigma2"], float) for k in ("damped", "undamped")}
     most = {k: np.asarray(m[f"{k}/largest_sigma2"], float) for k in ("damped", "undamped")}
     ratio = np.asarray(m["undamped_over_damped/largest_gradient"], float)
@@ -170,12 +192,14 @@ NUMBERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def _is_stale(record: Mapping[str, Any]) -> bool:
-    """Whether no preset of today has the settings of the record, but for the files they name."""
+    """True if no current preset has the record's settings, apart from paths and the data source."""
     experiment = importlib.import_module(f"experiments.{record['experiment']}").EXPERIMENT
     where = {"data": None, "data_dir": None, "cache_dir": None, "init_from": None}
     normal = lambda config: json.loads(json.dumps(config | where))
     presets = experiment.presets.values()
-    saved = settings.with_new_names(experiment.config, record["config"])
+    # A field that is newer than the record had its default's effect before.
+    new = {field.name: field.default for field in dataclasses.fields(experiment.config)}
+    saved = new | settings.with_new_names(experiment.config, record["config"])
     return normal(saved) not in [normal(settings.config_to_dict(p)) for p in presets]
 
 
@@ -184,19 +208,37 @@ def _row(name: str, record: Mapping[str, Any]) -> str:
     stale = " **(stale: the preset has changed since)**" if _is_stale(record) else ""
     environment = record["environment"]
     minutes = f"{environment['seconds'] / 60:.1f}"
-    return f"| {name} | `{environment['command']}` | {text}{stale} | {minutes} |"
+    anchor = f'<a id="{name}"></a>{name}'
+    return f"| {anchor} | `{environment['command']}` | {text}{stale} | {minutes} |"
 
 
 def table(folder: pathlib.Path = RESULTS) -> str:
-    """The table in Markdown, one row a record."""
+    """The table in Markdown, one row per record."""
     rows = ["| experiment | command | result | minutes |", "|---|---|---|---|"]
     for path in sorted(folder.glob("*.json")):
         rows.append(_row(path.stem, json.loads(path.read_text())))
     return "\n".join(rows)
 
 
+def page(text: str) -> str:
+    """The page with its parts made anew."""
+    sources = claims.read_sources()
+    counts = claims.count_verdicts(sources)
+    total = ", ".join(f"{count} *{word}*" for word, count in counts.items())
+    made = {
+        "results": table(),
+        "claims": f"{sum(counts.values())} claims: {total}.\n\n{claims.render(sources)}",
+        "beyond": claims.render_beyond(),
+    }
+    for part in PARTS:
+        begin, end = (f"<!-- {part}: {edge} -->" for edge in ("begin", "end"))
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n{made[part]}\n{end}{rest.split(end)[1]}"
+    return text
+
+
 def _checked_record(path: pathlib.Path) -> dict[str, Any]:
-    """The record of a training; raises DataError before anything is overwritten."""
+    """Reads the record of a training run; raises DataError if the file holds none."""
     expected, hint = (
         "expected the results.json of a training",
         "Give one that `--mode=train` wrote.",
@@ -222,14 +264,12 @@ def _write(argv: list[str]) -> None:
             sys.exit(f"error: {error}")
         name = flags.FLAGS.name or record["experiment"]
         records.write_json(RESULTS / f"{name}.json", record)
-    before, rest = PAGE.read_text().split(BEGIN)
-    after = rest.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+    records.write_text(PAGE, page(PAGE.read_text()))
 
 
 def main() -> None:
-    """Parses the flags, keeps the record that they name, and writes the table."""
-    flags.DEFINE_string("record", None, "A results.json to keep in experiments/results.")
-    flags.DEFINE_string("name", None, "Its name there; that of the experiment by default.")
+    """Parses the flags, copies the given record into this folder, and writes the table."""
+    flags.DEFINE_string("record", None, "A results.json to copy into experiments/results.")
+    flags.DEFINE_string("name", None, "Name of the copy; by default that of the experiment.")
     settings.show_in_help(("record", "name"))
     app.run(_write)
