@@ -1,4 +1,4 @@
-"""What the data sets of images in batches, between which one factor changes, have in common."""
+"""Shared parts of the data sets whose batches vary one factor."""
 
 import pathlib
 from typing import Any
@@ -13,9 +13,9 @@ from jaxcv.io.pictures import read_rgb
 __all__ = ["ALL", "FACTORS", "SPLITS", "FactorBuilder", "check_counts", "read_grey"]
 
 SPLITS = ("train", "test")
-FACTORS = "factors"  # the split of images whose factors all differ
-ALL = -1  # kind of its batches
-_GREY = np.array([0.21, 0.72, 0.07])  # weights of red, green and blue, the source's
+FACTORS = "factors"  # the split in which all factors vary
+ALL = -1  # the `kind` of its batches
+_GREY = np.array([0.21, 0.72, 0.07])  # luminance weights of red, green and blue
 _HINT = "Fetch or render the file again; data_prep/README.md describes the layout."
 
 
@@ -37,22 +37,22 @@ class FactorBuilder(ArrayRecordBuilder):
             builder=self,
             features=tfds.features.FeaturesDict(features),
             homepage=self.HOMEPAGE or None,
-            disable_shuffling=True,  # by number
+            disable_shuffling=True,  # sorted by number
         )
 
 
 def check_counts(name: str, counts: tuple[int, ...], kinds: int) -> None:
-    """Raises ValueError unless there is a count for each kind of batch, and a batch or more."""
+    """Raises ValueError unless `counts` has `kinds` numbers of 0 or more, not all 0."""
     if len(counts) != kinds or min(counts) < 0 or not sum(counts):
-        expected = f"expected {kinds} counts of 0 or more, and a batch or more"
+        expected = f"expected {kinds} counts of 0 or more, not all 0"
         raise argument_error(name, expected, counts)
 
 
 def read_grey(path: pathlib.Path, side: int) -> np.ndarray:
-    """An image (S, S) in 8 bits: grey by the source's weights, before white, scaled by area.
+    """Reads a square image as grey (S, S) uint8: on white, resized by area averaging.
 
     Raises:
-        ValueError: no image that can be read, or one that is not square.
+        ValueError: the file is no readable image, or the image is not square.
     """
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""A preparation that is never stale, shared by the builders."""
+"""Prepares data sets into caches keyed by the contents of their files."""
 
 import contextlib
 import hashlib
@@ -29,17 +29,17 @@ class ArrayRecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
 
 
 def tensor(shape: tuple[int | None, ...], dtype: Any) -> tfds.features.Tensor:
-    """The feature of an array, compressed."""
+    """The feature of a compressed array."""
     return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib")
 
 
 def config_name(values: Any) -> str:
-    """A name for the config of a builder: a hash of everything that its data depend on."""
+    """Names the config of a builder by a hash of all settings that its data depend on."""
     return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None, name: str) -> pathlib.Path:
-    """Where a data set is prepared: `cache_dir`, or jaxcv/<name> in the user's cache folder."""
+    """The folder to prepare in: `cache_dir`, or jaxcv/<name> in the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(cache_dir or pathlib.Path(home) / "jaxcv" / name)
 
@@ -50,17 +50,17 @@ def prepare_builder(
     cache_dir: str | os.PathLike[str],
     files: Iterable[pathlib.Path],
 ) -> Any:
-    """A builder whose data are those of some files as they are now.
+    """A builder prepared from the current contents of some files.
 
-    The prepared files lie in `cache_dir/<fingerprint>/`, where the fingerprint is a hash of the
-    names and contents of the files. A preparation is reused only for the same contents; it gets
-    its final name when it is complete, so that a killed one is done again.
+    The prepared data lie in `cache_dir/<fingerprint>/`, where the fingerprint is a hash of the
+    names and contents of the files; they are reused only for the same contents. They are renamed
+    into place when complete, so an interrupted preparation is repeated.
 
     Args:
         make: `make(data_dir)` -> a TFDS builder.
-        manual_dir: the folder that the files lie in.
-        cache_dir: where to prepare; made if it does not exist.
-        files: all files that are read.
+        manual_dir: the folder that contains the files.
+        cache_dir: the folder to prepare in; created if missing.
+        files: the files that the fingerprint covers.
     """
     cache = pathlib.Path(cache_dir) / _fingerprint(pathlib.Path(manual_dir), files)
     with _quiet():
@@ -73,7 +73,7 @@ def prepare_builder(
             )
     except OSError:
         builder = make(os.fspath(cache))
-        if not builder.is_prepared():  # else another process was faster, with the same contents
+        if not builder.is_prepared():  # else another process has prepared the same contents
             raise
     return builder
 
@@ -81,12 +81,12 @@ def prepare_builder(
 def prepare_generated(
     make: Callable[[str], Any], cache_dir: str | os.PathLike[str], sources: Iterable[str]
 ) -> Any:
-    """A builder whose data are generated; nothing is generated twice by the same code.
+    """A builder of generated data; the cache is keyed by the generating code.
 
     Args:
         make: `make(data_dir)` -> a TFDS builder.
-        cache_dir: where to prepare; made if it does not exist.
-        sources: the files of `jaxcv.data.synthetic` that generate.
+        cache_dir: the folder to prepare in; created if missing.
+        sources: names of the files of `jaxcv.data.synthetic` that generate the data.
     """
     root = pathlib.Path(next(iter(synthetic.__path__)))
     return prepare_builder(make, root, cache_dir, [root / name for name in sources])
@@ -104,7 +104,7 @@ def _fingerprint(root: pathlib.Path, files: Iterable[pathlib.Path]) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without TFDS's banners, its bar for each shard, and its warning of a config of our own."""
+    """Silences TFDS: its banners, progress bars, and the warning about a custom config."""
     from tensorflow_datasets.core.utils import tqdm_utils
 
     shown = getattr(tqdm_utils, "_active", True)

@@ -1,11 +1,11 @@
 """Checks of arguments, with one format for every error.
 
-An error names the argument, the rule, what it got, and a hint::
+An error gives the argument, `expected`, `got` and a hint::
 
     `quaternion`: expected (..., 4), got (3,). For rotation vectors use `so3.exp`.
 
 Shapes, dtypes, tree structures and settings are static and always checked. The values of settings
-are checked where they are known: not those of tracers. NaN in data is status, not an error.
+are checked unless they are tracers. NaN in data sets `status` and raises no error.
 """
 
 from collections.abc import Callable, Collection
@@ -40,7 +40,7 @@ __all__ = [
 
 
 def argument_error(name: str, expected: str, got: Any, hint: str = "") -> ValueError:
-    """The one error of the library, in one line: ``` `name`: expected, got ... . hint ```.
+    """The error format of the library, in one line: ``` `name`: expected, got ... . hint ```.
 
     Args:
         name: the argument's name as the caller wrote it.
@@ -94,7 +94,7 @@ def check_callable(name: str, function: Any, arguments: str = "(y, theta, *data)
 
 
 def returning_arrays(name: str, function: Callable) -> Callable:
-    """`function`, which raises ValueError where it returns anything but a tree of arrays."""
+    """`function`, but raises ValueError if the result is not a tree of arrays."""
 
     def checked(*arguments):
         out = function(*arguments)
@@ -105,7 +105,7 @@ def returning_arrays(name: str, function: Callable) -> Callable:
 
 
 def _check_kind(name: str, tree: Any, kinds: Any, expected: str, hint: str) -> None:
-    """Raises ValueError for a leaf that is no array, or has none of the `kinds` (None: any)."""
+    """Raises ValueError unless every leaf is an array of one of the `kinds` (None: any)."""
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         dtype = _dtype(leaf)
@@ -143,20 +143,20 @@ def check_scalar(name: str, shape_dtype: Any, hint: str = "") -> None:
 def check_pair(shape: Any) -> None:
     """Raises ValueError unless an energy with aux returned a pair."""
     if not (isinstance(shape, tuple) and len(shape) == 2):
-        hint = "Leave has_aux away if there is nothing to return besides."
+        hint = "Omit has_aux if the energy returns only a scalar."
         expected = "with has_aux it must return (scalar, aux)"
         raise argument_error("energy", expected, described(shape), hint)
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any], hint: str = "") -> None:
     """Raises ValueError unless `value` is one of `choices`."""
-    if value not in tuple(choices):  # a value that cannot be hashed is none of them
+    if value not in tuple(choices):  # a tuple, since `value` may be unhashable
         listed = ", ".join(repr(choice) for choice in choices)
         raise argument_error(name, f"expected one of {listed}", repr(value), hint)
 
 
 def check_count(name: str, value: Any, minimum: int = 1) -> int:
-    """`value` as an int; raises ValueError unless it is an integer (NumPy's too) >= minimum."""
+    """`value` as an int; raises ValueError unless an integer (also NumPy's) >= minimum."""
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or value < minimum:
         raise argument_error(name, f"expected an integer >= {minimum}", repr(value))
@@ -164,14 +164,14 @@ def check_count(name: str, value: Any, minimum: int = 1) -> int:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """`value` as a bool; raises ValueError unless it is one (NumPy's too)."""
+    """`value` as a bool; raises ValueError unless a bool (also NumPy's)."""
     if not isinstance(value, (bool, np.bool_)):
         raise argument_error(name, "expected True or False", repr(value))
     return bool(value)
 
 
 def check_number(name: str, value: Any, *, zero: bool = False) -> None:
-    """`check_numbers` of a single number, of shape ()."""
+    """`check_numbers` for a single number, of shape ()."""
     check_numbers(name, value, "a finite number", zero=zero)
     if jnp.shape(value) != ():
         raise argument_error(name, "expected one number", f"the shape {jnp.shape(value)}")
@@ -180,14 +180,14 @@ def check_number(name: str, value: Any, *, zero: bool = False) -> None:
 def check_numbers(
     name: str, value: Any, noun: str = "finite numbers", *, zero: bool = False, hint: str = ""
 ) -> None:
-    """Raises ValueError unless `value` holds finite real numbers > 0, as far as they are known.
+    """Raises ValueError unless `value` holds finite real numbers > 0 (tracers: a real dtype).
 
     Args:
-        name: of the argument.
+        name: the argument's name.
         value: a number or an array.
-        noun: what the error says is expected.
+        noun: follows "expected" in the error.
         zero: allows 0.
-        hint: of the error.
+        hint: the hint of the error.
     """
     expected = f"expected {noun} {'>=' if zero else '>'} 0"
     dtype = _dtype(value)
@@ -203,7 +203,7 @@ def check_data(data: Any) -> None:
     if not isinstance(data, tuple):
         got = type(data).__name__
         raise argument_error("data", "expected a tuple", got, "Write data=(x,) for one array.")
-    check_arrays("data", data, "The function may close over what is no array.")
+    check_arrays("data", data, "The function may close over anything else.")
 
 
 def described(shapes: Any) -> str:
@@ -216,15 +216,15 @@ def _dtype(x: Any) -> Any:
     if isinstance(x, (bool, int, float, complex)):
         return jax.dtypes.result_type(x)
     dtype = getattr(x, "dtype", None)
-    if dtype is None or not getattr(dtype, "isnative", True):  # JAX takes no other byte order
+    if dtype is None or not getattr(dtype, "isnative", True):  # JAX needs native byte order
         return None
-    kinds = (jnp.number, jnp.bool_, jax.dtypes.extended)  # extended: keys of random numbers
+    kinds = (jnp.number, jnp.bool_, jax.dtypes.extended)  # extended: PRNG keys
     known = any(jnp.issubdtype(dtype, kind) for kind in kinds)
     return dtype if known or dtype == jax.dtypes.float0 else None
 
 
 def _known(value: Any) -> np.ndarray | None:
-    """The numbers in `value`, or None where this process does not know them."""
+    """The numbers in `value`; None for tracers and arrays with shards on other hosts."""
     if isinstance(value, Tracer) or (
         isinstance(value, jax.Array) and not value.is_fully_addressable
     ):

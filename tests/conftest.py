@@ -1,8 +1,8 @@
 """Runs the suite on the CPU unless JAX_PLATFORMS says otherwise, and makes `tests` importable.
 
-The default run compiles without most of XLA's optimisations: its programs are small, and more than
-half of its time was their compilation. Slow tests and benchmarks, or the suite under
-JAX_DISABLE_MOST_OPTIMIZATIONS=false, run what users run.
+The default run disables most of XLA's optimisations, because compiling its small programs took more
+than half of the time. Slow tests, benchmarks, and the suite under
+JAX_DISABLE_MOST_OPTIMIZATIONS=false compile as for users.
 """
 
 import os
@@ -15,13 +15,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import hypothesis
 import pytest
 
-# The first example compiles.
+# No deadline: the first example compiles.
 hypothesis.settings.register_profile("jaxcv", deadline=None)
 hypothesis.settings.load_profile("jaxcv")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before anything imports jax; the programs that tests start inherit it."""
+    """Disables optimisations before jax is imported; subprocesses inherit the setting."""
     if config.option.markexpr == "not slow and not benchmark":
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
@@ -36,7 +36,7 @@ def real_data() -> pathlib.Path:
 
 @pytest.fixture(autouse=True, scope="module")
 def _few_mapped_programs():
-    """Every compiled program maps memory, and the system ends a process with too many maps."""
+    """Clears JAX's caches before compiled programs exhaust the memory maps of the process."""
     yield
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and maps.read_text().count("\n") > 20_000:

@@ -1,4 +1,4 @@
-"""What several tests share: comparisons of trees and of gradients, and energies with structure."""
+"""Shared test helpers: comparisons of trees and of gradients, and energies with structure."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ UNDAMPED = Damping(0.0, mode="plain")
 
 
 def mostly_slow(values, default):
-    """Parameters of a test; all but those of `default` are left to the slow run."""
+    """Parameters of a test; all but those in `default` are marked slow."""
     tuples = [value if isinstance(value, tuple) else (value,) for value in values]
     marks = [[] if value in default else [pytest.mark.slow] for value in values]
     return [pytest.param(*each, marks=mark) for each, mark in zip(tuples, marks, strict=True)]
@@ -29,7 +29,7 @@ def relative_error(got, want):
 
 
 def assert_close(got, want, rtol):
-    """The relative error of the whole tree is at most `rtol`."""
+    """Asserts that the relative error of the whole tree is at most `rtol`."""
     error = relative_error(got, want)
     assert error <= rtol, f"relative error {error:.2e} above {rtol:.0e}"
 
@@ -47,11 +47,11 @@ def random_direction(tree, key):
 
 
 def assert_grad_matches(loss, theta, key, *, steps=(1e-2, 1e-3, 1e-4), rtol=1e-6, gradient=None):
-    """grad(loss) along a random direction against central differences, whose error falls as h^2.
+    """Compares grad(loss) along a random direction with central differences, of error O(h^2).
 
-    To be called with 64-bit floats enabled. The first two steps show the law, the last the value.
-    `loss` returns a scalar, or an array that `gradient` is the derivative of (a tree of theta with
-    the axes of the loss in front). Returns the relative error at the last step.
+    Call it with 64-bit floats enabled. The first two steps check the order, the last the value.
+    `loss` returns a scalar, or an array whose derivative is `gradient` (a tree like theta with the
+    axes of the loss in front). Returns the relative error at the last step.
     """
     direction = random_direction(theta, key)
 
@@ -98,7 +98,7 @@ def valley_energy(y, theta):
 def huber_energy(y, theta, design, kept, order, key):
     """Pseudo-Huber regression of y (n,) on the rows of `design` (m, n) that `kept` marks.
 
-    Reads a boolean mask, an integer permutation and a PRNG key, as data may hold them.
+    Its data include a boolean mask, an integer permutation and a PRNG key.
     """
     jitter = 0.01 * jax.random.normal(key, kept.shape, y.dtype)
     residual = ((design @ y - theta["targets"])[order] + jitter) * jnp.exp(-theta["log_width"])
@@ -145,6 +145,6 @@ def problem(name):
 
 
 def outer_loss(y):
-    """A loss of the leaves of y without symmetries."""
+    """A loss without symmetries, of the leaves of y."""
     leaves = jax.tree.leaves(y)
     return sum(jnp.sum(jnp.sin(leaf + i) + 0.3 * leaf**2) for i, leaf in enumerate(leaves, 1))

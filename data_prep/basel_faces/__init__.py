@@ -1,4 +1,4 @@
-"""Renderings of a face model of the user's, e.g. the Basel face model, in batches."""
+"""Batches of the user's renderings of a face model, e.g. the Basel face model."""
 
 from data_prep.basel_faces.builder import BaselFaces, FacesConfig, prepare
 

@@ -1,16 +1,16 @@
-"""The TFDS builder of face renderings in the folders of the source's code.
+"""The TFDS builder of face renderings, in the folder layout of Kulkarni et al.'s code.
 
 ::
 
-    AZ_VARIED/face_<n>/*.png         a batch each: one factor changes
+    AZ_VARIED/face_<n>/*.png         one batch per folder: one factor changes
     EL_VARIED/face_<n>/*.png
     LIGHT_AZ_VARIED/face_<n>/*.png
     SHAPE_VARIED/face_<n>/*.png
-    <any of these>/factors.csv       file,azimuth,elevation,light,identity: a line an image [rad]
+    <any of these>/factors.csv       file,azimuth,elevation,light,identity; one line per image [rad]
 
-Images are square, in grey or colour; all folders hold as many.
+Images are square, in grey or colour; each folder holds at least `batch` of them.
 
-Source: Kulkarni et al., NIPS 2015, and its released code; the factors are not part of that.
+Source: Kulkarni et al., NIPS 2015, and its released code, which has no factors.csv.
 """
 
 import csv
@@ -40,12 +40,12 @@ _HINT = "data_prep/README.md describes the layout."
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class FacesConfig(tfds.core.BuilderConfig):
-    """What is read.
+    """Settings of the batches.
 
     Attributes:
-        batch: images of a batch: the first so many of each folder.
-        side: of the images [px].
-        test_share: of the batches of each kind, the last ones.
+        batch: images per batch; the first ones of each folder, by name.
+        side: side of the images [px].
+        test_share: fraction of the batches of each kind for the test; the last ones.
     """
 
     name: str = ""
@@ -64,7 +64,7 @@ class FacesConfig(tfds.core.BuilderConfig):
 
 
 class BaselFaces(FactorBuilder):
-    """One folder a batch. The images of `factors` are those of the test, in other batches."""
+    """One batch per folder. The split `factors` shuffles the test images into new batches."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = "Put your renderings into manual_dir; see data_prep/README.md."
 
@@ -90,7 +90,7 @@ class BaselFaces(FactorBuilder):
             yield n, {"images": images, "kind": kind, "factors": factors}
 
     def _mixed(self, rows: list[tuple[int, pathlib.Path]]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """All images of the test in a drawn order, so that every factor changes in a batch."""
+        """The test images in random order, so that all factors vary within a batch."""
         parts = [self._read(folder) for _, folder in rows]
         images, factors = (np.concatenate(leaves) for leaves in zip(*parts, strict=True))
         order = np.random.default_rng(0).permutation(len(images)).reshape(len(rows), -1)
@@ -109,10 +109,10 @@ class BaselFaces(FactorBuilder):
 
 
 def found_batches(folder: pathlib.Path) -> list[list[pathlib.Path]]:
-    """For each of FOLDERS its face_<n>, by number.
+    """The folders face_<n> of each of FOLDERS, sorted by n.
 
     Raises:
-        ValueError: one of them has none.
+        ValueError: one of FOLDERS has none.
     """
     number = lambda path: int(re.sub(r"\D", "", path.name) or 0)
     out = [sorted(folder.glob(f"{name}/face_*"), key=number) for name in FOLDERS]
@@ -128,7 +128,7 @@ def read_factors(path: pathlib.Path) -> dict[str, list[float]]:
     """File name -> azimuth, elevation, light [rad], identity.
 
     Raises:
-        ValueError: no such file, a column that is missing, or a value that is not finite.
+        ValueError: the file or a column is missing, or a value is not finite.
     """
     try:
         check_file(path)
@@ -155,15 +155,15 @@ def prepare(
     cache_dir: str | os.PathLike[str],
     config: FacesConfig | None = None,
 ) -> BaselFaces:
-    """A builder whose data are those of `manual_dir` as it is now.
+    """A builder prepared from the current files in `manual_dir`.
 
     Args:
         manual_dir: the folder with AZ_VARIED and the others.
-        cache_dir: where to prepare.
-        config: what is read; None: `FacesConfig()`.
+        cache_dir: the folder to prepare in.
+        config: settings; None: `FacesConfig()`.
 
     Raises:
-        ValueError: a folder or file is missing or malformed; nothing is left that looks complete.
+        ValueError: a folder or file is missing or malformed; no complete data set is written.
     """
     root, config = pathlib.Path(manual_dir), config or FacesConfig()
     files = [

@@ -24,16 +24,16 @@ _TRAINING = {
     "nyu2": re.compile(r"(?!)"),
 }
 _LEAKING = re.compile(r"rgbd_(?!bugfix).+_(handheld|3d)_train")
-_SHORTEST = 1e-6  # of a baseline; the benchmark leaves pairs out that do not move
+_SHORTEST = 1e-6  # baseline; like the benchmark, pairs without motion are left out
 
 
 class Demon(ArrayRecordBuilder):
-    """Pairs of views with depth and motion; a configuration for each of DeMoN's sets.
+    """Pairs of views with depth and motion; one configuration per set of DeMoN.
 
-    Splits `train` (the training files by their official names; uncorrected ones of rgbd, which hold
-    test images, are refused) and `test` (`<set>_test.h5`).
+    Splits: `train` (training files under their official names) and `test` (`<set>_test.h5`).
+    Uncorrected training files of rgbd, which contain test images, are refused.
 
-    Of nyu2 only the scale-invariant error means anything: its motions are estimates.
+    On nyu2 only the scale-invariant error is meaningful, because its motions are estimates.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -57,7 +57,7 @@ class Demon(ArrayRecordBuilder):
             builder=self,
             features=f.FeaturesDict(features),
             homepage="https://lmb.informatik.uni-freiburg.de/people/ummenhof/demon",
-            disable_shuffling=True,  # by file, group and pair
+            disable_shuffling=True,  # sorted by file, group and pair
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -94,9 +94,9 @@ def _files(folder: pathlib.Path, name: str) -> dict[str, list[pathlib.Path]]:
     leaking = [path.name for path in found if name == "rgbd" and _LEAKING.fullmatch(path.stem)]
     if leaking:
         expected = (
-            "expected the corrected files rgbd_bugfix_*: the first ones hold images of the test"
+            "expected the corrected files rgbd_bugfix_*: the uncorrected ones hold test images"
         )
-        raise argument_error(str(folder), expected, leaking, "Take them out of the folder.")
+        raise argument_error(str(folder), expected, leaking, "Remove them from the folder.")
     train = [path for path in found if _TRAINING[name].fullmatch(path.stem)]
     test = [path for path in found if path.stem == f"{name}_test"]
     splits = {"train": train, "test": test}
@@ -104,7 +104,7 @@ def _files(folder: pathlib.Path, name: str) -> dict[str, list[pathlib.Path]]:
     if not splits:
         expected = f"expected {name}_test.h5 or training files {name}_*.h5"
         got = [path.name for path in found]
-        hint = "data_prep/README.md says where they come from."
+        hint = "data_prep/README.md says where to get them."
         raise argument_error(str(folder), expected, got, hint)
     return splits
 
@@ -112,15 +112,15 @@ def _files(folder: pathlib.Path, name: str) -> dict[str, list[pathlib.Path]]:
 def prepare(
     manual_dir: str | os.PathLike[str], cache_dir: str | os.PathLike[str], *, name: str
 ) -> Demon:
-    """A builder of one set whose data are those of `manual_dir` as it is now.
+    """A builder of one set, prepared from the current files in `manual_dir`.
 
     Args:
         manual_dir: the folder of the .h5 files.
-        cache_dir: where to prepare.
-        name: of sun3d, rgbd, mvs, scenes11 and nyu2.
+        cache_dir: the folder to prepare in.
+        name: sun3d, rgbd, mvs, scenes11 or nyu2.
 
     Raises:
-        ValueError: a file is missing or malformed; nothing is left that looks complete.
+        ValueError: a file is missing or malformed; no complete data set is written.
     """
     splits = _files(pathlib.Path(manual_dir), name)
     files = [path for paths in splits.values() for path in paths]

@@ -4,14 +4,14 @@
 
     /<group>/frames/t0                attribute viewpoint_pairs: int32, flat pairs, e.g. [0 1 1 0]
     /<group>/frames/t0/v<i>/image     int8, a WebP file; attribute format b"webp"
-    /<group>/frames/t0/v<i>/depth     int8, one LZ4 block without size of float16, row by row;
+    /<group>/frames/t0/v<i>/depth     int8, one LZ4 block (no size header) of float16 by rows;
                                       attributes format b"lz4half", extents [H, W] and
                                       depth_metric b"camera_z" or b"ray_length"; 0: unknown
     /<group>/frames/t0/v<i>/camera    17 float64: fx fy skew cx cy, R by columns, t, world to
                                       camera; attribute format b"pinhole"
 
-Groups whose name begins with a dot are not scenes. Pixel centres are at x + 1/2; the depths of this
-library, and its principal points, are those of centres at integers.
+Groups whose name begins with a dot are not scenes. The files put pixel centres at x + 1/2; this
+library puts them at integers, so 1/2 is subtracted from the principal points.
 
 Source: Ummenhofer et al., "DeMoN", CVPR 2017, and its data reader.
 """
@@ -54,7 +54,7 @@ class DemonView(NamedTuple):
 
 
 class DemonPair(NamedTuple):
-    """Where a pair is: group, first and second view."""
+    """The location of a pair: group, first and second view."""
 
     group: str
     first: int
@@ -68,7 +68,8 @@ def list_pairs(path: str | os.PathLike[str]) -> list[DemonPair]:
     """All pairs of a file, in the order of its groups.
 
     Raises:
-        ValueError: not an HDF5 file, a group without frames or pairs, or a pair of one view.
+        ValueError: no HDF5 file, a group without frames or pairs, or a pair of equal or missing
+            views.
     """
     out = []
     with _open(path) as file:
@@ -85,7 +86,7 @@ def list_pairs(path: str | os.PathLike[str]) -> list[DemonPair]:
             views = pairs.reshape(-1, 2) if pairs.size % 2 == 0 else np.zeros((1, 2), int)
             missing = [int(v) for v in views.ravel() if f"v{int(v)}" not in frames]
             if not views.size or missing or (views[:, 0] == views[:, 1]).any():
-                expected = "expected viewpoint_pairs of two different views that are there"
+                expected = "expected viewpoint_pairs of two different views that exist"
                 raise argument_error(name, expected, pairs.tolist(), _HINT)
             out += [DemonPair(group, int(a), int(b)) for a, b in views]
     if not out:
@@ -97,8 +98,8 @@ def read_view(path: str | os.PathLike[str], group: str, view: int) -> DemonView:
     """One view of a group.
 
     Raises:
-        ValueError: naming file, group and view: a missing entry, another format or depth metric,
-            an image or a depth that cannot be decoded or is of another size, a camera that is none.
+        ValueError: a missing entry, an unknown format or depth metric, an undecodable image or
+            depth, sizes that differ, or an invalid camera. The error names file, group and view.
     """
     name = f"{path}, {group}/frames/t0/v{view}"
     with _open(path) as file:
@@ -125,7 +126,7 @@ def read_view(path: str | os.PathLike[str], group: str, view: int) -> DemonView:
 
 
 def _attributes(name: str, node: Any) -> dict[str, Any]:
-    """The attributes of an array; one that is not UTF-8 is an error."""
+    """The attributes of an array; raises ValueError for an unreadable one."""
     out = {}
     for key in node.attrs:
         try:
@@ -133,7 +134,7 @@ def _attributes(name: str, node: Any) -> dict[str, Any]:
             if np.size(out[key]) == 1:
                 _text(out[key])
         except (UnicodeDecodeError, OSError, TypeError) as error:
-            expected = f"expected an attribute {key!r} that can be read"
+            expected = f"expected a readable attribute {key!r}"
             raise argument_error(name, expected, type(error).__name__, _HINT) from error
     return out
 
@@ -153,7 +154,7 @@ def _open(path: str | os.PathLike[str]) -> Any:
 
 
 def _image_size(name: str, encoded: bytes) -> tuple[int, int]:
-    values, _ = read_stored(encoded, name, hint=_HINT)  # decodes it as well
+    values, _ = read_stored(encoded, name, hint=_HINT)  # also checks that it decodes
     return values.shape[0], values.shape[1]
 
 

@@ -18,9 +18,9 @@ TEST_SUBJECTS = ("S9", "S11")
 
 
 class Human36m(ArrayRecordBuilder):
-    """Joints detected in four views and true joints; one example a recording.
+    """Joints detected in four views, and true joints; one example per recording.
 
-    Splits `train` (S1, S5, S6, S7, S8, and whatever else there is) and `test` (S9, S11).
+    Splits: `test` (S9, S11) and `train` (all other subjects: S1, S5, S6, S7, S8).
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -45,7 +45,7 @@ class Human36m(ArrayRecordBuilder):
             builder=self,
             features=f.FeaturesDict(features),
             homepage="http://vision.imar.ro/human3.6m",
-            disable_shuffling=True,  # by subject, action and trial
+            disable_shuffling=True,  # sorted by subject, action and trial
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -67,10 +67,10 @@ class Human36m(ArrayRecordBuilder):
 
 
 def prepare(manual_dir: str | os.PathLike[str], cache_dir: str | os.PathLike[str]) -> Human36m:
-    """A builder whose data are those of `manual_dir` as it is now; prepared again if it changes.
+    """A builder prepared from the files in `manual_dir`; prepared again when they change.
 
     Raises:
-        ValueError: a file is missing or malformed; nothing is left that looks complete.
+        ValueError: a file is missing or malformed; no complete data set is written.
     """
     make = lambda data_dir: Human36m(data_dir=data_dir)
     return prepare_builder(make, manual_dir, cache_dir, find_layout(manual_dir).files())
@@ -86,8 +86,8 @@ def prepare_frames(
 
     Args:
         manual_dir: a folder in the layout of `parser`.
-        cache_dir: where to prepare; None: jaxcv/human36m in the user's cache folder.
-        stride: of the frames of each recording, from its first.
+        cache_dir: the folder to prepare in; None: jaxcv/human36m in the user's cache folder.
+        stride: step between the frames of a recording, from its first.
     """
     cache = cache_folder(cache_dir, "human36m")
     return load_pose_frames(prepare(manual_dir, cache), stride=stride)

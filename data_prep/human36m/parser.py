@@ -1,4 +1,4 @@
-"""The files of Human3.6M in the layout that the code of Wibergian learning reads.
+"""Reads Human3.6M in the folder layout of the Wibergian-learning code.
 
 ::
 
@@ -6,9 +6,9 @@
     S<n>/MyPoses/3D_positions/<action>.h5          3D_positions (96, T), 32 joints x 3 [mm]
     S<n>/StackedHourglass/<action>.<camera>.h5     poses (T, 16, 2) [px]
 
-Each subject does each action twice; the two files of an action are named `X` and `X_1`, or as they
-come, `X`, `X 1`, `X 2`: sorted, the first is trial 0, the second trial 1. R is stored transposed:
-the rotation from the world to the camera is its transpose.
+Each subject performs each action twice, in files named `X` and `X_1`, `X` and `X 1`, or `X 1` and
+`X 2`; in sorted order they are trials 0 and 1. R is stored transposed: R^T rotates the world to the
+camera.
 
 Source: Ionescu et al., PAMI 2014; released code of Toso et al. 2019.
 """
@@ -28,11 +28,11 @@ from jaxcv.io.files import check_file
 __all__ = ["CAMERAS", "Layout", "Sequence", "find_layout", "read_sequence"]
 
 CAMERAS = ("54138969", "55011271", "58860488", "60457274")
-# Of the 32 joints, those of `jaxcv.energies.human_pose.JOINTS`, in that order.
+# Indices of `jaxcv.energies.human_pose.JOINTS` among the 32 joints.
 _JOINTS = [0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27]
-# Of the detector's 16 joints, where each belongs among the 17; the neck is never detected.
+# Indices of the detector's 16 joints among the 17; the neck is never detected.
 _SLOTS = [3, 2, 1, 4, 5, 6, 0, 7, 8, 10, 16, 15, 14, 11, 12, 13]
-# Its video is damaged.
+# Its video is damaged, so the recording is left out.
 _SKIPPED = {("S11", "Directions", 0)}
 _MOST_FRAMES_APART = 10
 _LAYOUT = "The layout is described in data_prep/README.md."
@@ -63,7 +63,7 @@ class Layout(NamedTuple):
 
 
 def _trials(folder: pathlib.Path, suffix: str) -> dict[tuple[str, int], pathlib.Path]:
-    """(action, trial) -> file of those that end in a suffix."""
+    """(action, trial) -> file, for file names that end in `suffix`."""
     out: dict[tuple[str, int], pathlib.Path] = {}
     names: dict[str, list[pathlib.Path]] = {}
     for path in sorted(folder.glob(f"*{suffix}")):
@@ -78,10 +78,10 @@ def _trials(folder: pathlib.Path, suffix: str) -> dict[tuple[str, int], pathlib.
 
 
 def find_layout(root: str | os.PathLike[str]) -> Layout:
-    """The recordings of a folder; every file that will be read exists.
+    """The recordings of a folder, after checking that their files exist.
 
     Raises:
-        ValueError: names what is missing.
+        ValueError: a file is missing; the error names it.
     """
     root = pathlib.Path(root)
     if not (root / "cameras.h5").is_file():
@@ -117,12 +117,12 @@ def read_sequence(layout: Layout, one: Sequence) -> dict[str, np.ndarray]:
 
     Returns:
         `points` (T, 4, 17, 2) [px], zero where not visible, `visible` (T, 4, 17), `joints`
-        (T, 17, 3) [mm], `cameras` (4, 3, 3) world to camera. T is that of the shortest file:
-        detections and motion capture may end a few frames apart.
+        (T, 17, 3) [mm], `cameras` (4, 3, 3) world to camera. T is the length of the shortest
+        file: detections and motion capture may end a few frames apart.
 
     Raises:
-        ValueError: misshapen arrays, true joints that are not finite, files of very different
-            lengths, matrices that are no rotations.
+        ValueError: arrays of wrong shape, values that are not finite, files whose lengths differ
+            by more than ten frames, or matrices that are no rotations.
     """
     truth = load_arrays(one.truth, {"3D_positions": (96, None)})["3D_positions"]
     joints = truth.T.reshape(-1, 32, 3)[:, _JOINTS]
@@ -130,8 +130,8 @@ def read_sequence(layout: Layout, one: Sequence) -> dict[str, np.ndarray]:
     lengths = [len(joints), *map(len, seen)]
     num = min(lengths)
     if num == 0 or max(lengths) - num > _MOST_FRAMES_APART:
-        expected = f"expected as many frames as the detections, up to {_MOST_FRAMES_APART} apart"
-        hint = "The two trials of an action may be exchanged: see their names."
+        expected = f"expected as many frames as the detections, to within {_MOST_FRAMES_APART}"
+        hint = "The two trials of an action may be swapped: check their file names."
         raise argument_error(str(one.truth), expected, lengths, hint)
     points = np.zeros((num, len(CAMERAS), 17, 2))
     points[:, :, _SLOTS] = np.stack([array[:num] for array in seen], axis=1)

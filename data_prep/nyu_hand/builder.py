@@ -23,18 +23,19 @@ from jaxcv.data.hand import NYU_INTRINSICS
 __all__ = ["NyuHand", "prepare"]
 
 SPLITS = ("train", "test")
-FIRST_SUBJECT = 2440  # test frames up to here are of the person who is in the training frames
-_WINDOW = 384  # [px], more than a cube of 300 mm fills at the nearest palm (600 mm)
+FIRST_SUBJECT = 2440  # the first test frames, which show the training subject
+_WINDOW = 384  # [px], larger than a cube of 300 mm about the nearest palm (600 mm)
 
 
 class NyuHand(ArrayRecordBuilder):
-    """Frames of one view, as windows of 384 x 384 pixels about the palm, with all 36 joints.
+    """Frames of one view, as windows of 384 x 384 pixels around the palm, with all 36 joints.
 
-    The window is no part of the method: it holds more than the cube that is cropped from it, and
-    keeps the preparation at a third of the images. Its place is in `intrinsics`. Beyond the image
-    the depth is 0.
+    The window only saves space: it is larger than the cube that is cropped from it, and takes a
+    third of the space of the images. `intrinsics` are those of the window. Outside the image the
+    depth is 0.
 
-    Splits `train` (one person) and `test` (that person in the first 2,440 frames, another after).
+    Splits: `train` (one person) and `test` (the same person in the first 2,440 frames, then
+    another).
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -58,7 +59,7 @@ class NyuHand(ArrayRecordBuilder):
             builder=self,
             features=f.FeaturesDict(features),
             homepage="https://jonathantompson.github.io/NYU_Hand_Pose_Dataset.htm",
-            disable_shuffling=True,  # by frame
+            disable_shuffling=True,  # sorted by frame
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -119,20 +120,20 @@ def _found(folder: pathlib.Path) -> list[str]:
 def prepare(
     manual_dir: str | os.PathLike[str], cache_dir: str | os.PathLike[str], *, view: int = 1
 ) -> NyuHand:
-    """A builder whose data are those of `manual_dir` as it is now.
+    """A builder prepared from the current files in `manual_dir`.
 
     Args:
         manual_dir: the folder with train and test.
-        cache_dir: where to prepare.
-        view: 1 (frontal, the one that is scored), 2 or 3.
+        cache_dir: the folder to prepare in.
+        view: 1 (frontal, used for scoring), 2 or 3.
 
     Raises:
-        ValueError: a file is missing or malformed; nothing is left that looks complete.
+        ValueError: a file is missing or malformed; no complete data set is written.
     """
     if view not in range(1, VIEWS + 1):
         raise argument_error("view", f"expected 1 to {VIEWS}", view)
     folder = pathlib.Path(manual_dir)
-    # The labels and the names: the images are too many to be read twice.
+    # Only the labels are hashed: hashing would read all images once more.
     files = [folder / name / "joint_data.mat" for name in _found(folder)]
     make = lambda data_dir: NyuHand(config=f"view{view}", data_dir=data_dir)
     return prepare_builder(make, manual_dir, cache_dir, files)

@@ -1,4 +1,4 @@
-"""The files of the NYU Hand Pose data set.
+"""Reads the files of the NYU Hand Pose data set.
 
 ::
 
@@ -7,7 +7,7 @@
     <split>/depth_<view>_<frame>.png    8 bits a channel: depth = 256 G + B [mm], 0: missing
     <split>/rgb_<view>_<frame>.png      registered to the depth
 
-Views are 1 to 3, frames are 0000001 on; 640 x 480. `synthdepth_*.png` are renderings, not read.
+Views are 1 to 3, frames count from 0000001; 640 x 480 px. `synthdepth_*.png` are not read.
 
 Source: Tompson et al., SIGGRAPH 2014, and its read-me.
 """
@@ -28,7 +28,7 @@ __all__ = ["NyuLabels", "encode_depth", "read_color", "read_depth", "read_labels
 VIEWS, JOINTS = 3, 36
 _HINT = "Fetch the file again; data_prep/README.md describes the layout."
 _INVALID = 32001  # what some tools write for missing depths
-_AGREE = 2.0  # [px] between joint_uvd and the projection of joint_xyz
+_AGREE = 2.0  # [px], largest median of joint_uvd minus the projection of joint_xyz
 
 
 class NyuLabels(NamedTuple):
@@ -44,18 +44,18 @@ class NyuLabels(NamedTuple):
 
 
 def read_labels(path: str | os.PathLike[str]) -> NyuLabels:
-    """joint_data.mat of a split.
+    """Reads joint_data.mat of a split.
 
     Raises:
-        ValueError: no MATLAB file, a key that is missing, other shapes, values that are not finite,
-            or pixels that are not the projection of the joints by NYU's camera.
+        ValueError: no MATLAB file, missing keys, wrong shapes, values that are not finite, joints
+            behind the camera, or pixels that NYU's camera does not project the joints to.
     """
     import scipy.io
 
     try:
         check_file(path, hint=_HINT)
         stored = scipy.io.loadmat(os.fspath(path))
-    except Exception as error:  # SciPy raises many kinds, some of no common class
+    except Exception as error:  # SciPy raises many classes without a common base
         expected = "expected a MATLAB file (version 5)"
         raise argument_error(os.fspath(path), expected, str(error), _HINT) from error
     missing = [key for key in ("joint_uvd", "joint_xyz") if key not in stored]
@@ -73,7 +73,7 @@ def read_labels(path: str | os.PathLike[str]) -> NyuLabels:
         raise argument_error(os.fspath(path), "expected finite labels", "nan or inf", _HINT)
     if not (joints[0, ..., 2] > 0).all():
         got = f"a depth of {joints[0, ..., 2].min():g} mm"
-        raise argument_error(os.fspath(path), "expected joints before the camera", got, _HINT)
+        raise argument_error(os.fspath(path), "expected joints in front of the camera", got, _HINT)
     apart = np.abs(pixels_of_joints(joints[0], NYU_INTRINSICS)[..., :2] - pixels[0, ..., :2])
     if np.median(apart.max(axis=-1)) > _AGREE:
         expected = "expected joint_uvd to be the projection of joint_xyz, y up"
@@ -85,16 +85,16 @@ def read_labels(path: str | os.PathLike[str]) -> NyuLabels:
 def frame_files(
     folder: str | os.PathLike[str], view: int, frame: int
 ) -> tuple[pathlib.Path, pathlib.Path]:
-    """Paths of the depth and of the colour of a frame, which is counted from 1."""
+    """Paths of the depth and colour images of a frame; frames count from 1."""
     name = f"{view}_{frame:07d}.png"
     return pathlib.Path(folder, f"depth_{name}"), pathlib.Path(folder, f"rgb_{name}")
 
 
 def read_depth(path: str | os.PathLike[str]) -> np.ndarray:
-    """Depth (H, W) [mm] uint16 of a PNG, 0 where nothing was seen.
+    """Reads a depth PNG (H, W) [mm] as uint16, 0 where missing.
 
     Raises:
-        ValueError: no PNG of three 8-bit channels, or one without any depth.
+        ValueError: no PNG of three 8-bit channels, or no pixel has a depth.
     """
     channels = _read(path, "depth = 256 G + B in three 8-bit channels").astype(np.uint16)
     depth = 256 * channels[..., 1] + channels[..., 2]
@@ -105,12 +105,12 @@ def read_depth(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def read_color(path: str | os.PathLike[str]) -> np.ndarray:
-    """Colour (H, W, 3) uint8 of a PNG."""
+    """Reads a colour PNG (H, W, 3) as uint8."""
     return _read(path, "an image of three 8-bit channels")
 
 
 def encode_depth(depth: Any) -> np.ndarray:
-    """Depth (H, W) [mm] as the channels (H, W, 3) uint8 of its PNG: the inverse of `read_depth`."""
+    """Encodes depth (H, W) [mm] in channels (H, W, 3) uint8: the inverse of `read_depth`."""
     depth = np.asarray(depth, np.uint16)
     high, low = (depth >> 8).astype(np.uint8), (depth & 255).astype(np.uint8)
     return np.stack([np.zeros_like(high), high, low], axis=-1)

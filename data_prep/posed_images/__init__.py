@@ -1,4 +1,4 @@
-"""Pairs of images with relative poses: folders, COLMAP models, DTU, 1DSfM's landmarks, rendered."""
+"""Pairs of images with relative poses: folders, COLMAP, DTU, 1DSfM's landmarks, or rendered."""
 
 from data_prep.posed_images.builder import (
     SOURCES,

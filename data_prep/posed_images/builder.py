@@ -30,10 +30,10 @@ __all__ = [
 
 
 class Layout(NamedTuple):
-    """How a folder is laid out.
+    """Reads one layout of a folder.
 
     Attributes:
-        read: folder -> its views, and the pairs (N, 2) that it names or None.
+        read: folder -> its views, and the pairs (N, 2) that it lists, or None.
         files_of: folder -> the files that the prepared data depend on.
     """
 
@@ -42,7 +42,7 @@ class Layout(NamedTuple):
 
 
 def _layout_of(read: Callable[..., Any], *tables: str) -> Layout:
-    """A layout of some tables, and of the images that they name."""
+    """A layout whose data depend on tables and on the images that they name."""
     images = lambda folder: dict.fromkeys(read(folder)[0].files)
     return Layout(read, lambda folder: [*(folder / name for name in tables), *images(folder)])
 
@@ -54,8 +54,8 @@ SOURCES: dict[str, Layout] = {
     "landmarks": Layout(landmarks.read, landmarks.files_of),
 }
 SPLITS = ("train", "test")
-VIEWS = "views"  # the split of the images, which the pairs name by their numbers
-_SOURCES = ("pose_pairs.py", "stereo.py")  # what rendered images depend on
+VIEWS = "views"  # the split of the images; pairs refer to them by number
+_SOURCES = ("pose_pairs.py", "stereo.py")  # files that rendered images depend on
 
 
 class _Pairs(ArrayRecordBuilder):
@@ -67,7 +67,7 @@ class _Pairs(ArrayRecordBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         config: Any = self.builder_config
         features = {
-            "image": tensor((None, None, 3), np.uint8),  # of a view; empty of a pair
+            "image": tensor((None, None, 3), np.uint8),  # of a view; empty for a pair
             "intrinsics": tensor((3, 3), np.float64),  # of a view [px]
             "name": tfds.features.Text(),
             "views": tensor((2,), np.int64),  # of a pair: numbers in `views`
@@ -106,15 +106,15 @@ def _pair(
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class PosedConfig(tfds.core.BuilderConfig):
-    """What is read of a folder.
+    """Settings of the pairs of a folder.
 
     Attributes:
-        source: its layout, of SOURCES.
-        shape: (H, W) that images are brought to, each axis scaled by itself, K with them.
-        test_scenes: scenes (scans, landmarks, or as the folder names them) of the test; none: the
-            last fifth of the views of each scene. Pairs with a view of either kind are left out.
-        largest_angle: between the optical axes [rad] of pairs, where the source names no pairs.
-        most_pairs: of a split, drawn at random; None: all.
+        source: layout of the folder, a key of SOURCES.
+        shape: (H, W) that images and K are resized to, each axis by its own factor.
+        test_scenes: test scenes (scans, landmarks, or scenes of the folder); if empty, the last
+            fifth of the views of each scene. Pairs of a training and a test view are left out.
+        largest_angle: largest angle [rad] between the optical axes, if the folder lists no pairs.
+        most_pairs: largest number of pairs per split, sampled at random; None: all.
     """
 
     name: str = ""
@@ -148,7 +148,7 @@ class PosedImages(_Pairs):
         views, named = SOURCES[config.source].read(root)
         pairs = labels(views, pairs_within(views, config.largest_angle) if named is None else named)
         if not len(pairs.views):
-            expected = "expected a pair of different places or more"
+            expected = "expected one pair or more with a baseline"
             raise argument_error(str(root), expected, f"none of {len(views.files)} views")
         splits = _split(views, pairs, config.test_scenes)
         rng = np.random.default_rng(0)
@@ -177,7 +177,10 @@ class PosedImages(_Pairs):
 
 
 def _split(views: PosedViews, pairs: PairList, test_scenes: tuple[str, ...]) -> dict[str, Any]:
-    """Rows of the pairs of each split, which share no view; only `test` where there are too few."""
+    """Indices of the pairs of each split; the splits share no view.
+
+    Without test scenes, `test` gets all pairs if either split would be empty.
+    """
     scenes = np.asarray(views.scenes)
     ends = scenes[pairs.views]
     missing = sorted(set(test_scenes) - set(ends.ravel().tolist()))
@@ -214,15 +217,15 @@ def prepare(
     cache_dir: str | os.PathLike[str],
     config: PosedConfig | None = None,
 ) -> PosedImages:
-    """A builder whose data are those of `manual_dir` as it is now.
+    """A builder prepared from the current files in `manual_dir`.
 
     Args:
         manual_dir: the folder.
-        cache_dir: where to prepare.
-        config: how to read it; None: `PosedConfig()`.
+        cache_dir: the folder to prepare in.
+        config: settings; None: `PosedConfig()`.
 
     Raises:
-        ValueError: a file is missing or malformed; nothing is left that looks complete.
+        ValueError: a file is missing or malformed; no complete data set is written.
     """
     config = config or PosedConfig()
     root = pathlib.Path(manual_dir)
@@ -232,15 +235,15 @@ def prepare(
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class RenderedConfig(tfds.core.BuilderConfig):
-    """What is rendered.
+    """Settings of the rendered pairs.
 
     Attributes:
-        train: pairs to learn from.
-        test: pairs of other rooms, textures and intrinsics.
+        train: number of training pairs.
+        test: number of test pairs, of other rooms, textures and intrinsics.
         shape: (H, W).
-        textureless: the share of pairs without texture.
-        ranges: what is drawn.
-        seeds: of the training and of the test.
+        textureless: fraction of pairs without texture.
+        ranges: ranges of the random quantities.
+        seeds: seeds of the training and of the test pairs.
     """
 
     name: str = ""
@@ -252,9 +255,9 @@ class RenderedConfig(tfds.core.BuilderConfig):
     seeds: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
-        """Names the config by a hash of what it renders."""
+        """Checks the seeds, and names the config by a hash of its settings."""
         if len(set(self.seeds)) != len(SPLITS):
-            expected = "expected two that differ: the test is on other pairs"
+            expected = "expected two seeds that differ, for training and test"
             raise argument_error("seeds", expected, self.seeds)
         own = (
             self.train, self.test, self.shape, self.textureless, self.ranges, self.seeds
@@ -305,11 +308,11 @@ def _rendered(made: Any) -> Iterator[tuple[int, dict[str, Any]]]:
 def prepare_rendered(
     cache_dir: str | os.PathLike[str], config: RenderedConfig | None = None
 ) -> RenderedPairs:
-    """A builder whose data are rendered; nothing is rendered twice by the same code.
+    """A builder of rendered pairs; the cache is keyed by the rendering code.
 
     Args:
-        cache_dir: where to prepare.
-        config: what to render; None: `RenderedConfig()`.
+        cache_dir: the folder to prepare in.
+        config: settings; None: `RenderedConfig()`.
     """
     config = config or RenderedConfig()
     make = lambda data_dir: RenderedPairs(config=config, data_dir=data_dir)

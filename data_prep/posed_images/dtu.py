@@ -1,16 +1,16 @@
-"""DTU's robot images: rectified or cleaned views of many scans from the same 49 or 64 places.
+"""Reads DTU's robot images: rectified or cleaned views of many scans from 49 or 64 viewpoints.
 
-    DIR/Calibration/cal18/pos_NNN.txt                 P (3 x 4) of place NNN, from 1 on
+    DIR/Calibration/cal18/pos_NNN.txt                 P (3 x 4) of viewpoint NNN, from 1
     DIR/Rectified/scanS/rect_NNN_L_r5000.png          light L, 0 to 6 or max; or
     DIR/Cleaned/scanS/clean_NNN_max.png
-    DIR/pairs.txt                                     "id1 id2 ..." a line, if at hand
+    DIR/pairs.txt                                     one "id1 id2 ..." per line; optional
 
-`pairs.txt` may be one of the lists of the paper's authors (three lines of heading, then
-id1 id2 scan and seven numbers): only its ids are used, since its translations are
-R_i R_j^T (C_i - C_j) with centres in world axes, 97 degrees in the median from the direction
-that a pair of images shows. Without it, pairs are the places whose viewing frusta, cut off at
-`FAR` mm, intersect. Of 49 places that makes 511 pairs against the authors' 512, of which 399 are
-the same: how they chose is not known, and no near or far plane makes their set.
+`pairs.txt` may be a list of Melekhov et al. (three heading lines, then id1 id2 scan and seven
+numbers). Only its ids are used: its translations are R_i R_j^T (C_i - C_j) with centres in world
+axes, in the median 97 degrees off the direction between the two images. Without the file, pairs
+are the viewpoints whose frusta, cut off at `FAR` mm, intersect. For 49 viewpoints these are 511
+pairs, of which 399 are among the authors' 512. Their rule is unknown, and no near or far plane
+reproduces their set.
 
 Source: Jensen et al., CVPR 2014; the lists of Melekhov et al. 2017.
 """
@@ -28,14 +28,14 @@ from jaxcv.io.posed_folder import PosedViews, check_views
 
 __all__ = ["FAR", "SHAPE", "decomposed", "read", "read_pairs", "read_places"]
 
-SHAPE = (1200, 1600)  # of the images [px]
-FAR = 340.0  # [mm]
+SHAPE = (1200, 1600)  # (H, W) of the images [px]
+FAR = 340.0  # [mm] along the optical axis
 _HINT = "data_prep/README.md describes the layout."
 _IMAGE = re.compile(r"(?:rect|clean)_(\d{3})_(\d|max)(?:_r5000)?\.png")
 
 
 def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
-    """What the preparation depends on."""
+    """Files hashed into the cache key."""
     listed = [folder / "pairs.txt"] if (folder / "pairs.txt").is_file() else []
     return [*_calibrations(folder), *listed, *_images(folder)]
 
@@ -43,7 +43,7 @@ def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
 def _calibrations(folder: pathlib.Path) -> list[pathlib.Path]:
     found = sorted((folder / "Calibration" / "cal18").glob("pos_*.txt"))
     if not found:
-        expected = "expected Calibration/cal18/pos_001.txt and on"
+        expected = "expected Calibration/cal18/pos_001.txt, pos_002.txt, ..."
         raise argument_error(str(folder), expected, "none", _HINT)
     return found
 
@@ -56,13 +56,13 @@ def _images(folder: pathlib.Path) -> list[pathlib.Path]:
         if _IMAGE.fullmatch(path.name)
     )
     if not found:
-        expected = "expected Rectified/scan<n>/rect_<place>_<light>_r5000.png or Cleaned/..."
+        expected = "expected Rectified/scan<n>/rect_<viewpoint>_<light>_r5000.png or Cleaned/..."
         raise argument_error(str(folder), expected, "none", _HINT)
     return found
 
 
 def decomposed(projection: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """K (3, 3) with a positive diagonal, R (3, 3) and T (3,) of P = s K [R | T] (3, 4)."""
+    """Decomposes P = s K [R | T] (3, 4) into K (3, 3) with diagonal > 0, R (3, 3) and T (3,)."""
     from scipy.linalg import rq
 
     k, rotation = rq(projection[:, :3])
@@ -78,7 +78,7 @@ def decomposed(projection: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def read_places(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """K (P, 3, 3), R (P, 3, 3) and T (P, 3) [mm] of the places, in order."""
+    """K (P, 3, 3), R (P, 3, 3) and T (P, 3) [mm] of the viewpoints, in order."""
     out = []
     for number, path in enumerate(_calibrations(folder), 1):
         try:
@@ -96,7 +96,7 @@ def read_places(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def read_pairs(path: pathlib.Path, places: int) -> np.ndarray:
-    """Pairs (N, 2) of places, from 0 on, each once, of two columns or of the authors' ten."""
+    """Distinct pairs (N, 2) of viewpoints, from 0; the file has two columns or the authors' ten."""
     out = []
     for number, line in enumerate(read_text(path, hint=_HINT).splitlines(), 1):
         if line.startswith("-") or not line.strip():  # the authors' heading
@@ -107,7 +107,7 @@ def read_pairs(path: pathlib.Path, places: int) -> np.ndarray:
             if len(words) not in (2, 10):
                 raise ValueError(f"{len(words)} columns")
             if ends[0] == ends[1] or not all(0 <= end < places for end in ends):
-                raise ValueError(f"places {words[:2]} of {places}")
+                raise ValueError(f"viewpoints {words[:2]} of {places}")
         except (ValueError, IndexError) as error:
             expected = "expected `id1 id2`, or `id1 id2 scan` and seven numbers, ids from 1 on"
             raise argument_error(f"{path}, line {number}", expected, str(error), _HINT) from error
@@ -116,14 +116,14 @@ def read_pairs(path: pathlib.Path, places: int) -> np.ndarray:
 
 
 def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
-    """All views of all scans, and the pairs (N, 2) of views of one scan and light."""
+    """All views of all scans, and the pairs (N, 2), each of one scan and light."""
     k, rotation, translation = read_places(folder)
     paths = _images(folder)
     named = [_IMAGE.fullmatch(path.name) for path in paths]
     place = np.array([int(match[1]) - 1 for match in named if match])
     lights = [match[2] for match in named if match]
     if place.max() >= len(k):
-        expected = f"expected places up to {len(k)}, as there are calibrations"
+        expected = f"expected viewpoints up to {len(k)}, the number of calibrations"
         raise argument_error(str(paths[place.argmax()]), expected, int(place.max()) + 1, _HINT)
     listed = folder / "pairs.txt"
     if listed.is_file():

@@ -1,4 +1,4 @@
-"""Which viewing frusta intersect: four planes through a centre and the image's corners, cut off."""
+"""Intersection of viewing frusta: four planes through centre and image corners, cut off."""
 
 import itertools
 
@@ -18,8 +18,8 @@ def half_spaces(
         rotation: (3, 3) world to camera.
         translation: (3,).
         shape: (H, W) [px].
-        near: least distance along z; None: none.
-        far: largest; None: none.
+        near: smallest distance along z; None: no limit.
+        far: largest distance along z; None: no limit.
     """
     height, width = shape
     corners = np.array([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1.0]])
@@ -42,8 +42,8 @@ def frusta_intersect(
 ) -> np.ndarray:  # fmt: skip
     """Pairs (N, 2), i < j, of C cameras whose frusta have a point in common.
 
-    A point that satisfies all half spaces is looked for by linear programming; touching counts.
-    The arguments are those of `half_spaces` with a leading axis C.
+    Linear programming searches a point in all half spaces; touching counts. The arguments are
+    those of `half_spaces`, the cameras with a leading axis C. With `far` alone, `near` is 0.
     """
     from scipy.optimize import linprog
 

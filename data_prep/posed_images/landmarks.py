@@ -1,16 +1,16 @@
-"""Landmarks of 1DSfM, a folder a landmark: Bundler's cameras, and the edges between them.
+"""Reads 1DSfM's landmarks, one folder each: Bundler's cameras, and the edges between them.
 
-    DIR/<landmark>/list.txt          "name [0 focal]" a line; line k is camera k everywhere
+    DIR/<landmark>/list.txt          one "name [0 focal]" per line; line k is camera k everywhere
     DIR/<landmark>/gt_bundle.out     Bundler v0.3: "ncams npts", then "f k1 k2", R (3 rows) and T
-                                     of each camera; zeros where it is not registered
-    DIR/<landmark>/EGs.txt           "i j R_ij (9) t_ij (3)" a line: the pairs
+                                     of each camera; R is zero if it is not registered
+    DIR/<landmark>/EGs.txt           one pair "i j R_ij (9) t_ij (3)" per line
     DIR/<landmark>/images/<name>
 
-Bundler's cameras look along -z with y up, P = R X + T: with F = diag(1, -1, -1) they become F R and
-F T. Its R_ij = R_i R_j^T, and t_ij is the direction of j's centre in i's frame: the labels follow
-from the registered cameras, with which most edges must agree, and `edge_labels` makes them of the
-edges, to compare. Focal lengths are those of gt_bundle.out, principal points the middles of the
-images; distortion is left as it is.
+Bundler's cameras look along -z with y up, P = R X + T; with F = diag(1, -1, -1) they become F R and
+F T. In EGs.txt R_ij = R_i R_j^T, and t_ij is the direction of j's centre in i's frame. Labels are
+computed from the registered cameras; most edges must agree with their rotations. For comparison,
+`edge_labels` computes labels from the edges. Focal lengths are those of gt_bundle.out, principal
+points the image centres; distortion is not corrected.
 
 Source: Wilson and Snavely, ECCV 2014, and its data.
 """
@@ -32,7 +32,7 @@ __all__ = ["edge_labels", "read"]
 
 _HINT = "Fetch the landmark again; data_prep/README.md describes the layout."
 _FLIP = np.diag([1.0, -1.0, -1.0])
-_AWAY = 20.0  # [deg]
+_AWAY = 20.0  # [deg], largest median difference of the rotations of edges and cameras
 _NAMES = ("list.txt", "gt_bundle.out", "EGs.txt")
 
 
@@ -45,7 +45,7 @@ def _landmarks(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
-    """What the preparation depends on; of the images the names, sizes are read."""
+    """Files hashed into the cache key: the text files, not the images."""
     return [own / name for own in _landmarks(folder) for name in _NAMES]
 
 
@@ -96,7 +96,7 @@ def _read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
 
 
 def _turned(edges: np.ndarray) -> np.ndarray:
-    """R (N, 3, 3) from the first to the second camera of R_ij as the file has them."""
+    """R (N, 3, 3) from the first to the second camera, from R_ij as stored."""
     return _FLIP @ edges.swapaxes(1, 2) @ _FLIP
 
 
@@ -117,7 +117,7 @@ def _intrinsics(file: pathlib.Path, focal: float) -> np.ndarray:
 
 
 def _bundle(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Focal lengths (C,), R (C, 3, 3), T (C, 3) as Bundler has them; focal 0: not registered."""
+    """Focal lengths (C,), R (C, 3, 3), T (C, 3) as stored; focal 0: not registered."""
     lines = [line for line in read_text(path, hint=_HINT).splitlines() if not line.startswith("#")]
     try:
         cameras = int(lines[0].split()[0])
@@ -135,7 +135,7 @@ def _bundle(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def _edges(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ends (N, 2), R_ij (N, 3, 3) and t_ij (N, 3) as the file has them."""
+    """Ends (N, 2), R_ij (N, 3, 3) and t_ij (N, 3) as stored."""
     out = []
     for number, line in enumerate(read_text(path, hint=_HINT).splitlines(), 1):
         try:
@@ -154,18 +154,18 @@ def _edges(path: pathlib.Path, count: int) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def edge_labels(path: pathlib.Path, count: int) -> PairList:
-    """What the edges themselves say of their pairs, in the convention of this library.
+    """Relative poses of the edges, in the convention of this library.
 
-    R = F R_ij^T F and t = -R F t_ij over its length.
+    R = F R_ij^T F,  t = -R F t_ij / |t_ij|
 
     Args:
         path: EGs.txt.
-        count: of the cameras in list.txt.
+        count: number of cameras in list.txt.
     """
     ends, rotation, move = _edges(path, count)
     turned = _turned(rotation)
     direction = -np.einsum("nij,nj->ni", turned, move @ _FLIP)
     length = np.linalg.norm(direction, axis=1, keepdims=True)
     if not (length > 0).all():
-        raise argument_error(str(path), "expected directions that are not 0", "a zero", _HINT)
+        raise argument_error(str(path), "expected non-zero directions", "a zero", _HINT)
     return PairList(ends, turned, direction / length)

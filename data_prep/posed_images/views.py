@@ -1,6 +1,6 @@
-"""The pairs that are made of images with poses, and their images.
+"""Pairs of images with poses: their labels and resized images.
 
-x_camera = R x_world + T;  of a pair (i, j)  R = R_j R_i^T,  t = (T_j - R T_i) / |T_j - R T_i|
+x_camera = R x_world + T;  for a pair (i, j)  R = R_j R_i^T,  t = (T_j - R T_i) / |T_j - R T_i|
 """
 
 import pathlib
@@ -20,14 +20,14 @@ __all__ = [
     "read_image",
 ]
 
-_NEAREST = 1e-9  # of the largest coordinate: centres so near have no direction between them
+_NEAREST = 1e-9  # of max |T|: a shorter baseline has no direction
 
 
 class PairList(NamedTuple):
     """N pairs of views.
 
     Attributes:
-        views: (N, 2) rows of the views.
+        views: (N, 2) indices of the views.
         rotation: (N, 3, 3), x2 = R x1 + t.
         direction: (N, 3), of length 1.
     """
@@ -38,7 +38,7 @@ class PairList(NamedTuple):
 
 
 def labels(views: PosedViews, pairs: Any) -> PairList:
-    """Relative poses of pairs (N, 2); those whose centres coincide are left out."""
+    """Relative poses of pairs (N, 2); leaves out pairs without a baseline."""
     pairs = np.asarray(pairs, int).reshape(-1, 2)
     r, t = np.asarray(views.rotation, float), np.asarray(views.translation, float)
     one, other = pairs.T
@@ -50,7 +50,7 @@ def labels(views: PosedViews, pairs: Any) -> PairList:
 
 
 def pairs_within(views: PosedViews, largest_angle: float) -> np.ndarray:
-    """Pairs (N, 2), i < j, of one scene whose optical axes are at most this angle [rad] apart."""
+    """Pairs (N, 2), i < j, of one scene with optical axes at most `largest_angle` [rad] apart."""
     axis = np.asarray(views.rotation)[:, 2]  # z forward, in the world
     out = []
     scenes = np.asarray(views.scenes)
@@ -65,17 +65,17 @@ def pairs_within(views: PosedViews, largest_angle: float) -> np.ndarray:
 def read_image(
     path: pathlib.Path, intrinsics: np.ndarray, shape: tuple[int, int], own: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """An image (H, W, 3) in 8 bits at a size, each axis scaled by itself, and its K (3, 3).
+    """Reads an image as (H, W, 3) uint8, resized, and returns it with its K (3, 3).
 
     Args:
         path: of the image.
         intrinsics: (3, 3).
-        shape: (H, W) that it is brought to.
-        own: (H, W) that the intrinsics belong to, which the file may be a smaller or larger copy
-            of; None: that of the file.
+        shape: (H, W) of the result; each axis has its own factor.
+        own: (H, W) that the intrinsics belong to; the file may be a scaled copy. None: the size
+            of the file.
 
     Raises:
-        ValueError: no image that can be read, or one with sides of another ratio.
+        ValueError: the file is no readable image, or has another aspect ratio than `own`.
     """
     from PIL import Image
 
@@ -84,8 +84,8 @@ def read_image(
     small = whole.resize((shape[1], shape[0]), Image.Resampling.BOX)
     own = (height, width) if own is None else own
     if abs(width * own[0] / own[1] - height) > 1 + own[0] / own[1]:  # by more than rounding
-        expected = f"expected the ratio of {own[1]} x {own[0]} px, which its intrinsics are of"
-        hint = "Intrinsics of a cropped image are others."
+        expected = f"expected the ratio of {own[1]} x {own[0]} px, which its intrinsics assume"
+        hint = "Cropping changes the intrinsics."
         raise argument_error(str(path), expected, f"{width} x {height}", hint)
     k = np.asarray(resize_intrinsics(intrinsics, shape[1] / own[1], shape[0] / own[0]))
     return np.asarray(small), k

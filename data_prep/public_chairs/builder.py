@@ -4,7 +4,7 @@
 
     <model>/renders/image_<number>_p<elevation>_t<azimuth>_r096.png
 
-62 views a model: 31 azimuths at each of the elevations 20 and 30 degrees, before white.
+62 views per model: 31 azimuths at each of the elevations 20 and 30 degrees, on white.
 
 Source: Aubry et al., Seeing 3D chairs, CVPR 2014.
 """
@@ -27,23 +27,23 @@ __all__ = ["ChairsConfig", "PublicChairs", "prepare"]
 
 AZIMUTHS, ELEVATIONS = 31, 2
 _NAME = re.compile(r"image_\d+_p(\d+)_t(\d+)_r\d+\.png")
-_IDENTITY = 2  # its place among azimuth, elevation and identity
+_IDENTITY = 2  # its index among azimuth, elevation and identity
 _HINT = "Unpack rendered_chairs.tar again; data_prep/README.md describes the layout."
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class ChairsConfig(tfds.core.BuilderConfig):
-    """What is read.
+    """Settings of the batches.
 
     Attributes:
-        train: batches in which the azimuth changes, and all the rest (the chair, its elevation).
-        test: the same, of models that the training has not.
-        test_share: of the models.
-        batch: images of a batch, at most 31.
-        side: of the images [px].
-        factor_batches: of test images whose factors all differ.
-        identities: models on these.
-        seed: of the split and the batches.
+        train: numbers of batches that vary the azimuth, and that vary the chair and its elevation.
+        test: the same for the test, whose models are not in the training.
+        test_share: fraction of the models in the test.
+        batch: images per batch, 2 to 31.
+        side: side of the images [px].
+        factor_batches: number of batches of test images in which all factors vary.
+        identities: largest number of models in these batches.
+        seed: seed of the split and the batches.
     """
 
     name: str = ""
@@ -58,7 +58,7 @@ class ChairsConfig(tfds.core.BuilderConfig):
     num_factors = 3
 
     def __post_init__(self) -> None:
-        """Checks the counts, and names the config by a hash of what it reads."""
+        """Checks the counts, and names the config by a hash of its settings."""
         for split in SPLITS:
             check_counts(split, getattr(self, split), 2)
         if not 2 <= self.batch <= AZIMUTHS:
@@ -68,7 +68,7 @@ class ChairsConfig(tfds.core.BuilderConfig):
 
 
 class PublicChairs(FactorBuilder):
-    """Batches of 20 of a chair's azimuths, and of chairs at one azimuth; split by model."""
+    """Batches of azimuths of one chair, or of chairs at one azimuth; split by model."""
 
     HOMEPAGE = "https://www.di.ens.fr/willow/research/seeing3Dchairs/"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -83,7 +83,7 @@ class PublicChairs(FactorBuilder):
         parts = {"test": order[:count], "train": order[count:]}
         for split, rows in parts.items():
             if len(rows) < config.batch and getattr(config, split)[1]:
-                expected = f"expected {config.batch} models or more for the {split}, one an image"
+                expected = f"expected {config.batch} models or more for the {split}, one per image"
                 raise argument_error(str(dl_manager.manual_dir), expected, len(rows), _HINT)
         out = {
             split: self._generate_examples(models, parts[split], k, getattr(config, split))
@@ -134,10 +134,10 @@ class PublicChairs(FactorBuilder):
 
 
 def found_models(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The folders of the models, by name.
+    """The folders of the models, sorted by name.
 
     Raises:
-        ValueError: there are none, or one has not its 62 views.
+        ValueError: there are no models, or one lacks some of its 62 views.
     """
     models = sorted(path.parent for path in folder.glob("*/renders"))
     if not models:
@@ -149,7 +149,7 @@ def found_models(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def views_of(model: pathlib.Path) -> list[list[tuple[pathlib.Path, float, float]]]:
-    """Path, elevation and azimuth [rad], (2, 31), in their order.
+    """Path, elevation and azimuth [rad] of the views (2, 31), sorted by both angles.
 
     Raises:
         ValueError: views are missing.
@@ -174,15 +174,15 @@ def prepare(
     cache_dir: str | os.PathLike[str],
     config: ChairsConfig | None = None,
 ) -> PublicChairs:
-    """A builder whose data are those of `manual_dir` as it is now.
+    """A builder prepared from the current files in `manual_dir`.
 
     Args:
         manual_dir: the folder with the models (rendered_chairs).
-        cache_dir: where to prepare.
-        config: what is read; None: `ChairsConfig()`.
+        cache_dir: the folder to prepare in.
+        config: settings; None: `ChairsConfig()`.
 
     Raises:
-        ValueError: a view is missing or cannot be read; nothing is left that looks complete.
+        ValueError: a view is missing or cannot be read; no complete data set is written.
     """
     folder, config = pathlib.Path(manual_dir), config or ChairsConfig()
     files = [path for model in found_models(folder) for row in views_of(model) for path, *_ in row]

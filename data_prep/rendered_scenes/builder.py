@@ -15,24 +15,24 @@ from jaxcv.data.synthetic.scenes import Scenes, drawn_kinds
 
 __all__ = ["RenderedScenes", "ScenesConfig", "prepare"]
 
-_SOURCES = ("scenes.py", "rasterise.py", "head.py", "chair.py")  # what the images depend on
+_SOURCES = ("scenes.py", "rasterise.py", "head.py", "chair.py")  # files that the images depend on
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class ScenesConfig(tfds.core.BuilderConfig):
-    """What is rendered.
+    """Settings of the rendered batches.
 
     Attributes:
         scenes: `jaxcv.data.synthetic.head.Heads` or `chair.Chairs`.
-        train: batches in which each factor that has its own changes, in their order, and then
-            the identity.
-        test: the same, of other heads or chairs.
-        batch: images of a batch.
-        factor_batches: of images whose factors all differ, of a third set of heads or chairs.
-        identities: of these.
-        seed: of the training; those of test and factors are the next two.
-        beam: whether Apache Beam renders (`pip install jaxcv[beam]`), on all workers it has; the
-            data are the same.
+        train: number of batches for each factor with batches of its own, in the order of
+            `scenes.names`, then for the identity.
+        test: the same for the test, with other heads or chairs.
+        batch: images per batch.
+        factor_batches: number of batches in which all factors vary, of a third set of scenes.
+        identities: number of heads or chairs in that set.
+        seed: seed of the training; the test and the factors use the next two.
+        beam: render with Apache Beam on all its workers (`pip install jaxcv[beam]`); the data
+            are the same.
     """
 
     name: str = ""
@@ -46,7 +46,7 @@ class ScenesConfig(tfds.core.BuilderConfig):
     beam: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the counts, and names the config by a hash of what it renders."""
+        """Checks the counts, and names the config by a hash of its settings."""
         for split in SPLITS:
             check_counts(split, getattr(self, split), self.scenes.entries + 1)
         if self.factor_batches < 1:
@@ -56,17 +56,17 @@ class ScenesConfig(tfds.core.BuilderConfig):
 
     @property
     def side(self) -> int:
-        """Of the images [px]."""
+        """Side of the images [px]."""
         return self.scenes.side
 
     @property
     def num_factors(self) -> int:
-        """How many factors an image has."""
+        """Number of factors of an image."""
         return len(self.scenes.names)
 
 
 class RenderedScenes(FactorBuilder):
-    """Batches of `jaxcv.data.synthetic.scenes`, one an example."""
+    """Batches of `jaxcv.data.synthetic.scenes`, one per example."""
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager
@@ -98,7 +98,7 @@ class RenderedScenes(FactorBuilder):
 
 @dataclasses.dataclass(frozen=True)
 class _Render:
-    """(number, kind) -> the example of one batch; can be sent to other processes."""
+    """(number, kind) -> the example of one batch; picklable, for other processes."""
 
     scenes: Scenes
     seed: int
@@ -113,11 +113,11 @@ class _Render:
 def prepare(
     cache_dir: str | os.PathLike[str], config: ScenesConfig | None = None
 ) -> RenderedScenes:
-    """A builder whose data are rendered; nothing is rendered twice by the same code.
+    """A builder of rendered batches; the cache is keyed by the rendering code.
 
     Args:
-        cache_dir: where to prepare.
-        config: what to render; None: `ScenesConfig()`.
+        cache_dir: the folder to prepare in.
+        config: settings; None: `ScenesConfig()`.
     """
     config = config or ScenesConfig()
     make = lambda data_dir: RenderedScenes(config=config, data_dir=data_dir)

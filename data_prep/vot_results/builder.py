@@ -1,4 +1,4 @@
-"""The TFDS builder of tracker results, and a preparation that is never stale."""
+"""The TFDS builder of tracker results."""
 
 import os
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ __all__ = ["VotResults", "prepare"]
 class VotResults(ArrayRecordBuilder):
     """Boxes of many trackers on many sequences, one run each, without re-initialisation.
 
-    One example per sequence, in the order of their names, in the single split `test` (the
-    benchmark has no training set). The configurations differ in how a polygon becomes an
+    One example per sequence, sorted by name, in the single split `test` (the benchmark has no
+    training set). The configurations differ in how a polygon becomes an
     axis-aligned box: `extent` holds all its points, `area` has the area of the rotated rectangle.
     """
 
@@ -38,7 +38,7 @@ class VotResults(ArrayRecordBuilder):
         features = {
             "name": f.Text(),
             "trackers": f.Sequence(f.Text()),  # (K,) sorted
-            # Encoded as bytes, because the list of numbers of an example keeps float32 only.
+            # Encoded as bytes, because lists of numbers in an example keep float32 only.
             # (T, 4) corners x1, y1, x2, y2 [px]; zero in frames without the object.
             "ground_truth": tensor((None, 4), np.float64),
             # (T, K, 4) corners x1, y1, x2, y2 [px]; zero where not reported.
@@ -49,7 +49,7 @@ class VotResults(ArrayRecordBuilder):
             builder=self,
             features=f.FeaturesDict(features),
             homepage="https://www.votchallenge.net",
-            disable_shuffling=True,  # keep the order of names
+            disable_shuffling=True,  # sorted by name
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -68,22 +68,22 @@ def prepare(
     *,
     polygon: PolygonMethod = "extent",
 ) -> VotResults:
-    """A builder whose data are those of `manual_dir` as it is now.
+    """A builder prepared from the current files in `manual_dir`.
 
-    The prepared files lie in `cache_dir/<fingerprint>/`, where the fingerprint is a hash of the
-    names and contents of all files that are read. A preparation is reused only for the same
-    contents; it gets its final name when it is complete, so that a killed one is done again.
+    The prepared data lie in `cache_dir/<fingerprint>/`, where the fingerprint is a hash of the
+    names and contents of all files that are read; they are reused only for the same contents.
+    They are renamed into place when complete, so an interrupted preparation is repeated.
 
     Args:
         manual_dir: a folder in the layout of the VOT toolkit.
-        cache_dir: where to prepare; made if it does not exist.
+        cache_dir: the folder to prepare in; created if missing.
         polygon: how a polygon becomes a box, `extent` or `area`.
 
     Returns:
         A prepared builder, for `jaxcv.data.pipelines.load_tracker_sequences`.
 
     Raises:
-        ValueError: a file is missing or malformed; nothing is left that looks complete.
+        ValueError: a file is missing or malformed; no complete data set is written.
     """
     check_choice("polygon", polygon, ("extent", "area"))
     make = lambda data_dir: VotResults(config=polygon, data_dir=data_dir)

@@ -2,8 +2,8 @@
 
 The layout, with one result per tracker and sequence (no re-initialisation)::
 
-    sequences/list.txt                                    one sequence a line
-    sequences/<sequence>/groundtruth.txt                  one region a line
+    sequences/list.txt                                    one sequence per line
+    sequences/<sequence>/groundtruth.txt                  one region per line
     results/<tracker>/unsupervised/<sequence>/<sequence>_001.txt
 
 A region is a line of numbers, separated by commas or by white space: 4 numbers are a rectangle
@@ -75,11 +75,11 @@ class Regions(NamedTuple):
 
 
 def find_layout(root: str | os.PathLike[str]) -> Layout:
-    """The sequences and trackers of a folder; every file that will be read exists.
+    """The sequences and trackers of a folder, after checking that their files exist.
 
     Raises:
-        ValueError: names what is missing: the folder, list.txt, a sequence, all trackers, or
-            a tracker's results for some sequences.
+        ValueError: the folder, list.txt, a sequence, all trackers, or a tracker's results for
+            some sequences are missing; the error names them.
     """
     root = pathlib.Path(root)
     if not root.is_dir() or not any(root.iterdir()):
@@ -133,15 +133,15 @@ def find_layout(root: str | os.PathLike[str]) -> Layout:
 
 
 def read_regions(path: str | os.PathLike[str], polygon: PolygonMethod = "extent") -> Regions:
-    """Boxes and codes of a file of regions, one a line.
+    """Boxes and codes of a file of regions, one per line.
 
-    A region whose width or height is not positive is not present. Polygons become boxes by
-    `polygon_to_box` with the method `polygon`; with `area`, polygons of another number of
-    points than four keep their extent.
+    A region is present only if its width and height are positive. Polygons become boxes by
+    `polygon_to_box` with the method `polygon`; with `area`, polygons without exactly four points
+    become their extent.
 
     Raises:
-        ValueError: names the file and the line: no lines, an empty line between others, text,
-            NaN or infinity, a count of numbers that is no region, or an unknown code.
+        ValueError: an empty file, an empty line between others, text, NaN or infinity, a wrong
+            count of numbers, or an unknown code; the error names the file and the line.
     """
     path = pathlib.Path(path)
     lines = _lines(path)
@@ -184,9 +184,9 @@ def read_regions(path: str | os.PathLike[str], polygon: PolygonMethod = "extent"
 def read_sequence(
     layout: Layout, sequence: str, polygon: PolygonMethod = "extent"
 ) -> dict[str, np.ndarray]:
-    """Truth and results of one sequence of T frames and K trackers, in float64.
+    """Ground truth and results of one sequence of T frames and K trackers, in float64.
 
-    In frames after the first, a true region without area (or the code 0) says that the object
+    In frames after the first, a true region without area (or the code 0) means that the object
     is absent. A tracker's region without area counts as not reported, as do all codes.
 
     Returns:
@@ -194,8 +194,8 @@ def read_sequence(
         `boxes` (T, K, 4) corners [px], zero where not reported; `reported` (T, K) bool.
 
     Raises:
-        ValueError: as `read_regions`; the truth has fewer than two frames, no object in the
-            first, or another code than 0; or a result has not as many lines as the truth.
+        ValueError: as `read_regions`; or the ground truth has fewer than two frames, no object
+            in the first, or a code other than 0; or a result has another number of lines.
     """
     path = layout.truth_path(sequence)
     truth = read_regions(path, polygon)
@@ -206,12 +206,12 @@ def read_sequence(
             str(path), expected, num, "Drop the sequence: it has nothing to score."
         )
     if not truth.present[0]:
-        expected = "the first frame must show the object, with positive width and height"
+        expected = "expected the object in the first frame, with positive width and height"
         got, hint = repr(_lines(path)[0]), "Start the sequence where the object is visible."
         raise argument_error(f"{path}:1", expected, got, hint)
     wrong = np.flatnonzero(truth.codes > 0)
     if wrong.size:
-        expected = "a true region has no code but 0 (object absent)"
+        expected = "expected a true region, or the code 0 (object absent)"
         got, hint = int(truth.codes[wrong[0]]), "Is this a tracker's result?"
         raise argument_error(f"{path}:{wrong[0] + 1}", expected, got, hint)
     results = []
@@ -233,7 +233,7 @@ def read_sequence(
 
 
 def _lines(path: pathlib.Path) -> list[str]:
-    """Lines of a text file, without empty ones at its end."""
+    """Lines of a text file, without trailing empty lines."""
     hint = "If it is a binary file, write it as text in UTF-8."
     return read_text(path, encoding="utf-8-sig", hint=hint).rstrip().splitlines()
 

@@ -4,9 +4,9 @@
   python -m experiments.curve_fitting --preset=study --workdir=runs/curve_fitting_study
 
 Curves of four families with two parameters are fitted to a hundred noisy points. A recurrent
-network that sees J^T J, J^T r and the residual moves the parameters fifteen times; it is trained
-through these steps on fresh problems all along. Levenberg-Marquardt starts at the same points; its
-damping is the textbook's, and tuned for each family.
+network reads J^T J, J^T r and the residual and updates the parameters fifteen times. It is trained
+by backpropagation through these updates, on new problems at every step. Levenberg-Marquardt starts
+at the same points, with the textbook's damping and with damping tuned for each family.
 """
 
 from experiments import runner

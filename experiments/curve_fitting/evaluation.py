@@ -1,4 +1,4 @@
-"""How the curve fitting is scored, and what it writes."""
+"""Evaluation and predictions of the curve fitting."""
 
 import functools
 import itertools
@@ -19,16 +19,16 @@ from jaxcv.systems.curve_fitting import curve_energies, fit_curves, fit_curves_b
 __all__ = ["fits", "metrics", "model", "test_energies", "write_fits"]
 
 STEPS = max(training.RECORDED)
-FACTORS = ((10.0, 10.0), (3.0, 2.0))  # after success and failure
+FACTORS = ((10.0, 10.0), (3.0, 2.0))  # lambda's decrease after success, increase after failure
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-SOLVED = 1.05  # times the energy at the truth
+SOLVED = 1.05  # solved: at most this many times the energy at the truth
 
 _fit = jax.jit(fit_curves, static_argnames=("families", "network", "num_steps"))
 _fit_by_marquardt = jax.jit(fit_curves_by_marquardt, static_argnames=("families", "num_steps"))
 
 
 def tuned_rules(data: Any) -> list[MarquardtRule]:
-    """For each family the rule of lowest mean log energy over the steps, on the tuning problems."""
+    """For each family, the rule of lowest mean log energy over all steps of the tuning problems."""
     p, names = data.tuning, training.NAMES
     grid = [MarquardtRule(d, *f) for d, f in itertools.product(DAMPINGS, FACTORS)]
     scores = []
@@ -41,7 +41,7 @@ def tuned_rules(data: Any) -> list[MarquardtRule]:
 
 
 def fits(config: Any, data: Any, trained: Any) -> dict[str, np.ndarray]:
-    """Row -> x (STEPS, 4, P, 2); `own` puts the networks of the families together."""
+    """Row -> unknowns (STEPS, 4, P, 2); `own` stacks the networks of single families."""
     p, names = data.test, training.NAMES
     out, own = {}, {}
     usual = functools.partial(_fit_by_marquardt, names, p.t, p.y, p.start, num_steps=STEPS)
@@ -71,7 +71,7 @@ def test_energies(data: Any, x: np.ndarray) -> np.ndarray:
 
 
 def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
-    """`<row>/<family>/energy_median_<k>`, `_mean_`, `_p90_`, `solved_<k>`, `us_an_iteration`."""
+    """`<row>/<family>/energy_{median,mean,p90}_<k>`, `solved_<k>` after k steps; times by row."""
     truth = test_energies(data, data.test.truth)
     out: dict[str, Any] = {}
     for i, family in enumerate(training.NAMES):
@@ -94,7 +94,7 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
 
 
 def _times(config: Any, data: Any, trained: Any) -> dict[str, float]:
-    """Microseconds that one iteration of one problem takes, all test problems at once."""
+    """Microseconds per iteration and problem, all test problems in one batch."""
     p, names = data.test, training.NAMES
     row = training.rows(config)[training.JOINT]
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], trained[training.JOINT].params)
@@ -113,7 +113,7 @@ def _times(config: Any, data: Any, trained: Any) -> dict[str, float]:
 
 
 def model(config: Any, trained: Any, trial: int | None) -> Model:
-    """The network that is trained on all families together."""
+    """The network trained on all families together."""
     run, row = trained[training.JOINT], training.rows(config)[training.JOINT]
     index = runner.chosen_trial(trial, runner.last_loss(run))
     settings = {
@@ -125,6 +125,6 @@ def model(config: Any, trained: Any, trial: int | None) -> Model:
 
 
 def write_fits(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
-    """fits.npz with the problems and <row> -> (15, 4, P, 2)."""
+    """Writes fits.npz: the test problems, and <row> -> unknowns after each step (15, 4, P, 2)."""
     arrays = {name: np.asarray(leaf) for name, leaf in data.test._asdict().items()}
     runner.write_npz(folder / "fits.npz", arrays | fits(config, data, trained))

@@ -1,4 +1,4 @@
-"""The figures of the curve fitting: those of the paper's Fig. 3, and what is solved."""
+"""The figures of the curve fitting: the paper's Fig. 3, and the fraction of solved problems."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -38,7 +38,7 @@ def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tup
 
 
 def _fits(data: Any, pair: Any) -> Any:
-    """Three typical problems of each family after five iterations; the paper's Fig. 3a."""
+    """The first three test problems of each family after five iterations; the paper's Fig. 3a."""
     p = data.test
     figure = runner.new_figure(figsize=(13, 8))
     axes = figure.subplots(3, len(training.NAMES))
@@ -71,7 +71,7 @@ def _energies(data: Any, energies: Any) -> Any:
 
 
 def _scatter(energies: Any) -> Any:
-    """All iterations, one method against the other; the paper's Fig. 3c."""
+    """Energies after 1, 3, 5 and 15 iterations, method against method; the paper's Fig. 3c."""
     figure = runner.new_figure(figsize=(13, 4))
     axes = figure.subplots(1, len(training.NAMES))
     for i, name in enumerate(training.NAMES):

@@ -24,32 +24,40 @@ RECORDED = (1, 3, 5, 10, 15)
 class Config:
     """Settings of the curve fitting; every field is a flag."""
 
-    data: str = runner.flag("synthetic", "Generated problems.", choices=("synthetic",))
-    data_dir: str | None = runner.flag(None, "Not read: the problems are generated.", of_data=True)
+    data: str = runner.flag("synthetic", "Problems, always generated.", choices=("synthetic",))
+    data_dir: str | None = runner.flag(None, "Not used: the problems are generated.", of_data=True)
     steps: int = runner.flag(4000, "Optimiser steps.", lower=1)
-    seed: int = runner.flag(0, "Seeds weights and problems.", lower=0, upper=2**31 - 1)
-    num_problems: int = runner.flag(64, "Problems a family and step.", lower=1)
-    num_test: int = runner.flag(2000, "Test problems a family.", lower=10, of_data=True)
-    num_points: int = runner.flag(100, "Points of a curve, a multiple of ten.", lower=10)
-    noise: float = runner.flag(0.1, "Standard deviation of the points.", lower=0.0, of_data=True)
-    iterations: int = runner.flag(15, "Of the learned solver in training.", lower=1, upper=15)
-    hidden: int = runner.flag(20, "Width of the two LSTM layers.", lower=1)
-    encoding: str = runner.flag("gauss_newton", "What the network is shown.", choices=ENCODINGS)
-    through_encoding: bool = runner.flag(True, "Whether the gradient passes through it.")
-    learning_rate: float = runner.flag(3e-3, "Of Adam, falling to zero by a cosine.", lower=0.0)
+    seed: int = runner.flag(0, "Seed of weights and problems.", lower=0, upper=2**31 - 1)
+    num_problems: int = runner.flag(64, "Training problems per family and step.", lower=1)
+    num_test: int = runner.flag(2000, "Test problems per family.", lower=10, of_data=True)
+    num_points: int = runner.flag(100, "Points per curve; a multiple of 10.", lower=10)
+    noise: float = runner.flag(0.1, "Standard deviation of noise on y.", lower=0.0, of_data=True)
+    iterations: int = runner.flag(
+        15, "Iterations of the learned solver in training.", lower=1, upper=15
+    )
+    hidden: int = runner.flag(20, "Units of each of the two LSTM layers.", lower=1)
+    encoding: str = runner.flag(
+        "gauss_newton",
+        "Network inputs: J^T J and r (paper), also J^T r and J (gradient), also damped steps.",
+        choices=ENCODINGS,
+    )
+    through_encoding: bool = runner.flag(True, "Backpropagate through the network's inputs.")
+    learning_rate: float = runner.flag(3e-3, "Adam learning rate (cosine decay to 0).", lower=0.0)
     objective: str = runner.flag(
-        "log", "What of E / N is summed over the steps: itself, or log(1e-3 + it).",
+        "log", "Loss, averaged over the steps: E / N (plain) or log(1e-3 + E / N) (log).",
         choices=("log", "plain"),
     )  # fmt: skip
-    clip: float = runner.flag(1.0, "Largest norm of a gradient.", lower=0.0)
-    each_family: bool = runner.flag(False, "Also one network for each family.")
-    ablations: bool = runner.flag(False, "Also the other encodings, and the gradient through it.")
+    clip: float = runner.flag(1.0, "Gradient norm above which a gradient is scaled.", lower=0.0)
+    each_family: bool = runner.flag(False, "Also train one network for each family.")
+    ablations: bool = runner.flag(
+        False, "Also train the other encodings, and the opposite of --through_encoding."
+    )
 
 
 PRESETS = {
     "default": Config(),
     "study": Config(steps=8000, each_family=True, ablations=True),
-    # What the paper says: J^T J and r are shown, the loss is the sum of the energies.
+    # As in the paper: the inputs are J^T J and r, the loss is the plain energy.
     "paper": Config(
         steps=20000, encoding="paper", through_encoding=False, objective="plain", learning_rate=1e-3
     ),
@@ -57,7 +65,7 @@ PRESETS = {
 
 
 def memory(config: Config) -> dict[str, float]:
-    """Bytes of the test problems, and of what a step keeps of each of its problems."""
+    """Bytes of the test problems, and of what a training step stores for its gradient."""
     kept = config.iterations * (config.num_points + 12.0 * config.hidden)
     return {
         "num_test": 16.0 * len(NAMES) * config.num_test * config.num_points,
@@ -66,7 +74,7 @@ def memory(config: Config) -> dict[str, float]:
 
 
 class Row(NamedTuple):
-    """A network that is trained: on which families, what it is shown, and how."""
+    """Settings of one trained network: its families, inputs and gradient."""
 
     families: tuple[str, ...]
     encoding: str
@@ -74,7 +82,7 @@ class Row(NamedTuple):
 
 
 def rows(config: Config) -> dict[str, Row]:
-    """Name -> what is trained."""
+    """Row name -> settings of the network to train."""
     usual = Row(NAMES, config.encoding, config.through_encoding)
     out = {JOINT: usual}
     if config.each_family:
@@ -88,16 +96,16 @@ def rows(config: Config) -> dict[str, Row]:
 
 
 class Data(NamedTuple):
-    """Problems to test on, and those that the baseline is tuned on."""
+    """Problems for the test, and problems that tune the baseline."""
 
     test: CurveProblems
     tuning: CurveProblems
 
 
 def load(config: Config) -> Data:
-    """Problems that no training sees."""
+    """Problems that are not trained on."""
     if config.num_points % 10:
-        expected, hint = "expected a multiple of 10", "The residual is shown in ten bins."
+        expected, hint = "expected a multiple of 10", "The network reads the residual in ten bins."
         raise runner.data_error("num_points", expected, config.num_points, hint)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), 2)
     make = functools.partial(_draw, config, NAMES, num_problems=config.num_test)
@@ -116,7 +124,7 @@ def network(config: Config, row: Row) -> CurveSolver:
 
 
 def runs(config: Config, data: Data) -> dict[str, runner.Run]:
-    """One training a row."""
+    """One run per row."""
     del data
     return {
         name: runner.Run(
@@ -143,7 +151,7 @@ def _init(key, trial, *, network: CurveSolver):
 
 
 def _loss(params, batch, key, trial, *, config: Config, row: Row):
-    """Mean over problems and steps of log(1e-3 + E / N), where every decade counts the same."""
+    """Mean over problems and steps of log(1e-3 + E / N), or of E / N for the `plain` objective."""
     del batch, trial
     problems = _draw(config, row.families, key, config.num_problems)
     found = fit_curves(

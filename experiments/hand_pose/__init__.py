@@ -1,13 +1,14 @@
-"""Hand pose from depth and colour: nine networks, their fusions, a kinematic energy behind them.
+"""Hand pose from depth and colour: nine networks, their fusions, and a kinematic energy.
 
   python -m experiments.hand_pose --workdir=runs/hand_pose
   python -m experiments.hand_pose --net=6 --net=rgb --net=fusepred --net=fuse --workdir=runs/fusion
   python -m experiments.hand_pose --net=1 --search --workdir=runs/search
 
-Networks regress joints from crops (Kazakos 2017); steps become smaller where the validation stops
-improving. --search draws learning rate, momentum and dropout in rounds that close in on the best.
---refine lays a kinematic hand between the network's joints and the points of the depth image, and
-trains the network through its minimiser. Tests are on subjects that were seen, and on others.
+Networks regress joints from crops (Kazakos 2017). The learning rate is halved when the validation
+loss stops improving. --search samples learning rate, momentum and dropout, in rounds that narrow
+around the best. --refine fits a kinematic hand to the network's joints and the points of the depth
+image, and trains the network through that minimiser. One test is on subjects of the training
+(`seen`), another on new subjects (`unseen`).
 """
 
 from experiments import runner

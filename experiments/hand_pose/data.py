@@ -1,4 +1,4 @@
-"""The hands of the experiment: frames of one of the sources, cropped and split."""
+"""Loads the hand frames of a data source, cropped and split."""
 
 import functools
 from collections.abc import Iterable, Iterator
@@ -16,24 +16,24 @@ from jaxcv.systems.hand_pose import NUM_POINTS, ColorScale, crop_color, preproce
 
 __all__ = ["Crops", "Data", "load", "seen_points"]
 
-# Keys of the frames; the seeds of a study share them.
+# PRNG seeds of the frames, shared by all seeds of a study.
 TRAIN_FRAMES, UNSEEN_FRAMES = 20171, 20172
 AT_ONCE = 256
 UNITS = 255.0
-_KEPT = 64  # whole frames of each test
+_KEPT = 64  # uncropped frames per test
 
 
 class Crops(NamedTuple):
-    """What the networks are shown of N frames, and the truth.
+    """Network inputs and ground truth of N frames.
 
     Attributes:
-        depth: (N, S, S, 1) in [-1, 1]; of large sets in 16 bits.
-        rgb: (N, S, S, 3), masked, in [0, 1], standardised by `Data.scale` when it is shown; of
-            large sets in 8 bits.
-        target: (N, J, 3) in half sides of the cube.
+        depth: (N, S, S, 1) in [-1, 1]; float16 for NYU.
+        rgb: (N, S, S, 3), masked, in [0, 1], or uint8 for NYU; `Data.scale` standardises it as
+            network input.
+        target: (N, J, 3) relative to the centre, in half sides of the cube.
         joints: (N, J, 3) [mm].
         centre: (N, 3) [mm].
-        points: (N, P, 3) [mm] of the depth image, in the cube.
+        points: (N, P, 3) [mm] of the depth image, inside the cube.
         subject: (N,).
     """
 
@@ -46,19 +46,19 @@ class Crops(NamedTuple):
     subject: Any
 
     def kept(self, rows: Any) -> "Crops":
-        """Some of the frames, as they are kept."""
+        """Selects frames, with images in their stored dtype."""
         return Crops(*(leaf[rows] for leaf in self))
 
     def take(self, rows: Any) -> "Crops":
-        """Some of the frames, with images in float32."""
+        """Selects frames, with images in float32."""
         some = self.kept(rows)
         return some._replace(depth=in_float(some.depth), rgb=in_float(some.rgb))
 
 
 class Data(NamedTuple):
-    """Crops to learn from, to validate on, and to test on: subjects that were seen, and others.
+    """Crops for training, validation, and the tests on seen and unseen subjects.
 
-    `frames` are the first ones of both tests, uncropped, for the figures.
+    `frames` are the first uncropped frames of both tests, for the figures.
     """
 
     train: Crops
@@ -70,19 +70,19 @@ class Data(NamedTuple):
 
 
 def load(config: Any) -> Data:
-    """Frames of the source, cropped.
+    """Loads the frames of the source, cropped and split.
 
     Raises:
-        DataError: naming the file or the flag.
+        DataError: an invalid file or flag; the error names it.
     """
     source, rest = _sources(config)
     everything, shown = crops_of(source, config, "training frames")
     unseen, shown_later = crops_of(rest, config, "test frames")
     count = len(everything.depth)
-    if config.data == "nyu":  # whose test frames begin with the person of the training
+    if config.data == "nyu":  # its test frames begin with the training subject
         first = unseen.subject == 1
         if first.all() or not first.any():
-            expected, hint = "expected test frames of both people", "Give the whole of test."
+            expected, hint = "expected test frames of both people", "Use the whole test split."
             raise runner.data_error("data_dir", expected, f"{len(first)} of one", hint)
         seen, unseen = unseen.kept(first), unseen.kept(~first)
     else:
@@ -94,14 +94,14 @@ def load(config: Any) -> Data:
 
 
 def in_float(images: Any) -> np.ndarray:
-    """Images in float32; those of 8 bits in [0, 1]."""
+    """Images in float32; 8-bit images are scaled to [0, 1]."""
     images = np.asarray(images)
     out = images.astype(np.float32, copy=False)
     return out / np.float32(UNITS) if images.dtype == np.uint8 else out
 
 
 def _color_scale(rgb: np.ndarray) -> ColorScale:
-    """Mean and deviation of each colour, a part of the frames at a time."""
+    """Mean and standard deviation of each colour, in chunks of frames."""
     total, square = np.zeros(3), np.zeros(3)
     for i in range(0, len(rgb), AT_ONCE):
         part = in_float(rgb[i : i + AT_ONCE])
@@ -115,7 +115,7 @@ def _color_scale(rgb: np.ndarray) -> ColorScale:
 
 
 def _sources(config: Any) -> tuple[Iterable[HandFrames], Iterable[HandFrames]]:
-    """Frames in parts: of subjects to learn from, those to test on last, and of others."""
+    """Chunks of frames: for training, with test frames of seen subjects last; and for the test."""
     if config.data != "synthetic" and config.data_dir is None:
         expected, hint = f"--data={config.data} needs a path", "Name it: --data_dir=PATH."
         raise runner.data_error("data_dir", expected, "none", hint)
@@ -150,14 +150,14 @@ def _nyu(config: Any, split: str) -> Iterator[HandFrames]:
 
 
 def _validation(config: Any, subject: np.ndarray) -> np.ndarray:
-    """Which of the frames are for validation (N,) bool."""
+    """Mask (N,) of the validation frames."""
     n = len(subject)
     count = max(1, round(config.validation * n))
     rng = np.random.default_rng(config.split_seed)
     out = np.zeros(n, bool)
     if config.split == "frame":
         out[rng.permutation(n)[:count]] = True
-    elif config.split == "block":  # of a video, whose neighbouring frames are much alike
+    elif config.split == "block":  # neighbouring frames of a video are much alike
         out[n - count :] = True
     else:
         people = rng.permutation(np.unique(subject))
@@ -169,7 +169,7 @@ def _validation(config: Any, subject: np.ndarray) -> np.ndarray:
 
 
 def _shown(config: Any, frames: HandFrames, name: str) -> dict[str, HandFrames]:
-    """The first frames of a test that are in a part, whole, for the figures."""
+    """The first uncropped frames of each test in a chunk, for the figures."""
     if config.data == "nyu":
         tests = {"seen": frames.subject == 1, "unseen": frames.subject == 2}
         tests = {} if name == "training frames" else tests
@@ -184,10 +184,10 @@ def _shown(config: Any, frames: HandFrames, name: str) -> dict[str, HandFrames]:
 def crops_of(
     parts: Iterable[HandFrames], config: Any, name: str
 ) -> tuple[Crops, dict[str, HandFrames]]:
-    """Crops of frames that come in parts, and for each test the first ones whole.
+    """Crops frames chunk by chunk; also returns the first uncropped frames of each test.
 
     Raises:
-        DataError: values against `check_frames`, or frames with nothing in the cube.
+        DataError: values that `check_frames` refuses, or frames with nothing in the cube.
     """
     crops: list[Crops] = []
     shown: dict[str, HandFrames] = {}
@@ -202,8 +202,8 @@ def crops_of(
     out = Crops(*(np.concatenate(leaves) for leaves in zip(*crops, strict=True)))
     empty = np.flatnonzero((out.depth == 1).all(axis=(1, 2, 3)))
     if len(empty):
-        expected = f"expected a hand within {config.cube:g} mm of the centre"
-        hint = "Leave these frames out, or take a larger --cube."
+        expected = f"expected a hand in the cube of {config.cube:g} mm around the centre"
+        hint = "Leave these frames out, or use a larger --cube."
         raise runner.data_error(name, expected, f"nothing in frames {empty[:8].tolist()}", hint)
     return out, shown
 
@@ -223,7 +223,7 @@ def _crop(frames: HandFrames, config: Any) -> Crops:
     target = np.asarray(in_cube(jnp.asarray(joints), crop.centre[:, None], config.cube))
     points = seen_points(frames, middle, config.cube, np.random.default_rng(0))
     depth = np.asarray(crop.depth)
-    if config.data == "nyu":  # whose 80,000 frames would take 21 GB at 128 px in 32 bits
+    if config.data == "nyu":  # 80,000 frames at 128 px would take 21 GB in 32 bits
         depth, rgb = depth.astype(np.float16), np.round(UNITS * rgb).astype(np.uint8)
     return Crops(depth, rgb, target, joints, middle, points, frames.subject)
 
@@ -231,7 +231,7 @@ def _crop(frames: HandFrames, config: Any) -> Crops:
 def seen_points(
     frames: HandFrames, centre: np.ndarray, cube: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Points (N, P, 3) [mm] drawn from what the depth images see in the cube."""
+    """Points (N, P, 3) [mm] sampled from the depth images inside the cube."""
     seen = zip(frames.depth, frames.intrinsics, centre, strict=True)
     points = [points_in_cube(depth, k, c, cube, NUM_POINTS, rng) for depth, k, c in seen]
     return np.asarray(points, np.float32)

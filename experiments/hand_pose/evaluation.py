@@ -1,4 +1,4 @@
-"""How the hand pose is scored: its rows, fused predictions, refined hands, the mean pose."""
+"""Evaluation of the hand pose: networks, fused predictions, refined hands, the mean pose."""
 
 import functools
 import pathlib
@@ -42,7 +42,7 @@ __all__ = [
 AT_ONCE = 128
 TESTS = ("seen", "unseen")
 SUCCESSES = (20, 40)  # [mm]
-COMPARED = (  # first, second: the error of the first over that of the second, less one
+COMPARED = (  # (a, b): error of a / error of b - 1
     ("net2", "net1"), ("net4", "net2"), ("net6", "net4"), ("net6", "net1"), ("net8", "net1"),
     ("net8wide", "net8"), ("net8wide", "net6"), ("rgb", "net6"), ("rgbd", "net6"),
     ("fusepred", "net6"), ("fuse_conv", "net6"), ("refined", "net6"), ("refined_undamped", "net6"),
@@ -58,7 +58,7 @@ def _apply(params: Any, images: Any, network: HandNetwork) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="network")
 def _refine(params, depth, points, centre, cube, network):
-    # The damping is that of the gradient: all rows are one program here.
+    # Damping acts on gradients only, so one compiled program serves all rows.
     return refinement.estimate(
         params, depth, points, centre, cube, network, refinement.DAMPINGS["refined"]
     )
@@ -70,7 +70,7 @@ def _in_parts(run: Callable[[slice], Any], count: int) -> Any:
 
 
 def _found(network: HandNetwork, trained: runner.TrainedRun, i: int, crops: Crops) -> np.ndarray:
-    """Joints (N, J, 3) in half sides of the cube, by the i-th seed."""
+    """Joints (N, J, 3) that the i-th seed predicts, in half sides of the cube."""
     images = training.images_of(crops, trained.metadata["color_scale"], network.images)
     params = _trial(trained, i)
     run = lambda rows: np.asarray(_apply(params, [image[rows] for image in images], network))
@@ -86,13 +86,13 @@ def _in_mm(found: Any, crops: Crops, cube: float) -> np.ndarray:
 
 
 def same_data(config: Any, data: Data, trained: Any) -> bool:
-    """Whether the networks were trained on frames of these very data."""
+    """True if the networks were trained on these data, judged by the metadata."""
     own = training.metadata(config, data)
     return all(trained.metadata.get(name) == value for name, value in own.items())
 
 
 def calibrate(config: Any, data: Data, trained: Any) -> dict[str, Any]:
-    """Weights of FusePred, by inverse errors and by least squares, on the validation frames."""
+    """Weights of FusePred from the validation frames, by inverse errors and by least squares."""
     if "fusepred" not in config.net:
         return {}
     nets, out = training.networks(config), []
@@ -109,7 +109,7 @@ def calibrate(config: Any, data: Data, trained: Any) -> dict[str, Any]:
 
 
 def _fused(config: Any, trained: Any, i: int, crops: Crops) -> dict[str, np.ndarray]:
-    """FusePred in its three forms: half and half, by inverse errors, by least squares."""
+    """The three FusePred rows: equal weights, by inverse errors, by least squares."""
     nets = training.networks(config)
     depth, rgb = (_found(nets[name], trained[name], i, crops) for name in ("net6", "rgb"))
     weights = {"fusepred": 0.5} | trained.metadata["fusepred_weights"][i]
@@ -120,7 +120,7 @@ def _fused(config: Any, trained: Any, i: int, crops: Crops) -> dict[str, np.ndar
 
 
 def _refined(config: Any, params: Any, crops: Crops) -> tuple[np.ndarray, np.ndarray]:
-    """Joints (N, 14, 3) [mm] of the network, and of the hand between them and the points."""
+    """Joints (N, 14, 3) [mm] of the network, and of the hand fitted to them and the points."""
     network = refinement.with_confidence(training.networks(config)["net6"])
 
     def run(rows):
@@ -136,7 +136,7 @@ def _refined(config: Any, params: Any, crops: Crops) -> tuple[np.ndarray, np.nda
 def joints_of_rows(
     config: Any, data: Data, trained: runner.TrainedRuns, i: int, test: str
 ) -> dict[str, np.ndarray]:
-    """Row -> joints (N, J, 3) [mm] in the camera's frame, of the i-th seed, in one of TESTS."""
+    """Row -> joints (N, J, 3) [mm] in the camera frame, by the i-th seed, on one of TESTS."""
     crops = getattr(data, test)
     return trained.once((i, test), lambda: _joints_of_rows(config, data, trained, i, crops))
 
@@ -156,7 +156,7 @@ def _joints_of_rows(
         for name in refinement.DAMPINGS:
             alone, out[name] = _refined(config, _trial(trained[name], i), crops)
             if name == "refined":
-                out["refined_network"] = alone  # before the energy, which it was trained for
+                out["refined_network"] = alone  # its network alone
         shape = _trial(trained["refined"], i)["network"]["params"]["confidence"]
         before = refinement.untrained(_trial(trained["net6"], i), shape)
         _, out["refined_untrained"] = _refined(config, before, crops)
@@ -164,7 +164,7 @@ def _joints_of_rows(
 
 
 def metrics(config: Any, data: Data, trained: Any) -> dict[str, Any]:
-    """Means over the seeds, and the numbers of each seed where there are several."""
+    """Means over the seeds and, with several seeds, also the values of each."""
     out: dict[str, Any] = {}
     kept: dict[str, list[float]] = {}
     for i in range(config.num_seeds):
@@ -211,7 +211,7 @@ def metrics(config: Any, data: Data, trained: Any) -> dict[str, Any]:
 
 
 def _searched(config: Any, name: str, trained: Any) -> dict[str, Any]:
-    """What the search found, beside the source's setting at the same budget."""
+    """Best setting of the search, and its loss beside that of the thesis' setting."""
     rounds = [trained[f"{name}.search{k}"] for k in range(config.search_rounds)]
     scores = np.concatenate([training.search_scores(one) for one in rounds])
     rates = training.best_setting(config, name, trained)
@@ -224,10 +224,10 @@ def _searched(config: Any, name: str, trained: Any) -> dict[str, Any]:
 
 
 def write_joints(config: Any, data: Data, trained: Any, folder: pathlib.Path) -> None:
-    """`<row>_<test>.txt` and `labels_<test>.txt`, which `experiments.score_hands` reads, and
-    `<network>.safetensors`, which `load_model` reads, of the seed of the model or --trial.
+    """Writes `<row>_<test>.txt` and `labels_<test>.txt` for `experiments.score_hands`, and
+    `<network>.safetensors` for `load_model`, of --trial or else of the model's seed.
 
-    u, v [px] and depth [mm] as NYU's camera would see them, whatever camera took the frames.
+    The .txt files hold u, v [px] and depth [mm] in NYU's camera, whatever camera took the frames.
     """
     index = model(config, trained, trained.trial).card["trial"]
     for test in TESTS:
@@ -241,7 +241,7 @@ def write_joints(config: Any, data: Data, trained: Any, folder: pathlib.Path) ->
 
 
 def model(config: Any, trained: Any, trial: int | None) -> Model:
-    """The refined network with --refine; else the network and seed of lowest validation loss."""
+    """The refined net6 with --refine, else the network of lowest validation loss; best seed."""
     scores = {name: training.search_scores(trained[name]) for name in training.networks(config)}
     name = "net6" if config.refine else min(scores, key=lambda one: scores[one].min())
     index = runner.chosen_trial(trial, scores[name])

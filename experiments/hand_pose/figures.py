@@ -29,9 +29,10 @@ def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tup
     titles = TITLES if evaluation.same_data(config, data, trained) else ELSEWHERE
     yield "success.png", _success(data, found, titles)
     yield "joints.png", _joints(data, found, titles)
-    best = _best(data, found)
-    yield "images.png", _images(data, found, best, titles)
-    yield "points.png", _points(data, found, best, titles)
+    networks = list(training.networks(config))
+    row = "net6" if "net6" in networks else networks[0]  # the thesis' Depth-Net is Net6
+    yield "images.png", _images(data, found, row, titles)
+    yield "points.png", _points(data, found, row, titles)
     yield "training.png", _training(config, trained, metrics, titles)
     if len(training.networks(config)) > 1:
         yield "orders.png", _orders(metrics)
@@ -40,12 +41,6 @@ def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tup
 def _errors(data: Any, found: Any, test: str) -> dict[str, np.ndarray]:
     truth = getattr(data, test).joints
     return {name: joint_errors(joints, truth) for name, joints in found[test].items()}
-
-
-def _best(data: Any, found: Any) -> str:
-    """The row with the least error on other subjects."""
-    errors = _errors(data, found, "unseen")
-    return min(errors, key=lambda name: errors[name].mean())
 
 
 def _success(data: Any, found: Any, titles: dict[str, str]) -> Any:
@@ -72,7 +67,7 @@ def _joints(data: Any, found: Any, titles: dict[str, str]) -> Any:
 
 
 def _chosen(data: Any, found: Any, row: str, test: str) -> np.ndarray:
-    """Frames at the 10th, 50th, 90th and 98th percentile of the errors, of those kept whole."""
+    """Frames at the 10th, 50th, 90th and 98th percentile of the errors, of those kept uncropped."""
     kept = len(data.frames[test].joints)
     errors = joint_errors(found[test][row], getattr(data, test).joints).mean(axis=1)[:kept]
     order = np.argsort(errors)
@@ -80,7 +75,7 @@ def _chosen(data: Any, found: Any, row: str, test: str) -> np.ndarray:
 
 
 def _images(data: Any, found: Any, row: str, titles: dict[str, str]) -> Any:
-    """Predictions over the depth images, as the source's Fig. 4.10."""
+    """Predictions over the depth images, as in the thesis' Fig. 4.10."""
     figure = runner.new_figure(figsize=(13, 6.4))
     axes = figure.subplots(2, _SHOWN)
     for line, test in zip(axes, evaluation.TESTS, strict=True):
@@ -102,7 +97,7 @@ def _images(data: Any, found: Any, row: str, titles: dict[str, str]) -> Any:
 
 
 def _points(data: Any, found: Any, row: str, titles: dict[str, str]) -> Any:
-    """Predictions among the points of the depth image, as the source's Fig. 4.11."""
+    """Predictions among the points of the depth image, as in the thesis' Fig. 4.11."""
     figure = runner.new_figure(figsize=(14, 8.4))
     figure.subplots_adjust(left=0.02, right=0.96, bottom=0.06, top=0.9, wspace=0.25, hspace=0.28)
     for k, test in enumerate(evaluation.TESTS):
@@ -127,7 +122,7 @@ def _points(data: Any, found: Any, row: str, titles: dict[str, str]) -> Any:
 
 
 def _training(config: Any, trained: Any, metrics: Any, titles: dict[str, str]) -> Any:
-    """Validation error by epoch, and the errors of the test of all rows."""
+    """Validation error by optimiser step, and the test errors of all rows."""
     figure = runner.new_figure(figsize=(13, 4.8))
     left, right = figure.subplots(1, 2)
     for k, name in enumerate(training.networks(config)):
@@ -159,7 +154,7 @@ def _training(config: Any, trained: Any, metrics: Any, titles: dict[str, str]) -
 
 
 def _orders(metrics: Any) -> Any:
-    """Which is better: validation losses beside the source's, and changes between rows."""
+    """Validation losses beside the thesis', and relative changes of the error between rows."""
     figure = runner.new_figure(figsize=(13, 5))
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     nets = [name for name in (f"net{k}" for k in range(1, 10)) if f"{name}/valid_loss" in metrics]

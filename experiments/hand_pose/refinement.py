@@ -1,4 +1,4 @@
-"""The training of a network of depth through the kinematic energy behind it."""
+"""Training of a depth network through the kinematic energy that follows it."""
 
 import functools
 from typing import Any
@@ -17,7 +17,7 @@ from jaxcv.systems.hand_refinement import RefinedHand, refine_hand
 
 __all__ = ["DAMPINGS", "estimate", "runs", "untrained", "with_confidence"]
 
-# The damped gradient, and that of the minimiser as it is.
+# Run -> damping of the implicit gradient.
 DAMPINGS = {
     "refined": Damping(1e-3, relative=True),
     "refined_undamped": Damping(0.0, mode="plain"),
@@ -27,7 +27,7 @@ WARM_UP = 20  # steps
 
 
 def runs(config: Any, data: Any) -> dict[str, Any]:
-    """For each gradient one training, from that of the network alone on; none without --refine."""
+    """One run per entry of DAMPINGS, initialised by the trained net6; none without --refine."""
     if not config.refine:
         return {}
     own = with_confidence(training.networks(config)["net6"])
@@ -52,26 +52,26 @@ def runs(config: Any, data: Any) -> dict[str, Any]:
 
 
 def with_confidence(network: HandNetwork) -> HandNetwork:
-    """The network with an output for how sure it is."""
+    """The network with another output: log confidences of the joints."""
     return network.clone(confidence=True)
 
 
 def _optimizer(config: Any) -> optax.GradientTransformation:
-    # Without the warm-up Adam's first steps, all of full length, undo part of the training before.
+    # Adam's first steps have full length; without a warm-up they undo part of net6's training.
     steps, warm_up = config.refine_steps, min(WARM_UP, config.refine_steps // 2)
     rate = optax.warmup_cosine_decay_schedule(0.0, config.refine_rate, warm_up, steps)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
 
 def _init(key, trial, before, *, network: HandNetwork, side: int):
-    """The trained network, equal confidences, and the energy's scales as they are by default."""
+    """The trained network, equal confidences, and the default scales of the energy."""
     del trial
     new: Any = network.init(key, jnp.zeros((1, side, side, 1)))
     return untrained(before, new["params"]["confidence"])
 
 
 def untrained(alone: Any, confidence: Any) -> Any:
-    """A trained network with confidences of 0 (in the shape of `confidence`), default scales."""
+    """A trained network with log confidences of 0 (layer as `confidence`), and default scales."""
     equal = jax.tree.map(jnp.zeros_like, confidence)
     logs = HandScales(*(jnp.log(jnp.asarray(scale, jnp.float32)) for scale in HandScales()))
     return {"network": {"params": alone["params"] | {"confidence": equal}}, "log_scales": logs}
@@ -92,7 +92,7 @@ def estimate(
     network: HandNetwork,
     damping: Damping,
 ) -> tuple[jax.Array, RefinedHand]:
-    """The joints (B, 14, 3) [mm] of the network, and the hand between them and the points."""
+    """Joints (B, 14, 3) [mm] of the network, and the hand fitted to them and to the points."""
     out: Any = network.apply(params["network"], depth)
     found, log_confidence = out
     joints = of_cube(found, centre[:, None], cube)
@@ -101,7 +101,7 @@ def estimate(
 
 
 def _loss(params, batch, key, trial, *, config: Any, network: HandNetwork, damping: Damping):
-    """The mean distance [cm] of the refined joints, rounded off below a millimetre."""
+    """Mean over the refined joints of sqrt(d^2 + 1 mm^2) [cm], with d the error of a joint."""
     del key, trial
     depth, points, centre, target = batch
     joints, refined = estimate(params, depth, points, centre, config.cube, network, damping)

@@ -1,4 +1,4 @@
-"""Settings and training of the hand pose networks, and the search of their rates."""
+"""Settings and training of the hand pose networks, and the search for their rates."""
 
 import dataclasses
 import functools
@@ -23,9 +23,9 @@ RANGES = {
     "dropout": SearchRange(0.0, 0.1),
 }
 VALIDATED_AT_ONCE = 2048
-SOURCE_RATES = {"learning_rate": 0.01, "momentum": 0.9, "dropout": 0.03}  # of its comparison
+SOURCE_RATES = {"learning_rate": 0.01, "momentum": 0.9, "dropout": 0.03}  # of the thesis
 _SHORT = {"concatenate": "concat", "convolve": "conv"}
-SOURCE = {  # Table 4.3, validation error of other data
+SOURCE = {  # the thesis' Table 4.3, validation loss on other data
     "net1/valid_loss": 0.00447, "net2/valid_loss": 0.00419, "net3/valid_loss": 0.00411,
     "net4/valid_loss": 0.00364, "net5/valid_loss": 0.00325, "net6/valid_loss": 0.00242,
     "net7/valid_loss": 0.00434, "net8/valid_loss": 0.00462, "net9/valid_loss": 0.00439,
@@ -37,61 +37,67 @@ class Config:
     """Settings of the hand pose; every field is a flag."""
 
     data: str = runner.flag(
-        "synthetic", "Generated hands, a skinned hand in glTF, or NYU's.",
+        "synthetic", "Generated hands, a skinned hand in glTF, or NYU's frames.",
         choices=("synthetic", "glb", "nyu"),
     )  # fmt: skip
     data_dir: str | None = runner.flag(
-        None, "The .glb file, or NYU's folder with train and test.", of_data=True
+        None, "Path of the .glb file, or NYU's folder with train and test.", of_data=True
     )
     cache_dir: str | None = runner.flag(
-        None, "Where NYU's frames are prepared; none: jaxcv in the user's cache.", of_data=True
+        None, "Folder for prepared NYU frames; none: jaxcv in the user's cache.", of_data=True
     )
-    steps: int = runner.flag(5000, "Optimiser steps at most.", lower=1)
-    seed: int = runner.flag(0, "Seeds weights and order of frames.", lower=0, upper=2**31 - 1)
-    num_seeds: int = runner.flag(1, "How many seeds, from --seed on.", lower=1, upper=100)
-    net: tuple[str, ...] = runner.flag(("6",), "What is trained; repeat it.", choices=CHOICES)
-    fusion: str = runner.flag("convolve", "Of --net=fuse.", choices=FUSIONS)
-    fuse_at: tuple[str, ...] = runner.flag(("conv4",), "After which layers of --net=fuse.")
-    refine: bool = runner.flag(False, "Also the kinematic energy behind the network of depth.")
-    search: bool = runner.flag(False, "Search rates in rounds before each training.")
-    search_rounds: int = runner.flag(3, "Rounds of the search.", lower=1, upper=10)
+    steps: int = runner.flag(5000, "Optimiser steps, at most.", lower=1)
+    seed: int = runner.flag(0, "Seed of weights and batches.", lower=0, upper=2**31 - 1)
+    num_seeds: int = runner.flag(1, "Number of seeds, from --seed on.", lower=1, upper=100)
+    net: tuple[str, ...] = runner.flag(
+        ("6",), "Networks to train; 8wide: 8 with the parameters of 6; depth: 6.", choices=CHOICES
+    )
+    fusion: str = runner.flag("convolve", "Operation that fuses in --net=fuse.", choices=FUSIONS)
+    fuse_at: tuple[str, ...] = runner.flag(("conv4",), "Layers after which --net=fuse fuses.")
+    refine: bool = runner.flag(False, "Also train net6 through the kinematic energy.")
+    search: bool = runner.flag(False, "Search learning rate, momentum, dropout before training.")
+    search_rounds: int = runner.flag(3, "Rounds of --search.", lower=1, upper=10)
     search_trials: int = runner.flag(
-        50, "Settings a round.", lower=2, upper=1000, formerly="search_members"
+        50, "Settings per round of --search.", lower=2, upper=1000, formerly="search_members"
     )
-    search_steps: int = runner.flag(500, "Optimiser steps of each.", lower=1)
+    search_steps: int = runner.flag(500, "Optimiser steps per setting of --search.", lower=1)
     trials_by: str = runner.flag(
-        "auto", "How trials train: at once (vmap) or in turn (loop); auto: loop on CPUs.",
+        "auto", "Order of trials: at once (vmap) or in turn (loop); auto: loop on CPUs, else vmap.",
         choices=("auto", "vmap", "loop"), formerly="members_by",
     )  # fmt: skip
     num_train: int = runner.flag(6000, "Generated training frames.", lower=8, of_data=True)
     num_test: int = runner.flag(
-        600, "Test frames, of seen and of other subjects.", lower=4, of_data=True
+        600, "Generated frames of each test, seen and unseen.", lower=4, of_data=True
     )
-    train_subjects: int = runner.flag(8, "People to learn from.", lower=1, of_data=True)
-    test_subjects: int = runner.flag(8, "Other people, generated.", lower=1, of_data=True)
-    validation: float = runner.flag(0.25, "Share of the training frames.", lower=0.01, upper=0.9)
+    train_subjects: int = runner.flag(8, "Generated training subjects.", lower=1, of_data=True)
+    test_subjects: int = runner.flag(8, "Generated unseen subjects.", lower=1, of_data=True)
+    validation: float = runner.flag(
+        0.25, "Fraction of the training frames for validation.", lower=0.01, upper=0.9
+    )
     split: str = runner.flag(
-        "frame", "Validation frames: at random, the last ones, or of subjects of their own.",
+        "frame", "Validation frames: random ones, the last ones, or all of some subjects.",
         choices=("frame", "block", "subject"),
     )  # fmt: skip
-    split_seed: int = runner.flag(0, "Draws the validation frames.", lower=0)
-    window: int = runner.flag(112, "Of generated frames [px].", lower=32, of_data=True)
-    side: int = runner.flag(64, "Of crops [px].", lower=32)
+    split_seed: int = runner.flag(0, "Seed of the choice of validation frames.", lower=0)
+    window: int = runner.flag(112, "Side of generated frames [px].", lower=32, of_data=True)
+    side: int = runner.flag(64, "Side of crops [px].", lower=32)
     cube: float = runner.flag(300.0, "Side of the cube around a hand [mm].", lower=50.0)
     centre: str = runner.flag(
-        "mass", "Of the cube: the centre of mass, or the true palm (which gives it away).",
+        "mass", "Centre of the cube: the centre of mass, or the true palm (which uses labels).",
         choices=("mass", "palm"),
     )  # fmt: skip
-    width: float = runner.flag(0.25, "Factor on the channels.", lower=0.01, upper=4.0)
-    dense: int = runner.flag(256, "Width of the dense layers.", lower=1)
-    batch_size: int = runner.flag(32, "Frames a step.", lower=1)
-    learning_rate: float = runner.flag(0.1, "Of gradient descent.", lower=0.0)
-    momentum: float = runner.flag(0.95, "Of gradient descent.", lower=0.0, upper=0.9999)
-    dropout: float = runner.flag(0.03, "Rate after the dense layers.", lower=0.0, upper=0.9)
-    patience: int = runner.flag(4, "Epochs without improvement before steps are halved.", lower=1)
-    returns: int = runner.flag(4, "How often they are halved.", lower=0)
-    refine_steps: int = runner.flag(300, "Optimiser steps through the energy.", lower=1)
-    refine_rate: float = runner.flag(1e-4, "Of Adam, through the energy.", lower=0.0)
+    width: float = runner.flag(0.25, "Factor on the convolutions' channels.", lower=0.01, upper=4.0)
+    dense: int = runner.flag(256, "Units of each dense layer.", lower=1)
+    batch_size: int = runner.flag(32, "Frames per step.", lower=1)
+    learning_rate: float = runner.flag(0.1, "SGD learning rate.", lower=0.0)
+    momentum: float = runner.flag(0.95, "SGD momentum.", lower=0.0, upper=0.9999)
+    dropout: float = runner.flag(0.03, "Dropout rate after the dense layers.", lower=0.0, upper=0.9)
+    patience: int = runner.flag(
+        4, "Epochs without improvement before the learning rate is halved.", lower=1
+    )
+    returns: int = runner.flag(4, "Halvings of the learning rate before training stops.", lower=0)
+    refine_steps: int = runner.flag(300, "Optimiser steps of --refine.", lower=1)
+    refine_rate: float = runner.flag(1e-4, "Adam learning rate of --refine.", lower=0.0)
 
 
 PRESETS = {
@@ -111,7 +117,7 @@ PRESETS = {
 
 
 def memory(config: Config) -> dict[str, float]:
-    """Bytes of the crops, and of a batch with the first maps of a network."""
+    """Bytes of the crops, of uncropped frames, and of a batch with its first feature maps."""
     pixels = 4.0 * config.side**2
     frames = 0 if config.data == "nyu" else config.num_train + 2 * config.num_test
     return {
@@ -122,7 +128,7 @@ def memory(config: Config) -> dict[str, float]:
 
 
 def row_name(config: Config, net: str) -> str:
-    """Of an entry of --net."""
+    """Name of the row that an entry of --net trains."""
     if net in ("rgb", "rgbd", "fusepred"):
         return net
     if net == "fuse":
@@ -131,12 +137,12 @@ def row_name(config: Config, net: str) -> str:
 
 
 def networks(config: Config) -> dict[str, HandNetwork]:
-    """Name -> a network that is trained."""
+    """Row name -> network to train."""
     make = functools.partial(HandNetwork, width=config.width, dense=config.dense)
     out = {}
     for net in config.net:
         name = row_name(config, net)
-        if net == "fusepred":  # of networks that are trained apart
+        if net == "fusepred":  # fuses two networks that are trained separately
             out |= {"net6": make(), "rgb": make(images=("rgb",))}
         elif net in ("rgb", "rgbd"):
             out[name] = make(images=(net,))
@@ -150,7 +156,7 @@ def networks(config: Config) -> dict[str, HandNetwork]:
 
 
 def count_parameters(network: HandNetwork, side: int) -> int:
-    """Of a network, without making it."""
+    """Number of parameters of a network, from their shapes alone."""
     init = functools.partial(network.init, jax.random.key(0))
     shapes = jax.eval_shape(init, *(jax.ShapeDtypeStruct((1, side, side, c), jnp.float32)
                                     for c in channels(network)))  # fmt: skip
@@ -158,10 +164,10 @@ def count_parameters(network: HandNetwork, side: int) -> int:
 
 
 def matched_width(config: Config) -> int:
-    """Width of the dense layers that gives Net8 as many parameters as Net6 has.
+    """Units per dense layer with which Net8 has as many parameters as Net6.
 
-    Its maps are smaller, and so is the first dense layer: more pooling and less capacity come
-    together in the source's comparison.
+    Net8 pools more, so its first dense layer is smaller: the thesis' comparison varies pooling and
+    capacity at the same time.
     """
     make = functools.partial(HandNetwork, width=config.width)
     goal = count_parameters(make(net="net6", dense=config.dense), config.side)
@@ -174,19 +180,19 @@ def matched_width(config: Config) -> int:
 
 
 def channels(network: HandNetwork) -> list[int]:
-    """Of each of its images."""
+    """Channels of each input image of a network."""
     return [CHANNELS[kind] for kind in network.images]
 
 
 def metadata(config: Config, data: Data) -> dict[str, Any]:
-    """What a training remembers of its data: the scale of colours, and the mean pose."""
+    """Statistics of the data that are stored with a training: colour scale and mean pose."""
     del config
     mean = data.train.target.mean(axis=0, dtype=float)
     return {"color_scale": [list(x) for x in data.scale], "mean_pose": mean.tolist()}
 
 
 def images_of(crops: Crops, scale: Any, kinds: tuple[str, ...]) -> tuple[np.ndarray, ...]:
-    """What a network is shown of crops, for each of its kinds; `scale` is that of the training."""
+    """Input images of a network, one array per kind; `scale`: colour scale of the training."""
     mean, deviation = (np.asarray(x, np.float32) for x in scale)
     depth = lambda: in_float(crops.depth)
     rgb = lambda: (in_float(crops.rgb) - mean) / deviation
@@ -199,9 +205,9 @@ def images_of(crops: Crops, scale: Any, kinds: tuple[str, ...]) -> tuple[np.ndar
 
 
 def runs(config: Config, data: Data) -> dict[str, runner.Run]:
-    """For each network the rounds of the search, and its training."""
+    """For each network, one run per round of the search, and the run of its training."""
     out: dict[str, runner.Run] = {}
-    # One copy of the validation images of each kind, which all networks share.
+    # All networks share one copy of the validation images of each kind.
     shown = functools.lru_cache(lambda kinds: images_of(data.valid, data.scale, kinds))
     seeds = np.arange(config.seed, config.seed + config.num_seeds)
     for name, network in networks(config).items():
@@ -219,7 +225,7 @@ def runs(config: Config, data: Data) -> dict[str, runner.Run]:
 
 
 def epoch_of(config: Config, data: Data) -> int:
-    """Steps of an epoch."""
+    """Steps per epoch."""
     return max(1, len(data.train.depth) // config.batch_size)
 
 
@@ -244,7 +250,7 @@ def _run(config, data, network, valid, steps, trials, *, plateau) -> runner.Run:
 
 
 def rows_of_step(seed: int, size: int, count: int, step: int) -> np.ndarray:
-    """The frames of a step, `size` of `count`: each once in an epoch, in an order of its own."""
+    """Indices of the `size` of `count` frames of a step; every epoch has its own random order."""
     size = min(size, count)
     epoch, place = divmod(step, count // size)
     return _order(seed, epoch, count)[place * size : (place + 1) * size]
@@ -290,13 +296,13 @@ def _given(config: Config, seeds: np.ndarray, trained: Any) -> Mapping[str, np.n
 
 
 def search_scores(run: runner.TrainedRun) -> np.ndarray:
-    """The least validation loss of every setting (K,); inf where it diverged."""
+    """The lowest validation loss of every setting (K,); inf where it diverged."""
     losses = run.history["valid_loss"]
     return np.where(np.isfinite(losses), losses, np.inf).min(axis=0)
 
 
 def _drawn(config: Config, name: str, number: int, trained: Any) -> Mapping[str, np.ndarray]:
-    """The settings of a round; the source's own is the first of the first."""
+    """The settings of a search round; the first of the first round is the thesis'."""
     ranges = dict(RANGES)
     for k in range(number):
         before = trained[f"{name}.search{k}"]
@@ -310,7 +316,7 @@ def _drawn(config: Config, name: str, number: int, trained: Any) -> Mapping[str,
 
 
 def best_setting(config: Config, name: str, trained: Any) -> dict[str, float]:
-    """Rates with the least validation loss in all rounds of a network's search."""
+    """Rates with the lowest validation loss in all rounds of a network's search."""
     rounds = [trained[f"{name}.search{k}"] for k in range(config.search_rounds)]
     scores = np.concatenate([search_scores(one) for one in rounds])
     best = int(scores.argmin())

@@ -4,12 +4,12 @@
   python -m experiments.human_pose --workdir=runs/my_groups --groups=scaling --groups=fusion --huber
   python -m experiments.human_pose --workdir=runs/h36m --data=human36m --data_dir=DIR
 
-A pose is found by minimising an energy at a hundred rotations for each component of a mixture of
-probabilistic PCAs, and fused from these minimisers. Everything in that energy is learned through
-the minimisation: body models, covariances, joint weights, cameras, the fusion, the robust kernel
-and the scales. The baseline is the same energy with the mixture fitted to the training poses, the
-mean training cameras, and its two weights and its kernel chosen by grid search. Test subjects are
-never seen.
+An energy is minimised at a hundred rotations for each component of a mixture of probabilistic PCAs,
+and the minimisers are fused into one pose. All parts of the energy are learned through the
+minimisation: body models, covariances, joint weights, cameras, the fusion, the robust kernel and
+the scales. The baseline is the same energy with the mixture fitted to the training poses, the mean
+training cameras, and two weights and a kernel chosen by grid search. Test subjects are not in the
+training.
 """
 
 from experiments import runner

@@ -1,5 +1,6 @@
-"""How the human pose is scored, and what it predicts."""
+"""Evaluation and predictions of the human pose."""
 
+import itertools
 import pathlib
 from typing import Any
 
@@ -11,7 +12,7 @@ from experiments import runner
 from experiments.human_pose import training
 from experiments.runner.statistics import change_over_seeds
 from jaxcv.io import Model
-from jaxcv.metrics.pose import by_action, mpjpe, procrustes_mpjpe
+from jaxcv.metrics.pose import aligned_mpjpe, by_action, mpjpe, procrustes_mpjpe
 from jaxcv.systems import save_pose_parameters
 
 __all__ = ["batch_and_frames", "metrics", "model", "row_poses", "rows", "write_poses"]
@@ -24,7 +25,7 @@ def kind(views: int) -> str:
 
 
 def batch_and_frames(config: Any, data: Any, seed: int, views: int) -> tuple[Any, Any]:
-    """The test frames of a seed, as a batch of some views and as they are."""
+    """The test frames of a seed: as a Batch of the first `views` cameras, and as PoseFrames."""
     frames = data.seeds[seed].take(data.test[seed])
     if not len(frames.joints):
         expected = "expected frames of test subjects"
@@ -37,31 +38,40 @@ def batch_and_frames(config: Any, data: Any, seed: int, views: int) -> tuple[Any
 
 
 def rows(config: Any, views: int) -> dict[str, dict[str, Any]]:
-    """Row -> run of its parameters (None: the baseline) and settings of the reconstruction."""
-    out: dict[str, dict[str, Any]] = {"baseline": {"run": None}}
+    """Row -> run of its parameters and settings of `reconstruct_pose`.
+
+    The baselines have no run: the grid search chose their parameters, with squares (`l2`), with the
+    robust kernel (`huber`), and with the better of both on the training frames.
+    """
+    out: dict[str, dict[str, Any]] = {
+        "baseline": {"run": None},
+        "baseline_l2": {"run": None, "robust": False},
+        "baseline_huber": {"run": None, "robust": True},
+    }
     for name, method in training.methods(config, views).items():
         out[name] = {"run": name, "robust": method.robust, "selection": method.selection}
         if name in ("huber", "custom"):
-            more = {"run": name, "robust": method.robust}
-            out[f"{name}_hard"] = more | {"selection": "hard"}
-            out[f"{name}_estimated_scale"] = more | {"limb_norm": None}
+            out[f"{name}_hard"] = {"run": name, "robust": method.robust, "selection": "hard"}
+    estimated = ("huber", "custom", "l2", "baseline_l2", "baseline_huber")
+    out |= {f"{k}_estimated_scale": out[k] | {"limb_norm": None} for k in estimated if k in out}
     return out
 
 
 def row_poses(config: Any, trained: Any, batch: Any, seed: int, views: int, row: Any) -> np.ndarray:
-    """(N, 17, 3) reconstructions of one row [mm]."""
+    """Poses (N, 17, 3) [mm] that one row reconstructs."""
     settings = dict(row)
     name = settings.pop("run")
     any_method = next(iter(training.methods(config, views)))
     run = trained[training.run_name(name or any_method, views, seed)]
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], run.params)
     settings = {"robust": bool(params["robust"] > 0.5)} | settings
-    parameters = params["parameters" if name else "baseline"]
+    baseline = "huber" if settings["robust"] else "l2"
+    parameters = params["parameters" if name else baseline]
     return training.poses(config, params["model"], parameters, batch, **settings)
 
 
 def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
-    """`<row>/<kind>_mpjpe_mm` and so on, a list over seeds."""
+    """`<row>/<kind>_mpjpe_mm` and similar keys, each with a list over seeds."""
     out: dict[str, list[float]] = {}
     for s in range(config.num_seeds):
         for views in config.views:
@@ -73,8 +83,13 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
                 table = by_action(error[~lost], frames.action[~lost], frames.actions)
                 key = f"{name}/{kind(views)}"
                 out.setdefault(f"{key}_mpjpe_mm", []).append(table.pop("average"))
-                aligned = procrustes_mpjpe(found[~lost], np.asarray(batch.joints)[~lost])
-                out.setdefault(f"{key}_procrustes_mm", []).append(float(aligned.mean()))
+                pair = found[~lost], np.asarray(batch.joints)[~lost]
+                for label, aligned in (
+                    ("shifted", aligned_mpjpe(*pair)),
+                    ("turned", aligned_mpjpe(*pair, vertical=True)),
+                    ("procrustes", procrustes_mpjpe(*pair)),
+                ):
+                    out.setdefault(f"{key}_{label}_mm", []).append(float(aligned.mean()))
                 out.setdefault(f"{key}_lost", []).append(int(lost.sum()))
                 for action, value in table.items():
                     out.setdefault(f"{key}_mpjpe_mm/{action}", []).append(value)
@@ -84,7 +99,7 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
     return out | _comparisons(config, out)
 
 
-COMPARED = (  # first, second: the error of the first over that of the second, less one
+COMPARED = (  # (a, b): error of a / error of b - 1
     ("huber", "baseline"),
     ("huber", "l2"),
     ("huber", "body_model"),
@@ -93,6 +108,14 @@ COMPARED = (  # first, second: the error of the first over that of the second, l
     ("huber", "huber_selected"),
     ("huber", "huber_body_model"),
     ("huber", "huber_unrolled"),
+    # Within a kernel.
+    ("body_model", "baseline_l2"),
+    ("body_and_cameras", "baseline_l2"),
+    ("body_and_cameras", "body_model"),
+    ("l2", "body_and_cameras"),
+    ("l2", "baseline_l2"),
+    ("huber_body_model", "baseline_huber"),
+    ("huber", "baseline_huber"),
 )
 
 
@@ -100,20 +123,22 @@ def _comparisons(config: Any, out: dict[str, list[float]]) -> dict[str, Any]:
     """Relative differences, with their mean and its 95% interval over seeds (Student's t)."""
     more: dict[str, Any] = {}
     for views in config.views:
-        for first, second in COMPARED:
-            keys = [f"{name}/{kind(views)}_mpjpe_mm" for name in (first, second)]
+        for (first, second), error in itertools.product(COMPARED, ("mpjpe", "procrustes")):
+            keys = [f"{name}/{kind(views)}_{error}_mm" for name in (first, second)]
             if not all(key in out for key in keys):
                 continue
             found = change_over_seeds(*(out[key] for key in keys))
-            pair = f"{first}_over_{second}/{kind(views)}"
+            pair = f"{first}_over_{second}/{kind(views)}" + (
+                "" if error == "mpjpe" else f"_{error}"
+            )
             more |= {f"{pair}_{name}": value for name, value in found.items()}
     return more
 
 
 def model(config: Any, trained: Any, trial: int | None) -> Model:
-    """The robust energy, or the last row that is trained, of the first number of cameras.
+    """The `huber` row, or else the last trained row, for the first entry of --views.
 
-    Seeds have people of their own, so there is no best of them: the first is the model.
+    Generated seeds have different people, so their scores do not compare: the first is the model.
     """
     views = config.views[0]
     trainable = training.methods(config, views)
@@ -130,7 +155,7 @@ def model(config: Any, trained: Any, trial: int | None) -> Model:
 
 
 def write_poses(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
-    """poses.npz with row.views=V.seed=S -> (N, 17, 3) [mm], and <run>.h5 of the parameters."""
+    """Writes poses.npz, row.views=V.seed=S -> (N, 17, 3) [mm], and the parameters to <run>.h5."""
     arrays = {}
     for s in range(config.num_seeds):
         for views in config.views:

@@ -16,6 +16,7 @@ __all__ = ["draw_all"]
 STYLES = {
     "baseline": {"color": "tab:gray"},
     "body_model": {"color": "tab:orange"},
+    "body_and_cameras": {"color": "tab:brown"},
     "l2": {"color": "tab:green"},
     "huber": {"color": "tab:blue"},
     "custom": {"color": "tab:purple"},
@@ -26,7 +27,7 @@ MORE = {
     "huber_unrolled": "tab:red",
     "huber_selected": "tab:pink",
 }
-PAPER = {"baseline": 91.8, "body_model": 57.8, "l2": 47.7, "huber": 46.1}
+PAPER = {"baseline": 91.8, "body_and_cameras": 57.8, "l2": 47.7, "huber": 46.1}
 
 
 def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
@@ -42,7 +43,7 @@ def _names(config: Any, views: int) -> list[str]:
 
 
 def _skeletons(config: Any, data: Any, trained: Any) -> Any:
-    """Three frames of the first seed: of a small, a typical and a large error."""
+    """Three frames of the first seed: with a small, a median and a large error."""
     views = max(config.views)
     batch, frames = evaluation.batch_and_frames(config, data, 0, views)
     chosen = evaluation.rows(config, views)
@@ -91,7 +92,7 @@ def _actions(config: Any, metrics: Any) -> Any:
 
 
 def _table(config: Any, metrics: Any) -> Any:
-    """In the form of the source's Table 2, its averages beside ours."""
+    """Errors by action, as in the paper's Table 2, beside the paper's averages."""
     lines, labels, columns = [], [], []
     for views in config.views:
         kind = f"/{evaluation.kind(views)}_mpjpe_mm"
@@ -126,7 +127,7 @@ def _count(params: Any, groups: Any) -> int:
 
 
 def _learned(config: Any, trained: Any, metrics: Any) -> Any:
-    """Training error against time in steps, and test error against the number of parameters."""
+    """Training error against training time, and test error against the number of parameters."""
     views = max(config.views)
     figure = runner.new_figure(figsize=(13, 4.8))
     left, right = figure.subplots(1, 2)

@@ -30,7 +30,7 @@ from jaxcv.systems import fit_pose_model, reconstruct_pose
 
 
 class Method(NamedTuple):
-    """What is trained: the kernel, the groups of parameters, the gradient, the fusion."""
+    """Settings of a trained row: kernel, groups of parameters, gradient, fusion."""
 
     robust: bool
     groups: tuple[str, ...]
@@ -43,24 +43,26 @@ METHODS = {
     "l2": Method(False, tuple(GROUPS)),
     "huber": Method(True, tuple(GROUPS)),
 }
-ABLATIONS = {  # with several cameras only
+ABLATIONS = {  # for the largest number of cameras only
     "huber_weights": Method(True, ("scaling", "fusion", "huber")),
     "huber_body_model": Method(True, ("body_models",)),
     "huber_unrolled": Method(True, tuple(GROUPS), "unrolled"),
     "huber_selected": Method(True, tuple(GROUPS), selection="hard"),
 }
-GRID = {  # of the baseline, with either kernel
+MORE = {  # trained by --method alone
+    # The paper's second row: mu, e, sigma and W_c, here the camera matrices C.
+    "body_and_cameras": Method(False, ("body_models", "covariance", "cameras")),
+}
+GRID = {  # of the baseline's grid search, with each kernel
     "reprojection_scale": (1.0, 3.0, 10.0, 30.0),
     "regularisation_scale": (3.0, 10.0, 30.0, 100.0, 300.0),
 }
 GRID_FRAMES, EVALUATED_AT_ONCE = 48, 96
-SOURCE = {  # Human3.6M, real detections; monocular is one camera
+SOURCE = {  # the paper, on Human3.6M with real detections; its energy for one camera is another one
     "baseline/multicamera_mpjpe_mm": 91.8,
-    "body_model/multicamera_mpjpe_mm": 57.8,
+    "body_and_cameras/multicamera_mpjpe_mm": 57.8,
     "l2/multicamera_mpjpe_mm": 47.7,
     "huber/multicamera_mpjpe_mm": 46.1,
-    "baseline/monocular_mpjpe_mm": 114.2,
-    "huber/monocular_mpjpe_mm": 76.1,
 }
 
 
@@ -72,43 +74,53 @@ class Config:
         "synthetic", "Generated people, or Human3.6M.", choices=("synthetic", "human36m")
     )
     data_dir: str | None = runner.flag(
-        None, "For --data=human36m: the folder of data_prep/README.md.", of_data=True
+        None, "Folder of Human3.6M; data_prep/README.md has its layout.", of_data=True
     )
     cache_dir: str | None = runner.flag(
-        None, "Where real data are prepared; none: jaxcv in the user's cache folder.", of_data=True
+        None, "Folder for prepared data; none: jaxcv in the user's cache folder.", of_data=True
     )
     steps: int = runner.flag(300, "Optimiser steps.", lower=1)
     seed: int = runner.flag(
-        0, "Seeds data, clustering and order.", lower=0, upper=2**31 - 1, of_data=True
+        0, "Seed of data, clustering and batches.", lower=0, upper=2**31 - 1, of_data=True
     )
-    num_seeds: int = runner.flag(1, "How many seeds, from --seed on.", lower=1, upper=100)
+    num_seeds: int = runner.flag(1, "Number of seeds, from --seed on.", lower=1, upper=100)
     views: tuple[int, ...] = runner.flag(
-        (4, 1), "Numbers of cameras, each a row.", lower=1, upper=64
+        (4, 1), "Numbers of cameras; each is trained and scored.", lower=1, upper=64
     )
     groups: tuple[str, ...] = runner.flag(
-        (), "Learn these groups of parameters instead of the table's rows.", choices=tuple(GROUPS)
+        (),
+        "Groups of parameters to learn, in one row, instead of the usual rows.",
+        choices=tuple(GROUPS),
     )
-    huber: bool = runner.flag(False, "With --groups: the robust kernel.")
-    ablations: bool = runner.flag(False, "More rows: fewer parameters, the unrolled gradient.")
+    huber: bool = runner.flag(False, "Robust kernel in the row of --groups.")
+    ablations: bool = runner.flag(False, "Also train rows with fewer parameters, other gradients.")
+    method: tuple[str, ...] = runner.flag(
+        (), "Rows to train; none: the usual rows.", choices=(*METHODS, *ABLATIONS, *MORE)
+    )
     num_subjects: int = runner.flag(
-        8, "Generated people; a quarter is for testing.", lower=4, of_data=True
+        8, "Generated people; a quarter of them are test subjects.", lower=4, of_data=True
     )
-    clips: int = runner.flag(2, "Generated clips of a person and an action.", lower=1, of_data=True)
-    frames: int = runner.flag(12, "Frames of a clip.", lower=1, of_data=True)
+    clips: int = runner.flag(2, "Generated clips per person and action.", lower=1, of_data=True)
+    frames: int = runner.flag(12, "Frames per generated clip.", lower=1, of_data=True)
     num_components: int = runner.flag(3, "Components of the mixture.", lower=1, upper=100)
-    num_rotations: int = runner.flag(100, "Rotations that are searched.", lower=4, upper=10_000)
-    batch_size: int = runner.flag(8, "Frames a step.", lower=1)
-    learning_rate: float = runner.flag(0.05, "Of Adam, falling to zero by a cosine.", lower=0.0)
-    epsilon: float = runner.flag(0.1, "Of Adam.", lower=0.0)
-    damping: float = runner.flag(1e-3, "Of the implicit gradient.", lower=0.0)
-    stride: int = runner.flag(5, "Of the frames of real data.", lower=1, of_data=True)
-    evaluated: int = runner.flag(0, "At most this many test frames; 0: all.", lower=0, of_data=True)
+    num_rotations: int = runner.flag(100, "Rotations in the search.", lower=4, upper=10_000)
+    batch_size: int = runner.flag(8, "Frames per step.", lower=1)
+    learning_rate: float = runner.flag(0.05, "Adam learning rate (cosine decay to 0).", lower=0.0)
+    epsilon: float = runner.flag(0.1, "Adam epsilon.", lower=0.0)
+    damping: float = runner.flag(1e-3, "Damping of the implicit gradient.", lower=0.0)
+    stride: int = runner.flag(5, "Stride over the frames of real data.", lower=1, of_data=True)
+    evaluated: int = runner.flag(0, "Test frames, at most; 0: all.", lower=0, of_data=True)
 
 
 PRESETS = {
     "default": Config(),
     "study": Config(steps=600, num_seeds=3, ablations=True, clips=3),
-    # As the release: batches of four, twenty passes over some 78,000 training frames.
+    # Each kernel against its own baseline.
+    "kernels": Config(
+        steps=600, num_seeds=3, clips=3, views=(4,),
+        method=("body_model", "body_and_cameras", "l2", "huber_body_model", "huber"),
+    ),
+    # As in the released code: batches of four, twenty passes over some 78,000 training frames.
     "paper": Config(
         data="human36m", steps=390_000, batch_size=4, views=(4, 1), damping=0.0
     ),
@@ -124,14 +136,14 @@ def memory(config: Config) -> dict[str, float]:
 
 
 class Data(NamedTuple):
-    """For every seed the frames, and which of them are for testing."""
+    """For each seed the frames, and a mask of the test frames."""
 
     seeds: tuple[PoseFrames, ...]
     test: tuple[np.ndarray, ...]
 
 
 def load(config: Config) -> Data:
-    """Generated people, a set for each seed; or Human3.6M, the same for all."""
+    """Generated people, new ones for each seed; or Human3.6M, the same for all seeds."""
     if config.data == "synthetic":
         sets = tuple(
             generate(
@@ -162,7 +174,7 @@ def load(config: Config) -> Data:
 
 
 def metadata(config: Config, data: Data) -> dict[str, Any]:
-    """The subjects that are tested on."""
+    """The names of the test subjects."""
     frames, test = data.seeds[0], data.test[0]
     return {"test_subjects": [frames.subjects[i] for i in np.unique(frames.subject[test])]}
 
@@ -177,7 +189,7 @@ class Batch(NamedTuple):
 
 
 def batch_of(frames: PoseFrames, views: int) -> Batch:
-    """The first cameras' view of frames."""
+    """Frames as seen by the first `views` cameras."""
     joints = jnp.asarray(frames.joints - frames.joints.mean(axis=1, keepdims=True))
     return Batch(
         jnp.asarray(frames.points[:, :views]),
@@ -191,12 +203,14 @@ def methods(config: Config, views: int) -> dict[str, Method]:
     """The rows that are trained."""
     if config.groups:
         return {"custom": Method(config.huber, config.groups)}
+    if config.method:
+        return {name: (METHODS | ABLATIONS | MORE)[name] for name in config.method}
     more = ABLATIONS if config.ablations and views == max(config.views) else {}
     return METHODS | more
 
 
 def runs(config: Config, data: Data) -> dict[str, runner.Run]:
-    """One training for each number of cameras, row and seed."""
+    """One run for each number of cameras, row and seed."""
     out = {}
     for s, (frames, test) in enumerate(zip(data.seeds, data.test, strict=True)):
         train = frames.take(~test)
@@ -221,18 +235,18 @@ def runs(config: Config, data: Data) -> dict[str, runner.Run]:
 
 
 def run_name(method: str, views: int, seed: int) -> str:
-    """Of the training of a row."""
+    """Name of the run of a row."""
     return f"{method}.views={views}.seed={seed}"
 
 
 def _start(config: Config, train: PoseFrames, batch: Batch, seed: int) -> dict[str, Any]:
-    """The fitted model and the grid's best; ones of their shapes where there is nothing to fit."""
+    """The fitted model and the best of the grid; arrays of ones if there are no poses to fit."""
     k, views = config.num_components, batch.points.shape[1]
     try:
         cameras = train.cameras[np.unique(train.subject), :views]
         model = fit_pose_model(train.joints, cameras, num_components=k, seed=seed)
     except ValueError as error:
-        if len(train.joints):  # none: other people's frames, to be evaluated
+        if len(train.joints):  # without poses, a trained model is evaluated
             expected, hint = "expected more poses to train on", "Give more frames or subjects."
             raise runner.data_error("data", expected, str(error), hint) from error
         model = PoseModel(
@@ -245,7 +259,7 @@ def _start(config: Config, train: PoseFrames, batch: Batch, seed: int) -> dict[s
 
 
 def grid_search(config: Config, model: PoseModel, batch: Batch) -> dict[str, Any]:
-    """The best of `GRID` for either kernel on some training frames, and which kernel is better."""
+    """The best of `GRID` for each kernel on some training frames, and the better kernel."""
     chosen = np.linspace(0, len(batch.joints) - 1, min(GRID_FRAMES, len(batch.joints))).astype(int)
     some = jax.tree.map(lambda leaf: leaf[chosen], batch)
     start = initial_parameters(model)
@@ -275,7 +289,7 @@ def errors(
 def poses(
     config: Config, model: PoseModel, parameters: PoseParameters, batch: Batch, **settings: Any
 ) -> np.ndarray:
-    """(N, 17, 3) reconstructions [mm], a hundred frames at a time."""
+    """(N, 17, 3) reconstructions [mm], EVALUATED_AT_ONCE frames at a time."""
     settings = {"limb_norm": batch.limb_norm, "num_rotations": config.num_rotations} | settings
     norms = settings.pop("limb_norm")
     out = []
@@ -303,16 +317,10 @@ def _optimizer(config: Config, method: Method) -> optax.GradientTransformation:
 
 
 def _init(key, trial, *, start: dict[str, Any], method: Method):
-    """What is learned, and what it belongs to: model, and the baseline with its kernel."""
+    """The parameters to learn, and constants: the model, the baselines, and the better kernel."""
     del key, trial
-    own = start["huber" if method.robust else "l2"]
-    better = lambda a, b: jnp.where(start["robust"] > 0.5, a, b)
-    return {
-        "parameters": jax.tree.map(jnp.asarray, own),
-        "model": jax.tree.map(jnp.asarray, start["model"]),
-        "baseline": jax.tree.map(better, start["huber"], start["l2"]),
-        "robust": jnp.asarray(start["robust"]),
-    }
+    start = jax.tree.map(jnp.asarray, start)
+    return {"parameters": start["huber" if method.robust else "l2"]} | start
 
 
 def _loss(params, batch: Batch, key, trial, *, config: Config, method: Method):
@@ -327,7 +335,7 @@ def _loss(params, batch: Batch, key, trial, *, config: Config, method: Method):
         num_rotations=config.num_rotations, damping=Damping(config.damping),
     )  # fmt: skip
     away = found.joints - some.joints
-    known = jnp.all(jnp.isfinite(found.joints), axis=(1, 2))  # frames without a visible joint
+    known = jnp.all(jnp.isfinite(found.joints), axis=(1, 2))  # if any joint is visible
     square = jnp.sum(jnp.where(known[:, None, None], away, 0) ** 2, axis=-1)
     distance = jnp.sqrt(jnp.where(square > 0, square, 1)) * (square > 0)
     error = jnp.sum(distance) / (NUM_JOINTS * jnp.maximum(jnp.sum(known), 1))

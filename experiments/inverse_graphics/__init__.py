@@ -4,9 +4,9 @@
   python -m experiments.inverse_graphics --preset=chairs --workdir=runs/chairs
   python -m experiments.inverse_graphics --method=dcign --method=dcign_repel --workdir=runs/repel
 
-Batches vary one factor of the scene; all entries of the code but that factor's are held at one
-value and drawn together (Kulkarni et al. 2015). Beside it the same network is trained on the same
-batches without that, `entangled`. Tests are on heads or chairs that were not trained on.
+Each batch varies one factor of the scene. All entries of the code but that factor's are clamped to
+one value and pulled together (Kulkarni et al. 2015). The baseline `entangled` trains the same
+network on the same batches without clamping. Tests use heads or chairs outside the training.
 """
 
 from experiments import runner

@@ -1,4 +1,4 @@
-"""The images of inverse graphics: generated heads and chairs, or renderings of the user's."""
+"""The images of inverse graphics: generated heads and chairs, or the user's renderings."""
 
 import logging
 import math
@@ -18,9 +18,9 @@ SOURCES = ("faces", "chairs", "basel", "public_chairs")
 
 
 class Data(NamedTuple):
-    """Batches to learn from and to test on, and images whose factors all differ.
+    """Batches for training and test, and test images in which all factors vary.
 
-    The test and the images show other heads or chairs than the training, each their own.
+    Test batches and images show heads or chairs that are not in the training.
     """
 
     train: FactorBatches
@@ -29,10 +29,10 @@ class Data(NamedTuple):
 
 
 def load(config: Any) -> Data:
-    """Batches of the source, prepared once.
+    """Batches and images of --data, prepared on first use.
 
     Raises:
-        DataError: naming the file or the flag.
+        DataError: a wrong file or flag, which the message names.
     """
     from jaxcv.data.pipelines import load_factor_batches, load_factor_images
 

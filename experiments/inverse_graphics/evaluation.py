@@ -1,4 +1,4 @@
-"""How inverse graphics is scored: what single entries of the code tell, and what they draw."""
+"""Evaluation of inverse graphics: factors from single entries of the code, and decoded images."""
 
 import functools
 import pathlib
@@ -40,19 +40,19 @@ __all__ = [
 ]
 
 AT_ONCE = 100
-TIMED = 20  # images of the timed step
-_SCALED = 200  # training batches that the scale of the entries is fitted on
+TIMED = 20  # images in the timed step
+_SCALED = 200  # first training batches, to which the scale of the entries is fitted
 _WHOLE_TURN = 2 * np.pi
 
 
 class Codes(NamedTuple):
-    """What a trained network makes of the test.
+    """Codes of the test by a trained network.
 
     Attributes:
-        test: (N, B, D) means of the test's batches.
-        images: (M, D) of the images whose factors all differ.
-        entries: (E,) the entry of each scene's factor: its own, or of an entangled code the one
-            that varies most in the batches of that factor.
+        test: (N, B, D) means of the test batches.
+        images: (M, D) means of the images in which all factors vary.
+        entries: (E,) the entry for each factor of the scene: its own or, in an entangled code, the
+            entry that varies most in the batches of that factor.
     """
 
     test: np.ndarray
@@ -72,7 +72,7 @@ def _decode(params: Any, codes: Any, network: GraphicsNetwork) -> jax.Array:
 
 
 def network_of(config: Any, trained: Any, method: str, i: int) -> tuple[Any, GraphicsNetwork]:
-    """Weights of a method's i-th seed, and their network."""
+    """Parameters of a method's i-th seed, and the network."""
     run, trial = training.trial_of(config, method, i)
     params = jax.tree.map(lambda leaf: leaf[trial], trained[run].params)
     return params, training.make_network(config, trained[run].metadata)
@@ -99,7 +99,7 @@ def decode(params: Any, codes: Any, network: GraphicsNetwork) -> np.ndarray:
 
 
 def codes_of(config: Any, data: Data, trained: runner.TrainedRuns, method: str, i: int) -> Codes:
-    """The codes of the test, by a method's i-th seed; computed once."""
+    """The codes of the test by a method's i-th seed, cached."""
     return trained.once((method, i), lambda: _codes_of(config, data, trained, method, i))
 
 
@@ -114,7 +114,7 @@ def _codes_of(config: Any, data: Data, trained: Any, method: str, i: int) -> Cod
 
 
 def calibrate(config: Any, data: Data, trained: Any) -> dict[str, Any]:
-    """The scales of all methods and seeds."""
+    """The fitted scales of all methods and seeds."""
     scales = {
         method: [_fitted_scale(config, data, trained, method, i) for i in range(config.num_seeds)]
         for method in config.method
@@ -123,12 +123,12 @@ def calibrate(config: Any, data: Data, trained: Any) -> dict[str, Any]:
 
 
 def scale_of(trained: Any, method: str, i: int) -> LatentScale:
-    """Lines from the scene's entries to their factors, fitted on training batches."""
+    """Lines from the scene's entries to their factors, fitted to training batches."""
     return LatentScale(**{k: tuple(x) for k, x in trained.metadata["scales"][method][i].items()})
 
 
 def model(config: Any, trained: Any, trial: int | None, *, method: str | None = None) -> Model:
-    """The first method's network (or another's), of the seed with the lowest validation error."""
+    """The network of `method` (None: the first), of the seed with the lowest validation error."""
     method = method or str(config.method[0])
     run, _ = training.trial_of(config, method, 0)
     rows = [training.trial_of(config, method, i)[1] for i in range(config.num_seeds)]
@@ -153,7 +153,7 @@ def _fitted_scale(config: Any, data: Data, trained: Any, method: str, i: int) ->
 
 
 def _is_turn(data: Data, k: int) -> bool:
-    """Whether a factor is an angle that goes all the way round."""
+    """True if the k-th factor is an angle that covers the whole circle."""
     seen = np.unique(data.images.factors[:, k])
     return bool(np.ptp(seen) > 0.95 * _WHOLE_TURN)
 
@@ -196,7 +196,7 @@ def _scores(config: Any, data: Data, trained: Any, method: str, i: int) -> dict[
 
 
 def _noisy_error(params: Any, network: GraphicsNetwork, data: Data) -> float:
-    """Squared error with the code's noise on, as the source's evaluation has it."""
+    """Squared error of images decoded from codes with noise, as in the paper's evaluation."""
     errors = []
     for n, pixels in enumerate(data.test.images):
         mean, log_variance = _encode(params, pixels, network)
@@ -206,7 +206,7 @@ def _noisy_error(params: Any, network: GraphicsNetwork, data: Data) -> float:
 
 
 def metrics(config: Any, data: Data, trained: Any) -> dict[str, Any]:
-    """Means over the seeds, and the numbers of each seed where there are several."""
+    """Means over the seeds and, with several seeds, also values of each and 95% intervals."""
     out: dict[str, Any] = {}
     for method in config.method:
         each = [_scores(config, data, trained, method, i) for i in range(config.num_seeds)]
@@ -227,7 +227,7 @@ def metrics(config: Any, data: Data, trained: Any) -> dict[str, Any]:
         if config.data in (
             "chairs",
             "public_chairs",
-        ):  # the source divides by three channels of its grey images
+        ):  # the paper divides by three channels although its images are grey
             out[f"{method}/chairs_reconstruction_mse"] = (
                 out[f"{method}/reconstruction_mse_noise"] / 3
             )
@@ -241,7 +241,7 @@ def metrics(config: Any, data: Data, trained: Any) -> dict[str, Any]:
 
 
 def _step_seconds(config: Any, data: Data, trained: Any) -> float:
-    """Of the loss and its gradient on one batch, without the optimiser."""
+    """Seconds per gradient of the loss on at most TIMED images, without the optimiser."""
     params, network = network_of(config, trained, config.method[0], 0)
     images = training.as_images(data.train.images[0][:TIMED])
 
@@ -254,10 +254,10 @@ def _step_seconds(config: Any, data: Data, trained: Any) -> float:
 
 
 def write_networks(config: Any, data: Data, trained: Any, folder: pathlib.Path) -> None:
-    """`<method>.safetensors`, which `load_model` reads, and `<method>.csv`, of each one's model.
+    """Writes `<method>.safetensors` for `load_model`, and `<method>.csv`, by each method's model.
 
-    A line of the latter is an image of the test whose factors all differ: the factors, and what
-    the scene's entries say of them.
+    A line of `<method>.csv` is one of the test images in which all factors vary: the true factors,
+    and those inferred from the scene's entries.
     """
     for method in config.method:
         own = model(config, trained, trained.trial, method=method)

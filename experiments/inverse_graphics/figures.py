@@ -14,7 +14,7 @@ __all__ = ["draw_all"]
 
 STEPS = 8  # of a sweep
 SHOWN = 4  # heads or chairs
-ENDS = (2, 98)  # percentiles of an entry, between which it is swept
+ENDS = (2, 98)  # percentiles of an entry: the ends of its sweep
 ASKED = {"corr2": "corr$^2$ of the entry", "gain": "gain of novel views"}
 DEGREES = 180 / np.pi
 
@@ -34,7 +34,7 @@ def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tup
 
 
 def _are_chairs(config: Any) -> bool:
-    """Whether the source has a number for this kind of data."""
+    """True for chairs, for which the paper gives a number."""
     return config.data in ("chairs", "public_chairs")
 
 
@@ -44,12 +44,12 @@ def _range(codes: Any, entry: int, steps: int = STEPS) -> np.ndarray:
 
 
 def _of_kind(data: Any, kind: int, count: int = SHOWN) -> np.ndarray:
-    """Indices of test batches of a kind."""
+    """Indices of the first test batches of a kind."""
     return np.flatnonzero(data.test.kind == kind)[:count]
 
 
 def _swept(config: Any, data: Any, trained: Any, method: str, k: int, count: int) -> np.ndarray:
-    """(count, 2 + STEPS, S, S): the image, decoded, and with the k-th factor's entry swept."""
+    """(count, 2 + STEPS, S, S): image, decoded image, and a sweep of the k-th factor's entry."""
     params, network = evaluation.network_of(config, trained, method, 0)
     codes = evaluation.codes_of(config, data, trained, method, 0)
     entry, rows = int(codes.entries[k]), []
@@ -63,7 +63,7 @@ def _swept(config: Any, data: Any, trained: Any, method: str, k: int, count: int
 
 
 def _sweeps(config: Any, data: Any, trained: Any, method: str) -> Any:
-    """As the source's Figs. 4 and 5: one entry changes, over the range that it has."""
+    """As the paper's Figs. 4 and 5: one entry is swept over its range."""
     names = data.test.names[: data.test.entries]
     figure = runner.new_figure(figsize=(10, 3.6 * len(names)))
     axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
@@ -79,13 +79,13 @@ def _sweeps(config: Any, data: Any, trained: Any, method: str) -> Any:
 
 
 def _compared(config: Any) -> list[str]:
-    """Rows of the inferred factors: the source's three, and the baseline."""
+    """Methods in `_inferred`: the paper's three and the baseline, else all."""
     wanted = ("dcign", "dcign_no_invariance", "dcign_equal_ratio", "entangled")
     return [name for name in wanted if name in config.method] or list(config.method)
 
 
 def _inferred(config: Any, data: Any, trained: Any, metrics: Any) -> Any:
-    """As the source's Fig. 6: the entry beside the true factor."""
+    """As the paper's Fig. 6: the entry against the true factor."""
     names, methods = data.test.names[: data.test.entries], _compared(config)
     size = max(7.5, 4.2 * len(names)), 3.1 * len(methods)
     figure = runner.new_figure(figsize=size)
@@ -145,7 +145,7 @@ def _scores(config: Any, metrics: Any, names: tuple[str, ...]) -> Any:
 
 
 def _invariance(config: Any, trained: Any) -> Any:
-    """How far entries vary in a batch that should not have them, over the training."""
+    """Spread of inactive entries within batches, over the training."""
     figure = runner.new_figure(figsize=(11, 4))
     axes = figure.subplots(1, 2)
     labels = {
@@ -169,7 +169,7 @@ def _invariance(config: Any, trained: Any) -> Any:
 
 
 def _beside(config: Any, data: Any, trained: Any) -> Any:
-    """As the source's Fig. 7: DC-IGN and the entangled baseline, the entry of the azimuth swept."""
+    """As the paper's Fig. 7: DC-IGN and the entangled baseline, the entry of the azimuth swept."""
     methods = [next(name for name in config.method if name != "entangled"), "entangled"]
     figure = runner.new_figure(figsize=(13, 3.4))
     for k, (ax, method) in enumerate(zip(figure.subplots(1, 2), methods, strict=True)):
@@ -183,9 +183,10 @@ def _beside(config: Any, data: Any, trained: Any) -> Any:
 
 
 def _rotation(config: Any, data: Any, trained: Any) -> Any:
-    """As the source's Fig. 8: views of what was not trained on, true and drawn from the first.
+    """As the paper's Fig. 8: views of test heads or chairs, true and decoded from the first view.
 
-    Every second row is decoded from the first view, with only the azimuth's entry of the others.
+    Every second row is decoded from the code of the first view, in which only the azimuth's entry
+    is replaced by that of each other view.
     """
     method = config.method[0]
     params, network = evaluation.network_of(config, trained, method, 0)

@@ -1,4 +1,4 @@
-"""A page with a slider for each factor: images that the network draws, in one file."""
+"""A page with a slider for each factor that shows decoded images, in one file."""
 
 import base64
 import io
@@ -13,21 +13,21 @@ from experiments.inverse_graphics import evaluation
 __all__ = ["page", "shown"]
 
 PEOPLE = 4
-STEPS = {1: (37,), 3: (13, 9, 9)}  # positions of the sliders, by how many there are
+STEPS = {1: (37,), 3: (13, 9, 9)}  # positions of each slider, by the number of sliders
 DEGREES = 180 / np.pi
 
 
 def shown(data: Any, count: int) -> list[int]:
-    """Indices of images whose factors all differ, each of another head or chair."""
+    """Indices of `count` test images, each of another head or chair."""
     who = data.images.factors[:, -1]
     return [int(np.flatnonzero(who == k)[0]) for k in np.unique(who)[:count]]
 
 
 def page(config: Any, data: Any, trained: Any) -> str:
-    """HTML that needs no other file: sliders for the scene's entries, and whose image it is.
+    """Self-contained HTML: sliders for the scene's entries, and a choice of test images.
 
-    The images are decoded now, from the codes of test images whose scene entries are set to what
-    the scale of the training says of the slider's angle.
+    All images are decoded beforehand: in the code of a test image, the scene's entries are set to
+    the values that the fitted scale gives for the angles of the sliders.
     """
     method = config.method[0]
     params, network = evaluation.network_of(config, trained, method, 0)

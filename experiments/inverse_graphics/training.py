@@ -16,13 +16,13 @@ from jaxcv.systems.inverse_graphics import active_latents, graphics_loss
 
 
 class Method(NamedTuple):
-    """What a row's training does.
+    """Settings of a method.
 
     Attributes:
-        clamped: whether inactive entries are held; else all are active.
+        clamped: inactive entries are clamped; if not, all entries are active.
         pull: factor on kappa.
-        sign: of the pull.
-        equal: whether all kinds of batches come equally often.
+        sign: of the pull, `attract` or `repel`.
+        equal: all kinds of batches are equally frequent.
     """
 
     clamped: bool = True
@@ -38,8 +38,8 @@ METHODS = {
     "dcign_repel": Method(sign="repel"),
     "entangled": Method(clamped=False),
 }
-SOURCE = {"dcign/chairs_reconstruction_mse": 2.7722e-4}  # of its chairs, in its convention
-_CHECKED = 2  # batches of each kind that the validation sees
+SOURCE = {"dcign/chairs_reconstruction_mse": 2.7722e-4}  # the paper, on its chairs
+_CHECKED = 2  # test batches of each kind for the validation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,60 +51,60 @@ class Config:
         choices=SOURCES,
     )  # fmt: skip
     data_dir: str | None = runner.flag(
-        None, "The folder of --data=basel or public_chairs.", of_data=True
+        None, "Folder of --data=basel or --data=public_chairs.", of_data=True
     )
     cache_dir: str | None = runner.flag(
-        None, "Where images are prepared once; none: jaxcv in the user's cache.", of_data=True
+        None, "Folder for prepared images; none: jaxcv in the user's cache.", of_data=True
     )
     method: tuple[str, ...] = runner.flag(
-        ("dcign", "entangled"), "What is trained; repeat it.", choices=tuple(METHODS)
+        ("dcign", "entangled"), "Methods to train.", choices=tuple(METHODS)
     )
     steps: int = runner.flag(8000, "Optimiser steps.", lower=1)
-    seed: int = runner.flag(0, "Seeds weights, noise and batches.", lower=0, upper=2**31 - 1)
-    num_seeds: int = runner.flag(1, "How many seeds, from --seed on.", lower=1, upper=100)
-    warm_steps: int = runner.flag(0, "Of them at the start with no entry held.", lower=0)
+    seed: int = runner.flag(0, "Seed of weights, noise and batches.", lower=0, upper=2**31 - 1)
+    num_seeds: int = runner.flag(1, "Number of seeds, from --seed on.", lower=1, upper=100)
+    warm_steps: int = runner.flag(0, "First steps, without clamping.", lower=0)
     ratio: tuple[float, ...] = runner.flag(
-        (1, 1, 2, 1), "How often batches of azimuth, elevation, light and identity come (chairs: "
-        "azimuth, and all the rest).", lower=0.0,
+        (1, 1, 2, 1), "Relative frequency of batches of azimuth, elevation, light and identity "
+        "(chairs: of azimuth, and of all the rest).", lower=0.0,
     )  # fmt: skip
-    strength: float = runner.flag(1.0, "Kappa, the pull of inactive entries.", lower=0.0)
+    strength: float = runner.flag(1.0, "Kappa, the pull on inactive entries.", lower=0.0)
     reference: str = runner.flag(
-        "mean", "Inactive entries become the batch's mean (paper) or its first (released code).",
+        "mean", "Value of inactive entries: the batch's mean (paper) or first (released code).",
         choices=("mean", "first"),
     )  # fmt: skip
     clamp_on: str = runner.flag(
-        "statistics", "What is held: mean and log variance (released code) or the sample (paper).",
+        "statistics", "Clamped quantity: mean and log variance (released code) or sample (paper).",
         choices=("statistics", "sample"),
     )  # fmt: skip
-    share_noise: bool = runner.flag(False, "One noise for a batch.")
-    log_variance_too: bool = runner.flag(True, "Draw inactive log variances together as well.")
+    share_noise: bool = runner.flag(False, "Use one noise sample for a whole batch.")
+    log_variance_too: bool = runner.flag(True, "Pull inactive log variances together, too.")
     trials_by: str = runner.flag(
-        "auto", "How trials train: at once (vmap) or in turn (loop); auto: loop on CPUs.",
+        "auto", "Order of trials: at once (vmap) or in turn (loop); auto: loop on CPUs, else vmap.",
         choices=("auto", "vmap", "loop"), formerly="members_by",
     )  # fmt: skip
-    num_train: int = runner.flag(250, "Training batches of each kind.", lower=1, of_data=True)
-    num_test: int = runner.flag(10, "Test batches of each kind.", lower=_CHECKED, of_data=True)
+    num_train: int = runner.flag(250, "Training batches per kind.", lower=1, of_data=True)
+    num_test: int = runner.flag(10, "Test batches per kind.", lower=_CHECKED, of_data=True)
     num_images: int = runner.flag(
-        1500, "Test images whose factors all differ.", lower=200, of_data=True
+        1500, "Test images in which all factors vary.", lower=200, of_data=True
     )
-    identities: int = runner.flag(20, "Heads or chairs on these.", lower=2, of_data=True)
-    models: int = runner.flag(400, "Chairs to learn from.", lower=2, of_data=True)
-    batch_size: int = runner.flag(20, "Images of a batch.", lower=2, of_data=True)
+    identities: int = runner.flag(20, "Heads or chairs in --num_images.", lower=2, of_data=True)
+    models: int = runner.flag(400, "Generated chairs per split.", lower=2, of_data=True)
+    batch_size: int = runner.flag(20, "Images per batch.", lower=2, of_data=True)
     elevation: float = runner.flag(
-        0.6, "Range of the heads' elevation, +- [rad]; the source's is 0.4.", lower=0.01, upper=1.5,
+        0.6, "Largest elevation of heads, up and down [rad]; paper: 0.4.", lower=0.01, upper=1.5,
         of_data=True,
     )  # fmt: skip
-    size: str = runner.flag("cpu", "Of the network and the images.", choices=tuple(SIZES))
+    size: str = runner.flag("cpu", "Size of the network and the images.", choices=tuple(SIZES))
     initial: str = runner.flag(
-        "he", "Weights at the start; the released ones leave small networks at the mean image.",
+        "he", "Initial weights; the released ones leave small networks at the mean image.",
         choices=("he", "released"),
     )  # fmt: skip
     optimizer: str = runner.flag(
-        "adam", "Of the released code (Adam, decays .9 and .99), or as the paper words it.",
+        "adam", "Optimiser: adam (.9, .99; released code) or rmsprop (paper).",
         choices=("adam", "rmsprop"),
     )  # fmt: skip
-    learning_rate: float = runner.flag(1.5e-3, "Of the optimiser.", lower=0.0)
-    decay: bool = runner.flag(True, "The rate falls to 0 along half a cosine.")
+    learning_rate: float = runner.flag(1.5e-3, "Learning rate of the optimiser.", lower=0.0)
+    decay: bool = runner.flag(True, "Cosine decay of the learning rate to 0.")
 
 
 PRESETS = {
@@ -130,14 +130,14 @@ def memory(config: Config) -> dict[str, float]:
 
 
 def make_network(config: Config, metadata: Any) -> GraphicsNetwork:
-    """What is trained; `metadata` are those of the training."""
+    """The network to train; `metadata`: of the training."""
     return GraphicsNetwork(
         SIZES[config.size], initial=config.initial, mean_pixel=metadata["mean_pixel"]
     )
 
 
 def metadata(config: Config, data: Data) -> dict[str, Any]:
-    """What a training remembers of its data."""
+    """Statistics of the data that are stored with a training."""
     del config
     return {
         "mean_pixel": round(float(data.train.images.mean()) / 255, 4),
@@ -146,7 +146,7 @@ def metadata(config: Config, data: Data) -> dict[str, Any]:
 
 
 def programs(config: Config) -> dict[str, list[str]]:
-    """Run -> its methods: those that share batches and code."""
+    """Run -> its methods, which share batches and code."""
     out: dict[str, list[str]] = {}
     for name in config.method:
         method = METHODS[name]
@@ -156,7 +156,7 @@ def programs(config: Config) -> dict[str, list[str]]:
 
 
 def trial_of(config: Config, method: str, i: int) -> tuple[str, int]:
-    """Run and index of a method's i-th seed."""
+    """The run of a method, and the index of the trial of its i-th seed."""
     for run, methods in programs(config).items():
         if method in methods:
             return run, methods.index(method) * config.num_seeds + i
@@ -164,7 +164,7 @@ def trial_of(config: Config, method: str, i: int) -> tuple[str, int]:
 
 
 def runs(config: Config, data: Data) -> dict[str, runner.Run]:
-    """One for each program; its trials are methods and seeds."""
+    """One run per entry of `programs`; methods and seeds are trials."""
     network, entries = make_network(config, metadata(config, data)), data.train.entries
     if len(config.ratio) != entries + 1 or not sum(config.ratio):
         expected = f"expected {entries + 1} numbers for --data={config.data}, not all 0"
@@ -200,7 +200,7 @@ def runs(config: Config, data: Data) -> dict[str, runner.Run]:
 
 
 def _shares(config: Config, method: Method) -> np.ndarray:
-    """How often each kind of batch comes; they sum to one."""
+    """Sampling probability of each kind of batch."""
     ratio = np.ones(len(config.ratio)) if method.equal else np.asarray(config.ratio, float)
     return ratio / ratio.sum()
 
@@ -213,7 +213,7 @@ def _checked(data: Data) -> dict[str, np.ndarray]:
 
 
 def entry_of(kind: Any, entries: int) -> Any:
-    """Which entries a kind of batch varies: its own, or `entries`, which are all the rest."""
+    """The entry that a kind of batch varies; `entries` stands for all the rest."""
     return np.minimum(kind, entries).astype(np.int32)
 
 
@@ -232,7 +232,7 @@ def _rows(batches: Any, entry: int) -> np.ndarray:
     if not len(rows):
         name = (*batches.names[: batches.entries], batches.names[-1])[entry]
         expected = f"expected training batches in which {name!r} changes"
-        raise runner.data_error("data", expected, "none", "Give --ratio 0 there.")
+        raise runner.data_error("data", expected, "none", "Set its --ratio to 0.")
     return rows
 
 
@@ -248,7 +248,7 @@ def _init(key, trial, *, network: GraphicsNetwork):
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam as the released code has it, or the paper's words: rmsprop, momentum, weight decay."""
+    """Adam as in the released code, or as in the paper: RMSProp, momentum and weight decay."""
     rate: Any = config.learning_rate
     if config.decay:
         rate = optax.cosine_decay_schedule(rate, config.steps)
@@ -279,9 +279,10 @@ def _loss(params, batch, key, trial, *, network, config: Config, sign: str, entr
 
 
 def _validate(params, data, trial, *, network: GraphicsNetwork, entries: int):
-    """Squared error on test batches, and how far entries go that a batch should not have.
+    """Squared error on test batches, and the spread of inactive entries within a batch.
 
-    `spread` is the root of their mean variance within a batch over that of all batches.
+    `spread_absolute` is the root of their mean variance within a batch; `spread` divides this by
+    the root of the mean variance of all entries over all batches.
     """
     del trial
     images = as_images(data["images"])

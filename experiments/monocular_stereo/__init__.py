@@ -4,10 +4,10 @@
   python -m experiments.monocular_stereo --mode=predict --data=folder --data_dir=DIR \
       --checkpoint=runs/monocular_stereo --workdir=runs/mine
 
-A first network guesses inverse depth and motion, a recurrent one moves them by what it is shown of
-the photometric residual and its Jacobian, a last one upscales. They are trained in stages, as the
-paper says: the guess, the solver with few and with all its steps, with --joint both together, the
-upscaling. Training and test scenes are different rooms. Everything is in the unit of the baseline.
+One network guesses inverse depth and motion, a recurrent network updates them from the photometric
+residual and its Jacobian, and a third network upscales the depth. As in the paper they are trained
+in stages: the guess; the solver with few, then with all iterations; with --joint both together; the
+upscaling. Training and test use different rooms. The unit of length is the baseline.
 """
 
 from experiments import runner

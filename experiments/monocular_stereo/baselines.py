@@ -1,7 +1,7 @@
-"""What the learned solver is measured against: a constant, known motion, features, flow, tracks.
+"""Baselines of the learned solver: constant depth, known motion, features, flow and tracks.
 
-Every method takes pairs and gives depths (N, H, W) and motions (N, 4, 4) with |t| = 1. Where one
-finds no motion it says identity and the constant depth. OpenCV's random samples are seeded.
+Every method maps pairs to depths (N, H, W) and motions (N, 4, 4) with |t| = 1. Pairs for which it
+finds no motion get the identity and the constant depth. OpenCV's random samples are seeded.
 """
 
 import logging
@@ -25,14 +25,14 @@ __all__ = ["all_baselines"]
 
 _logger = logging.getLogger(__name__)
 
-HYPOTHESES, WINDOW = 96, 3  # of the plane sweep: inverse depths, and radius of the sum of costs
-POINTS = 256  # of the bundle adjustment, at most
+HYPOTHESES, WINDOW = 96, 3  # the plane sweep's inverse depths; radius of its cost window [px]
+POINTS = 256  # tracked points in the bundle adjustment, at most
 
 
 def all_baselines(
     pairs: StereoPairs, tuning: StereoPairs
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Row -> depths and motions; the constant and the range of depths are those of `tuning`."""
+    """Row -> depths and motions; the constant and the range of depths come from `tuning`."""
     inverse = 1 / tuning.depth[np.isfinite(tuning.depth)]
     constant = float(1 / np.median(inverse))
     limits = np.quantile(inverse, [0.001, 0.999])
@@ -56,7 +56,7 @@ def _constant(pairs: StereoPairs, depth: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def _oracle(pairs: StereoPairs, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The true motion, and the best of many inverse depths by summed differences in a window."""
+    """Plane sweep with the true motion: inverse depths of lowest cost summed over a window."""
     height, width = pairs.depth.shape[1:]
     levels = jnp.geomspace(limits[0], limits[1], HYPOTHESES)
 
@@ -84,7 +84,7 @@ def _oracle(pairs: StereoPairs, limits: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _opencv() -> Any:
-    """The module, imported where it is used; its stubs lack half of it."""
+    """The module cv2, imported on first use and untyped: its stubs are incomplete."""
     import cv2
 
     return cv2
@@ -135,7 +135,7 @@ def _two_views(pair: StereoPairs, match: Callable, constant: float) -> Any:
     first, second = match(_grey(pair.target), _grey(pair.source))
     if len(first) < 8:
         return None
-    if match is _flow:  # eight points, normalised, over the inliers of all pixels
+    if match is _flow:  # normalised eight-point algorithm on the inliers of all pixels
         fundamental, inliers = cv2.findFundamentalMat(first, second, cv2.FM_RANSAC, 0.5, 0.999)
         if fundamental is None or fundamental.shape != (3, 3):
             return None
@@ -149,7 +149,7 @@ def _two_views(pair: StereoPairs, match: Callable, constant: float) -> Any:
         essential, mask = cv2.findEssentialMat(first, second, k, cv2.RANSAC, 0.999, 0.5)
         if essential is None or essential.shape != (3, 3):
             return None
-    # Its default leaves out points beyond 50 baselines.
+    # By default `recoverPose` leaves out points beyond 50 baselines.
     count, rotation, t, mask, _ = cv2.recoverPose(
         essential, first, second, k, distanceThresh=1e3, mask=mask
     )
@@ -176,7 +176,7 @@ def triangulate(first: Any, second: Any, k: np.ndarray, motion: np.ndarray) -> n
 
 
 def _interpolate(points: np.ndarray, z: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Inverse depths of all pixels: linear between the points, the nearest one outside."""
+    """Inverse depths of all pixels: linear between the points, nearest-neighbour outside."""
     from scipy.interpolate import griddata
 
     v, u = np.mgrid[: shape[0], : shape[1]]
@@ -191,7 +191,7 @@ def _interpolate(points: np.ndarray, z: np.ndarray, shape: tuple[int, int]) -> n
 
 
 def _reprojection(y, theta, first, second):
-    """Where the points are seen in the second view, less where they were found, in pixels."""
+    """Reprojection errors in the second view [px], and a residual for the motion's length."""
     motion = se3.exp(y["motion"])
     x = first @ motion[:3, :3].T + y["inverse_depth"][:, None] * motion[:3, 3]
     depth = jnp.where(x[:, 2:] > 1e-3, x[:, 2:], 1e-3)
@@ -211,7 +211,7 @@ def _adjusted(start, theta, first, second):
 
 
 def _adjust(first: Any, second: Any, k: np.ndarray, motion: np.ndarray) -> np.ndarray:
-    """Two-view bundle adjustment: motion and inverse depths of least robust reprojection error."""
+    """Motion (4, 4) from two-view bundle adjustment by robust reprojection errors."""
     z = np.clip(np.nan_to_num(triangulate(first, second, k, motion), nan=0.05), 1e-3, 10)
     inverse = np.linalg.inv(k)
     fill = lambda x: np.concatenate([x, np.zeros((POINTS - len(x), *x.shape[1:]))])

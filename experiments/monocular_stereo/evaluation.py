@@ -1,4 +1,4 @@
-"""How the monocular stereo is scored: its rows, Levenberg-Marquardt, classical baselines."""
+"""Evaluation of the monocular stereo: learned rows, Levenberg-Marquardt, classical baselines."""
 
 import functools
 import itertools
@@ -46,7 +46,7 @@ class Found(NamedTuple):
 
 
 def errors(found: Found, pairs: StereoPairs, masked: bool = True) -> dict[str, np.ndarray]:
-    """The metrics of every pair; `masked`: over the pixels that the second view has."""
+    """The metrics of every pair; `masked`: only over pixels that the second view shows."""
     depth = pairs.depth
     if masked:
         depth = mask_by_second_view(depth, pairs.intrinsics, pairs.motion)
@@ -57,12 +57,12 @@ def errors(found: Found, pairs: StereoPairs, masked: bool = True) -> dict[str, n
 
 
 def nearest(inverse_depth: Any) -> np.ndarray:
-    """Depths (N, H, W) of inverse depths (N, H / 4, W / 4), the same in each 4 x 4 block."""
+    """Depths (N, H, W) of inverse depths (N, H / 4, W / 4), constant in each 4 x 4 block."""
     return 1 / np.repeat(np.repeat(np.asarray(inverse_depth), 4, axis=-2), 4, axis=-1)
 
 
 def params_of(trained: Any, row: str, seed: int, stages: Any = training.STAGES) -> Any:
-    """What a row has learned in the last of its stages, or of some of them."""
+    """Parameters of a row after the last of `stages` that it was trained in."""
     names = [training.run_name(row, stage, seed) for stage in stages]
     last = next(name for name in reversed(names) if name in trained)
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], trained[last].params)
@@ -94,10 +94,10 @@ def estimates(
 def marquardt(
     guess: StereoEstimate, pairs: StereoPairs, settings: dict[str, Any], num_steps: int
 ) -> StereoEstimate:
-    """Trials from the first guess, (num_steps, N, ...), brought to the unit of the baseline.
+    """Levenberg-Marquardt steps from the first guess, (num_steps, N, ...), in baselines.
 
-    The brightness of the views is matched, whatever the learned solver is given. With the setting
-    `unit` they start from |t| = 1, as the learned solver does.
+    The brightness of the views is always matched, also if that of the learned solver is not. With
+    the setting `unit` the start has |t| = 1, as that of the learned solver has.
     """
     settings = dict(settings)
     residual, unit = settings.pop("residual"), settings.pop("unit")
@@ -118,7 +118,7 @@ def marquardt(
 
 
 def tuned_marquardt(config: Any, params: Any) -> dict[str, tuple[dict[str, Any], int]]:
-    """Row -> (settings, iteration to stop at) of the lowest training loss on pairs of their own."""
+    """Row -> (settings, iteration to stop at) of the lowest training loss on the tuning pairs."""
     some = training.tuning_pairs(config)
     guess, _ = estimates(params, some, training.network_of(config)._replace(num_steps=1))
     start = jax.tree.map(lambda leaf: leaf[0], guess)
@@ -156,11 +156,11 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
     out: dict[str, Any] = {}
     pairs = data.test
     if not len(pairs.depth) or not np.isfinite(pairs.depth).any():
-        hint = "Use --mode=predict for pairs without a truth."
+        hint = "Use --mode=predict for pairs without ground truth."
         raise runner.data_error("data", "expected pairs with depth and motion", "none", hint)
 
     def put(row, found):
-        # The benchmark takes all pixels of nyu2, whose motions are estimates.
+        # DeMoN's benchmark scores all pixels of nyu2, whose motions are only estimates.
         for name, values in errors(found, pairs, config.data != "nyu2").items():
             out.setdefault(f"{row}/{name}", []).append(float(np.nanmean(values)))
 
@@ -184,7 +184,7 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
                 put(name, found)
                 continue
             put("lsnet_upscaled", Found(1 / full, steps.motion[-1, :, 0]))
-            # What the other rows are compared with: they end earlier.
+            # For comparison with the rows that end after the stage `few`.
             if config.ablations and seed == config.seed:
                 few = training.in_stage(config, row.network, "few")
                 put_steps("lsnet_few", few, params_of(trained, name, seed, training.STAGES[:2]))
@@ -200,7 +200,7 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
 
 
 def _put_marquardt(config: Any, data: Any, params: Any, start: Any, put: Any, out: Any) -> None:
-    """`lm` and `lm_prior` at their tuned iteration, and along all, and how long one takes."""
+    """Puts `lm` and `lm_prior` at the tuned iteration and at all ITERATIONS, and their times."""
     one, first = data.test.take(slice(0, 1)), jax.tree.map(lambda leaf: leaf[:1], start)
     for name, (settings, stop) in tuned_marquardt(config, params).items():
         found = marquardt(start, data.test, settings, max(ITERATIONS))
@@ -221,12 +221,12 @@ def _put_marquardt(config: Any, data: Any, params: Any, start: Any, put: Any, ou
 
 
 def _ms_an_iteration(run: Callable[[int], Any]) -> float:
-    """Of `run(num_steps)`, by the difference of 16 steps and one."""
+    """Milliseconds per step of `run(num_steps)`: (16 steps - 1 step) / 15."""
     return 1e3 * (seconds_per_call(run, 16) - seconds_per_call(run, 1)) / 15
 
 
 def _times(config: Any, data: Any, trained: Any) -> dict[str, float]:
-    """`<row>/ms_an_iteration` for one pair and all threads."""
+    """`<row>/ms_an_iteration` for a single pair, on all threads."""
     one = jax.tree.map(jnp.asarray, data.test.take(slice(0, 1)))
     out = {}
     for name, row in training.rows(config).items():
@@ -241,7 +241,7 @@ def _times(config: Any, data: Any, trained: Any) -> dict[str, float]:
 
 
 def model(config: Any, trained: Any, trial: int | None) -> Model:
-    """LS-Net after its last stage, of the seed whose last stage ended with the lowest loss."""
+    """LS-Net after its last stage, of the seed with the lowest loss at the end of that stage."""
     seeds = range(config.seed, config.seed + config.num_seeds)
     last = [training.run_name("lsnet", training.STAGES[-1], seed) for seed in seeds]
     index = runner.chosen_trial(trial, [runner.last_loss(trained[name])[0] for name in last])
@@ -250,7 +250,7 @@ def model(config: Any, trained: Any, trial: int | None) -> Model:
 
 
 def write_depths(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
-    """depths.npz: `depth` (N, H, W) and `motion` (N, 4, 4), in baselines, by the model."""
+    """Writes depths.npz: `depth`, `motion` and the first `guess` of the depth, in baselines."""
     own = model(config, trained, trained.trial)
     params, network = own.params, own.settings["network"]
     steps, full = estimates(params, data.test, network)

@@ -42,7 +42,7 @@ def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tup
 
 
 def _chosen(pairs: Any, steps: Any) -> list[int]:
-    """Pairs of a small, a middling and a large final error, by L1-inv."""
+    """Indices of pairs with a small, a median and a large final error, by L1-inv."""
     true = 1 / training.quarter_depth(pairs.depth)
     error = np.nanmean(np.abs(steps.inverse_depth[-1] - true), axis=(1, 2))
     order = np.argsort(error)
@@ -126,7 +126,7 @@ def _upscaled(pairs: Any, steps: Any, full: np.ndarray) -> Any:
 
 
 def _curves(config: Any, metrics: Any, along: str) -> Any:
-    """Every metric against iterations or milliseconds, with the source's last number."""
+    """Every metric against iterations or milliseconds, with the constant depth's as a line."""
     figure = runner.new_figure(figsize=(15, 3.6))
     axes = figure.subplots(1, len(evaluation.METRICS))
     for ax, metric in zip(axes, evaluation.METRICS, strict=True):
@@ -154,7 +154,7 @@ def _curves(config: Any, metrics: Any, along: str) -> Any:
 
 
 def _table(metrics: Any) -> Any:
-    """All methods: final errors, with the source's on its RGB-D set."""
+    """Final errors of all methods, beside the paper's on its RGB-D set."""
     names = ("constant", "init", "sift", "flow", "klt", "lm", "lm_prior", "refinement",
              "lsnet_5", "lsnet_10", "lsnet_15", "oracle")  # fmt: skip
     names = [name for name in names if f"{name}/l1_inv" in metrics]
@@ -170,7 +170,7 @@ def _table(metrics: Any) -> Any:
                 label = "source, RGB-D" if name == "lsnet_15" else None
                 ax.plot(source, i, "D", color="k", markersize=4, label=label)
         finite = sorted(values)
-        ax.set_xlim(0, 1.2 * finite[-2])  # one bar that runs away may leave the picture
+        ax.set_xlim(0, 1.2 * finite[-2])  # the longest bar may be cut off
         ax.set(xlabel=LABELS[metric])
         ax.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(names)), names)

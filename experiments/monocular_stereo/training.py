@@ -30,13 +30,13 @@ SIZES = {
     "cpu": ls_net.CPU_SIZE,
     "paper": ls_net.PAPER_SIZE,
 }
-# The same rooms for all seeds; those to test on have a key of their own.
+# Keys of the generated rooms: the same for all seeds, another one for each purpose.
 TRAIN_ROOMS, TEST_ROOMS, TUNING_ROOMS = 20181, 20182, 20183
-TUNING_PAIRS = 64  # on which the baselines choose their settings
+TUNING_PAIRS = 64  # for the choice of the baselines' settings
 DEMON = ("sun3d", "rgbd", "mvs", "scenes11", "nyu2")
-JOINT_RATE = 0.03  # of the learning rate; larger ones undo what was learned
+JOINT_RATE = 0.03  # factor on the learning rate; larger ones undo earlier stages
 STAGES = ("initial", "few", "all", "joint", "upscale")
-SOURCE = {  # RGB-D of DeMoN's benchmark, Tables 1 and 3; other data
+SOURCE = {  # the paper's Tables 1 and 3, on RGB-D of DeMoN's benchmark: other data
     "lsnet_15/l1_inv": 0.019, "lsnet_15/sc_inv": 0.09, "lsnet_15/l1_rel": 0.301,
     "lsnet_15/rotation_deg": 1.01, "lsnet_15/translation_deg": 22.1,
     "init/sc_inv": 0.360, "init/l1_rel": 0.315, "init/rotation_deg": 2.29,
@@ -60,42 +60,44 @@ class Config:
         choices=("synthetic", "folder", *DEMON),
     )
     data_dir: str | None = runner.flag(
-        None, "For --data=folder: images and cameras.json; for DeMoN's: .h5 files.", of_data=True
+        None, "Folder of images and cameras.json, or of DeMoN's .h5 files.", of_data=True
     )
     cache_dir: str | None = runner.flag(
         None,
-        "Where DeMoN's sets are prepared; none: jaxcv in the user's cache folder.",
+        "Folder for prepared DeMoN sets; none: jaxcv in the user's cache folder.",
         of_data=True,
     )
-    steps: int = runner.flag(1500, "Optimiser steps of the longest stage, the first.", lower=1)
-    seed: int = runner.flag(0, "Seeds weights and the order of pairs.", lower=0, upper=2**31 - 1)
-    num_seeds: int = runner.flag(1, "How many seeds, from --seed on.", lower=1, upper=100)
+    steps: int = runner.flag(1500, "Optimiser steps, multiplied by --stages.", lower=1)
+    seed: int = runner.flag(0, "Seed of weights and batches.", lower=0, upper=2**31 - 1)
+    num_seeds: int = runner.flag(1, "Number of seeds, from --seed on.", lower=1, upper=100)
     ablations: bool = runner.flag(
-        False, "More rows: a refinement network; with the first seed encodings, gradient, unit."
+        False, "Also train a refinement network, and with the first seed rows with one change."
     )
     num_train: int = runner.flag(2400, "Generated training pairs.", lower=1, of_data=True)
     num_test: int = runner.flag(128, "Generated test pairs.", lower=1, of_data=True)
-    height: int = runner.flag(96, "Of images [px], a multiple of eight.", lower=16, of_data=True)
-    width: int = runner.flag(128, "Of images [px], a multiple of eight.", lower=16, of_data=True)
-    size: str = runner.flag("small", "Widths of the networks.", choices=tuple(SIZES))
+    height: int = runner.flag(96, "Image height [px], a multiple of 8.", lower=16, of_data=True)
+    width: int = runner.flag(128, "Image width [px], a multiple of 8.", lower=16, of_data=True)
+    size: str = runner.flag("small", "Size of the networks.", choices=tuple(SIZES))
     encoding: str = runner.flag(
-        "gauss_newton", "What the solver is shown.", choices=ls_net.ENCODINGS
+        "gauss_newton",
+        "Solver inputs: J^T J and r (paper), also J^T r (gradient), also damped steps.",
+        choices=ls_net.ENCODINGS,
     )
-    residual: str = runner.flag("rgb", "Of the photometric energy.", choices=("grey", "rgb"))
-    match_exposure: bool = runner.flag(True, "Bring the source's brightness to the target's.")
-    unit: bool = runner.flag(True, "Bring |t| to 1 after each step, and the depths with it.")
-    through_encoding: bool = runner.flag(False, "Whether the gradient passes through J and r.")
-    iterations: int = runner.flag(15, "Of the solver.", lower=1, upper=100)
-    few: int = runner.flag(5, "Iterations in the solver's first stage.", lower=1)
-    batch_size: int = runner.flag(8, "Pairs a step.", lower=1)
-    learning_rate: float = runner.flag(3e-3, "Of Adam, falling to zero in each stage.", lower=0.0)
-    clip: float = runner.flag(1.0, "Largest norm of a gradient.", lower=0.0)
-    depth_weight: float = runner.flag(10.0, "Of the inverse depths in the loss.", lower=0.0)
-    log_weight: float = runner.flag(0.5, "Of their logarithms; the paper has none.", lower=0.0)
-    rotation_weight: float = runner.flag(10.0, "Of the rotation vector [rad].", lower=0.0)
-    joint: bool = runner.flag(False, "Whether guess and solver are trained together at the end.")
+    residual: str = runner.flag("rgb", "Colours of the residual.", choices=("grey", "rgb"))
+    match_exposure: bool = runner.flag(True, "Match the source's brightness to the target's.")
+    unit: bool = runner.flag(True, "Rescale motion and depths to |t| = 1 after each step.")
+    through_encoding: bool = runner.flag(False, "Backpropagate through J and r.")
+    iterations: int = runner.flag(15, "Iterations of the solver.", lower=1, upper=100)
+    few: int = runner.flag(5, "Solver iterations in stage `few`.", lower=1)
+    batch_size: int = runner.flag(8, "Pairs per step.", lower=1)
+    learning_rate: float = runner.flag(3e-3, "Adam learning rate (cosine per stage).", lower=0.0)
+    clip: float = runner.flag(1.0, "Gradient norm above which a gradient is scaled.", lower=0.0)
+    depth_weight: float = runner.flag(10.0, "Loss weight of inverse depths.", lower=0.0)
+    log_weight: float = runner.flag(0.5, "Loss weight of log depths; paper: 0.", lower=0.0)
+    rotation_weight: float = runner.flag(10.0, "Loss weight of the rotation.", lower=0.0)
+    joint: bool = runner.flag(False, "Train guess and solver together in a stage `joint`.")
     stages: tuple[float, ...] = runner.flag(
-        (1.0, 0.125, 0.15, 0.08, 0.08), "Steps of the five stages, as parts of --steps.", lower=0.0
+        (1.0, 0.125, 0.15, 0.08, 0.08), "Steps of the five stages, in units of --steps.", lower=0.0
     )
 
 
@@ -112,7 +114,7 @@ PRESETS = {
 
 
 def memory(config: Config) -> dict[str, float]:
-    """Bytes of the pairs, and of a batch with what the solver keeps of its iterations."""
+    """Bytes of the pairs, and of a batch with what the solver stores of its iterations."""
     pixels = 4.0 * config.height * config.width
     return {
         "num_train": 7 * pixels * config.num_train if config.data == "synthetic" else 0.0,
@@ -122,22 +124,22 @@ def memory(config: Config) -> dict[str, float]:
 
 
 class Row(NamedTuple):
-    """A solver that is trained, from the first guess of its seed."""
+    """A solver to train after the stage `initial`, which all rows of a seed share."""
 
     network: StereoNetwork
-    stages: tuple[str, ...] = ("few",)  # after the first
-    every_seed: bool = False  # or the first only
+    stages: tuple[str, ...] = ("few",)  # after `initial`
+    every_seed: bool = False  # else with the first seed only
 
 
 class Data(NamedTuple):
-    """Pairs in the unit of the baseline; those to train on are made when they are asked for."""
+    """Pairs, in baselines; `train()` makes or reads the training pairs at its first call."""
 
     train: Callable[[], StereoPairs]
     test: StereoPairs
 
 
 def load(config: Config) -> Data:
-    """Generated rooms, or the pairs of a folder to be tested on."""
+    """Generated rooms, one of DeMoN's sets, or a folder of test pairs."""
     if config.height % 8 or config.width % 8:
         expected, got = "expected multiples of eight", (config.height, config.width)
         raise runner.data_error("height", expected, got, "E.g. --height=96 --width=128.")
@@ -159,9 +161,9 @@ def load(config: Config) -> Data:
         pairs = read_folder(config.data_dir, shape)
     known = np.isfinite(pairs.depth).any(axis=(1, 2))
     if known.any() and not known.all():
-        expected = "expected the truth of all pairs or of none"
+        expected = "expected ground truth for all pairs or for none"
         raise runner.data_error(
-            config.data_dir, expected, known.tolist(), "Make two folders of it."
+            config.data_dir, expected, known.tolist(), "Split it into two folders."
         )
     if known.all():
         pairs = unit_baseline(pairs)
@@ -175,13 +177,13 @@ def _training_rooms(count: int, shape: tuple[int, int]) -> StereoPairs:
 
 
 def tuning_pairs(config: Config) -> StereoPairs:
-    """Rooms on which the baselines choose their settings; nothing is trained or tested there."""
+    """Pairs for the choice of the baselines' settings; not used for training or test."""
     key = jax.random.key(TUNING_ROOMS)
     return generate_pairs(key, TUNING_PAIRS, (config.height, config.width))
 
 
 def _load_demon(config: Config, shape: tuple[int, int]) -> Data:
-    """The pairs of one of DeMoN's sets; those to train on may be missing."""
+    """The pairs of one of DeMoN's sets; a split that is missing has none."""
     from data_prep._prepare import cache_folder
     from data_prep.demon import prepare
     from jaxcv.data.pipelines import load_stereo_pairs
@@ -200,7 +202,7 @@ def _load_demon(config: Config, shape: tuple[int, int]) -> Data:
 
 
 def no_pairs(shape: tuple[int, int]) -> StereoPairs:
-    """Of images of that size."""
+    """Zero pairs of images (H, W)."""
     sizes = (*shape, 3), (*shape, 3), (3, 3), (4, 4), shape
     return StereoPairs(*(np.zeros((0, *size), np.float32) for size in sizes))
 
@@ -215,7 +217,7 @@ def network_of(config: Config) -> StereoNetwork:
 
 
 def rows(config: Config) -> dict[str, Row]:
-    """Name -> what is trained: `lsnet` in all stages, the ablations with few iterations only."""
+    """Row name -> solver: `lsnet` in all stages, `refinement` in few and all, others in few."""
     usual = network_of(config)
     stages = tuple(name for name in STAGES[1:] if config.joint or name != "joint")
     out = {"lsnet": Row(usual, stages, every_seed=True)}
@@ -233,13 +235,13 @@ def rows(config: Config) -> dict[str, Row]:
 
 
 def rows_of(config: Config, seed: int) -> dict[str, Row]:
-    """Those that are trained with a seed: the ablations only with the first."""
+    """The rows trained with a seed: all with the first seed, later only `every_seed` rows."""
     first = seed == config.seed
     return {name: row for name, row in rows(config).items() if row.every_seed or first}
 
 
 def runs(config: Config, data: Data) -> dict[str, runner.Run]:
-    """For each seed one first guess, and the stages of each row after it."""
+    """For each seed, a run of the first guess, then a run for each stage of each row."""
     out = {}
     for seed in range(config.seed, config.seed + config.num_seeds):
         first = run_name("lsnet", "initial", seed)
@@ -255,7 +257,7 @@ def runs(config: Config, data: Data) -> dict[str, runner.Run]:
 
 
 def run_name(row: str, stage: str, seed: int) -> str:
-    """Of the training of a row's stage."""
+    """Name of the run of a row's stage."""
     return f"{row}.{stage}.seed={seed}"
 
 
@@ -287,7 +289,7 @@ def _run(config, data, network, stage, seed, before) -> runner.Run:
 
 
 def in_stage(config: Config, network: StereoNetwork, stage: str) -> StereoNetwork:
-    """The network with as many steps as it takes in a stage."""
+    """The network with its number of iterations in a stage."""
     few = min(config.few, network.num_steps)
     return network._replace(num_steps=few) if stage == "few" else network
 
@@ -295,10 +297,10 @@ def in_stage(config: Config, network: StereoNetwork, stage: str) -> StereoNetwor
 def _batch(
     train: Callable[[], StereoPairs], size: int, seed: int, stage: int, step: int
 ) -> StereoPairs:
-    """Pairs drawn for a step, half of them mirrored."""
+    """Random pairs of a step, each mirrored with probability 1/2."""
     pairs = train()
     if not len(pairs.depth):
-        hint = "Train on rooms, or on a set with training files; these are for --mode=evaluate."
+        hint = "Train on other data, e.g. --data=synthetic; use these with --mode=evaluate."
         raise runner.data_error("data", "expected pairs to train on", "none", hint)
     rng = np.random.default_rng([seed, stage, step])
     some = pairs.take(rng.integers(0, len(pairs.depth), size))
@@ -306,7 +308,7 @@ def _batch(
 
 
 def mirrored(pairs: StereoPairs, which: np.ndarray) -> StereoPairs:
-    """Those pairs seen in a mirror, left and right exchanged."""
+    """The pairs, with left and right exchanged where `which` is true."""
     flip = lambda x: np.where(which[:, None, None, None], x[:, :, ::-1], x)
     depth = np.where(which[:, None, None], pairs.depth[:, :, ::-1], pairs.depth)
     turn = np.diag([-1, 1, 1, 1]).astype(pairs.motion.dtype)
@@ -322,7 +324,7 @@ def _init(key, trial, before=None, *, network: StereoNetwork, stage: str):
     params = init_stereo_network(key, network)
     if before is None:
         return params
-    # A row's solver begins anew, after the first guess that all rows share.
+    # The stage `few` begins with new solver weights, after the first guess that all rows share.
     return before if stage != "few" else before | {"solver": params["solver"]}
 
 
@@ -341,7 +343,7 @@ def _optimizer(config: Config, stage: str, steps: int) -> optax.GradientTransfor
 def estimate_steps(
     params: Any, target: jax.Array, source: jax.Array, intrinsics: jax.Array, network: StereoNetwork
 ) -> tuple[StereoEstimate, StereoEstimate]:
-    """The first guess, and the estimates after each step of the solver."""
+    """The first guess, and the estimates after each iteration of the solver."""
     sources = source[:, None]
     views = quarter_views(target, sources, intrinsics, network.residual, network.match_exposure)
     guess = first_guess(params, target, sources, intrinsics, network)
@@ -354,7 +356,7 @@ def quarter_depth(depth: Any) -> Any:
 
 
 def _loss(params, batch: StereoPairs, key, trial, *, config: Config, network, stage: str):
-    """The mean over pairs and steps of the errors of depth and motion.
+    """Mean over pairs and iterations of the weighted errors of depth and motion.
 
     w_z mean |z - z*| + w_l mean |log z - log z*| + w_r |alpha - alpha*|_1 + |t - t*|_1
     """
@@ -372,7 +374,7 @@ def _loss(params, batch: StereoPairs, key, trial, *, config: Config, network, st
         found = jax.tree.map(lambda leaf: leaf[None], found)
     else:
         guess, found = estimate_steps(params, target, batch.source, k, network)
-        if stage == "joint":  # the guess stays one
+        if stage == "joint":  # the loss of the guess counts, too
             found = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), guess, found)
     true = quarter_depth(batch.depth)
     depth, logs = jax.vmap(lambda z: depth_loss(z, true))(found.inverse_depth)

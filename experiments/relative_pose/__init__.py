@@ -7,9 +7,10 @@
       --image1=a.jpg --image2=b.jpg --intrinsics=fx,fy,cx,cy --workdir=runs/pair
 
 A pose takes points of the first camera to the second, x2 = R x1 + t with |t| = 1, x right, y down,
-z forward. The networks are those of Melekhov et al. 2017; what they left for later, features beside
-the network, is an energy on SO(3) x S^2 whose prior and confidences the network gives, trained
-through its minimiser. Tests are on rooms, textures and intrinsics that were not trained on.
+z forward. The networks are those of Melekhov et al. 2017. The refinement adds feature matches, as
+they proposed for future work, by an energy on SO(3) x S^2: the network gives its prior and the
+confidences of the matches, and is trained through the minimiser. The test has other rooms, textures
+and intrinsics than the training.
 """
 
 from experiments import runner

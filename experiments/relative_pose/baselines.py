@@ -1,7 +1,7 @@
-"""Relative poses by feature matches: SIFT, ORB and SURF, five points and RANSAC, PoseLib.
+"""Relative poses from matches of SIFT, ORB or SURF, by five-point RANSAC, MAGSAC or PoseLib.
 
-One interface: `jaxcv.systems.feature_matches.find_matches` of two images, and `pose_of_matches` of
-the matches. The estimators draw at random, with a seed; OpenCV's is global, so a call resets it.
+`jaxcv.systems.feature_matches.find_matches` matches two images, `pose_of_matches` estimates their
+pose. The estimators sample at random; every call sets the seed, that of OpenCV globally.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ __all__ = ["ESTIMATORS", "PoseGuess", "pose_of_matches"]
 ESTIMATORS = ("ransac", "magsac", "poselib")
 FEWEST = 5  # matches that an essential matrix needs
 _CONFIDENCE = 0.99999
-_LARGEST = 1.0  # [px] distance of an inlier
+_LARGEST = 1.0  # largest distance of an inlier [px]
 
 
 class PoseGuess(NamedTuple):
@@ -30,15 +30,15 @@ class PoseGuess(NamedTuple):
 def pose_of_matches(
     matches: Matches, intrinsics1: Any, intrinsics2: Any, estimator: str = "ransac", seed: int = 0
 ) -> PoseGuess | None:
-    """The pose that most matches agree with, or None: fewer than five matches, or no pose.
+    """The pose with the most inliers; None if there are fewer than five matches, or no pose.
 
     Args:
         matches: of two images.
         intrinsics1: (3, 3) of the first [px].
         intrinsics2: (3, 3) of the second [px].
-        estimator: `ransac` or `magsac` over OpenCV's five points, `poselib`, which needs the
-            package poselib and refines what it finds.
-        seed: of the draws.
+        estimator: `ransac` or `magsac` with OpenCV's five-point solver, or `poselib`, which needs
+            the package poselib and refines the pose.
+        seed: of the random samples.
     """
     check_choice("estimator", estimator, ESTIMATORS)
     if len(matches.ratio) < FEWEST:

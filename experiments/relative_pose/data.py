@@ -19,9 +19,9 @@ __all__ = ["SOURCES", "Data", "Matched", "found_matches", "load", "matched_pairs
 _logger = logging.getLogger(__name__)
 
 SOURCES = ("synthetic", "folder", "colmap", "dtu", "landmarks")
-# Generated sets differ in their seeds, those of a study share them: training and validation of the
-# networks at their own size, training and test at the size of the features. (Ways to minimise were
-# compared on test pairs of the seed 201: what is reported is of others.)
+# Seeds of the generated sets, the same in all runs: training and validation pairs at the networks'
+# size; refinement and test pairs at the features' size. (Minimisers were compared on test pairs of
+# seed 201, so the reported test has another seed.)
 _SEEDS = ((100, 101), (200, 301))
 
 
@@ -31,8 +31,8 @@ class Matched(NamedTuple):
     Attributes:
         pairs: at the size of the networks.
         full: at the size of the features.
-        found: of each pair, by SIFT.
-        matches: the same as arrays.
+        found: SIFT matches of each pair.
+        matches: the same matches as arrays.
     """
 
     pairs: PosePairs
@@ -49,15 +49,15 @@ class Matched(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What is trained and tested on.
+    """The pairs for training and test, and parameters to start from.
 
     Attributes:
-        train: pairs to learn from.
+        train: pairs to train the networks on.
         valid: pairs to validate on.
         matched: pairs to train the refinement on.
         test: pairs to test on.
-        started: {"network", "head", "scales"} to go on from; None: from nothing.
-        trunk: trained convolutions that networks begin with, or None.
+        started: {"network", "head", "scales"} of --init_from; None: random parameters.
+        trunk: pretrained backbone that the networks start with, or None.
     """
 
     train: PosePairs
@@ -69,10 +69,10 @@ class Data(NamedTuple):
 
 
 def load(config: Any) -> Data:
-    """Pairs of the source, prepared once.
+    """Pairs of --data, prepared on first use.
 
     Raises:
-        DataError: naming the file or the flag.
+        DataError: a wrong file or flag, which the message names.
     """
     if config.data != "synthetic" and not config.data_dir:
         expected = f"expected the folder of --data={config.data}"
@@ -80,7 +80,7 @@ def load(config: Any) -> Data:
     try:
         return _generated(config) if config.data == "synthetic" else _photographs(config)
     except ModuleNotFoundError:
-        raise  # the runner knows what installs it
+        raise  # the runner says how to install the module
     except (ValueError, ImportError) as error:
         raise runner.DataError(str(error)) from error
 
@@ -93,7 +93,7 @@ def _generated(config: Any) -> Data:
     folder = cache_folder(config.cache_dir, "posed_images")
     shape, full = config.shape, (config.full_height, config.full_width)
     ranges = PairRanges()
-    # As sharp and as noisy as the large images are once they are made small.
+    # Blur and noise as of large images that are made small.
     share = config.height / config.full_height
     small = ranges._replace(
         blur=(share * ranges.blur[0], share * ranges.blur[1]), noise=share * ranges.noise
@@ -131,13 +131,11 @@ def _photographs(config: Any) -> Data:
     if "train" in builder.info.splits:
         learned = load_pose_pairs(builder, split="train")
     else:
-        _logger.warning(
-            "%d pairs, none but of the test: they are learned from too", len(test.first)
-        )
+        _logger.warning("no training pairs: the %d test pairs are trained on, too", len(test.first))
     rng = np.random.default_rng(config.seed)
     views: Any = learned.first, learned.second  # Gathered
     first, last = _held_out(np.stack([leaf.rows for leaf in views], axis=1))
-    # A network is sure of what it was trained on: how far to trust it is learned on other pairs.
+    # Networks are overconfident on their training pairs: the refinement learns on other pairs.
     order = rng.permutation(last)
     count = min(len(order), config.num_matched)
     shape = config.shape
@@ -150,10 +148,10 @@ def _photographs(config: Any) -> Data:
 
 
 def _held_out(views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs to learn from, and about a quarter to validate and to refine on, of (N, 2) views.
+    """Indices of pairs to train on, and of about a quarter to validate and refine on.
 
-    The last views are held out, and no pair has one of each kind: neighbours of a video are alike.
-    Where nothing would be left, all pairs are both.
+    Of the views (N, 2) the last are held out; pairs with one view of each part are dropped, because
+    neighbouring frames of a video are alike. If one part would be empty, both are all pairs.
     """
     low, high = views.min(axis=1), views.max(axis=1)
     cut = np.quantile(low, 0.75)
@@ -163,7 +161,7 @@ def _held_out(views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _small(pairs: PosePairs, shape: tuple[int, int]) -> PosePairs:
-    """The pairs at the size of the networks; their intrinsics are not needed there."""
+    """The pairs with images at the size of the networks; intrinsics, unused there, are kept."""
     made: dict[int, np.ndarray] = {}
 
     def images(leaf):
@@ -181,14 +179,14 @@ def _all_resized(images: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def found_matches(full: PosePairs, features: str = "sift") -> list[Matches]:
-    """Matches of the features of each pair, found side by side on all cores."""
+    """Feature matches of each pair, computed in parallel on all cores."""
     own = lambda i: find_matches(full.first[i], full.second[i], features)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(own, range(len(full.rotation))))
 
 
 def matched_pairs(full: PosePairs, shape: tuple[int, int]) -> Matched:
-    """Pairs with the matches of their features, and as networks see them."""
+    """Pairs with their SIFT matches, and with images at the size of the networks."""
     found = found_matches(full)
     matches = match_arrays(found, full.intrinsics1, full.intrinsics2)
     return Matched(_small(full, shape), full, found, matches)
@@ -205,7 +203,7 @@ def quaternions(rotation: np.ndarray) -> np.ndarray:
 
 
 def load_or_pair(config: Any) -> Data:
-    """`load`, but nothing where one pair is to be predicted."""
+    """`load`, or empty Data if --image1 or --image2 asks for a single pair."""
     if config.image1 is None and config.image2 is None:
         return load(config)
     none: Any = None

@@ -1,4 +1,4 @@
-"""How relative poses are scored: networks, features, refinements, and what a constant would get."""
+"""Evaluation of relative poses: networks, features, refinements, and a constant pose."""
 
 import functools
 import time
@@ -44,7 +44,7 @@ __all__ = [
 ]  # fmt: skip
 
 AT_ONCE = 50
-# Feature methods: what is matched, and who estimates.
+# Feature methods: features and estimator.
 METHODS = {
     "sift_ransac": ("sift", "ransac"), "sift_magsac": ("sift", "magsac"),
     "orb_ransac": ("orb", "ransac"), "surf_ransac": ("surf", "ransac"),
@@ -55,7 +55,7 @@ COMPARED = (
     ("cnnB", "cnnA"), ("cnnBspp", "cnnAspp"), ("cnnAspp", "cnnA"), ("cnnBspp", "cnnB"),
     ("joint", "refined"),
 )  # fmt: skip
-# Whose failures are compared with those of others on the same pairs.
+# Method -> methods with which its failures are compared, pair by pair.
 AGAINST = {
     "joint": ("poselib", "sift_ransac", "refined_sampled", "refined", *NETS),
     "refined": ("poselib", "sift_ransac", *NETS), **dict.fromkeys(NETS, ("sift_ransac", "poselib")),
@@ -63,12 +63,12 @@ AGAINST = {
 
 
 class Poses(NamedTuple):
-    """What a method answers to N pairs.
+    """Poses of N pairs by one method.
 
     Attributes:
-        rotation: (N, 3, 3); nan where there is no answer.
+        rotation: (N, 3, 3); nan where the method gives no pose.
         direction: (N, 3).
-        confidence: (N,) in [0, 1]; nan of a method that has none.
+        confidence: (N,) in [0, 1]; nan for a method without confidence.
     """
 
     rotation: np.ndarray
@@ -97,7 +97,7 @@ def _refine(params, first, second, matches, key, network):
 
 
 def _in_parts(run: Callable[[np.ndarray], Any], count: int) -> Any:
-    """`run` on rows of one number at a time, so that it is compiled once; the last repeat."""
+    """`run` on AT_ONCE indices at a time, so that it compiles once; the last index repeats."""
     rows = np.minimum(np.arange(-(-count // AT_ONCE) * AT_ONCE), count - 1)
     parts = [jax.device_get(run(some)) for some in rows.reshape(-1, AT_ONCE)]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
@@ -115,7 +115,7 @@ def _by_refinement(config: Any, params: Any, test: Matched) -> Poses:
 
     def run(rows):
         some = jax.tree.map(lambda leaf: leaf[rows], test.matches)
-        drawn = jax.random.fold_in(key, int(rows[0]))  # other samples in every part
+        drawn = jax.random.fold_in(key, int(rows[0]))  # other samples in every chunk
         return _refine(params, test.pairs.first[rows], test.pairs.second[rows], some, drawn, own)
 
     return Poses(*_in_parts(run, len(test.found)))
@@ -133,7 +133,7 @@ def _by_features(test: Matched, found: Any, estimator: str, seed: int) -> Poses:
 
 
 def constant_of(data: Data) -> tuple[np.ndarray, np.ndarray]:
-    """The mean rotation and direction of the training: what a method must beat."""
+    """The mean rotation and direction of the training pairs, which a method must beat."""
     q = quaternions(data.train.rotation).mean(axis=0)
     t = np.asarray(data.train.direction).mean(axis=0)
     return np.asarray(rotation_of(jnp.asarray(q))), t / np.linalg.norm(t)
@@ -142,13 +142,13 @@ def constant_of(data: Data) -> tuple[np.ndarray, np.ndarray]:
 def poses_of_methods(
     config: Any, data: Data, trained: runner.TrainedRuns, i: int, test: Matched
 ) -> dict[str, Poses]:
-    """Method -> its answers on the pairs of `test`, by the i-th seed."""
+    """Method -> its poses of the pairs of `test`, by the i-th seed."""
     methods = _methods(config, data, trained, i, test)
     return {name: answer() for name, answer in methods.items()}
 
 
 def last_poses(config: Any, data: Data, trained: runner.TrainedRuns) -> tuple[str, Poses]:
-    """`joint`, or without it the last network, on the test by the first seed, after its name."""
+    """The name (`joint` or, without --refine, the last network) and its test poses, first seed."""
     name = "joint" if config.refine else config.net[-1]
     return name, _methods(config, data, trained, 0, data.test)[name]()
 
@@ -160,7 +160,7 @@ def _methods(
     for net in config.net:
         params = _trial(trained[net], i)["network"]
         out[net] = functools.partial(_by_network, config, params, net, test.pairs)
-    if i == 0:  # the features draw by their own seeds, and answer once
+    if i == 0:  # these do not depend on trained parameters: once is enough
         for name in METHODS:
             out[name] = functools.partial(_of_method, config, test, name)
         for start in ("sampled", "identity"):
@@ -207,7 +207,7 @@ def _alone(test: Matched, start: str, seed: int) -> Poses:
 
 
 def errors_of(poses: Poses, pairs: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Errors (N,) of rotation and direction [deg]; 180 where there is no answer."""
+    """Errors (N,) of rotation and direction [deg]; 180 where there is no pose."""
     none = _none(poses)
     turned = rotation_error(poses.rotation, pairs.rotation)
     moved = translation_error(poses.direction, pairs.direction)
@@ -221,7 +221,7 @@ def _none(poses: Poses) -> np.ndarray:
 def answers(
     config: Any, data: Data, trained: runner.TrainedRuns, i: int, *, unrelated: bool = False
 ) -> dict[str, Poses]:
-    """`poses_of_methods` on the test; or with each second image that of another pair."""
+    """`poses_of_methods` on the test, cached; `unrelated`: each second image is of another pair."""
     return trained.once(
         (i, unrelated), lambda: poses_of_methods(config, data, trained, i, _test(data, unrelated))
     )
@@ -231,7 +231,7 @@ def _test(data: Data, unrelated: bool) -> Matched:
     if not unrelated:
         return data.test
     count = len(data.test.found)
-    rows = np.roll(np.arange(count), count // 2)  # far away, where pairs are of one video
+    rows = np.roll(np.arange(count), count // 2)  # neighbouring pairs may be of one video
     full = data.test.full._replace(
         second=data.test.full.take(rows).second,
         intrinsics2=np.asarray(data.test.full.intrinsics2)[rows],
@@ -240,7 +240,7 @@ def _test(data: Data, unrelated: bool) -> Matched:
 
 
 def regimes_of(pairs: Any) -> dict[str, np.ndarray]:
-    """Regime -> which of the pairs (N,); `all` where there is more than one."""
+    """Regime -> mask (N,) of its pairs; `all` is added if there are several regimes."""
     textured = np.asarray(pairs.textured)
     out = dict(zip(REGIMES, (textured, ~textured), strict=True))
     out = {name: rows for name, rows in out.items() if rows.any()}
@@ -248,11 +248,11 @@ def regimes_of(pairs: Any) -> dict[str, np.ndarray]:
 
 
 def _scores(poses: Poses, pairs: Any) -> dict[str, float]:
-    """Of each regime; nan where no confident pose is there to fail."""
+    """Scores by regime; `confident_failures` is nan if no pose is confident."""
     out = {}
     for regime, rows in regimes_of(pairs).items():
         turned, moved = (error[rows] for error in errors_of(poses, pairs))
-        unsigned = np.where(_none(poses)[rows], 90.0, folded(moved))  # the largest there is
+        unsigned = np.where(_none(poses)[rows], 90.0, folded(moved))  # the largest folded angle
         auc = pose_auc(turned, unsigned)
         failed = pose_failures(turned, moved)
         own = {
@@ -269,7 +269,7 @@ def _scores(poses: Poses, pairs: Any) -> dict[str, float]:
 
 
 def metrics(config: Any, data: Data, trained: runner.TrainedRuns) -> dict[str, Any]:
-    """Means over the seeds, and the numbers of each seed where there are several."""
+    """Means over the seeds and, with several seeds, also values of each and 95% intervals."""
     kept: dict[str, list[float]] = {}
     for i in range(config.num_seeds):
         for method, poses in answers(config, data, trained, i).items():
@@ -303,7 +303,7 @@ def metrics(config: Any, data: Data, trained: runner.TrainedRuns) -> dict[str, A
 def _over_pairs(config: Any, data: Data, trained: runner.TrainedRuns) -> dict[str, Any]:
     """95% intervals of failures and of their differences, by a bootstrap over the test pairs.
 
-    Of several seeds each pair has the share of them that fail there.
+    With several seeds, the value of a pair is the fraction of seeds that fail on it.
     """
     failed: dict[str, list[np.ndarray]] = {}
     for i in range(config.num_seeds):
@@ -324,7 +324,7 @@ def _over_pairs(config: Any, data: Data, trained: runner.TrainedRuns) -> dict[st
 
 
 def _speeds(config: Any, data: Data, trained: Any) -> dict[str, float]:
-    """Pairs a second: networks in batches; features with matching, of the first test pairs."""
+    """Pairs per second: networks in batches; features with their matching, on test pairs."""
     out = {}
     count = AT_ONCE
     some = data.test.take(np.arange(count) % len(data.test.found))

@@ -1,4 +1,4 @@
-"""Figures of relative pose: shares below an error, failures, epipolar lines, confidence."""
+"""Figures of relative pose: cumulative errors, failures, epipolar lines, confidence."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +21,7 @@ _NAMES = {
 }  # fmt: skip
 _SHOWN = 3  # pairs of each regime with lines
 _LINES = 12
-_LARGEST = 60.0  # [deg] of the histograms
+_LARGEST = 60.0  # end of the cumulative histograms [deg]
 
 
 def _colours(names: Any) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def _shown_regimes(data: Data) -> dict[str, np.ndarray]:
 
 
 def _cumulative(data: Data, poses: Any) -> Any:
-    """Share of pairs below an error: rotation and translation, with and without texture."""
+    """Fraction of pairs below an error: rotation and translation, with and without texture."""
     regimes = _shown_regimes(data)
     figure = runner.new_figure(figsize=(12, 4.2 * len(regimes)))
     axes = figure.subplots(len(regimes), 2, sharex=True, sharey=True, squeeze=False)  # fmt: skip
@@ -81,9 +81,9 @@ def _cumulative(data: Data, poses: Any) -> Any:
 
 
 def _failures(poses: Any, metrics: dict[str, Any]) -> Any:
-    """Failures (an angle above 20 degrees, or no answer) and the area below 10 degrees.
+    """Fraction of failures (an angle above 20 degrees, or no pose), and the AUC at 10 degrees.
 
-    Failures with their intervals over the test pairs.
+    Lines are 95% intervals of the failures over the test pairs.
     """
     regimes = [r for r in evaluation.REGIMES if f"constant/{r}/failures" in metrics]
     figure = runner.new_figure(figsize=(12, 5))
@@ -119,16 +119,16 @@ def _failures(poses: Any, metrics: dict[str, Any]) -> Any:
 def draw_matches(
     axes: Any, first: np.ndarray, second: np.ndarray, matches: Any, essential: Any, k1: Any, k2: Any
 ) -> None:
-    """Some matches in two images, with the epipolar lines that a pose gives each.
+    """Draws some matches in two images, and the epipolar lines of each by a pose.
 
     Args:
-        axes: two of matplotlib's.
+        axes: two, of matplotlib.
         first: (H, W, 3).
         second: (H', W', 3).
         matches: `Matches` [px].
         essential: (3, 3).
         k1: (3, 3) of the first image.
-        k2: of the second.
+        k2: (3, 3) of the second image.
     """
     fundamental = np.linalg.inv(k2).T @ np.asarray(essential) @ np.linalg.inv(k1)
     some = np.linspace(0, len(matches.ratio) - 1, min(_LINES, len(matches.ratio))).astype(int)
@@ -144,7 +144,7 @@ def draw_matches(
         height, width = image.shape[:2]
         for n, colour in zip(some, colours, strict=False):
             a, b, c = matrix @ np.append(other[n], 1)
-            if a or b:  # not where there is no pose
+            if a or b:  # the matrix is 0 if there is no pose
                 axis.axline(*_on_line(a, b, c), color=colour, linewidth=0.8)
             axis.plot(*own[n], "o", color=colour, markersize=4, markeredgecolor="black")
         axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
@@ -159,7 +159,7 @@ def _on_line(a: float, b: float, c: float) -> tuple[tuple[float, float], tuple[f
 
 
 def _lines(data: Data, poses: Any) -> Any:
-    """Matches and epipolar lines of the last method, errors in the titles."""
+    """Matches and epipolar lines of the last method, with errors in the titles."""
     from jaxcv.geometry.epipolar import essential_matrix
 
     name = list(poses)[-1]
@@ -189,7 +189,7 @@ def _lines(data: Data, poses: Any) -> Any:
 
 
 def _confidence(data: Data, poses: Any) -> Any:
-    """How often a pose of a stated confidence is within 20 degrees."""
+    """Calibration: fraction of poses within 20 degrees against the stated confidence."""
     figure = runner.new_figure(figsize=(6, 5))
     axis = figure.subplots()
     edges = np.linspace(0, 1, 6)
@@ -216,7 +216,7 @@ def _confidence(data: Data, poses: Any) -> Any:
 
 
 def _orders(config: Any, data: Data, metrics: dict[str, Any]) -> Any:
-    """Errors of the networks by seed beside the constant's, and which network is better."""
+    """Errors of the networks by seed beside the constant's, and changes between networks."""
     figure = runner.new_figure(figsize=(14, 4.2))
     axes = figure.subplots(1, 3)
     whole = next(iter(evaluation.regimes_of(data.test.pairs)))
@@ -251,7 +251,7 @@ def _orders(config: Any, data: Data, metrics: dict[str, Any]) -> Any:
 
 
 def _training(config: Any, trained: Any) -> Any:
-    """Validation errors of the networks over steps, and what the energy's training shows."""
+    """Validation errors of the networks, and batch errors of the training through the energy."""
     count = 1 + bool(config.refine)
     figure = runner.new_figure(figsize=(6 * count, 4.2))
     axes = figure.subplots(1, count, squeeze=False)

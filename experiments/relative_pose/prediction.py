@@ -1,4 +1,4 @@
-"""What a trained relative pose writes: its networks, and the pose of one pair of images."""
+"""Predictions of relative pose: networks and test poses, or the pose of two images."""
 
 import json
 import pathlib
@@ -27,10 +27,10 @@ CONVENTION = (
 
 
 def write(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
-    """With --image1 and --image2 their pose: printed, pose.json and matches.png; else <net>.npz.
+    """With --image1 and --image2, prints their pose and writes it to pose.json and matches.png.
 
-    <net>.safetensors and joint.safetensors are what `load_model` reads, of the trial of the model,
-    and poses.csv is a line a test pair: quaternion, direction, confidence of the last method.
+    Else writes <net>.safetensors and joint.safetensors for `load_model`, of the model's trial, and
+    poses.csv, a line per test pair: quaternion, direction, confidence by `last_poses`.
     """
     if config.image1 is not None or config.image2 is not None:
         _one_pair(config, trained, folder)
@@ -46,7 +46,7 @@ def write(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
 
 
 def model(config: Any, trained: Any, trial: int | None) -> Model:
-    """The last network, refined with --refine, of the seed with the lowest validation errors."""
+    """`joint` with --refine, else the last network, of the seed of lowest validation errors."""
     history = trained[config.net[-1]].history
     errors = sum(history[one][-1] for one in refinement.VALIDATED)
     index = runner.chosen_trial(trial, errors)
@@ -106,7 +106,7 @@ def _intrinsics(text: str | None) -> tuple[Any, Any]:
     except ValueError as error:
         expected = "expected fx,fy,cx,cy in pixels, once or twice"
         raise runner.data_error(
-            "intrinsics", expected, text, "As in 500,500,319.5,239.5."
+            "intrinsics", expected, text, "Give e.g. 500,500,319.5,239.5."
         ) from error
     make = lambda fx, fy, cx, cy: np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
     return make(*values[:4]), make(*values[-4:])

@@ -1,4 +1,4 @@
-"""The training of network, confidences and scales through the energy of matches and prior."""
+"""Training of network, confidences and scales through the energy of matches and prior."""
 
 import functools
 from typing import Any
@@ -24,16 +24,16 @@ __all__ = ["HEAD", "VALIDATED", "errors_of", "runs", "untrained"]
 HEAD = MatchHead()
 VALIDATED = ("valid_rotation_deg", "valid_direction_deg")
 WARM_UP = 20  # steps
-_LEAST = 1e-3  # deviation of a network [rad]
+_LEAST = 1e-3  # smallest standard deviation of a network [rad]
 _NEW_RATE = 10.0  # factor on the rate for head and scales
 _OLD_RATE = 0.1  # factor on the rate for what was trained before
 
 
 def runs(config: Any, data: Data) -> dict[str, runner.Run]:
-    """The training from that of the last network on; none without --refine.
+    """The run `joint`, which starts from the last network; none without --refine.
 
-    Where `data.started` has been through it on other pairs, its head and its scales are gone on
-    from, at the rate of what was trained before: a few pairs are soon known by heart.
+    If `data.started` has a trained head, the run starts from that head and its scales, and trains
+    them at the low rate of pretrained parameters: a few pairs are soon overfitted.
     """
     if not config.refine:
         return {}
@@ -64,16 +64,16 @@ def runs(config: Any, data: Data) -> dict[str, runner.Run]:
 def untrained(
     config: Any, network: Any, key: jax.Array, errors: Any = None, *, net: str | None = None
 ) -> Any:
-    """A trained network with a head that trusts all matches alike.
+    """A trained network with a head that gives all matches the same confidence.
 
     Args:
         config: of the experiment.
-        network: its params.
+        network: params of the network.
         key: PRNG key.
-        errors: (2,) medians [deg] of rotation and direction on validation pairs, which say how far
-            it is to be trusted: of Gaussian angles about two or three axes the median is about one
-            and a half deviations. None: precision 1.
-        net: of NETS; None: the last of the config.
+        errors: (2,) median errors [deg] of rotation and direction on validation pairs, from which
+            the prior's precision follows: the median of Gaussian angles about two or three axes is
+            about 1.5 standard deviations. None: precision 1.
+        net: one of NETS; None: the last of the config.
     """
     own = training.network(config, str(net or config.net[-1]))
     scales = PoseScales(*(jnp.asarray(x, jnp.float32) for x in PoseScales()))
@@ -89,7 +89,7 @@ def untrained(
 
 
 def errors_of(config: Any, valid: Any, network: Any) -> jax.Array | None:
-    """What `untrained` takes of the last network, or None without validation pairs."""
+    """The `errors` of the last network for `untrained`; None without validation pairs."""
     if valid is None:
         return None
     pairs = training.shown(valid, slice(None))
@@ -98,7 +98,7 @@ def errors_of(config: Any, valid: Any, network: Any) -> jax.Array | None:
 
 
 def _trained(head: Any) -> bool:
-    """Whether it trusts matches differently: an untrained one ends in zeros."""
+    """True if the head is trained: the last kernel of an untrained head is 0."""
     layers = head["params"]
     return bool(np.any(layers[max(layers)]["kernel"]))
 
@@ -109,7 +109,7 @@ def _init(key, trial, before, *, config: Any, valid: Any, started: Any):
     params = untrained(config, network, key, errors_of(config, valid, network))
     if started is None:
         return params
-    precision = params["scales"].log_precision  # of these pairs
+    precision = params["scales"].log_precision  # on the validation pairs of this run
     scales = PoseScales(*started["scales"])._replace(log_precision=precision)
     return params | {"head": started["head"], "scales": scales}
 
@@ -146,7 +146,7 @@ def _batch(data: Data, config: Any, step: int) -> Any:
 
 
 def _loss(params, batch, key, trial, *, config: Any):
-    """The mean of both angles [rad], beyond a radian by its logarithm: a pose that is lost is."""
+    """Mean over pairs of log(1 + 4 a), summed over both angle errors a [rad]."""
     del trial
     _, refined = network_and_refined_poses(
         params, standardised(batch["first"]), standardised(batch["second"]), batch["matches"],

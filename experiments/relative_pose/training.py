@@ -26,7 +26,7 @@ from jaxcv.models.relative_pose import (
 )
 from jaxcv.systems import load_model
 
-STEP_SUMS = 1e-12  # under the roots of squared chords
+STEP_SUMS = 1e-12  # added under square roots: their gradients stay finite at 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,89 +37,87 @@ class Config:
         "synthetic", "Generated rooms, or photographs with poses (data_prep/README.md).",
         choices=SOURCES,
     )  # fmt: skip
-    data_dir: str | None = runner.flag(None, "The folder of --data.", of_data=True)
+    data_dir: str | None = runner.flag(None, "Folder of the photographs.", of_data=True)
     cache_dir: str | None = runner.flag(
-        None, "Where pairs are prepared once; none: jaxcv in the user's cache.", of_data=True
+        None, "Folder for prepared pairs; none: jaxcv in the user's cache.", of_data=True
     )
     test_scene: tuple[str, ...] = runner.flag(
         (),
-        "Scenes of the test; repeat it. None: the last fifth of the views of each.",
+        "Test scenes; none: the last fifth of the views of each scene.",
         of_data=True,
     )
     image1: str | None = runner.flag(
-        None, "The first image of --mode=predict.", of_data=True, only="predict"
+        None, "Path of the first image, for --mode=predict.", of_data=True, only="predict"
     )
     image2: str | None = runner.flag(
-        None, "The second image of --mode=predict.", of_data=True, only="predict"
+        None, "Path of the second image, for --mode=predict.", of_data=True, only="predict"
     )
     intrinsics: str | None = runner.flag(
         None,
-        "fx,fy,cx,cy [px] of both, or of the first and then of the second.",
+        "fx,fy,cx,cy [px] of both images, or of the first and then of the second image.",
         of_data=True,
         only="predict",
     )
     net: tuple[str, ...] = runner.flag(
-        ("cnnBspp",), "Networks; repeat it. The last is refined.", choices=tuple(NETS)
+        ("cnnBspp",), "Networks to train; --refine refines the last.", choices=tuple(NETS)
     )
-    trunk: str = runner.flag("alexnet", "Their convolutions.", choices=tuple(TRUNKS))
+    trunk: str = runner.flag("alexnet", "Backbone network.", choices=tuple(TRUNKS))
     trunk_file: str | None = runner.flag(
         None,
-        "Trained convolutions, a file of data_prep.trunk_weights; needs --width=1.",
+        "Pretrained backbone, a file of data_prep.trunk_weights; needs --width=1.",
         only="train",
     )
     init_from: str | None = runner.flag(
         None,
-        "What to go on from: a training's work folder or a model's file; any image size.",
+        "Work folder of a training, or file of a model, whose parameters the training starts from.",
         only="train",
         formerly="start",
     )
-    width: float = runner.flag(0.25, "Factor on the channels.", lower=0.01, upper=4.0)
+    width: float = runner.flag(0.25, "Factor on the backbone's channels.", lower=0.01, upper=4.0)
     rotation: str = runner.flag(
-        "quaternion", "What the first head makes (6d: two columns of a matrix, svd: a matrix).",
+        "quaternion", "Output of the rotation head (6d: two columns of a matrix, svd: a matrix).",
         choices=tuple(ROTATIONS),
     )  # fmt: skip
-    height: int = runner.flag(96, "Of the networks' images [px].", lower=35, of_data=True)
-    width_px: int = runner.flag(128, "Of the networks' images [px].", lower=35, of_data=True)
+    height: int = runner.flag(96, "Image height for the networks [px].", lower=35, of_data=True)
+    width_px: int = runner.flag(128, "Image width for the networks [px].", lower=35, of_data=True)
     full_height: int = runner.flag(
-        240, "Of the images that features are found in.", lower=35, of_data=True
+        240, "Image height for the features [px].", lower=35, of_data=True
     )
-    full_width: int = runner.flag(
-        320, "Of the images that features are found in.", lower=35, of_data=True
-    )
-    num_train: int = runner.flag(16_000, "Pairs to learn from, at most.", lower=1, of_data=True)
-    num_valid: int = runner.flag(200, "Pairs to validate on, at most.", lower=1, of_data=True)
-    num_matched: int = runner.flag(600, "Pairs to train the refinement on.", lower=1, of_data=True)
+    full_width: int = runner.flag(320, "Image width for the features [px].", lower=35, of_data=True)
+    num_train: int = runner.flag(16_000, "Training pairs, at most.", lower=1, of_data=True)
+    num_valid: int = runner.flag(200, "Validation pairs, at most.", lower=1, of_data=True)
+    num_matched: int = runner.flag(600, "Pairs for --refine, at most.", lower=1, of_data=True)
     num_test: int = runner.flag(300, "Test pairs, at most.", lower=1, of_data=True)
-    steps: int = runner.flag(3000, "Optimiser steps of a network.", lower=1)
-    seed: int = runner.flag(0, "Seeds weights and batches.", lower=0, upper=2**31 - 1)
+    steps: int = runner.flag(3000, "Optimiser steps per network.", lower=1)
+    seed: int = runner.flag(0, "Seed of weights and batches.", lower=0, upper=2**31 - 1)
     num_seeds: int = runner.flag(
-        1, "How many first weights, of seeds from --seed on; batches are those of --seed.",
+        1, "Number of seeds of the weights, from --seed on; all share the batches of --seed.",
         lower=1, upper=100,
     )  # fmt: skip
-    batch_size: int = runner.flag(32, "Pairs a step.", lower=1)
-    learning_rate: float = runner.flag(1e-3, "Of Adam, for the convolutions.", lower=0.0)
+    batch_size: int = runner.flag(32, "Pairs per step.", lower=1)
+    learning_rate: float = runner.flag(1e-3, "AdamW learning rate of the backbone.", lower=0.0)
     head_rate: float = runner.flag(
-        0.02, "Factor on it for the heads, each of which adds up tens of thousands of entries.",
+        0.02, "Factor on --learning_rate for the heads, which sum tens of thousands of inputs.",
         lower=0.0,
     )  # fmt: skip
-    weight_decay: float = runner.flag(1e-5, "Of Adam.", lower=0.0)
-    beta: float = runner.flag(10.0, "Weight of the rotation in the loss.", lower=0.0)
+    weight_decay: float = runner.flag(1e-5, "AdamW weight decay.", lower=0.0)
+    beta: float = runner.flag(10.0, "Loss weight of the rotation.", lower=0.0)
     weighting: str = runner.flag(
-        "fixed", "Of the loss's terms: by --beta, or learned (homoscedastic).",
+        "fixed", "Weights of the loss terms: by --beta, or learned (homoscedastic).",
         choices=("fixed", "homoscedastic"),
     )  # fmt: skip
     swap_weight: float = runner.flag(
-        0.0, "Of the distance between the pose and the inverse of that of the swapped pair.",
+        0.0, "Loss weight of the distance between the pose and the swapped pair's inverse pose.",
         lower=0.0,
     )  # fmt: skip
-    augment: bool = runner.flag(True, "Swap pairs and exchange colour channels.")
-    swap: float = runner.flag(0.0, "Share of pairs that --augment swaps.", lower=0.0, upper=1.0)
-    refine: bool = runner.flag(True, "Train the refinement behind the last network.")
-    refine_steps: int = runner.flag(300, "Optimiser steps through the energy.", lower=1)
-    refine_rate: float = runner.flag(1e-3, "Of Adam, through the energy.", lower=0.0)
-    refine_batch: int = runner.flag(16, "Pairs a step through the energy.", lower=1)
+    augment: bool = runner.flag(True, "Permute colour channels, and swap images by --swap.")
+    swap: float = runner.flag(0.0, "Fraction of pairs that --augment swaps.", lower=0.0, upper=1.0)
+    refine: bool = runner.flag(True, "Train the last network through the energy of matches.")
+    refine_steps: int = runner.flag(300, "Optimiser steps of --refine.", lower=1)
+    refine_rate: float = runner.flag(1e-3, "Adam learning rate of --refine.", lower=0.0)
+    refine_batch: int = runner.flag(16, "Pairs per step of --refine.", lower=1)
     trials_by: str = runner.flag(
-        "auto", "How trials train: at once (vmap) or in turn (loop); auto: loop on CPUs.",
+        "auto", "Order of trials: at once (vmap) or in turn (loop); auto: loop on CPUs, else vmap.",
         choices=("auto", "vmap", "loop"), formerly="members_by",
     )  # fmt: skip
 
@@ -148,7 +146,7 @@ PRESETS = {
 def memory(config: Config) -> dict[str, float]:
     """Bytes of the pairs at both sizes, and of a batch with the maps of a network."""
     small, full = config.height * config.width_px, config.full_height * config.full_width
-    made = config.num_train if config.data == "synthetic" else 0  # photographs are in many pairs
+    made = config.num_train if config.data == "synthetic" else 0  # a photograph is in many pairs
     return {
         "num_train": 6.0 * small * made,
         "num_matched": 6.0 * (small + full) * config.num_matched,
@@ -158,10 +156,10 @@ def memory(config: Config) -> dict[str, float]:
 
 
 def load(config: Config) -> Data | None:
-    """Pairs of the source, after what can be wrong without them; none for a pair's prediction.
+    """Checks the settings, then loads the pairs of --data; None with --image1 or --image2.
 
     Raises:
-        DataError: naming the file or the flag.
+        DataError: a wrong file or flag, which the message names.
     """
     try:
         for net in config.net:
@@ -176,14 +174,14 @@ def load(config: Config) -> Data | None:
 
 
 def network(config: Config, net: str) -> PoseNetwork:
-    """A row of NETS as it is trained."""
+    """The network of a row of NETS, with the settings of the config."""
     return PoseNetwork(
         net, trunk=config.trunk, width=config.width, rotation=config.rotation, shape=config.shape
     )
 
 
 def runs(config: Config, data: Data) -> dict[str, runner.Run]:
-    """One for each network, and the refinement behind the last of them."""
+    """One run per network."""
     seeds = np.arange(config.seed, config.seed + config.num_seeds)
     start = None if data.started is None else data.started["network"]
     log_every = min(100, config.steps)
@@ -209,7 +207,7 @@ def runs(config: Config, data: Data) -> dict[str, runner.Run]:
 
 
 def _started(config: Config) -> Any:
-    """{"network", "head", "scales"} of the file to go on from, or None."""
+    """{"network", "head", "scales"} of --init_from, or None."""
     if config.init_from is None:
         return None
     with runner.data_errors():
@@ -218,14 +216,14 @@ def _started(config: Config) -> Any:
     for net in config.net:
         want = network(config, net)
         if own.clone(shape=want.shape) != want or (not NETS[net][1] and own.shape != want.shape):
-            hint = "Give its --net, --trunk, --width and --rotation; another size needs a pyramid."
+            hint = "Use the model's --net, --trunk, --width, --rotation, and image size if not spp."
             expected = f"expected a network like {want}"
             raise runner.data_error("init_from", expected, own, hint)
     return params
 
 
 def _trunk(config: Config) -> Any:
-    """The trained convolutions that networks begin with, or None."""
+    """The pretrained backbone of --trunk_file, or None."""
     if config.trunk_file is None:
         return None
     with runner.data_errors():
@@ -240,7 +238,7 @@ def _params(config: Config, net: str, key: jax.Array) -> Any:
 
 
 def _init(key, trial, *, config: Config, net: str, start: Any = None, trunk: Any = None):
-    """Weights, and the logarithms of the terms' variances, which only `homoscedastic` learns."""
+    """Weights, and log variances of the loss terms, which only `homoscedastic` learns."""
     del trial
     params = start
     if start is None:
@@ -250,7 +248,7 @@ def _init(key, trial, *, config: Config, net: str, start: Any = None, trunk: Any
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam with weight decay along a cosine, with smaller steps for the heads."""
+    """AdamW with cosine decay to 0, and with smaller steps for the heads."""
 
     def make(factor):
         rate = optax.cosine_decay_schedule(factor * config.learning_rate, config.steps)
@@ -264,7 +262,7 @@ def _optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def shown(pairs: Any, rows: Any) -> dict[str, np.ndarray]:
-    """What a loss is given of some pairs."""
+    """Images and labels of some pairs, the inputs of the losses."""
     some = pairs.take(rows)
     return {
         "first": np.asarray(some.first), "second": np.asarray(some.second),
@@ -283,7 +281,7 @@ def _batch(data: Data, config: Config, step: int) -> Any:
 def augmented(
     batch: dict[str, np.ndarray], rng: np.random.Generator, swapped: float
 ) -> dict[str, np.ndarray]:
-    """A share of the pairs swapped, with R^T and -R^T t, and colour channels exchanged."""
+    """Swaps a fraction of the pairs (R^T, -R^T t) and permutes the colour channels of each."""
     first, second = batch["first"], batch["second"]
     q, t = batch["quaternion"], batch["direction"]
     count = len(q)
@@ -344,7 +342,7 @@ def _swap_distance(heads: Any, back: Any) -> jax.Array:
 
 
 def angles(rotation: Any, direction: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-    """Errors (B,) of rotation and direction in rad, by chords, with a gradient at 0."""
+    """Errors (B,) of rotation and direction [rad], as chords, with a finite gradient at 0."""
     away = rotation - rotation_of(batch["quaternion"])
     turned = jnp.sqrt(0.5 * jnp.sum(away**2, axis=(-2, -1)) + STEP_SUMS)
     moved = jnp.sqrt(jnp.sum((direction - batch["direction"]) ** 2, axis=-1) + STEP_SUMS)
@@ -352,7 +350,7 @@ def angles(rotation: Any, direction: Any, batch: Any) -> tuple[jax.Array, jax.Ar
 
 
 def validate(params, data, trial, *, config: Config, net: str):
-    """Median errors [deg] of a network on what is `shown` of some pairs."""
+    """Median errors [deg] of a network on pairs in the form of `shown`."""
     del trial
     own = network(config, net)
     heads: Any = own.apply(
@@ -366,7 +364,7 @@ def validate(params, data, trial, *, config: Config, net: str):
 
 
 def metadata(config: Config, data: Data) -> dict[str, Any]:
-    """The size of the images, if a network has weights for each place in them."""
+    """The image size if a network depends on it, as those without a pyramid do; else None."""
     del data
     fixed = any(not NETS[net][1] for net in config.net)
     return {"image_size": list(config.shape) if fixed else None}

@@ -3,9 +3,10 @@
   python -m experiments.robust_mean --workdir=runs/robust_mean
 
 Ten inliers hide among a hundred outliers on a line. The estimate is the lowest minimum of
-E(y; s) = -sum_i exp(-(x_i - y)^2 / s^2), and s is learned from its squared error, without damping
-(Samuel and Tappen, CVPR 2009), with lambda = 0.1 (Wibergian learning, NeurIPS 2019), and with this
-library's guarded rules. Every method sees the same samples.
+E(y; s) = -sum_i exp(-(x_i - y)^2 / s^2). Training the width s reduces the squared error of the
+estimate, by implicit gradients without damping (Samuel and Tappen, CVPR 2009), with lambda = 0.1
+(Wibergian learning, NeurIPS 2019), and by this library's guarded rules `shift` and `order4`. All
+methods train on the same samples.
 """
 
 from experiments import runner

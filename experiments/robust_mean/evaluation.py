@@ -1,4 +1,4 @@
-"""How the robust mean is scored, and which of its widths is the model."""
+"""Evaluation of the robust mean, and the choice of the width that is the model."""
 
 import functools
 import itertools
@@ -10,15 +10,18 @@ import numpy as np
 
 from experiments import runner
 from experiments.robust_mean import training
-from jaxcv.data.synthetic.robust_mean import PROTOCOLS, draw
+from jaxcv.data.synthetic.robust_mean import PROTOCOLS, Protocol, draw
 from jaxcv.io import Model
 
 __all__ = ["evaluate", "key_of", "model", "selected"]
 
 
+SCANNED = np.geomspace(1.0, 1e4, 61)  # sigma^2
+
+
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _test_losses(scales, trials, forward, num_test):
-    """Mean squared error (m,) of m widths on the same fresh samples: keys that no training uses."""
+    """Mean squared error (m,) of m widths on the same samples, whose keys no training uses."""
     keys = jax.random.split(jax.random.key(2**31 - 1), num_test)
 
     def one(scale, trial, key):
@@ -35,15 +38,39 @@ def _test_losses(scales, trials, forward, num_test):
     return jnp.mean(jax.lax.map(lambda key: per_trial(scales, trials, key), keys), axis=0)
 
 
+def _scan(config: training.Config, protocol: str) -> tuple[np.ndarray, np.ndarray, float]:
+    """sigma^2 (m,) and test loss (m,) of fixed widths, and the loss of the plain mean."""
+    own = {field: getattr(PROTOCOLS[protocol], field) for field in Protocol._fields}
+    sigma2 = np.append(SCANNED, 1e8)  # so wide that the robust mean is the plain one
+    trials = {field: jnp.full(sigma2.size, value) for field, value in own.items()}
+    loss = np.asarray(
+        _test_losses(jnp.sqrt(sigma2), trials, config.forward, config.num_test), float
+    )
+    return SCANNED, loss[:-1], float(loss[-1])
+
+
+def _by_rate(key: str, rates: np.ndarray, over: np.ndarray) -> dict[str, Any]:
+    """Loss over the least per learning rate, and the rate with the lowest median over seeds."""
+    own = {rate: over[rates == rate] for rate in np.unique(rates)}
+    out: dict[str, Any] = {f"{key}@{rate:g}/loss_over_least": x for rate, x in own.items()}
+    out |= {f"{key}@{rate:g}/within_10_percent": float(np.mean(x < 1.1)) for rate, x in own.items()}
+    medians = {rate: np.median(np.where(np.isfinite(x), x, np.inf)) for rate, x in own.items()}
+    best = min(medians, key=lambda rate: medians[rate])
+    out[f"{key}/best_rate"] = float(best)
+    out[f"{key}/best_rate_loss_over_least"] = own[best]
+    out[f"{key}/best_rate_within_10_percent"] = float(np.mean(own[best] < 1.1))
+    return out
+
+
 def selected(trained: Any, method: str, optimizer: str, protocol: str):
-    """The run of a method and its trials (by number) of one protocol."""
+    """The run of a method and optimiser, and the indices of its trials with a protocol."""
     run = trained[f"{optimizer}.{method}"]
     number = list(PROTOCOLS).index(protocol)
     return run, np.flatnonzero(run.trials["protocol"] == number)
 
 
 def key_of(protocol: str, optimizer: str, method: str) -> str:
-    """The first part of the metrics' keys; that of the released protocol with asgd is bare."""
+    """Prefix of the metrics: [paper/][optimizer/]method; `released` and `asgd` are left out."""
     prefix = "paper/" if protocol == "paper" else ""
     return prefix + ("" if optimizer == "asgd" else f"{optimizer}/") + method
 
@@ -51,15 +78,30 @@ def key_of(protocol: str, optimizer: str, method: str) -> str:
 def evaluate(config: training.Config, data: None, trained: Any) -> dict[str, Any]:
     """Per method, optimiser and protocol: lists over the learning rates and seeds.
 
-    `sigma2` at the end and `largest_sigma2` on the way, the `largest_gradient` of the loss in s,
-    the smallest Hessian eigenvalue `min_eigenvalue` (of the first and the last tenth of the
-    training: `early_min_eigenvalue`, `late_min_eigenvalue`), the share of `unconverged` solves, and
-    the `loss` (mean squared error) on fresh samples. `undamped_over_damped` is the ratio of the
-    largest gradients seed by seed, and pooled over the seeds. The keys without prefix are those of
-    the released protocol trained with asgd.
+    `sigma2` is s^2 after the training and `largest_sigma2` its maximum; `largest_gradient` is the
+    maximum of |d loss / d s|; `min_eigenvalue` is the smallest Hessian eigenvalue, also of the
+    first and last tenth of the training (`early_min_eigenvalue`, `late_min_eigenvalue`);
+    `unconverged` is the fraction of such solves, `skipped` the number of skipped updates, and
+    `loss` the mean squared error on test samples. `loss_over_least` divides it by the least loss
+    of fixed widths on the same samples (`scan/`), and `within_10_percent` is the fraction of
+    trainings with a ratio below 1.1; with several learning rates also for each rate, and for the
+    one with the lowest median. `undamped_over_damped` holds the ratio of the largest gradients, by
+    seed and pooled over the seeds. `key_of` gives the prefix of the keys.
     """
     del data
-    metrics = {}
+    metrics: dict[str, Any] = {}
+    least = {}
+    for protocol in config.protocol:
+        sigma2, losses, plain = _scan(config, protocol)
+        prefix = "paper/scan" if protocol == "paper" else "scan"
+        least[protocol] = float(losses.min())
+        metrics |= {
+            f"{prefix}/sigma2": sigma2,
+            f"{prefix}/loss": losses,
+            f"{prefix}/least_loss": least[protocol],
+            f"{prefix}/best_sigma2": float(sigma2[losses.argmin()]),
+            f"{prefix}/plain_mean_loss": plain,
+        }
     for protocol, optimizer, method in itertools.product(
         config.protocol, config.optimizer, training.METHODS
     ):
@@ -67,7 +109,13 @@ def evaluate(config: training.Config, data: None, trained: Any) -> dict[str, Any
         key = key_of(protocol, optimizer, method)
         trial = {k: jnp.asarray(v[index]) for k, v in run.trials.items()}
         scale = jnp.asarray(run.params)[index]
-        metrics[f"{key}/loss"] = _test_losses(scale, trial, config.forward, config.num_test)
+        losses = np.asarray(_test_losses(scale, trial, config.forward, config.num_test), float)
+        over = losses / least[protocol]
+        metrics[f"{key}/loss"] = losses
+        metrics[f"{key}/loss_over_least"] = over
+        metrics[f"{key}/within_10_percent"] = float(np.mean(over < 1.1))
+        if len(config.learning_rate) > 1:
+            metrics |= _by_rate(key, run.trials["learning_rate"][index], over)
         metrics[f"{key}/sigma2"] = scale**2
         history = {name: v[:, index] for name, v in run.history.items() if name != "step"}
         for name, source, reduce in (
@@ -98,7 +146,7 @@ def evaluate(config: training.Config, data: None, trained: Any) -> dict[str, Any
 def model(config: training.Config, trained: Any, trial: int | None) -> Model:
     """The width that the damped gradient learned, with the first optimiser and protocol.
 
-    Each step draws a fresh sample, so the loss of the last tenth of the training is validation.
+    Each step draws a new sample, so the loss of the last tenth of the training validates.
     """
     run, index = selected(trained, "damped", config.optimizer[0], config.protocol[0])
     own = index[runner.chosen_trial(trial, runner.last_loss(run)[index])]

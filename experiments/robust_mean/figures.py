@@ -32,22 +32,30 @@ TITLES = {"released": "released code's data", "paper": "paper's data"}
 
 
 def draw_all(config: Any, data: None, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
-    """(file name, Figure) of every figure; without a training's history only the energies."""
+    """(file name, Figure) of every figure; only the energies if there are no histories."""
     del data
     yield "energies.png", _energies(config, trained)
     if all("sigma2" in run.history for run in trained.values()):
-        for name, metric, label, line in (
-            ("sigma2.png", "sigma2", "σ²", (2000, "bound to hold: 2000")),
+        for name, metric, label, lines in (
+            ("sigma2.png", "sigma2", "σ²", _best_widths(config, metrics)),
             ("gradient.png", "gradient_norm", "largest |d loss / d s| since last point", None),
             (
                 "min_eigenvalue.png",
                 "min_eigenvalue",
                 "smallest h since last point",
-                (0.1, "λ = 0.1"),
+                dict.fromkeys(config.protocol, (0.1, "λ = 0.1")),
             ),
         ):
-            yield name, _traces(config, trained, metric, label, line)
+            yield name, _traces(config, trained, metric, label, lines)
         yield "largest_gradient.png", _largest_gradient(config, metrics)
+    yield "loss.png", _losses(config, metrics)
+
+
+def _best_widths(config: Any, metrics: Any) -> dict[str, tuple[float, str]]:
+    """Protocol -> sigma^2 with the least test loss, and its label."""
+    prefix = {"released": "scan", "paper": "paper/scan"}
+    best = {name: float(metrics[f"{prefix[name]}/best_sigma2"]) for name in config.protocol}
+    return {name: (value, "least test loss") for name, value in best.items()}
 
 
 def _energies(config: Any, trained: Any) -> Any:
@@ -62,7 +70,7 @@ def _energies(config: Any, trained: Any) -> Any:
     points = np.asarray(sample.points)
     grid = np.linspace(points.min() - 5, points.max() + 5, 800)
     inlier = np.arange(points.size) < training.NUM_INLIERS
-    # NumPy numbers, whose square may overflow.
+    # NumPy scalars: the square of a huge width is inf, where Python floats raise.
     panels: list[tuple[str, str, Any]] = [
         ("before training", "damped", np.float64(config.initial_scale))
     ]
@@ -86,9 +94,7 @@ def _energies(config: Any, trained: Any) -> Any:
     return figure
 
 
-def _traces(
-    config: Any, trained: Any, metric: str, label: str, line: tuple[float, str] | None
-) -> Any:
+def _traces(config: Any, trained: Any, metric: str, label: str, lines: Any) -> Any:
     rows, columns = len(config.protocol), len(config.optimizer)
     figure = runner.new_figure(figsize=(max(8, 1 + 3.6 * columns), 1.5 + 3 * rows))
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
@@ -104,14 +110,43 @@ def _traces(
                 floor={"min_eigenvalue": 1e-6, "sigma2": 1e-2}.get(metric),
                 linestyle="--" if method == "damped" else "-",
             )  # fmt: skip
-        if line is not None:
-            ax.axhline(line[0], color="black", linestyle="--", linewidth=1, label=line[1])
+        if lines is not None:
+            value, text = lines[protocol]
+            ax.axhline(value, color="black", linestyle="--", linewidth=1, label=text)
         ax.set_title(f"{optimizer}, {TITLES[protocol]}", fontsize=10)
         ax.set_ylabel(label if c == 0 else "")
         ax.set_xlabel("iteration" if r == rows - 1 else "")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3 if columns > 2 else 2)
     figure.suptitle("thin: one seed; thick: median over the seeds")
+    return figure
+
+
+def _losses(config: Any, metrics: Any) -> Any:
+    """Test loss against sigma^2: the scan of fixed widths, and where the trainings end."""
+    rows, columns = len(config.protocol), len(config.optimizer)
+    figure = runner.new_figure(figsize=(max(8, 1 + 3.6 * columns), 1.5 + 3 * rows))
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey="row")
+    for (r, protocol), (c, optimizer) in itertools.product(
+        enumerate(config.protocol), enumerate(config.optimizer)
+    ):
+        ax, prefix = axes[r, c], "paper/scan" if protocol == "paper" else "scan"
+        sigma2 = np.asarray(metrics[f"{prefix}/sigma2"])
+        ax.plot(sigma2, metrics[f"{prefix}/loss"], color="black", label="fixed width")
+        plain = float(metrics[f"{prefix}/plain_mean_loss"])
+        ax.axhline(plain, color="0.5", linestyle=":", label="plain mean")
+        for method in training.METHODS:
+            key = evaluation.key_of(protocol, optimizer, method)
+            ends = np.clip(np.asarray(metrics[f"{key}/sigma2"], float), sigma2[0], sigma2[-1])
+            ax.plot(ends, metrics[f"{key}/loss"], "o", ms=5, alpha=0.6, color=COLORS[method],
+                    label=LABELS[method])  # fmt: skip
+        ax.set_xscale("log")
+        ax.set_title(f"{optimizer}, {TITLES[protocol]}", fontsize=10)
+        ax.set_ylabel("mean squared error" if c == 0 else "")
+        ax.set_xlabel("σ² after training (at most 10⁴ is shown)" if r == rows - 1 else "")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3 if columns > 2 else 2)
+    figure.suptitle("Test loss of the widths that training ends with, one dot a training")
     return figure
 
 

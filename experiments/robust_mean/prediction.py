@@ -1,4 +1,4 @@
-"""The robust means of a user's samples."""
+"""Robust means of the user's samples."""
 
 import pathlib
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["predict", "read_samples"]
 def predict(config: training.Config, data: None, trained: Any, folder: pathlib.Path) -> None:
     """Writes predictions.csv: the robust mean of every sample in data_dir, by every method.
 
-    The width is that of the model, and of the other methods that of the same trial.
+    Each method uses the width that it learned in the model's trial.
     """
     del data
     samples = read_samples(config.data_dir)
@@ -51,7 +51,7 @@ def read_samples(folder: str | None) -> dict[str, np.ndarray]:
     paths = sorted(pathlib.Path(folder).glob("*.txt"))
     if not paths:
         raise runner.data_error(
-            "data_dir", f"expected *.txt files in {folder}", "none", "One number a line."
+            "data_dir", f"expected *.txt files in {folder}", "none", "Write one number a line."
         )
     samples = {}
     for path in paths:
@@ -65,7 +65,7 @@ def read_samples(folder: str | None) -> dict[str, np.ndarray]:
                 values.append(np.nan)
             if not np.isfinite(values[-1]):
                 expected = f"expected one finite number in line {number}"
-                raise runner.data_error(str(path), expected, repr(line), "Remove or mend the line.")
+                raise runner.data_error(str(path), expected, repr(line), "Mend or remove the line.")
         if not values:
             raise runner.data_error(str(path), "expected numbers", "an empty file", "Remove it.")
         samples[path.name] = np.array(values)

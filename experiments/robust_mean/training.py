@@ -37,45 +37,57 @@ class Config:
     """Settings of the robust mean; every field is a flag."""
 
     data: str = runner.flag(
-        "synthetic", "Source of the samples to train on.", choices=("synthetic",)
+        "synthetic", "Training samples, always generated.", choices=("synthetic",)
     )
     data_dir: str | None = runner.flag(
-        None, "For --mode=predict: folder of text files, one number a line, one sample a file."
+        None, "Folder of text files for --mode=predict: one sample a file, one number a line."
     )
-    steps: int = runner.flag(3000, "Iterations, one sample each.", lower=1)
-    seed: int = runner.flag(0, "First seed.", lower=0, upper=2**31 - 10_000)
+    steps: int = runner.flag(3000, "Optimiser steps, of one sample each.", lower=1)
+    seed: int = runner.flag(0, "First random seed.", lower=0, upper=2**31 - 10_000)
     num_seeds: int = runner.flag(
-        10, "Trainings of every method, side by side.", lower=1, upper=10_000
+        10, "Seeds per method, from --seed on, trained in parallel.", lower=1, upper=10_000
     )
     protocol: tuple[str, ...] = runner.flag(
-        tuple(PROTOCOLS), "How samples are drawn.", choices=tuple(PROTOCOLS)
+        tuple(PROTOCOLS), "Sample distributions: released code, paper.", choices=tuple(PROTOCOLS)
     )
     optimizer: tuple[str, ...] = runner.flag(
-        tuple(OPTIMIZERS), "What learns the width.", choices=tuple(OPTIMIZERS)
+        tuple(OPTIMIZERS), "Optimisers of the width.", choices=tuple(OPTIMIZERS)
     )
     learning_rate: tuple[float, ...] = runner.flag(
-        (), "Repeat for a sweep; none: the optimiser's own.", lower=0.0
+        (), "Learning rates; none: the default of each optimiser.", lower=0.0
     )
-    initial_scale: float = runner.flag(1.0, "The width s before training.", lower=1e-3)
+    initial_scale: float = runner.flag(1.0, "Initial width s [units of the samples].", lower=1e-3)
     forward: str = runner.flag(
         "newton",
         "Solver: newton, or the paper's ten L-BFGS steps and one damped Newton step.",
         choices=("newton", "lbfgs"),
     )
     num_test: int = runner.flag(
-        400, "Fresh samples that the final loss is measured on.", lower=1, of_data=True
+        400, "Test samples for the loss of the final width.", lower=1, of_data=True
     )
 
 
+_SGD_RATES = (5e-7, 1.6e-6, 5e-6, 1.6e-5, 5e-5, 1.6e-4, 5e-4)
 PRESETS = {
     "default": Config(),
     "study": Config(steps=10_000, num_seeds=20),
     "paper": Config(steps=10_000, forward="lbfgs"),
+    # Learning rates, with exact minimisers and with the paper's solver.
+    "sgd_rates": Config(steps=10_000, optimizer=("sgd",), learning_rate=_SGD_RATES),
+    "sgd_rates_lbfgs": Config(
+        steps=10_000, optimizer=("sgd",), learning_rate=_SGD_RATES, forward="lbfgs"
+    ),
+    "adam_rates": Config(
+        steps=10_000, optimizer=("adam",), learning_rate=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+    ),
+    "adadelta_rates": Config(
+        steps=10_000, optimizer=("adadelta",), learning_rate=(0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+    ),
 }
 
 
 def memory(config: Config) -> dict[str, float]:
-    """Bytes of the keys of the test samples, and of the trials' samples."""
+    """Bytes of the keys of the test samples, and of the samples of all trials in a step."""
     trials = len(config.protocol) * max(1, len(config.learning_rate)) * config.num_seeds
     return {"num_test": 64.0 * config.num_test, "num_seeds": 8.0 * trials * 110 * 110}
 
@@ -96,7 +108,7 @@ def estimate(
     """The `Solution` of the robust mean of points (n,) at kernel width `scale` ().
 
     Starts at the point of lowest energy, as the paper does. `newton` minimises to round-off;
-    `lbfgs` is the paper's own pass, whose last step is damped as the method's gradient is.
+    `lbfgs` is the paper's solver: ten L-BFGS steps and a Newton step with the method's damping.
     `diagnostics` as in `jaxcv.argmin`.
     """
     value, mode, order = METHODS[method]
@@ -113,12 +125,12 @@ def estimate(
 
 
 def protocol_of(trial: Any) -> Protocol:
-    """How a trial's samples are drawn."""
+    """The distribution of a trial's samples."""
     return Protocol(*(trial[name] for name in Protocol._fields))
 
 
 def runs(config: Config, data: None) -> dict[str, runner.Run]:
-    """One training per optimiser and method; protocols, learning rates and seeds are trials."""
+    """One run per optimiser and method; protocols, learning rates and seeds are trials."""
     del data
     seeds = range(config.seed, config.seed + config.num_seeds)
     out = {}

@@ -1,11 +1,11 @@
-"""Robust mean: learn the width of a kernel where the lowest minimum may change.
+"""Robust mean: learn the width of a kernel although another minimum may become the lowest.
 
   python -m experiments.robust_mean_minima --workdir=runs/robust_mean_minima
 
-An implicit gradient sees how a minimum moves, not that another minimum becomes the lowest. Trained
-on it alone, the width of `robust_mean` rests far above the best one. Here the loss is the expected
-loss over the lowest minima, weighted by exp(-energy / T), whose gradient sees both. Each width that
-training ends at is compared with a scan of widths on fresh samples.
+An implicit gradient follows one minimum as it moves and misses the change of the lowest minimum.
+With this gradient alone the width of `robust_mean` ends far above the best width. Here the loss is
+the expected loss over the lowest minima, weighted by exp(-energy / T), whose gradient includes both
+effects. The final widths are compared with a scan of widths on fresh samples.
 """
 
 from experiments import runner

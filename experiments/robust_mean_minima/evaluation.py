@@ -1,4 +1,4 @@
-"""How the robust mean of several minima is scored, and which of its widths is the model."""
+"""Evaluation of the robust mean over several minima, and the choice of the model's width."""
 
 import functools
 from typing import Any
@@ -29,10 +29,10 @@ def _test_losses(scales, num_test, protocol):
 
 
 def evaluate(config: training.Config, data: None, trained: Any) -> dict[str, Any]:
-    """Per protocol: the scan (`sigma2`, `loss`), and per method the end of every seed.
+    """Per protocol: `sigma2` and `loss` of the scanned widths, and of each method's final widths.
 
-    `excess` is the loss at the end over the lowest loss of scan and ends, less one; `within` the
-    number of seeds for which that is below 2%.
+    `excess` is a final loss / the lowest loss of all these widths - 1; `within` is the number of
+    seeds with an excess of at most 2%.
     """
     del data
     metrics: dict[str, Any] = {}
@@ -61,7 +61,7 @@ def evaluate(config: training.Config, data: None, trained: Any) -> dict[str, Any
 
 
 def model(config: training.Config, trained: Any, trial: int | None) -> Model:
-    """The width learned with the loss over minima, on samples of the first protocol."""
+    """The width learned with the expected loss over minima, on samples of the first protocol."""
     run = trained["expected"]
     number = list(PROTOCOLS).index(config.protocol[0])
     index = np.flatnonzero(run.trials["protocol"] == number)

@@ -1,4 +1,4 @@
-"""The figure of the robust mean of several minima."""
+"""The figure of the robust mean over several minima."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["draw_all"]
 def draw_all(
     config: training.Config, data: None, trained: Any, metrics: Any
 ) -> Iterable[tuple[str, Any]]:
-    """scan.png: the loss against the width, and where each training ended."""
+    """scan.png: the loss against the width, with the final width of each training."""
     del data, trained
     figure = runner.new_figure(figsize=(11, 4.5))
     axes = figure.subplots(1, len(config.protocol), squeeze=False)

@@ -1,4 +1,4 @@
-"""Settings and training of the robust mean of several minima."""
+"""Settings and training of the robust mean over several minima."""
 
 import dataclasses
 import functools
@@ -16,8 +16,8 @@ from jaxcv.energies.robust import rbf_energy
 from jaxcv.implicit import expected_over_minima
 from jaxcv.solvers import MultiStart, Newton
 
-SEEDS = 32  # points that the solver starts from
-METHODS = ("implicit", "expected")  # the loss of the lowest minimum, or over several
+SEEDS = 32  # candidate starting points of the solver
+METHODS = ("implicit", "expected")  # loss of the lowest minimum; expected loss over several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,24 +25,24 @@ class Config:
     """Settings of the robust mean over several minima; every field is a flag."""
 
     data: str = runner.flag(
-        "synthetic", "Source of the samples to train on.", choices=("synthetic",)
+        "synthetic", "Training samples, always generated.", choices=("synthetic",)
     )
-    data_dir: str | None = runner.flag(None, "Not used: the samples are drawn.")
+    data_dir: str | None = runner.flag(None, "Not used: the samples are generated.")
     steps: int = runner.flag(1000, "Optimiser steps.", lower=1)
-    seed: int = runner.flag(0, "First seed.", lower=0, upper=2**31 - 10_000)
-    num_seeds: int = runner.flag(10, "Trainings of every method.", lower=1, upper=1000)
+    seed: int = runner.flag(0, "First random seed.", lower=0, upper=2**31 - 10_000)
+    num_seeds: int = runner.flag(10, "Seeds per method, from --seed on.", lower=1, upper=1000)
     protocol: tuple[str, ...] = runner.flag(
-        tuple(PROTOCOLS), "How samples are drawn.", choices=tuple(PROTOCOLS)
+        tuple(PROTOCOLS), "Sample distributions: released code, paper.", choices=tuple(PROTOCOLS)
     )
     batch_size: int = runner.flag(8, "Samples per step.", lower=1)
-    learning_rate: float = runner.flag(0.3, "Adam step size, decayed by a cosine.", lower=0.0)
-    temperature: float = runner.flag(0.5, "T, in units of the energy.", lower=1e-6)
-    keep: int = runner.flag(8, "Distinct minima that the loss sees.", lower=2, upper=110)
-    initial_scale: float = runner.flag(1.0, "The width s before training.", lower=1e-3)
+    learning_rate: float = runner.flag(0.3, "Adam learning rate (cosine decay to 0).", lower=0.0)
+    temperature: float = runner.flag(0.5, "Temperature T in the weights exp(-E / T).", lower=1e-6)
+    keep: int = runner.flag(8, "Lowest distinct minima in the expected loss.", lower=2, upper=110)
+    initial_scale: float = runner.flag(1.0, "Initial width s [units of the samples].", lower=1e-3)
     num_test: int = runner.flag(
-        15_000, "Fresh samples that losses are compared on.", lower=1, of_data=True
+        15_000, "Test samples on which losses are compared.", lower=1, of_data=True
     )
-    num_widths: int = runner.flag(60, "Widths of the scan.", lower=2)
+    num_widths: int = runner.flag(60, "Kernel widths in the scan.", lower=2)
 
 
 PRESETS = {"default": Config()}
@@ -66,7 +66,7 @@ def _points(scale, points):
 def solve(scale: jax.Array, points: jax.Array, keep: int = 1):
     """The `Solution` of the robust mean of points (n,) at width `scale` ().
 
-    With `keep` above one it holds the lowest distinct minima.
+    With `keep` > 1, `Solution.minima` holds the `keep` lowest distinct minima.
     """
     solver = MultiStart(Newton(max_steps=25), _points, keep=keep)
     start = jnp.zeros((), points.dtype)
@@ -78,7 +78,7 @@ def _protocol(trial: Any) -> Protocol:
 
 
 def runs(config: Config, data: None) -> dict[str, runner.Run]:
-    """One training per method; protocols and seeds are trials."""
+    """One run per method; protocols and seeds are trials."""
     del data
     seeds = range(config.seed, config.seed + config.num_seeds)
     rows = [(name, seed) for name in config.protocol for seed in seeds]

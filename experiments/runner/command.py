@@ -26,7 +26,7 @@ def define_flags(experiment: Experiment, flag_values: flags.FlagValues = flags.F
 
 
 def main(experiment: Experiment) -> None:
-    """All that an experiment module does when it is run: flags, then train, evaluate or predict."""
+    """Runs an experiment as a command: parses the flags, then trains, evaluates or predicts."""
     define_flags(experiment)
     if any(word in ("--help", "-help", "-h", "--helpshort", "-?") for word in sys.argv[1:]):
         print(help_text(experiment, sys.modules["__main__"].__doc__))
@@ -41,11 +41,11 @@ def main(experiment: Experiment) -> None:
         try:
             _run(experiment, flags.FLAGS)
         except USER_ERRORS as error:
-            sys.exit(f"error: {error}")  # the user's to mend: no traceback
+            sys.exit(f"error: {error}")  # a user's mistake: no traceback
         except KeyboardInterrupt as error:
             told = f"{error}. " if isinstance(error, loop.Interrupted) else ""
-            print(f"stopped: {told}The same command goes on.", file=sys.stderr)
-            sys.exit(130)  # as a shell reports it
+            print(f"stopped: {told}Run the same command to resume.", file=sys.stderr)
+            sys.exit(130)  # as shells report SIGINT
 
     app.run(run)
 
@@ -61,8 +61,8 @@ def _run(experiment: Experiment, values: flags.FlagValues) -> None:
         if checkpoint is not None:
             raise settings.config_error(
                 "checkpoint", "goes with --mode=evaluate or --mode=predict", repr(checkpoint),
-                "A training goes on from the checkpoints in its --workdir by itself; --init_from "
-                "begins with the parameters of another one.",
+                "Training resumes from the checkpoints in its --workdir by itself; --init_from "
+                "starts from the parameters of another run.",
             )  # fmt: skip
         config = dataclasses.replace(experiment.presets[preset], **given)
         own = "init_from" in {field.name for field in dataclasses.fields(experiment.config)}
@@ -77,7 +77,7 @@ def _run(experiment: Experiment, values: flags.FlagValues) -> None:
         expected = f"expected one value with --mode={mode}"
         raise settings.config_error(min(swept), expected, "several")
     if values["preset"].present:
-        _logger.info("--preset is not read: the settings are those of the checkpoint")
+        _logger.info("--preset is ignored: the settings are those of the checkpoint")
     config = saved_config(experiment, records.run_folder(checkpoint), given)
     if mode == "evaluate":
         print(evaluate(experiment, config, workdir, checkpoint, command=command))

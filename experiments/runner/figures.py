@@ -1,4 +1,4 @@
-"""Figures: how they are made and saved."""
+"""Creates and saves figures."""
 
 import io
 import pathlib
@@ -14,10 +14,10 @@ __all__ = ["new_figure", "save_figures"]
 
 
 def new_figure(**options: Any) -> "Figure":
-    """A `matplotlib.figure.Figure` of these options, laid out without overlaps.
+    """A `matplotlib.figure.Figure` with constrained layout.
 
-    The first call imports matplotlib, so that a training starts without it. No window is opened,
-    and no figure has to be closed.
+    Matplotlib is imported here, so that training starts without it. The figure opens no window and
+    need not be closed.
     """
     from matplotlib.figure import Figure
 
@@ -27,7 +27,7 @@ def new_figure(**options: Any) -> "Figure":
 def save_figures(figures: Iterable[tuple[str, Any]], folder: pathlib.Path) -> None:
     """Saves (file name, Figure) pairs, as PNG unless the name says otherwise.
 
-    What is text already, a page, is written as it is. A file that has its final name is whole.
+    A page, given as text, is written as it is. Files are renamed into place when complete.
     """
     folder.mkdir(exist_ok=True)
     for name, figure in figures:

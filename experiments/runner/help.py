@@ -1,4 +1,4 @@
-"""What --help prints: the settings by purpose, each with its default, unit and bounds."""
+"""The text of --help: settings grouped by purpose, with defaults, units and bounds."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""The training of one run: chunks of steps, log points, checkpoints, resuming."""
+"""The training loop of one run: chunks of steps, log points, checkpoints, resuming."""
 
 import dataclasses
 import itertools
@@ -30,13 +30,13 @@ _SUMMARIES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "max": lambda values: values.max(axis=0),
     "sum": lambda values: values.sum(axis=0),
 }
-_STACK_BYTES = 256 * 2**20  # of host batches that are sent to the device at once
+_STACK_BYTES = 256 * 2**20  # upper bound of the host batches of one device call
 _SECONDS_PER_LINE = 10.0  # between two plain progress lines
 
 
 @dataclasses.dataclass
 class PreparedRun:
-    """A run with what it takes to run it."""
+    """A run with its trials, its checkpoints and its initial parameters."""
 
     name: str
     run: Any
@@ -76,10 +76,12 @@ class PreparedRun:
 def begun_from(
     started: Mapping[str, Any], name: str, run: Any, trials: Mapping[str, np.ndarray]
 ) -> tuple[Any, Any]:
-    """The run with other first parameters, and these: those of the run of its name, or of the only.
+    """The run with an `init` that returns given parameters, and the parameters.
+
+    They are those of the run of the same name in `started`, or of its only run.
 
     Raises:
-        FolderError: if there is no such run, or its parameters have other shapes or trials.
+        FolderError: there is no such run, or its parameters have other shapes or trials.
     """
     hint = "Give --init_from a training of the same networks."
     source = started.get(name) or (next(iter(started.values())) if len(started) == 1 else None)
@@ -101,10 +103,10 @@ def begun_from(
 
 
 def log_points(run: Any, start: int = 0) -> Iterator[tuple[int, int]]:
-    """(first step, last step) between log points after `start`.
+    """(first step, last step) of each interval between log points after `start`.
 
-    The points are multiples of `log_every` and the end, wherever the training begins: a resumed
-    training computes the same chunks as one that was not disturbed.
+    Log points are the multiples of `log_every` and the end. They do not depend on `start`, so a
+    resumed training computes the same chunks as an undisturbed one.
     """
     while start < run.steps:
         end = min((start // run.log_every + 1) * run.log_every, run.steps)
@@ -116,7 +118,7 @@ def train_run(prepared: PreparedRun, metrics_file: MetricsFile) -> tuple[Any, fl
     """Trains a run from its last checkpoint to its end.
 
     Returns:
-        The params with their axis of trials, and the seconds that all runs together spent.
+        The params with their axis of trials, and the seconds spent, including earlier processes.
     """
     run, trials, sweep = prepared.run, prepared.trials, prepared.sweep
     shapes = sweep.shapes(trials, prepared.before)
@@ -186,11 +188,11 @@ def train_run(prepared: PreparedRun, metrics_file: MetricsFile) -> tuple[Any, fl
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C ended a training after its state was saved."""
+    """Ctrl-C ended a training; its state is saved."""
 
 
 class _Interruption:
-    """The first Ctrl-C asks for an end at the next log point, the second one stops at once."""
+    """The first Ctrl-C stops the training at the next log point, the second one at once."""
 
     def __init__(self, name: str):
         self.wanted = False
@@ -208,17 +210,17 @@ class _Interruption:
     def _ask(self, *_):
         self.wanted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        _logger.info("%s: goes on to its next log point and saves; Ctrl-C stops now", self._name)
+        _logger.info("%s: stops at the next log point and saves; Ctrl-C stops now", self._name)
 
 
 class _Feed:
-    """The lengths of the device calls in order, each with its stacked batches, one call ahead."""
+    """Plans the device calls; stacks the batches of the next call while the device computes."""
 
     def __init__(self, run: Any, begin: int):
         self._run = run
         length = run.steps_per_call or run.log_every
         if run.batches is not None and begin < run.steps and run.steps_per_call is None:
-            # Always measured at step 0, so that the chunks do not depend on where a run resumes.
+            # The size at step 0, so that the chunks do not depend on where a run resumes.
             sizes = [np.asarray(leaf).nbytes for leaf in jax.tree.leaves(run.batches(0))]
             length = max(1, min(length, _STACK_BYTES // max(1, sum(sizes))))
         self._length = _largest_divisor(run.log_every, length)
@@ -248,7 +250,7 @@ class _Feed:
 
 
 def _largest_divisor(number: int, at_most: int) -> int:
-    """So that the log points need no call of another length, which would be compiled apart."""
+    """A divisor, so that all calls have one length: another length is compiled again."""
     return max(d for d in range(1, min(number, at_most) + 1) if number % d == 0)
 
 
@@ -278,7 +280,7 @@ def _validate(
 
 
 class _Progress:
-    """A bar on a terminal, a line now and then elsewhere."""
+    """A progress bar on a terminal; elsewhere a line every 10 seconds."""
 
     def __init__(self, name: str, begin: int, steps: int):
         self._name, self._steps, self._bar = name, steps, None

@@ -1,4 +1,4 @@
-"""What a training says at its start: what it will do, and about how long that takes."""
+"""The messages at the start of a training: its runs, its folder, and an estimate of the time."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ def announce(experiment: str, config: Any, runs: Mapping[str, Any], folder: path
 
 
 def recorded_seconds(experiment: str, config: Any) -> float | None:
-    """Of the committed record of the same settings, whatever its seed and data; None: no record."""
+    """Seconds of the committed record with the same settings but seed and data; None: no record."""
     free = {"seed", "data_dir", "cache_dir"}
     kept = lambda fields: {name: x for name, x in fields.items() if name not in free}
     now = kept(settings.config_to_dict(config))

@@ -1,4 +1,4 @@
-"""metrics.jsonl: what a training logs, line by line."""
+"""metrics.jsonl: the log of a training, one line per log point."""
 
 import hashlib
 import json
@@ -18,12 +18,11 @@ __all__ = ["MetricsFile"]
 class MetricsFile:
     """metrics.jsonl: one line per log point, {"run", "step", metric: list over trials}.
 
-    A line is complete or it is not there: what a killed run left half-written is dropped when
-    the file is opened.
+    Opening the file drops a last line that a killed run left half-written.
 
     Args:
-        path: made with the first line.
-        read_only: leave the file as it is.
+        path: of the file; the first line creates it.
+        read_only: never change the file.
     """
 
     def __init__(self, path: pathlib.Path, *, read_only: bool = False):
@@ -52,8 +51,8 @@ class MetricsFile:
         """Drops the lines of `run` after `step`, which the training will write again.
 
         Raises:
-            FolderError: if the lines up to `step` are not those of `steps`; of a training that was
-                lengthened, whose log points were others before, if there is none at `step`.
+            FolderError: the lines up to `step` are not those of `steps`. A lengthened training
+                had other log points before: its lines must only include `step`.
         """
         kept = [(t, r) for t, r in self._lines if r["run"] != run or r["step"] <= step]
         if len(kept) != len(self._lines):
@@ -69,16 +68,16 @@ class MetricsFile:
             raise records.folder_error(str(self.path), expected, missing, hint)
 
     def digest(self, run: str) -> str:
-        """Of the lines of a run, which a checkpoint carries: a changed line is noticed."""
+        """SHA-256 of the lines of a run; checkpoints store it, so that a change is noticed."""
         text = "".join(line for line, record in self._lines if record["run"] == run)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def check_digest(self, run: str, digest: str) -> None:
         """Raises FolderError unless the lines of `run` are those of this digest."""
         if self.digest(run) != digest:
-            expected = f"expected the lines of {run!r} that its parameters were saved with"
+            expected = f"expected the lines of {run!r} that belong to its saved parameters"
             hint = f"Remove {self.path.parent / records.CHECKPOINTS / run} to train it again."
-            raise records.folder_error(str(self.path), expected, "others", hint)
+            raise records.folder_error(str(self.path), expected, "other lines", hint)
 
     def append(self, run: str, step: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Writes one line; `metrics` are name -> (M,)."""
@@ -92,7 +91,7 @@ class MetricsFile:
         self._lines.append((line, record))
 
     def history(self, run: str, trials: int) -> dict[str, np.ndarray]:
-        """`step` -> (L,) and metric -> (L, M), read from the lines; null is nan."""
+        """`step` -> (L,) and metric -> (L, M) of a run's L lines and M trials; null becomes nan."""
         records = [record for _, record in self._lines if record["run"] == run]
         names = [name for name in (records[0] if records else ()) if name not in ("run", "step")]
         out: dict[str, Any] = {"step": np.asarray([r["step"] for r in records], np.int64)}

@@ -1,4 +1,4 @@
-"""What an experiment writes in its work folder, and how: config.json, results.json, others."""
+"""The files of a work folder: config.json, metadata.json, results.json, and atomic writes."""
 
 import contextlib
 import hashlib
@@ -33,21 +33,21 @@ _PACKAGES = ("jaxcv", "jax", "jaxlib", "numpy", "flax", "optax", "orbax-checkpoi
 
 
 class FolderError(ValueError):
-    """A folder cannot serve: not writable, of another config, or without what is needed."""
+    """A work folder cannot be used: not writable, of another config, or incomplete."""
 
 
 def folder_error(name: str, expected: str, got: Any, hint: str) -> FolderError:
-    """A `FolderError` in the format of every error."""
+    """A `FolderError` with the text of `argument_error`."""
     return FolderError(str(argument_error(name, expected, got, hint)))
 
 
 class DataError(ValueError):
-    """A file or folder of the user's data is missing, or holds what it may not."""
+    """A file or folder of the user's data is missing or malformed."""
 
 
 @contextlib.contextmanager
 def errors_as(kind: type[ValueError]) -> Iterator[None]:
-    """What readers and writers raise becomes an error that the command line tells in a line."""
+    """Turns ValueError and OSError into `kind`, which the command line prints as one line."""
     try:
         yield
     except (DataError, FolderError):
@@ -60,12 +60,12 @@ def errors_as(kind: type[ValueError]) -> Iterator[None]:
 
 
 def data_errors() -> contextlib.AbstractContextManager[None]:
-    """`errors_as(DataError)`: around what reads the user's data."""
+    """Turns errors of readers of the user's data into `DataError`."""
     return errors_as(DataError)
 
 
 def data_error(name: str, expected: str, got: Any, hint: str) -> DataError:
-    """A `DataError` in the format of every error; `name` is the file or the flag."""
+    """A `DataError` with the text of `argument_error`; `name` is the file or the flag."""
     return DataError(str(argument_error(name, expected, got, hint)))
 
 
@@ -73,19 +73,19 @@ def data_error(name: str, expected: str, got: Any, hint: str) -> DataError:
 def open_workdir(
     workdir: Any, experiment: str, config: Any, *, training: bool, init_from: str | None = None
 ) -> Iterator[pathlib.Path]:
-    """Makes the work folder and holds it; writes config.json, or checks the one that is there.
+    """Creates and locks the work folder; writes config.json, or checks the existing one.
 
-    A command that is refused changes nothing in it. A training may be given more steps.
+    A refused command changes nothing in the folder. A training may be given more steps.
 
     Raises:
-        FolderError: if it cannot be written, holds another config, is held by another process, or
-            (unless `training`) holds a training.
+        FolderError: the folder cannot be written, holds another config, is locked by another
+            process, or (unless `training`) holds a training.
     """
     folder = made_folder(workdir)
     if not training and (folder / CHECKPOINTS).exists():
-        expected = "expected another folder than that of a training"
+        expected = "expected a folder without a training"
         raise folder_error(
-            "workdir", expected, folder, "Use another --workdir for what is evaluated."
+            "workdir", expected, folder, "Use another --workdir for evaluations and predictions."
         )
     with only_writer(folder):
         now = {"experiment": experiment, "config": settings.config_to_dict(config)}
@@ -96,12 +96,12 @@ def open_workdir(
 
 
 def made_folder(workdir: Any) -> pathlib.Path:
-    """The folder of a path; raises FolderError if it cannot be made or written."""
+    """Creates the folder of a path; raises FolderError if it cannot be created or written."""
     folder = pathlib.Path(workdir).expanduser().absolute()
-    hint = "Give a folder that can be made and written as --workdir."
+    hint = "Give a folder that can be created and written as --workdir."
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(workdir)):
-        expected = "expected a folder of this machine"
-        raise folder_error("workdir", expected, workdir, "Copy it to a bucket afterwards.")
+        expected = "expected a local folder"
+        raise folder_error("workdir", expected, workdir, "Copy the folder to a bucket afterwards.")
     try:
         if folder.exists() and not folder.is_dir():
             raise folder_error("workdir", "expected a folder", f"the file {folder}", hint)
@@ -132,7 +132,7 @@ def _keep_config(folder: pathlib.Path, now: dict[str, Any], training: bool) -> N
         if old.get(name, "nothing") != new.get(name, "nothing")
     ]
     begun = any((folder / name).exists() for name in (CHECKPOINTS, "metrics.jsonl", "results.json"))
-    if differing and not begun:  # a command that stopped at its mistake left nothing else
+    if differing and not begun:  # only a refused command was here before
         write_json(path, now)
     elif training and _only_more_steps(old, new):
         write_json(path, now | {"lengthened": True})
@@ -148,10 +148,10 @@ def _only_more_steps(old: dict[str, Any], new: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def only_writer(folder: pathlib.Path) -> Iterator[None]:
-    """Holds the work folder; the system lets go of it when the process ends, however it ends.
+    """Locks the work folder; the lock ends with the process, even if it is killed.
 
     Raises:
-        FolderError: if another process works in it.
+        FolderError: another process holds the lock.
     """
     with (folder / ".lock").open("a") as file:
         try:
@@ -159,16 +159,16 @@ def only_writer(folder: pathlib.Path) -> Iterator[None]:
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            expected = "expected a folder in which no other process works"
+            expected = "expected a folder that no other process uses"
             hint = "Wait for it or end it, or use another --workdir."
             raise folder_error("workdir", expected, folder, hint) from None
-        except (ImportError, OSError):  # neither every system nor every file system has locks
+        except (ImportError, OSError):  # not every system or file system has locks
             pass
         yield
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
-    """What config.json holds: {"experiment": name, "config": fields}, with what it began from."""
+    """The content of config.json: {"experiment": name, "config": fields, "init_from": folder}."""
     path = folder / "config.json"
     saved = read_json(path, "Give the work folder of a training, or train into an empty one.")
     config = saved.get("config")
@@ -179,16 +179,16 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def read_json(path: pathlib.Path, hint: str) -> dict[str, Any]:
-    """The object that a file of a work folder holds."""
+    """The JSON object in a file of a work folder."""
     with errors_as(FolderError):
         return files.read_json(path, f"expected {path.name} from a training", hint=hint)
 
 
 def keep_metadata(folder: pathlib.Path, metadata: Mapping[str, Any]) -> None:
-    """Writes metadata.json, or checks the one that is there.
+    """Writes metadata.json, or checks the existing one.
 
     Raises:
-        DataError: if the training in this folder was begun with other metadata.
+        DataError: the training in this folder was begun with other metadata.
     """
     path, metadata = folder / "metadata.json", json.loads(json.dumps(dict(metadata)))
     if not path.exists():
@@ -202,16 +202,16 @@ def keep_metadata(folder: pathlib.Path, metadata: Mapping[str, Any]) -> None:
 
 
 def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
-    """What metadata.json holds; nothing where a training was killed before it wrote one."""
+    """The content of metadata.json; empty if a training was killed before it wrote one."""
     path = folder / "metadata.json"
     return read_json(path, "Train again in another --workdir.") if path.exists() else {}
 
 
 def run_folder(checkpoint: Any, name: str = "checkpoint") -> pathlib.Path:
-    """The work folder that `checkpoint` means: itself, or the parent of a folder of its own.
+    """The work folder of `checkpoint`, which may also name its `checkpoints` or `model` folder.
 
     Raises:
-        FolderError: if there was no training in it; `name` is the argument's.
+        FolderError: the folder holds no training; `name` is the argument in the error.
     """
     expected, hint = (
         "expected the work folder of a training",
@@ -231,7 +231,7 @@ def run_folder(checkpoint: Any, name: str = "checkpoint") -> pathlib.Path:
 
 
 def config_hash(config: Any, *, without: Sequence[str] = ()) -> str:
-    """Sixteen hexadecimal digits, the same for configs that are equal but for some fields."""
+    """Sixteen hexadecimal digits that identify a config; the fields in `without` do not count."""
     fields = settings.config_to_dict(config).items()
     kept = {name: value for name, value in fields if name not in without}
     canonical = json.dumps(kept, sort_keys=True)
@@ -239,38 +239,38 @@ def config_hash(config: Any, *, without: Sequence[str] = ()) -> str:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes `value` to `path` at once: a reader sees the old file or the new one."""
+    """Writes `value` to `path` atomically: a reader sees the old file or the new one."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     write_text(path, text)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes `text` to `path` at once."""
+    """Writes `text` to `path` atomically."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes `content` to `path` at once.
+    """Writes `content` to `path` atomically.
 
     Raises:
-        FolderError: if it cannot be written, e.g. on a full disk; the old file stays.
+        FolderError: the file cannot be written, e.g. on a full disk; the old one stays.
     """
     with errors_as(FolderError):
         files.write_bytes(path, content, "Make room or give rights, then give the command again.")
 
 
 def write_npz(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
-    """Writes `arrays` to a compressed .npz file at once."""
+    """Writes `arrays` to a compressed .npz file atomically."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
 def json_ready(name: str, value: Any) -> Any:
-    """`value` as JSON can hold it: numbers and (nested) lists of them; what is not finite is None.
+    """`value` as JSON: numbers and nested lists of numbers; a non-finite number becomes None.
 
     Raises:
-        ValueError: if it holds anything else.
+        ValueError: `value` holds anything else.
     """
     if value is None:
         return None
@@ -286,7 +286,7 @@ def json_ready(name: str, value: Any) -> Any:
 
 
 def json_tree(name: str, value: Any) -> Any:
-    """As `json_ready`, with text and dictionaries in it."""
+    """As `json_ready`, but text and dictionaries are allowed too."""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
@@ -297,7 +297,7 @@ def json_tree(name: str, value: Any) -> Any:
 
 
 def environment(command: str | None, config: Any, seconds: float) -> dict[str, Any]:
-    """Where and how numbers were made; keys as in results.json."""
+    """The entry `environment` of results.json: commit, command, versions, device, seconds."""
     return {
         "commit": _commit(),
         "command": command,
@@ -310,7 +310,7 @@ def environment(command: str | None, config: Any, seconds: float) -> dict[str, A
 
 
 def command_line() -> str:
-    """The command that started this process, as it could be typed."""
+    """The shell command that started this process."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["python", sys.argv[0]]
     if spec is not None:
@@ -339,7 +339,7 @@ def _commit() -> str | None:
         return done.stdout.strip()
 
     try:
-        # An installed copy may lie inside some other repository: its commit says nothing.
+        # An installed copy may lie inside an unrelated repository.
         if not git("ls-files", pathlib.Path(__file__).name):
             return None
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")

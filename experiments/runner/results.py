@@ -1,4 +1,4 @@
-"""What a training or an evaluation returns, and prints at its end."""
+"""The result of a training or an evaluation, and its table."""
 
 import dataclasses
 import pathlib
@@ -11,7 +11,7 @@ __all__ = ["Column", "Result", "table"]
 
 
 class Column(NamedTuple):
-    """A number of every method that a result is summed up by.
+    """A column of the table of results: one metric of every method.
 
     Attributes:
         label: with the unit.
@@ -26,9 +26,9 @@ class Column(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Result:
-    """What a training or an evaluation found.
+    """The result of a training or an evaluation; prints as a table.
 
-    `result["metrics"]` and the other keys of results.json are there as well. It prints as a table.
+    `result["metrics"]` and the other keys of results.json work too.
 
     Attributes:
         experiment: its name.

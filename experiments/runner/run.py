@@ -38,14 +38,14 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that the runner needs to know of an experiment.
+    """An experiment, as the runner sees it.
 
     Attributes:
         name: of the module; stands in results.json.
         config: a frozen dataclass with the fields `data`, `data_dir`, `steps` and `seed`.
         presets: name -> Config; `default` must be there.
-        memory: `memory(config) -> {field: bytes}` that settings ask for at least; checked before
-            anything is made.
+        memory: `memory(config) -> {field: bytes}`, lower bounds of what the settings allocate;
+            checked before anything is allocated.
         load: `load(config) -> data`, on the host; checks the values that enter.
         runs: `runs(config, data) -> {name: Run}`, trained in this order.
         evaluate: `evaluate(config, data, {name: TrainedRun}) -> {"<method>/<metric>": number or
@@ -56,18 +56,18 @@ class Experiment:
         source: the published numbers, under the keys of the metrics.
         source_data: what these were measured on.
         x64: run wholly in double precision.
-        metadata: `metadata(config, data) -> {name: JSON value}`, what a training has to keep of its
-            data. Saved as metadata.json, and handed to `evaluate`, `figures` and `predict` in
-            `TrainedRun.metadata`, whatever data these run on.
-        fixed_metadata: entries of the metadata that define the model: data with another value are
-            refused.
-        calibrate: `calibrate(config, data, {name: TrainedRun}) -> {name: JSON value}`, what is
-            fitted to the training's data after it; joins the metadata.
-        model: `model(config, {name: TrainedRun}, trial) -> Model`, which of the trained networks is
-            the model, or the `trial`-th; without any data.
-        system: of the model's card; the name unless given.
-        columns: what the result is summed up by.
-        rows: the methods that its summary shows, in this order; empty: all.
+        metadata: `metadata(config, data) -> {name: JSON value}`, facts of the training data that
+            the model needs. Saved as metadata.json; `evaluate`, `figures` and `predict` get it in
+            `TrainedRun.metadata`, on any data.
+        fixed_metadata: entries of the metadata that define the model; other data must have the
+            same values.
+        calibrate: `calibrate(config, data, {name: TrainedRun}) -> {name: JSON value}`, numbers
+            fitted to the training data after the training; they join the metadata.
+        model: `model(config, {name: TrainedRun}, trial) -> Model`, the best network, or that of
+            trial number `trial`; needs no data.
+        system: the entry `system` of the model's card; None: `name`.
+        columns: of the table of results.
+        rows: methods of the table, in this order; empty: all.
     """
 
     name: str
@@ -106,24 +106,24 @@ def train(
 ) -> Result:
     """Trains every run, evaluates, and writes the work folder.
 
-    Runs that are finished are not trained again; an unfinished one goes on from its last
-    checkpoint. A config with more steps, and nothing else changed, lengthens the training.
+    Finished runs are not trained again; an unfinished run continues from its last checkpoint. A
+    config that differs only in having more steps lengthens the training.
 
     Args:
         experiment: what to run.
         config: an instance of `experiment.config`.
         workdir: the folder to write; made if need be.
-        init_from: work folder of a training, of any experiment, whose parameters the runs begin
-            with: each with those of the run of its name, or of the only one.
+        init_from: work folder of a training of any experiment. Each run starts with the parameters
+            of the run of the same name there, or of the only run.
         command: what started the run, for the record.
 
     Returns:
         Metrics, parameters and paths.
 
     Raises:
-        ValueError: before anything is computed, if a setting is out of bounds, the folder cannot
-            be written, it belongs to another config or experiment, another process is training in
-            it, or `init_from` holds no parameters of these shapes.
+        ValueError: before anything is computed: a setting is out of bounds; the folder cannot be
+            written, belongs to another config or experiment, or is in use; or `init_from` holds no
+            parameters of these shapes.
     """
     settings.check_config(experiment.config, config)
     settings.check_data_dir(config)
@@ -173,7 +173,7 @@ def load(experiment: Experiment, workdir: Any, *, trial: int | None = None) -> M
     Args:
         experiment: of the training.
         workdir: of the training.
-        trial: which of the trials is wanted; None: the best on validation, see the experiment.
+        trial: number of a trial; None: the best on validation, see the experiment.
 
     Returns:
         Parameters and settings, for the function of `jaxcv.systems` that the card names.
@@ -279,8 +279,8 @@ def _loaded(experiment: Experiment, config: Any) -> Any:
         missing = str(error.name)
         if missing.split(".")[0] in ("jaxcv", "experiments", "data_prep"):
             raise
-        hint = 'pip install ".[experiments,data]" installs all that data sets need.'
-        expected = "expected the package, which these data are read with"
+        hint = 'pip install ".[experiments,data]" installs the readers of all data sets.'
+        expected = "expected the package that reads this data set"
         raise data_error(missing, expected, "none of that name", hint) from error
 
 
@@ -299,7 +299,7 @@ def _restore(experiment: Experiment, config: Any, folder: pathlib.Path) -> tuple
 
 
 def _before(name: str, run: Run, trials: Any, trained: Mapping[str, TrainedRun]) -> Any:
-    """The params that the run goes on from; None if it begins anew."""
+    """The initial parameters of a run, from an earlier run; None: draw them."""
     if run.init_from is None:
         return None
     before = trained[run.init_from]

@@ -1,6 +1,6 @@
-"""The folder `model/` of a training: its one model, and the parameters of all its runs.
+"""The folder `model/` of a training: its model, and the parameters of all its runs.
 
-Both are read without the data of the training, in any process and on another machine.
+Reading either needs neither the training's data nor its machine.
 """
 
 import pathlib
@@ -32,7 +32,7 @@ def write_model(
 ) -> None:
     """Writes the parameters of all runs, and the model among them.
 
-    Times lie in a file of their own, so that the others of two equal trainings are equal.
+    Times have a file of their own, so that equal trainings write equal other files.
     """
     inside = folder / FOLDER
     about = {
@@ -68,7 +68,7 @@ def _of_system(model: Model, system: str) -> Model:
 
 
 def save_model(path: pathlib.Path, model: Model, system: str) -> None:
-    """As `jaxcv.systems.save_model`; raises FolderError if the file cannot be written."""
+    """`jaxcv.systems.save_model`, with FolderError if the file cannot be written."""
     with errors_as(FolderError):
         models.save_model(path, _of_system(model, system))
 
@@ -76,9 +76,9 @@ def save_model(path: pathlib.Path, model: Model, system: str) -> None:
 def read_runs(
     folder: pathlib.Path, experiment: str | None, *, argument: str = "checkpoint"
 ) -> TrainedRuns:
-    """All runs of a finished training, without its data; None: of any experiment.
+    """All runs of a finished training, without its data; experiment None: of any.
 
-    `argument` is what errors call the folder.
+    Errors call the folder `argument`.
 
     Raises:
         FolderError: no finished training of this experiment, or a damaged file.

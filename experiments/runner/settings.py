@@ -37,7 +37,7 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 MODES = ("train", "evaluate", "predict")
-_LARGEST = 2**31 - 1  # of integers without a bound of their own: those of a device have 32 bits
+_LARGEST = 2**31 - 1  # default upper bound of integers: devices compute with 32 bits
 COMMON_FLAGS = {  # of every experiment: the value that --help shows, and what the flag does
     "workdir": ("DIR", "Folder for everything that is written; made if need be. Required."),
     "preset": ("NAME", "Values of flags that are not given."),
@@ -52,11 +52,11 @@ _SUPPORTED = "int, float, str, bool, `int | None`, `float | None`, `str | None`,
 
 
 class ConfigError(ValueError):
-    """A setting is not of its type, or out of its bounds."""
+    """A setting has the wrong type or is out of bounds."""
 
 
 def config_error(name: str, expected: str, got: Any, hint: str = "") -> ConfigError:
-    """A `ConfigError` in the format of every error."""
+    """A `ConfigError` with the text of `argument_error`."""
     return ConfigError(str(argument_error(name, expected, got, hint)))
 
 
@@ -71,14 +71,19 @@ def flag(
     only: str | None = None,
     formerly: str | None = None,
 ) -> Any:
-    """A field of a Config: its default, what it changes, and what it may be.
+    """A field of a Config.
 
-    The bounds are inclusive. For a tuple, bounds and choices speak of each entry. A field that
-    says which data are read (`of_data`) may differ between a training and its evaluation; `data`
-    and `data_dir` always may. A field that a single mode reads (`only`) is at its default in an
-    evaluation if it is of `train`, so that the files it names need not be there any more, and is
-    refused elsewhere if it is of `predict`. A renamed field names its old flag (`formerly`), which
-    still works and says so.
+    Args:
+        default: its value if nothing is given.
+        help: what it is, with its unit.
+        lower: inclusive bound; of each entry, if the field is a tuple.
+        upper: as `lower`.
+        choices: the allowed values; of each entry, if the field is a tuple.
+        of_data: it selects data, so it may differ between a training and its evaluation, as `data`
+            and `data_dir` always may.
+        only: the one mode that reads it. An evaluation resets a field of `train` to its default, so
+            that the files it names may be gone; other modes refuse a field of `predict`.
+        formerly: its old name, which still works as a flag and logs a warning.
     """
     metadata = {
         "help": help, "lower": lower, "upper": upper, "choices": choices, "of_data": of_data,
@@ -89,7 +94,7 @@ def flag(
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """What a field's annotation says: a scalar type, perhaps None, perhaps many of it."""
+    """The type of a field: a scalar, optionally None, optionally a tuple of scalars."""
 
     base: type
     optional: bool = False
@@ -116,11 +121,11 @@ def _kind(name: str, hint: Any) -> _Kind:
 
 
 def kinds(config_type: type) -> dict[str, _Kind]:
-    """Field name -> what its annotation says, for every field of a Config.
+    """Field name -> its type, for every field of a Config.
 
     Raises:
-        ValueError: if it is no frozen dataclass, a type has no flag, or a field that every
-            experiment has is missing.
+        ValueError: the Config is no frozen dataclass, a type has no flag, or one of the fields
+            that every experiment has is missing.
     """
     frozen = dataclasses.is_dataclass(config_type) and config_type.__dataclass_params__.frozen  # type: ignore[attr-defined]
     if not frozen:
@@ -188,7 +193,7 @@ def check_evaluated(trained: Any, config: Any) -> None:
     free = {"data", "data_dir"} | {
         field.name for field in dataclasses.fields(config) if field.metadata.get("of_data")
     }
-    config = dataclasses.replace(config, **{  # what is not read may be left out
+    config = dataclasses.replace(config, **{  # an evaluation does not read these
         field.name: getattr(trained, field.name)
         for field in dataclasses.fields(config)
         if field.metadata.get("only") == "train" and getattr(config, field.name) == field.default
@@ -202,7 +207,7 @@ def check_evaluated(trained: Any, config: Any) -> None:
 
 
 def of_mode(config: Any, mode: str) -> Any:
-    """The config without what only another mode reads.
+    """The config with the fields of other modes reset to their defaults.
 
     Raises:
         ValueError: a field is given that only --mode=predict reads.
@@ -222,20 +227,20 @@ def of_mode(config: Any, mode: str) -> Any:
 def check_memory(name: str, size: float) -> None:
     """Raises ConfigError if a setting asks for more bytes than this machine has."""
     try:
-        files.check_memory(name, size, "Give less of it, or of what it is multiplied with.")
+        files.check_memory(name, size, "Reduce this setting, or one that multiplies it.")
     except ValueError as error:
         raise ConfigError(*error.args) from None
 
 
 def check_data_dir(config: Any) -> None:
-    """Raises ValueError if a folder is named that would not be read."""
+    """Raises ValueError if `data_dir` is given but would be ignored."""
     if config.data == "synthetic" and config.data_dir is not None:
-        hint = "Name its kind with --data, or leave --data_dir away."
+        hint = "Give its kind with --data, or leave out --data_dir."
         raise config_error("data_dir", "is not read with --data=synthetic", config.data_dir, hint)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """The config as JSON can hold it; equal configs give equal dictionaries (1 and 1.0 as well)."""
+    """The config as a JSON object; equal configs give equal objects (1 and 1.0 too)."""
     out = {}
     for name, kind in kinds(type(config)).items():
         value = getattr(config, name)
@@ -280,7 +285,7 @@ class _OptionalParser(flags.ArgumentParser):
 def define_flags(
     config_type: type, presets: Mapping[str, Any], flag_values: flags.FlagValues = flags.FLAGS
 ) -> None:
-    """Defines one flag per field of the Config, and those that every experiment has."""
+    """Defines one flag per field of the Config, and the common flags."""
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     text = lambda name: COMMON_FLAGS[name][1]
     own = {"flag_values": flag_values}
@@ -301,7 +306,7 @@ def define_flags(
 
 
 def show_in_help(names: Iterable[str], flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Makes --help of the program show these flags, which its main module does not define."""
+    """Lists these flags in the program's --help, though its main module does not define them."""
     for name in names:
         flag_values.register_key_flag_for_module(sys.argv[0], flag_values[name])
 
@@ -340,13 +345,13 @@ def given_trial(flag_values: flags.FlagValues, mode: str) -> int | None:
 
 
 def with_new_names(config_type: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What an older version saved, under the names that the fields have now."""
+    """Fields that an older version saved, under their present names."""
     new = {old: name for name, old in _renamed(config_type).items()}
     return {new.get(name, name): value for name, value in values.items()}
 
 
 def _renamed(config_type: type) -> dict[str, str]:
-    """Field name -> its old name, of the fields that had another one."""
+    """Field name -> old name, for renamed fields."""
     fields = dataclasses.fields(config_type)  # type: ignore[arg-type]
     return {f.name: f.metadata["formerly"] for f in fields if f.metadata.get("formerly")}
 
@@ -375,7 +380,7 @@ def given_fields(config_type: type, flag_values: flags.FlagValues = flags.FLAGS)
 def swept_fields(
     config_type: type, flag_values: flags.FlagValues = flags.FLAGS
 ) -> dict[str, tuple[Any, ...]]:
-    """The fields of one value whose flags were given several times, with their values."""
+    """Scalar fields whose flags were given several times, with their values."""
     swept = {}
     for name, kind in kinds(config_type).items():
         values: Any = flag_values[name].value

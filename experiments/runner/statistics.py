@@ -1,4 +1,4 @@
-"""Intervals over the seeds of an experiment."""
+"""Confidence intervals over the seeds of an experiment."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ __all__ = ["change_over_seeds", "interval_of_mean"]
 
 
 def change_over_seeds(first: Sequence[float], second: Sequence[float]) -> dict[str, object]:
-    """The relative differences a / b - 1 of two rows with equal seeds, as entries of metrics.
+    """Relative differences a / b - 1 of two methods over the same seeds, as entries of metrics.
 
     Returns:
         `change`, the list over seeds; with more than one seed `low` and `high` as well, the ends of

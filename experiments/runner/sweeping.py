@@ -1,4 +1,4 @@
-"""Several trainings of one experiment, one for each combination of some settings' values."""
+"""Trains an experiment once for every combination of some settings' values."""
 
 import dataclasses
 import itertools
@@ -24,25 +24,25 @@ def sweep(
     init_from: Any = None,
     command: str | None = None,
 ) -> dict[str, results.Result]:
-    """Trains every combination of values, one after the other, each in a folder of its own.
+    """Trains every combination of values in sequence, each in its own folder.
 
-    Settings that take several values themselves train side by side by `vmap`: give them in the
-    config. A sweep that was stopped goes on with the same call.
+    Settings that accept several values train them in one run by `vmap`: give those in the config.
+    The same call resumes an interrupted sweep.
 
     Args:
         experiment: what to run.
         config: the settings that are not swept.
         values: field -> its values.
-        workdir: the folder of the folders, `<field>=<value>,...`; sweep.json in it holds the
-            metrics of all.
-        init_from: as of `train`.
-        command: what started the run, for the record.
+        workdir: the parent of the folders `<field>=<value>,...`; its sweep.json holds the
+            metrics of all runs.
+        init_from: as for `train`.
+        command: command line that started the run, for the record.
 
     Returns:
         Name of the folder -> its result.
 
     Raises:
-        ValueError: as `train`, for all combinations before the first of them is trained.
+        ValueError: as `train`; all combinations are checked before the first is trained.
     """
     rows = itertools.product(*values.values())
     combinations = [dict(zip(values, row, strict=True)) for row in rows]
@@ -55,7 +55,7 @@ def sweep(
         settings.check_data_dir(one)
     folder = records.made_folder(workdir)
     if (folder / "config.json").exists():
-        expected = "expected another folder than that of a training"
+        expected = "expected a folder without a training"
         raise records.folder_error("workdir", expected, folder, "Use another --workdir.")
     found = {}
     for number, (name, one) in enumerate(named.items(), 1):

@@ -1,4 +1,4 @@
-"""How long a call takes."""
+"""Measures the time of a call."""
 
 import time
 from collections.abc import Callable

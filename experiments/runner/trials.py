@@ -1,4 +1,4 @@
-"""What one training is, and what is left of it."""
+"""A training configuration (`Run`) and its result (`TrainedRun`)."""
 
 import dataclasses
 import re
@@ -26,9 +26,9 @@ __all__ = [
 class Run:
     """One training: a static problem with a vmapped axis of trials.
 
-    What differs in shapes or code makes another run; what differs in numbers makes a trial.
-    The functions are pure and see one trial: `trial` is {name: scalar} of `trials`, and it
-    always has `seed` (that of the config, unless `trials` has the entry).
+    Different shapes or code need another run; different numbers are trials. The functions are pure
+    and get one trial: `trial` is {name: scalar} of `trials`, always with `seed` (the config's,
+    unless `trials` has the entry).
 
     Attributes:
         init: `init(key, trial) -> params`, or with `init_from` `init(key, trial, before)`.
@@ -48,8 +48,8 @@ class Run:
             resumed training needs no iterator state.
         project: `params -> params` after each update.
         validate: `validate(params, data, trial) -> {name: scalar}`, run at every log point.
-        plateau: smaller steps where a metric of `validate` stops improving; the result is the best
-            params, and the training ends when all trials stand still.
+        plateau: shrinks the steps when a metric of `validate` stops improving. The result is the
+            best params, and the training ends when no trial improves any more.
         sequential: trials run one after the other, not by `vmap`: see `jaxcv.training.Sweep`.
         summaries: metric of the loss -> 'mean', 'last', 'min', 'max' or 'sum' over the steps
             since the last log point; the mean unless named ('skipped' is summed).
@@ -89,8 +89,8 @@ class TrainedRun(NamedTuple):
         history: `step` -> (L,), every metric -> (L, M), read from metrics.jsonl; nan where a
             number was not finite. Empty but for `step` if there is no such file.
         trials: name -> (M,), with `seed`.
-        metadata: what the training keeps of its data; one dictionary for all runs.
-        seconds: that the training took, compilation included, over all its runs.
+        metadata: facts of the training data; one dictionary for all runs.
+        seconds: the training took, compilation included, summed over interruptions.
     """
 
     params: Any
@@ -101,11 +101,11 @@ class TrainedRun(NamedTuple):
 
 
 class TrainedRuns(dict[str, TrainedRun]):
-    """Name -> TrainedRun, with a cache for what evaluation, figures and predictions share.
+    """Name -> TrainedRun, with a cache shared by evaluation, figures and predictions.
 
     Attributes:
-        metadata: what the training keeps of its data, and what was fitted to them after it.
-        trial: which trial is asked for; None: the model of the training.
+        metadata: facts of the training data, and numbers fitted to them after the training.
+        trial: number of the requested trial; None: the model of the training.
     """
 
     def __init__(self, metadata: Mapping[str, Any] | None = None) -> None:
@@ -115,7 +115,7 @@ class TrainedRuns(dict[str, TrainedRun]):
         self._kept: dict[Any, Any] = {}
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """`make()`, at the first call with this key; then what it returned."""
+        """Returns `make()`, called once per key."""
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
@@ -167,10 +167,10 @@ def trials_of(run: Run, config: Any, trained: Mapping[str, TrainedRun]) -> dict[
 
 
 def chosen_trial(trial: int | None, scores: Any) -> int:
-    """Which trial is the model: the one that is asked for, or else that of the lowest score.
+    """The number of the requested trial; for None, of the trial with the lowest score.
 
     Raises:
-        ConfigError: no trial of that number.
+        ConfigError: there is no such trial.
     """
     scores = np.asarray(scores, float).ravel()
     if trial is None:
@@ -189,5 +189,5 @@ def last_loss(run: TrainedRun) -> np.ndarray:
 
 
 def count_of(trials: Mapping[str, np.ndarray]) -> int:
-    """How many trials there are."""
+    """The number of trials."""
     return trials["seed"].size

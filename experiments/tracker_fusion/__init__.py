@@ -1,13 +1,13 @@
-"""Tracker fusion: learn how far each of many trackers is to be trusted (NeurIPS 2019, section 5).
+"""Tracker fusion: learn how much to trust each of many trackers (NeurIPS 2019, section 5).
 
   python -m experiments.tracker_fusion --workdir=runs/tracker_fusion
   python -m experiments.tracker_fusion --workdir=runs/vot --data=vot --data_dir=DIR
 
-Each corner of the fused box is the lowest point of a sum of radial basis functions around the
-trackers' corners. Width, weight, loss of trust over time and after a change of scale, and a
-correction of the box's size are learned per tracker, through the minimiser, and shrunk towards the
-untrained energy. How strongly is chosen on validation folds. Sequences of the test fold are never
-seen, neither in training nor in that choice.
+Each corner of the fused box minimises a sum of negative radial basis functions, one around the
+corner of each tracker. For each tracker a width, a weight, the weight's change with time and object
+scale, and a correction of the box size are learned through the minimiser. A penalty shrinks them
+towards the untrained energy; validation folds choose its strength. Training and that choice leave
+out the sequences of the test fold.
 """
 
 from experiments import runner

@@ -1,4 +1,4 @@
-"""How the tracker fusion is scored, and what it predicts."""
+"""Evaluation and predictions of the tracker fusion."""
 
 import pathlib
 from typing import Any, NamedTuple
@@ -26,12 +26,14 @@ __all__ = [
 
 
 class Models(NamedTuple):
-    """One method's models after the choice of the shrinkage.
+    """The seven models of one method, with the chosen shrinkage.
 
     Attributes:
-        parameters: (7, 2, K) each: without fold 0..4, all sequences, the split by frame.
-        rbf_width: (7,) the equal width chosen on the same frames [median box sizes].
-        strength: (7,) the shrinkage chosen.
+        parameters: (7, 2, K) each; trained without fold 0..4, on all sequences, and on the split
+            by frame.
+        rbf_width: (7,) width of the equal-width baseline, chosen on the same training frames
+            [median box sizes].
+        strength: (7,) chosen strength of the shrinkage.
     """
 
     parameters: FusionParameters
@@ -42,9 +44,9 @@ class Models(NamedTuple):
 def chosen_models(config: Any, trained: Any, method: str) -> Models:
     """The models of one method.
 
-    The strength for test fold f has the highest validation IoU among models that have not seen
-    fold f: those without f and f + 1, validated on f + 1, and those without f - 1 and f, validated
-    on f - 1. For the models of all sequences and of the split by frame all folds vote.
+    The strength for test fold f maximises the validation IoU of the models trained without fold f:
+    those without f and f + 1, validated on f + 1, and those without f - 1 and f, validated on
+    f - 1. For the models of all sequences and of the split by frame, the IoU of all folds counts.
     """
     history = trained[f"{method}.choose"].history
     if not {"own_iou", "next_iou"} <= history.keys():
@@ -53,9 +55,9 @@ def chosen_models(config: Any, trained: Any, method: str) -> Models:
             "metrics.jsonl", expected, "none", "Give --checkpoint the whole work folder."
         )
     shape = (len(config.strength), training.NUM_FOLDS)
-    own = history["own_iou"][-1].reshape(shape)  # without f, f + 1: on f
-    following = history["next_iou"][-1].reshape(shape)  # on f + 1
-    votes = following + np.roll(own, 1, axis=1)  # column f: never saw f
+    own = history["own_iou"][-1].reshape(shape)  # without f, f + 1: IoU on f
+    following = history["next_iou"][-1].reshape(shape)  # the same models: IoU on f + 1
+    votes = following + np.roll(own, 1, axis=1)  # column f: models without f
     best = [int(np.argmax(votes[:, f])) for f in range(training.NUM_FOLDS)]
     best += [int(np.argmax(votes.sum(axis=1)))] * 2
     final = trained[f"{method}.final"]
@@ -70,7 +72,7 @@ def model(config: Any, trained: Any, trial: int | None) -> Model:
     """The fusion learned on all sequences with the chosen shrinkage, or the `trial`-th training."""
     models = chosen_models(config, trained, "learned")
     parameters, strength = models.parameters, models.strength
-    index = training.NUM_FOLDS  # of all sequences
+    index = training.NUM_FOLDS  # the model of all sequences
     if trial is not None:
         final = trained["learned.final"]
         index = runner.chosen_trial(trial, final.trials["seed"])
@@ -80,14 +82,14 @@ def model(config: Any, trained: Any, trial: int | None) -> Model:
 
 
 def model_of_frames(trained: Any, data: Any) -> np.ndarray:
-    """(F,) which of the models scores a frame: that which has not seen its sequence."""
+    """(F,) index of the model that scores each frame: one not trained on its sequence."""
     folds = next(iter(trained.values())).metadata["folds"]
     fold = training._fold_of_frames(folds, data)
     return np.where(fold < 0, training.NUM_FOLDS, fold)
 
 
 def fused_boxes(config: Any, trained: Any, frames: TrackerFrames, which: np.ndarray) -> dict:
-    """{method: (F, 4)} of the mean, the median and the three fusions, frame i by model which[i]."""
+    """{method: (F, 4)} boxes [px] by mean, median and three fusions; frame i by model which[i]."""
     inputs, index = training.tracker_frames(frames), jnp.asarray(which, jnp.int32)
     shown = np.where(frames.reported[..., None], frames.boxes, np.nan)
     boxes = {"mean": np.nanmean(shown, axis=1), "median": np.nanmedian(shown, axis=1)}
@@ -112,7 +114,7 @@ def per_frame_iou(config: Any, data: Any, trained: Any, which: np.ndarray) -> di
 
 
 def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
-    """The metrics of the experiment; names are those of trackers and methods."""
+    """All metrics, under `<tracker or method>/<metric>`."""
     which = model_of_frames(trained, data)
     ious = per_frame_iou(config, data, trained, which)
     out: dict[str, Any] = {f"{name}/iou": float(iou.mean()) for name, iou in ious.items()}
@@ -130,7 +132,7 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
         seen = counts > 0
         difference = paired_bootstrap(means[a][0][seen], means[b][0][seen], counts[seen])
         out[f"{name}/iou"], out[f"{name}/low"], out[f"{name}/high"] = difference
-    if np.all(which < training.NUM_FOLDS):  # on the training's own data: the split by frame
+    if np.all(which < training.NUM_FOLDS):  # data of the training: also the split by frame
         test = training._frame_thirds(config, data)
         by_frame = np.full(which.shape, training.NUM_FOLDS + 1)
         for name, iou in per_frame_iou(config, data, trained, by_frame).items():
@@ -149,8 +151,8 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
 def write_results(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
     """Writes the fused box of every frame as the results of one more tracker, `jaxcv`.
 
-    `results/jaxcv/unsupervised/<seq>/<seq>_001.txt`: the code 1, then x,y,w,h a line [px], or the
-    code 0 where no tracker reports.
+    `results/jaxcv/unsupervised/<seq>/<seq>_001.txt`: 1 for the first frame, then a line x,y,w,h
+    [px] per frame, or 0 if no tracker reports or the fused box is empty.
     """
     sequences = data.sequences
     folds = next(iter(trained.values())).metadata["folds"]

@@ -39,7 +39,7 @@ def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tup
 
 
 def _energy_maps(config: Any, data: Any, trained: Any, which: np.ndarray, ious: Any) -> Any:
-    """The frame of the largest gain, and one of a typical gain where it is positive."""
+    """The frames of the largest gain in IoU, and of the median gain among those above 0.02."""
     gain = ious["learned"] - ious["rbf"]
     better = np.flatnonzero(gain > 0.02)
     typical = better[np.argsort(gain[better])[better.size // 2]] if better.size else 0
@@ -107,7 +107,7 @@ def _success(data: Any, ious: Any) -> Any:
 
 
 def _bars(data: Any, metrics: Any) -> Any:
-    """Every row of the table, by sequence and by frame, with the paper's own where it has one."""
+    """Mean IoU of all rows, split by sequence and by frame, beside the paper's where it has one."""
     names = sorted(data.sequences.trackers, key=lambda n: metrics[f"{n}/iou"])
     names += ["mean", "median", "rbf", "undamped", "learned", "oracle"]
     figure = runner.new_figure(figsize=(8, 1.5 + 0.3 * len(names)))

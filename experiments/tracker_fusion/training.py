@@ -25,12 +25,12 @@ from jaxcv.geometry import boxes as box_geometry
 from jaxcv.systems import fuse_frame
 
 NUM_FOLDS = 5
-WIDTHS = (0.10, 0.15, 0.20, 0.30, 0.40)  # of the equal-width baseline, in median box sizes
+WIDTHS = (0.10, 0.15, 0.20, 0.30, 0.40)  # tried for the equal-width baseline [median box sizes]
 METHODS = {  # name -> damping of the training
     "learned": Damping(0.1),
     "undamped": Damping(0.0, mode="plain"),
 }
-# The spread that each kind of parameter is expected to have over the trackers.
+# Expected spread over the trackers of each kind of parameter: the unit of the penalty.
 SPREADS = {
     "log_width": 0.3,
     "log_weight": 1.0,
@@ -38,7 +38,7 @@ SPREADS = {
     "scale_change": 0.5,
     "log_scale": 0.1,
 }
-SOURCE = {  # 72 entries of VOT2018, by sequence and by frame: another data set
+SOURCE = {  # the paper, on 72 entries of VOT2018: other data, split by sequence and by frame
     "learned/iou": 0.4960,
     "mean/iou": 0.2455,
     "median/iou": 0.4458,
@@ -55,34 +55,39 @@ class Config:
     data: str = runner.flag(
         "synthetic", "Generated sequences, or a folder in VOT layout.", choices=("synthetic", "vot")
     )
-    data_dir: str | None = runner.flag(None, "For --data=vot: the folder.", of_data=True)
+    data_dir: str | None = runner.flag(None, "Folder in VOT layout, for --data=vot.", of_data=True)
     cache_dir: str | None = runner.flag(
         None,
-        "Where real data are prepared; none: jaxcv in the user's cache folder.",
+        "Folder for prepared data; none: jaxcv in the user's cache folder.",
         of_data=True,
     )
     polygon: str = runner.flag(
-        "extent", "How a polygon becomes a box.", choices=("extent", "area"), of_data=True
+        "extent",
+        "Box of a polygon in VOT data: its extent, or a box of the polygon's area.",
+        choices=("extent", "area"),
+        of_data=True,
     )
     steps: int = runner.flag(300, "Optimiser steps.", lower=1)
     seed: int = runner.flag(
-        0, "Seeds data, folds and the order of frames.", lower=0, upper=2**31 - 1, of_data=True
+        0, "Seed of data, folds and batches.", lower=0, upper=2**31 - 1, of_data=True
     )
     num_sequences: int = runner.flag(40, "Generated sequences.", lower=NUM_FOLDS, of_data=True)
-    num_frames: int = runner.flag(60, "Frames of a generated sequence.", lower=3, of_data=True)
+    num_frames: int = runner.flag(60, "Frames per generated sequence.", lower=3, of_data=True)
     num_trackers: int = runner.flag(12, "Generated trackers.", lower=2, of_data=True)
     batch_size: int = runner.flag(128, "Frames per step.", lower=1)
-    learning_rate: float = runner.flag(0.05, "Of Adam, falling to zero by a cosine.", lower=0.0)
+    learning_rate: float = runner.flag(0.05, "Adam learning rate (cosine decay to 0).", lower=0.0)
     corners: str = runner.flag(
         "shared",
-        "Whether a tracker's two corners share what is learned; own: paper.",
+        "Parameters of a tracker's two corners: one set, or one for each corner (paper).",
         choices=("shared", "own"),
     )
     strength: tuple[float, ...] = runner.flag(
-        (1e-4, 1e-3, 1e-2, 1e-1), "Of the shrinkage; chosen on validation folds.", lower=0.0
+        (1e-4, 1e-3, 1e-2, 1e-1),
+        "Strengths of the shrinkage; validation folds choose one.",
+        lower=0.0,
     )
     saturation: float = runner.flag(
-        3.0, "Where the l1 loss of a frame levels off, in true box sizes; 0: never.", lower=0.0
+        3.0, "Upper limit of a frame's l1 loss [true box sizes]; 0: no limit.", lower=0.0
     )
 
 
@@ -91,7 +96,7 @@ PRESETS = {
     "study": Config(
         steps=600, batch_size=256, num_sequences=60, strength=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     ),
-    # The paper's own data are a folder in VOT layout; corners apart, plain l1, no choice of split.
+    # As in the paper: a folder in VOT layout, parameters for each corner, plain l1 loss.
     "paper": Config(data="vot", steps=3000, batch_size=1024, corners="own", saturation=0.0),
 }
 
@@ -135,13 +140,13 @@ def load(config: Config) -> Data:
         )
     data = _data(sequences)
     if not len(data.frames.frame):
-        hint = "Give sequences of two frames and more with a visible object."
+        hint = "Give sequences of two frames or more with a visible object."
         raise runner.data_error(config.data_dir, "expected scored frames", "none", hint)
     return data
 
 
 def _data(sequences: TrackerSequences) -> Data:
-    """With the trackers by name, so that a model finds its own wherever they come from."""
+    """Sorts the trackers by name: a model then matches its trackers in any data."""
     order = np.argsort(sequences.trackers)
     sequences = sequences._replace(
         trackers=tuple(sequences.trackers[k] for k in order),
@@ -152,7 +157,7 @@ def _data(sequences: TrackerSequences) -> Data:
 
 
 def metadata(config: Config, data: Data) -> dict[str, Any]:
-    """The trackers, which the model is about, and the fold of every sequence it has seen."""
+    """The names of the model's trackers, and the fold of every sequence of the training."""
     digest = lambda name: hashlib.sha256(f"{config.seed}/{name}".encode()).hexdigest()
     ranked = sorted(data.sequences.names, key=digest)
     folds = {name: rank % NUM_FOLDS for rank, name in enumerate(ranked)}
@@ -160,20 +165,20 @@ def metadata(config: Config, data: Data) -> dict[str, Any]:
 
 
 def tracker_frames(frames: TrackerFrames) -> TrackerFrame:
-    """The inputs of `fuse_frame`, a leading axis of frames."""
+    """The inputs of `fuse_frame`, with a leading axis of frames."""
     return TrackerFrame(*(jnp.asarray(a) for a in (
         frames.boxes, frames.reported, frames.initial, frames.frame
     )))  # fmt: skip
 
 
 def _frame_thirds(config: Config, data: Data) -> np.ndarray:
-    """The split by frame: (F,) true where a frame is for testing, a third of them."""
+    """The split by frame: mask (F,) of the test frames, a third of all."""
     order = np.random.default_rng([config.seed, 1]).permutation(len(data.frames.frame))
     return order % 3 == 0
 
 
 def _splits(config: Config, data: Data) -> list[np.ndarray]:
-    """Masks (F,) of the training frames, by number of split.
+    """Masks (F,) of the training frames of each split.
 
     0..4: without test fold f and validation fold f + 1; 5..9: without test fold f; 10: all
     sequences; 11: the split by frame.
@@ -193,13 +198,13 @@ ALL, FRAMES = 2 * NUM_FOLDS, 2 * NUM_FOLDS + 1
 
 
 def _fold_of_frames(folds: dict[str, int], data: Data) -> np.ndarray:
-    """(F,) the test fold of every frame; -1 for sequences that the training has not seen."""
+    """(F,) the test fold of every frame; -1 for sequences that are not in the training."""
     of_sequence = np.array([folds.get(name, -1) for name in data.sequences.names])
     return of_sequence[data.frames.sequence]
 
 
 def runs(config: Config, data: Data) -> dict[str, runner.Run]:
-    """Per method, one training to choose the shrinkage and one to be tested.
+    """Per method, a run `choose` to choose the shrinkage, and a run `final` to be tested.
 
     Folds and strengths are trials.
     """
@@ -248,7 +253,7 @@ def _optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation
 
 def _init(key, trial, *, num_trackers: int):
     del key
-    # The baseline's width, chosen on the same frames, travels with the model; it is not trained.
+    # The baseline's width, chosen on the same frames, is stored with the model but not trained.
     return {"fusion": initial_parameters(num_trackers), "rbf_width": jnp.asarray(trial["width"])}
 
 
@@ -260,7 +265,7 @@ def _loss(params, batch, key, trial, *, config: Config, damping: Damping):
     truth = batch["truth"][chosen]
     fused = jax.vmap(lambda frame: fuse_frame(params["fusion"], frame, damping=damping))(frames)
     distance = jnp.sum(jnp.abs(fused.box - truth), axis=-1) / box_geometry.box_size(truth)
-    if config.saturation > 0:  # frames where every tracker is lost have nothing to teach
+    if config.saturation > 0:  # bounds the influence of frames where every tracker is lost
         distance = config.saturation * jnp.tanh(distance / config.saturation)
     metrics = {
         "distance": jnp.mean(distance),
@@ -271,13 +276,13 @@ def _loss(params, batch, key, trial, *, config: Config, damping: Damping):
 
 
 def penalty(parameters: FusionParameters) -> jax.Array:
-    """Squared distance () from the untrained energy, in spreads, averaged over the trackers."""
+    """Mean square () of the parameters over SPREADS, summed over their kinds; 0 if untrained."""
     parts = parameters._asdict().items()
     return sum((jnp.mean((leaf / SPREADS[name]) ** 2) for name, leaf in parts), jnp.zeros(()))
 
 
 def _share_corners(params):
-    """Both corners with the mean of their parameters."""
+    """Gives both corners the mean of their parameters."""
     share = lambda leaf: jnp.broadcast_to(jnp.mean(leaf, axis=0), leaf.shape)
     return params | {"fusion": jax.tree.map(share, params["fusion"])}
 
@@ -286,7 +291,7 @@ VALIDATION_FRAMES = 1000  # per fold: enough for the choice, and quick
 
 
 def _validation_table(config: Config, data: Data) -> jax.Array:
-    """(folds, n) indices of frames of each fold, evenly spread."""
+    """(folds, n) indices of evenly spaced frames of each fold."""
     fold = _fold_of_frames(metadata(config, data)["folds"], data)
     rows = []
     for f in range(NUM_FOLDS):
@@ -296,7 +301,7 @@ def _validation_table(config: Config, data: Data) -> jax.Array:
 
 
 def _validate(params, data, trial):
-    """IoU on the two folds that the trial has not trained on."""
+    """IoU on the two folds that the trial is not trained on."""
     ious = {}
     for name, fold in (("own", trial["split"]), ("next", (trial["split"] + 1) % NUM_FOLDS)):
         chosen = data["validation"][fold]
@@ -327,7 +332,7 @@ def fuse_all(
 
 
 def equal_width(num_trackers: int, widths: Any) -> FusionParameters:
-    """Untrained models (m, 2, K) whose functions all have one of m widths [median box sizes]."""
+    """Untrained models (m, 2, K); all functions of model i have widths[i] [median box sizes]."""
     start = initial_parameters(num_trackers)
     shape = (len(widths), 2, num_trackers)
     stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape), start)
@@ -336,7 +341,7 @@ def equal_width(num_trackers: int, widths: Any) -> FusionParameters:
 
 
 def _best_widths(data: Data, masks: list[np.ndarray]) -> list[float]:
-    """For every mask of training frames the width of `WIDTHS` with the highest IoU on them."""
+    """For each mask of training frames, the width in `WIDTHS` with the highest IoU on them."""
     from jaxcv.metrics.tracking import box_iou
 
     frames, num = tracker_frames(data.frames), len(data.sequences.trackers)

@@ -1,4 +1,4 @@
-"""Images in batches between whose samples one factor of the scene changes."""
+"""Batches of images; within each batch one factor of the scene varies."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ from jaxcv.checks import argument_error
 
 __all__ = ["FACTORS", "FactorBatches", "FactorImages", "check_batches"]
 
-# How many factors -> their names, and how many of them have batches of their own.
+# Number of factors -> their names, and how many have their own batches.
 FACTORS = {
     4: (("azimuth", "elevation", "light", "identity"), 3),  # faces
     3: (("azimuth", "elevation", "identity"), 1),  # chairs
@@ -20,11 +20,11 @@ class FactorBatches(NamedTuple):
 
     Attributes:
         images: (N, B, S, S) grey, in 8 bits (uint8).
-        kind: (N,) which factor changes within a batch, an index of `names`.
-        factors: (N, B, F) their values; the last is a number of the identity.
+        kind: (N,) index in `names` of the factor that varies within a batch.
+        factors: (N, B, F) values; the last is a number of the identity.
         names: of the factors; angles in rad.
-        entries: how many of the factors, from the first, have batches of their own; those between
-            them and the identity change with the identity.
+        entries: number of leading factors with their own batches; those between them and the
+            identity vary with the identity.
     """
 
     images: np.ndarray
@@ -34,13 +34,13 @@ class FactorBatches(NamedTuple):
     entries: int
 
     def take(self, rows: Any) -> "FactorBatches":
-        """Some of the batches."""
+        """A subset of the batches."""
         images, kind, factors = self.images[rows], self.kind[rows], self.factors[rows]
         return self._replace(images=images, kind=kind, factors=factors)
 
 
 class FactorImages(NamedTuple):
-    """N images whose factors all differ.
+    """N images; all factors vary.
 
     Attributes:
         images: (N, S, S) grey, in 8 bits (uint8).
@@ -54,10 +54,10 @@ class FactorImages(NamedTuple):
 
 
 def check_batches(batches: FactorBatches, name: str = "batches") -> None:
-    """Raises ValueError unless the values can be learned from.
+    """Raises ValueError unless the batches are valid training data.
 
-    Shapes, types, two images or more in a batch, and within a batch no factor but its own that
-    changes, with those that come with the identity.
+    Checks shapes, types, at least two images a batch, and that within a batch only its own factor
+    varies; factors between `entries` and the identity may vary with the identity.
     """
     shape = np.shape(batches.images)
     if len(shape) != 4 or shape[2] != shape[3]:
@@ -67,7 +67,7 @@ def check_batches(batches: FactorBatches, name: str = "batches") -> None:
         raise argument_error(f"{name}.images", "expected 8 bits (uint8)", got)
     n, size = shape[:2]
     if size < 2:
-        hint = "What changes within a batch needs two images or more."
+        hint = "A factor can only vary between two images or more."
         raise argument_error(f"{name}.images", "expected batches of two or more", size, hint)
     want = {"kind": (n,), "factors": (n, size, len(batches.names))}
     for field, wanted in want.items():

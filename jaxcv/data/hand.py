@@ -1,6 +1,6 @@
-"""Hands seen by a depth camera: frames, the fourteen joints that are scored, prediction files.
+"""Hands in depth images: frames, the fourteen scored joints, files of predictions.
 
-Joints are in the camera's frame [mm]. The NYU camera's y goes up, which is a negative fy:
+Joints are in the camera's frame [mm]. The NYU camera's y points up, hence a negative fy:
 
     x = (u - 320) d / 588.03,   y = (240 - v) d / 587.07,   z = d
 """
@@ -30,18 +30,18 @@ BONES = (
     (13, 1), (1, 0), (13, 3), (3, 2), (13, 5), (5, 4), (13, 7), (7, 6), (13, 10), (10, 9), (9, 8),
     (13, 11), (13, 12),
 )  # fmt: skip
-_METRES = 20.0  # a hand nearer than 2 cm, in millimetres, is one in metres
+_METRES = 20.0  # depths all below this are in metres, not millimetres
 
 
 class HandFrames(NamedTuple):
-    """N frames.
+    """N frames of hands.
 
     Attributes:
-        depth: (N, H, W) [mm] along z; 0 where nothing was seen.
+        depth: (N, H, W) [mm] along z; 0 where missing.
         color: (N, H, W, 3) in 8 bits, or None.
         joints: (N, 14, 3) [mm] in the camera's frame, in the order of JOINTS.
         intrinsics: (N, 3, 3) [px].
-        subject: (N,) who it is.
+        subject: (N,) number of the person.
     """
 
     depth: Any
@@ -51,7 +51,7 @@ class HandFrames(NamedTuple):
     subject: Any
 
     def take(self, rows: Any) -> "HandFrames":
-        """Some of the frames."""
+        """A subset of the frames."""
         color = None if self.color is None else self.color[rows]
         rest = self.joints[rows], self.intrinsics[rows], self.subject[rows]
         return HandFrames(self.depth[rows], color, *rest)
@@ -77,15 +77,15 @@ def pixels_of_joints(joints: Any, intrinsics: Any = NYU_INTRINSICS) -> np.ndarra
 def points_in_cube(
     depth: Any, intrinsics: Any, centre: Any, cube: float, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Points (count, 3) [mm] drawn from what a depth image sees in a cube; zeros if nothing.
+    """Samples points (count, 3) [mm] of a depth image within a cube; zeros if there are none.
 
     Args:
-        depth: (H, W) [mm], 0 or nan where nothing was seen.
+        depth: (H, W) [mm], 0 or nan where missing.
         intrinsics: (3, 3) [px].
         centre: (3,) [mm] of the cube.
         cube: its side [mm].
-        count: of points; some come twice where fewer are seen.
-        rng: draws them.
+        count: number of points; repeats some if fewer are visible.
+        rng: NumPy generator.
     """
     depth = np.asarray(depth)
     v, u = np.nonzero(np.isfinite(depth) & (depth > 0))
@@ -97,10 +97,10 @@ def points_in_cube(
 
 
 def check_depth(name: str, depth: Any) -> np.ndarray:
-    """A depth image or several, (..., H, W), as an array.
+    """One or more depth images (..., H, W) as an array.
 
     Raises:
-        ValueError: fewer than two axes, nothing seen in any pixel, negative depths, or metres.
+        ValueError: fewer than two axes, an image without depths, negative depths, or metres.
     """
     depth = np.asarray(depth)
     if depth.ndim < 2:
@@ -120,7 +120,7 @@ def check_depth(name: str, depth: Any) -> np.ndarray:
 
 
 def check_frames(frames: HandFrames, name: str = "frames") -> None:
-    """Raises ValueError unless the values can be learned from: shapes, units, finite joints."""
+    """Raises ValueError unless shapes, types and units are valid and joints are finite."""
     n, height, width = np.shape(check_depth(f"{name}.depth", frames.depth))
     want = {"joints": (n, len(JOINTS), 3), "intrinsics": (n, 3, 3), "subject": (n,)}
     if frames.color is not None:
@@ -141,14 +141,14 @@ def check_frames(frames: HandFrames, name: str = "frames") -> None:
 
 
 def read_predictions(path: str | os.PathLike[str], joints: int = len(JOINTS)) -> np.ndarray:
-    """Published predictions or labels: (u, v, depth) (N, J, 3) of a text file, a frame a line.
+    """Reads predictions or labels (u, v, depth) (N, J, 3) from a text file, one frame per line.
 
     Args:
-        path: of the file; 3 J numbers a line, with blanks between them and no header.
+        path: of the file; 3 J numbers per line, separated by blanks, without a header.
         joints: J.
 
     Raises:
-        ValueError: a line with another count, what is no number, or nan.
+        ValueError: another count in a line, a word that is not a number, or nan.
     """
     check_file(path)
     rows = []
@@ -174,7 +174,7 @@ def read_predictions(path: str | os.PathLike[str], joints: int = len(JOINTS)) ->
 
 
 def write_predictions(path: str | os.PathLike[str], pixels: Any) -> None:
-    """What `read_predictions` reads, of (N, J, 3), with three decimals."""
+    """Writes (N, J, 3) in the format of `read_predictions`, with three decimals."""
     pixels = np.asarray(pixels, float)
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or not np.isfinite(pixels).all():
         raise argument_error("pixels", "expected finite (N, J, 3)", pixels.shape)

@@ -1,4 +1,4 @@
-"""Human poses seen by several cameras: frames, their checks, and the arrays of a released model.
+"""Human poses in several cameras: frames, their checks, and the arrays of a released model.
 
 Layout of a released model (HDF5, float64; K components, joints last)::
 
@@ -6,7 +6,7 @@ Layout of a released model (HDF5, float64; K components, joints last)::
     avg_cameras.h5        cams (4, 3, 3)
     trained_model.h5      mean_pose, base_vectors, sigma_variance, joint_weights, cameras, ...
 
-Source: the files that come with the code of Toso, Campbell, Russell, NeurIPS 2019.
+Source: the files of the released code of Toso, Campbell, Russell, NeurIPS 2019.
 """
 
 import os
@@ -30,11 +30,11 @@ NUM_JOINTS = 17
 
 
 class PoseFrames(NamedTuple):
-    """N frames of people seen by V cameras; NumPy arrays.
+    """N frames of people in V cameras; NumPy arrays.
 
     Attributes:
         points: (N, V, 17, 2) detected joints, x right, y down [px].
-        visible: (N, V, 17) bool, which were detected.
+        visible: (N, V, 17) bool, mask of detections.
         joints: (N, 17, 3) true joints in the world, z up [mm].
         cameras: (S, V, 3, 3) rotations from the world to the cameras of each subject.
         subject: (N,) int, index into `subjects` and `cameras`.
@@ -53,7 +53,7 @@ class PoseFrames(NamedTuple):
     actions: tuple[str, ...]
 
     def take(self, index: Any) -> "PoseFrames":
-        """The frames of an index or mask (N,)."""
+        """The frames selected by indices or a mask (N,)."""
         return self._replace(
             points=self.points[index],
             visible=self.visible[index],
@@ -64,10 +64,10 @@ class PoseFrames(NamedTuple):
 
 
 def check_frames(frames: PoseFrames) -> None:
-    """Raises ValueError where values break the rules of `PoseFrames`.
+    """Raises ValueError unless the values meet the rules of `PoseFrames`.
 
-    Points that are not finite are allowed where they are not visible. True joints in another
-    order than `JOINTS` are found by the feet, which are below the head in most frames.
+    Points may be nan or inf if they are not visible. A wrong order or axis of the joints shows if
+    the head is below the feet in most frames.
     """
     num = len(frames.joints)
     num_views = frames.cameras.shape[1] if np.ndim(frames.cameras) == 4 else 0
@@ -107,14 +107,14 @@ def check_frames(frames: PoseFrames) -> None:
 
 
 def load_arrays(path: str | os.PathLike[str], shapes: dict[str, tuple]) -> dict[str, np.ndarray]:
-    """Arrays of an HDF5 file, by name, with their shapes and values checked.
+    """Reads arrays of an HDF5 file by name; checks their shapes and values.
 
     Args:
         path: of the file.
-        shapes: name -> shape, None for any size.
+        shapes: name -> shape; None is any size.
 
     Raises:
-        ValueError: no HDF5 file, a missing name, another shape, values that are not finite.
+        ValueError: not an HDF5 file, a missing name, another shape, nan or inf.
     """
     import h5py
 
@@ -146,7 +146,7 @@ def load_arrays(path: str | os.PathLike[str], shapes: dict[str, tuple]) -> dict[
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
-    """Writes an HDF5 file; it gets its name when it is complete.
+    """Writes an HDF5 file, renamed into place when complete.
 
     Args:
         path: of the file; an existing one is replaced.

@@ -1,7 +1,7 @@
 """Readers of prepared data sets: from a TFDS data source to the batches of this library.
 
-The data sets are prepared by the builders in `data_prep` as array_record files and are read
-here with random access, without TensorFlow.
+The builders in `data_prep` write array_record files; these are read here with random access,
+without TensorFlow.
 """
 
 import collections
@@ -40,15 +40,15 @@ _TRACKER_FEATURES = ("name", "trackers", "ground_truth", "boxes", "reported")
 def load_tracker_sequences(
     source: Any, *, split: str = "test", dtype: Any = np.float32
 ) -> TrackerSequences:
-    """All sequences of a prepared tracker-fusion data set, in the order they are stored in.
+    """All sequences of a prepared tracker-fusion data set, in stored order.
 
     Each example is one sequence of T frames and K trackers: `name`, `trackers` (K names),
     `ground_truth` (T, 4), `boxes` (T, K, 4), corners x1, y1, x2, y2 [px], and `reported` (T, K).
 
     Args:
-        source: a prepared TFDS builder, the folder it was prepared in (that of
-            `dataset_info.json`), or a data source or other sequence of such examples.
-        split: the split to read, where `source` is a builder or a folder.
+        source: a prepared TFDS builder, its folder (with `dataset_info.json`), or a data source or
+            other sequence of such examples.
+        split: the split to read, if `source` is a builder or a folder.
         dtype: of the boxes, float32 or float64.
 
     Returns:
@@ -81,18 +81,18 @@ def load_tracker_sequences(
 
 
 def load_pose_frames(source: Any, *, stride: int = 1) -> PoseFrames:
-    """Frames of a prepared human-pose data set, all splits, in the order they are stored in.
+    """Frames of all splits of a prepared human-pose data set, in stored order.
 
     Each example is one recording of T frames: `subject`, `action`, `points` (T, V, 17, 2) [px],
     `visible` (T, V, 17), `joints` (T, 17, 3) [mm], `cameras` (V, 3, 3) world to camera.
 
     Args:
         source: a prepared TFDS builder, its folder, or a sequence of such examples.
-        stride: every how many frames of a recording are kept, from its first.
+        stride: keeps every stride-th frame of a recording, from its first.
 
     Raises:
-        ValueError: no prepared data set, an example without a feature, or values that break a rule
-            of `check_frames`.
+        ValueError: no prepared data set, an example that lacks a feature, or values that break a
+            rule of `check_frames`.
     """
     if stride < 1:
         raise argument_error("stride", "expected 1 or more", stride)
@@ -129,22 +129,22 @@ def load_pose_frames(source: Any, *, stride: int = 1) -> PoseFrames:
 def load_stereo_pairs(
     source: Any, *, split: str = "test", shape: tuple[int, int] = (192, 256)
 ) -> StereoPairs:
-    """All pairs of a prepared two-view data set, at one size and in the unit of the baseline.
+    """All pairs of a prepared two-view data set, at one size and in units of the baseline.
 
-    Pairs whose views have two cameras (K that differ by more than a hundredth of a pixel) and those
-    without any depth are left out; a warning says how many.
+    Skips pairs from two cameras (K that differ by more than 0.01 px) and pairs without any depth; a
+    warning counts them.
 
     Each example has `target` and `source` (encoded images), `depth` (H, W), `intrinsics`
     (2, 3, 3) [px] of both and `motion` (4, 4), target to source.
 
     Args:
         source: a prepared TFDS builder, its folder, or a sequence of such examples.
-        split: the split to read, where `source` is a builder or a folder.
-        shape: (H, W) that images, depths and K are brought to.
+        split: the split to read, if `source` is a builder or a folder.
+        shape: (H, W) to which images, depths and K are resized.
 
     Raises:
-        ValueError: no prepared data set, an example without a feature, no pair that can be used, or
-            values against `check_pairs`.
+        ValueError: no prepared data set, an example that lacks a feature, no usable pair, or values
+            that break a rule of `check_pairs`.
     """
     source, parts, left_out = open_prepared(source, split), [], collections.Counter()
     for i in range(len(source)):
@@ -177,19 +177,19 @@ def load_stereo_pairs(
 def load_hand_frames(
     source: Any, *, split: str = "test", at_once: int = 256
 ) -> Iterator[HandFrames]:
-    """The frames of a prepared data set of hands, in parts: they are too many for the memory.
+    """Yields the frames of a prepared data set of hands in chunks, which fit in memory.
 
     Each example has `depth` (H, W) [mm], `color` (H, W, 3), `joints` (36, 3) [mm] in NYU's order,
-    of which the fourteen that are scored are taken, `intrinsics` (3, 3) and `subject`.
+    reduced to the fourteen scored joints, `intrinsics` (3, 3) and `subject`.
 
     Args:
         source: a prepared TFDS builder, its folder, or a sequence of such examples.
-        split: the split to read, where `source` is a builder or a folder.
-        at_once: frames of a part.
+        split: the split to read, if `source` is a builder or a folder.
+        at_once: frames per chunk.
 
     Raises:
-        ValueError: no prepared data set, an example without a feature, or values against
-            `jaxcv.data.hand.check_frames`.
+        ValueError: no prepared data set, an example that lacks a feature, or values that break a
+            rule of `jaxcv.data.hand.check_frames`.
     """
     source = open_prepared(source, split)
     for i in range(0, len(source), at_once):
@@ -205,19 +205,19 @@ def load_hand_frames(
 
 
 def load_factor_batches(source: Any, *, split: str = "train") -> FactorBatches:
-    """The batches of a prepared data set of images in whose batches one factor changes.
+    """The batches of a prepared data set; within each batch one factor varies.
 
     Each example has `images` (B, S, S) uint8, `kind` and `factors` (B, F): azimuth, elevation,
     light and identity of faces, or azimuth, elevation and identity of chairs, whose elevation
-    changes with the identity.
+    varies with the identity.
 
     Args:
         source: a prepared TFDS builder, its folder, or a sequence of such examples.
-        split: the split to read, where `source` is a builder or a folder.
+        split: the split to read, if `source` is a builder or a folder.
 
     Raises:
-        ValueError: no prepared data set, an example without a feature, or values against
-            `jaxcv.data.graphics.check_batches`.
+        ValueError: no prepared data set, an example that lacks a feature, or values that break a
+            rule of `jaxcv.data.graphics.check_batches`.
     """
     images, kind, factors, names, entries = _factor_examples(source, split)
     batches = FactorBatches(images, kind.astype(int), factors, names, entries)
@@ -226,7 +226,7 @@ def load_factor_batches(source: Any, *, split: str = "train") -> FactorBatches:
 
 
 def load_factor_images(source: Any, *, split: str = "factors") -> FactorImages:
-    """The images of a prepared data set whose factors all differ.
+    """The images of a prepared data set in which all factors vary.
 
     The arguments and errors are those of `load_factor_batches`.
     """
@@ -236,7 +236,7 @@ def load_factor_images(source: Any, *, split: str = "factors") -> FactorImages:
 
 
 def _factor_examples(source: Any, split: str) -> tuple[Any, Any, Any, tuple[str, ...], int]:
-    """Images, kinds and factors of all examples; names of the factors, how many have batches."""
+    """Images, kinds, factors and factor names of all examples, and `entries` of `FACTORS`."""
     columns = _columns(open_prepared(source, split), ("images", "kind", "factors"), "source")
     images, kind, factors = columns["images"], columns["kind"], columns["factors"]
     count = factors.shape[-1]
@@ -246,19 +246,19 @@ def _factor_examples(source: Any, split: str) -> tuple[Any, Any, Any, tuple[str,
 
 
 def load_pose_pairs(source: Any, *, split: str = "train") -> PosePairs:
-    """The pairs of a prepared data set of images with poses; images that pairs share are kept once.
+    """The pairs of a prepared data set of images with poses; shared images are stored once.
 
     Args:
         source: a prepared TFDS builder of `data_prep.posed_images`, or its folder.
         split: the split of pairs to read.
 
     Raises:
-        ValueError: no prepared data set, no such split, an example without a feature, or values
-            against `jaxcv.data.relative_pose.check_pose_pairs`.
+        ValueError: no prepared data set, no such split, an example that lacks a feature, or values
+            that break a rule of `jaxcv.data.relative_pose.check_pose_pairs`.
     """
     source = builder_of(source)
     if split not in source.info.splits:
-        hint = "With test_scenes every pair may be of the other split."
+        hint = "With test_scenes every pair may be in the other split."
         raise argument_error("split", f"expected one of {sorted(source.info.splits)}", split, hint)
     rows = _columns(
         open_prepared(source, split),

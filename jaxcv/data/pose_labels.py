@@ -1,8 +1,8 @@
-"""Whether labels of relative poses mean what this library takes them for.
+"""Checks the convention of relative-pose labels against feature matches.
 
-Data sets differ in what R and t are: from the first camera to the second or back, y down or up, t
-with either sign. Matches of features tell, without a trained model. (Whether rotations agree among
-themselves: `jaxcv.metrics.motion.cycle_errors`.)
+Data sets differ in R and t: from the first camera to the second or back, y down or up, t with
+either sign. Feature matches decide, without a trained model. (For the consistency of the rotations
+see `jaxcv.metrics.motion.cycle_errors`.)
 """
 
 from typing import Any
@@ -19,13 +19,13 @@ __all__ = ["CONVENTIONS", "agreement", "check_labels", "relabelled"]
 
 CONVENTIONS = ("as given", "t negated", "second to first", "y up", "second to first, y up")
 _FLIP = np.diag([1.0, -1.0, -1.0])
-_FEWEST = 12  # matches of a pair that counts
+_FEWEST = 12  # matches of a usable pair
 _NEAR = 3.0  # [px]
-_BETTER = 0.2  # by which another convention's share is to be greater
+_BETTER = 0.2  # margin by which another convention must fit better
 
 
 def relabelled(rotation: Any, direction: Any, convention: str) -> tuple[np.ndarray, np.ndarray]:
-    """The labels (N, 3, 3) and (N, 3) as they should be if they are given in a convention."""
+    """Converts labels (N, 3, 3) and (N, 3) from `convention` to x2 = R x1 + t, y down."""
     r, t = np.asarray(rotation, float), np.asarray(direction, float)
     if convention.endswith("y up"):
         r, t = _FLIP @ r @ _FLIP, t @ _FLIP
@@ -47,9 +47,9 @@ def _shares(points1, points2, valid, focal, rotation, direction):
 
 
 def agreement(matches: Any, rotation: Any, direction: Any) -> dict[str, float]:
-    """Convention -> the median share of a pair's matches that agree with its labels so read.
+    """Convention -> median over pairs of the fraction of matches that agree with the labels.
 
-    A match agrees within 3 px of its epipolar line, before both cameras.
+    A match agrees within 3 px of its epipolar line and in front of both cameras.
 
     Args:
         matches: points1 (N, M, 2) and points2, normalised, valid (N, M) and focal (N,) [px].
@@ -57,7 +57,7 @@ def agreement(matches: Any, rotation: Any, direction: Any) -> dict[str, float]:
         direction: (N, 3).
 
     Returns:
-        Of the pairs with twelve matches or more; empty where there is none.
+        Fractions over the pairs with twelve matches or more; empty if there are none.
     """
     rows = np.asarray(matches.valid).sum(axis=1) >= _FEWEST
     if not rows.any():
@@ -77,10 +77,10 @@ def agreement(matches: Any, rotation: Any, direction: Any) -> dict[str, float]:
 
 
 def check_labels(matches: Any, rotation: Any, direction: Any, name: str = "labels") -> None:
-    """Raises ValueError where another convention fits the matches better by .2 of them.
+    """Raises ValueError if another convention fits 20% more of the matches.
 
     Args:
-        matches: as of `agreement`.
+        matches: as for `agreement`.
         rotation: (N, 3, 3).
         direction: (N, 3).
         name: of the labels.
@@ -91,6 +91,6 @@ def check_labels(matches: Any, rotation: Any, direction: Any, name: str = "label
     best = max(shares, key=lambda convention: shares[convention])
     if shares[best] > shares["as given"] + _BETTER:
         got = f"{shares['as given']:.0%} of the matches agree, {shares[best]:.0%} if {best!r}"
-        hint = f"jaxcv.data.pose_labels.relabelled(.., {best!r}) turns them."
+        hint = f"jaxcv.data.pose_labels.relabelled(.., {best!r}) converts them."
         expected = "expected x2 = R x1 + t with x right, y down, z forward"
         raise argument_error(name, expected, got, hint)

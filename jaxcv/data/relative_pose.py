@@ -2,7 +2,7 @@
 
     x2 = R x1 + t,  |t| = 1;  x right, y down, z forward; pixel centres at whole numbers
 
-which is what OpenCV's recoverPose returns.
+This is the convention of OpenCV's recoverPose.
 """
 
 from typing import Any, NamedTuple
@@ -16,10 +16,9 @@ __all__ = ["Gathered", "PosePairs", "check_pose_pairs", "inverse_pose", "swapped
 
 
 class Gathered:
-    """Rows of an array, taken when they are asked for: the images of pairs that share views.
+    """A lazily indexed array: the images of pairs that share views.
 
-    Behaves as `array[rows]` does where it is indexed or made an array, and needs no memory of its
-    own.
+    Behaves like `array[rows]` when indexed or converted to an array, but stores only the indices.
     """
 
     def __init__(self, array: np.ndarray, rows: Any):
@@ -32,7 +31,7 @@ class Gathered:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the array."""
+        """As the array's."""
         return self.array.dtype
 
     def __len__(self) -> int:
@@ -45,12 +44,12 @@ class Gathered:
         return np.asarray(self[:], dtype)
 
     def take(self, rows: Any) -> "Gathered":
-        """The same of some of the rows."""
+        """A lazy subset of the rows."""
         return Gathered(self.array, self.rows[rows])
 
 
 class PosePairs(NamedTuple):
-    """N pairs.
+    """N pairs of images.
 
     Attributes:
         first: (N, H, W, 3) in 8 bits (uint8); an array, or `Gathered`.
@@ -60,7 +59,7 @@ class PosePairs(NamedTuple):
         rotation: (N, 3, 3).
         direction: (N, 3), of length 1.
         textured: (N,) bool: whether surfaces have texture.
-        overlap: (N,) the share of the first image's pixels that the second sees; nan if unknown.
+        overlap: (N,) fraction of the first image's pixels visible in the second; nan if unknown.
     """
 
     first: Any
@@ -73,7 +72,7 @@ class PosePairs(NamedTuple):
     overlap: Any
 
     def take(self, rows: Any) -> "PosePairs":
-        """Some of the pairs."""
+        """A subset of the pairs."""
         some = (leaf.take(rows) if isinstance(leaf, Gathered) else leaf[rows] for leaf in self)
         return PosePairs(*some)
 
@@ -85,7 +84,7 @@ def inverse_pose(rotation: Any, direction: Any) -> tuple[np.ndarray, np.ndarray]
 
 
 def swapped(pairs: PosePairs) -> PosePairs:
-    """The pairs in the other order; the overlap is not known."""
+    """The pairs with their images swapped; the overlap becomes nan."""
     turned, moved = inverse_pose(pairs.rotation, pairs.direction)
     return pairs._replace(
         first=pairs.second, second=pairs.first,
@@ -95,7 +94,7 @@ def swapped(pairs: PosePairs) -> PosePairs:
 
 
 def check_pose_pairs(pairs: PosePairs, name: str = "pairs") -> None:
-    """Raises ValueError unless the values can be learned from.
+    """Raises ValueError unless the pairs are valid training data.
 
     Shapes fit, images have 8 bits, K is upper triangular, rotations have determinant 1, directions
     length 1.
@@ -125,6 +124,6 @@ def check_pose_pairs(pairs: PosePairs, name: str = "pairs") -> None:
         raise argument_error(f"{name}.rotation[{bad[0]}]", expected, r[bad[0]].tolist())
     bad = np.flatnonzero(~(np.abs(np.linalg.norm(t, axis=1) - 1) < 1e-3))
     if bad.size:
-        hint = "Divide translations by their length; leave out pairs that only turn."
+        hint = "Divide translations by their length; leave out pure rotations."
         expected = "expected directions of length 1"
         raise argument_error(f"{name}.direction[{bad[0]}]", expected, t[bad[0]].tolist(), hint)

@@ -1,12 +1,12 @@
-"""Hands of a skinned mesh in a glTF file, ray-cast to depth and shaded colour.
+"""Renders depth and shaded colour of a skinned hand mesh from a glTF file.
 
-Any right hand with one skin whose joints have WebXR's 25 names will do (that of the npm package
-@webxr-input-profiles/assets, MIT, is one). With G the joints' transforms from rest and c_i the
-place of a joint at rest, linear blend skinning moves a vertex to
+Any right hand works that has one skin with WebXR's 25 joint names, e.g. that of the npm package
+@webxr-input-profiles/assets (MIT). With rotations R_i of the joints, whose rest positions are c_i,
+linear blend skinning moves a vertex v to
 
     v' = sum_i w_i G_i v,     G_i = G_parent(i) T(c_i) R_i T(-c_i).
 
-The surface is not that of `jaxcv.geometry.hand`: what is learned there meets another hand here.
+The surface differs from that of `jaxcv.geometry.hand`, so it tests models trained on the latter.
 
 Source: the glTF 2.0 specification, section 3.7.3; WebXR Hand Input, W3C.
 """
@@ -38,7 +38,7 @@ _PARENTS = [-1] + [
     0 if name.endswith("metacarpal") else i for i, name in enumerate(WEBXR_JOINTS[1:])
 ]
 _MM = 1000.0
-_WRIST_HALF = 15.0  # [mm] from the wrist to its sides
+_WRIST_HALF = 15.0  # [mm] from the wrist's centre to its sides
 
 
 def _about(axis: np.ndarray, angle: float) -> np.ndarray:
@@ -48,7 +48,7 @@ def _about(axis: np.ndarray, angle: float) -> np.ndarray:
 
 
 def _frame(hand: SkinnedHand) -> np.ndarray:
-    """Rows: to the thumb's side, to the fingers, out of the palm."""
+    """Orthonormal rows: to the thumb's side, to the fingers, out of the palm."""
     at = lambda name: hand.joints[_PLACE[name]]
     to_index = at("index-finger-phalanx-proximal") - at("wrist")
     to_pinky = at("pinky-finger-phalanx-proximal") - at("wrist")
@@ -61,7 +61,7 @@ def _frame(hand: SkinnedHand) -> np.ndarray:
 
 
 def posed_hand(hand: SkinnedHand, turns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices and joints (25, 3) [mm] after turns R (3, 3) of some joints, by name."""
+    """Vertices and joints (25, 3) [mm] after rotating the named joints by `turns`, (3, 3) each."""
     transforms = np.zeros((len(WEBXR_JOINTS), 4, 4))
     for i, name in enumerate(WEBXR_JOINTS):
         own = np.eye(4)
@@ -77,7 +77,7 @@ def posed_hand(hand: SkinnedHand, turns: dict[str, np.ndarray]) -> tuple[np.ndar
 def _random_turns(
     rng: np.random.Generator, hand: SkinnedHand, out: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Fingers that bend together with a spread of their own; `out` (3,) points out of the palm."""
+    """Random rotations that curl and spread each finger; `out` (3,) points out of the palm."""
     turns = {}
     at = lambda name: hand.joints[_PLACE[name]]
     for finger in WEBXR_FINGERS:
@@ -99,7 +99,7 @@ def _random_turns(
 
 
 def _scored(joints: np.ndarray) -> np.ndarray:
-    """The fourteen joints of `jaxcv.data.hand.JOINTS` (14, 3) of those of WebXR (25, 3)."""
+    """The joints (14, 3) of `jaxcv.data.hand.JOINTS`, from those of WebXR (25, 3)."""
     at = lambda name: joints[_PLACE[name]]
     fingers = [
         at(f"{finger}-{part}")
@@ -138,7 +138,7 @@ def render_mesh(
 
 @functools.partial(jax.jit, static_argnames="size")
 def _placed(key, points, scored, scale, frame, size):
-    """Vertices, joints and K of a hand that is turned to the camera."""
+    """Vertices, joints, K and pixel rays of the hand in a random view."""
     view_key, window_key = jax.random.split(key)
     rotation, place = draw_hand_view(view_key)
     move = lambda x: scale * (x - scored[-1]) @ (rotation @ frame).T + place
@@ -162,15 +162,15 @@ def skinned_hands(
     subjects: int = 8,
     size: tuple[int, int] = (112, 112),
 ) -> HandFrames:
-    """Frames of hands of several sizes, as `jaxcv.data.synthetic.hand.generate_hands` makes them.
+    """Frames of a hand at several sizes, in the form of `jaxcv.data.synthetic.hand.generate_hands`.
 
-    Sizes vary by 8%. The skin has one colour all over.
+    The standard deviation of the sizes is 8%. The skin has a single colour.
 
     Args:
-        hand: of `read_skinned_hand`.
+        hand: the result of `read_skinned_hand`.
         key: PRNG key.
-        count: frames.
-        subjects: sizes.
+        count: number of frames.
+        subjects: number of sizes.
         size: (H, W) of the windows.
     """
     if not 1 <= subjects <= count:

@@ -2,8 +2,8 @@
 
     x_source = R x_target + t,   z = 1 / depth
 
-Depths and translations of a pair share a unit: that of its baseline, |t| = 1, as the depths of
-DeMoN's benchmark (`unit_baseline`), or metres.
+Depths and translations of a pair share a unit: either its baseline, |t| = 1, as in DeMoN's
+benchmark (`unit_baseline`), or metres.
 """
 
 import os
@@ -32,8 +32,8 @@ class StereoPairs(NamedTuple):
     """N pairs of images.
 
     Attributes:
-        target: (N, H, W, 3) float32 in [0, 1], the image that has the depths.
-        source: (N, H, W, 3), the other one.
+        target: (N, H, W, 3) float32 in [0, 1], the image whose depths are given.
+        source: (N, H, W, 3), the other image.
         intrinsics: (N, 3, 3) of both [px].
         motion: (N, 4, 4), target to source.
         depth: (N, H, W), along z in the unit of the translation; nan where unknown.
@@ -46,15 +46,15 @@ class StereoPairs(NamedTuple):
     depth: Any
 
     def take(self, index: Any) -> "StereoPairs":
-        """The pairs of an index or a mask."""
+        """Selects pairs by an index or a mask."""
         return StereoPairs(*(leaf[index] for leaf in self))
 
 
 def check_pairs(pairs: StereoPairs, name: str = "pairs") -> None:
-    """Raises ValueError unless the values can be learned from.
+    """Raises ValueError unless the pairs are valid for training.
 
-    Shapes fit; images are finite; K is upper triangular; motions are rigid and move; depths are nan
-    or positive, and every pair has some.
+    Shapes must agree, images be finite, K upper triangular, motions rigid with a non-zero
+    translation, and depths nan or positive, with at least one depth per pair.
     """
     shape = np.shape(pairs.target)
     n = shape[0] if len(shape) == 4 else 0
@@ -79,13 +79,13 @@ def check_pairs(pairs: StereoPairs, name: str = "pairs") -> None:
         raise argument_error(f"{name}.motion[{bad[0]}]", expected, pairs.motion[bad[0]].tolist())
     still = np.flatnonzero(np.linalg.norm(t, axis=1) < 1e-6)
     if still.size:
-        hint = "Leave out pairs that only turn."
+        hint = "Leave out pairs that only rotate."
         expected = "expected cameras that move: without a baseline depth cannot be observed"
         raise argument_error(f"{name}.motion[{still[0]}]", expected, "a translation of zero", hint)
     known = np.isfinite(pairs.depth)
     wrong = known & ~(np.where(known, pairs.depth, 1) > 0)
     if wrong.any() or np.isinf(pairs.depth).any():
-        hint = "Say nan where the depth is not known."
+        hint = "Use nan where the depth is unknown."
         raise argument_error(f"{name}.depth", "expected nan or positive depths", "others", hint)
     empty = np.flatnonzero(~known.any(axis=(1, 2)))
     if empty.size:
@@ -93,7 +93,7 @@ def check_pairs(pairs: StereoPairs, name: str = "pairs") -> None:
 
 
 def unit_baseline(pairs: StereoPairs) -> StereoPairs:
-    """The same pairs with |t| = 1, and depths in baselines."""
+    """The same pairs with |t| = 1, and depths in units of the baseline."""
     length = np.linalg.norm(pairs.motion[:, :3, 3], axis=1)
     motion = pairs.motion.copy()
     motion[:, :3, 3] /= length[:, None]
@@ -101,9 +101,9 @@ def unit_baseline(pairs: StereoPairs) -> StereoPairs:
 
 
 def y_down(pairs: StereoPairs) -> StereoPairs:
-    """The same pairs in frames whose y goes down, as do the rows: fy > 0.
+    """The same pairs in camera frames with y down, so that fy > 0.
 
-    Renderers have y go up and a negative fy. With F = diag(1, -1, 1): K F and F R F, F t.
+    Renderers use y up and a negative fy. With F = diag(1, -1, 1), K, R, t become K F, F R F, F t.
     """
     up = np.asarray(pairs.intrinsics)[:, 1, 1] < 0
     flip = np.where(up, -1.0, 1.0).astype(np.asarray(pairs.motion).dtype)
@@ -125,10 +125,10 @@ def read_pair(
         intrinsics: (3, 3) [px] of both.
         motion: (4, 4), target to source, in metres.
         depth: path of a 16-bit PNG of the target's size, 0 where unknown; None: no depth known.
-        depth_unit: metres that one step of it means, e.g. 0.001.
+        depth_unit: metres per step of the depth image, e.g. 0.001.
 
     Raises:
-        ValueError: a file that cannot be read, sizes that differ, or values against `check_pairs`.
+        ValueError: an unreadable file, sizes that differ, or values that `check_pairs` refuses.
     """
     images = [read_rgb(path).astype(np.float32) / 255 for path in (target, source)]
     if images[0].shape != images[1].shape:
@@ -157,17 +157,17 @@ def read_pair(
 
 
 def read_folder(folder: str | os.PathLike[str], shape: tuple[int, int]) -> StereoPairs:
-    """All pairs of a folder of `jaxcv.io.stereo_folder` at one size, with their K.
+    """Reads all pairs of a folder of `jaxcv.io.stereo_folder`, resized together with their K.
 
-    Depths and translations are in metres. A pair without depth and poses has the depth nan and the
+    Depths and translations are in metres. A pair without depth and poses gets nan depths and the
     identity as its motion.
 
     Args:
-        folder: with cameras.json.
-        shape: (H, W) that the images are brought to.
+        folder: the folder with cameras.json.
+        shape: (H, W) that the images are resized to.
 
     Raises:
-        ValueError: naming the file and the rule.
+        ValueError: a malformed file; the error names it and the rule.
     """
     parts = []
     for one in read_stereo_folder(folder):
@@ -180,7 +180,7 @@ def read_folder(folder: str | os.PathLike[str], shape: tuple[int, int]) -> Stere
 
 
 def resize_pair(pairs: StereoPairs, shape: tuple[int, int]) -> StereoPairs:
-    """The same pairs at another size, with their K: images by areas, depths by nearest pixels.
+    """The same pairs at another size, with their K: images by area means, depths by nearest pixels.
 
     Args:
         pairs: N pairs.
@@ -212,9 +212,9 @@ def resize_pair(pairs: StereoPairs, shape: tuple[int, int]) -> StereoPairs:
 
 
 def decode_image(name: str, encoded: bytes) -> np.ndarray:
-    """(H, W, 3) float32 in [0, 1] of the bytes of an image file.
+    """Decodes the bytes of an image file to (H, W, 3) float32 in [0, 1].
 
     Raises:
-        ValueError: bytes that are no such image; `name` says whose.
+        ValueError: the bytes are no readable image; the error begins with `name`.
     """
     return read_rgb(encoded, name).astype(np.float32) / 255

@@ -1,9 +1,9 @@
 """Tracker fusion: the boxes that several trackers report in the frames of several sequences.
 
 `TrackerSequences` holds whole sequences, padded to the longest. `flatten_frames` turns them into
-`TrackerFrames`: one row for each frame that is scored, with what a causal fusion may know there.
-Everything in a row comes from that frame, from earlier frames, or from the first frame's true
-box, with which every tracker was started; neither later frames nor the sequence's length enter.
+`TrackerFrames`: one row per scored frame, with the inputs of a causal fusion. Each row depends on
+its frame, on earlier frames, and on the first frame's true box, which started every tracker. Later
+frames and the sequence's length have no effect.
 """
 
 from typing import Any, NamedTuple
@@ -22,19 +22,19 @@ __all__ = [
 
 
 class TrackerSequences(NamedTuple):
-    """S sequences of up to T frames, seen by K trackers; NumPy arrays, corners in pixels.
+    """S sequences of up to T frames with K trackers; NumPy arrays, corners in pixels.
 
     Attributes:
         names: S sequence names.
         trackers: K tracker names; the K axes below follow this order.
         ground_truth: (S, T, 4) true boxes x1, y1, x2, y2 [px]. In frames after the first, a
-            degenerate box or NaN says that the object is absent.
+            degenerate box or NaN marks an absent object.
         boxes: (S, T, K, 4) reported boxes x1, y1, x2, y2 [px]; zero where not reported.
         valid: (S, T) bool, the real frames; False is padding, where all arrays are zero.
-        reported: (S, T, K) bool, the tracker gave a box in this frame. The first frame, in
-            which trackers are started from the true box, normally counts as not reported.
-        lengths: (S,) int, number of real frames. For bookkeeping: the length of a sequence is
-            not known while it runs, so no method may use it.
+        reported: (S, T, K) bool, the tracker gave a box in this frame. The first frame, where
+            trackers start from the true box, normally counts as not reported.
+        lengths: (S,) int, number of real frames. For bookkeeping only: no method may use it,
+            since a tracker does not know it in advance.
     """
 
     names: tuple[str, ...]
@@ -50,12 +50,12 @@ class TrackerFrames(NamedTuple):
     """F scored frames of K trackers; a pytree of arrays, corners x1, y1, x2, y2 in pixels.
 
     Attributes:
-        ground_truth: (F, 4) true boxes [px], the target: never an input.
+        ground_truth: (F, 4) true boxes [px]: the target, never an input.
         boxes: (F, K, 4) the boxes of this frame [px]; zero where not reported.
-        reported: (F, K) bool, at least one True in a row.
-        initial: (F, 4) the box all trackers were started with, the truth of frame 1 [px].
-        previous: (F, K, 4) the box each tracker reported last before this frame [px], `initial`
-            if there is none. It is the box of the frame before wherever that was reported.
+        reported: (F, K) bool, at least one True per row.
+        initial: (F, 4) the box that started all trackers, the truth of frame 1 [px].
+        previous: (F, K, 4) the last box that each tracker reported before this frame [px], or
+            `initial` if there is none.
         sequence: (F,) int, index into `TrackerSequences.names`.
         frame: (F,) int, frames since the start: 1 for a sequence's second frame.
     """
@@ -78,7 +78,7 @@ def pad_sequences(
     *,
     dtype: Any = np.float32,
 ) -> TrackerSequences:
-    """Sequences of different lengths, padded with zeros to the longest, and checked.
+    """Pads sequences of different lengths with zeros to the longest, and checks them.
 
     Args:
         names: S sequence names.
@@ -89,7 +89,7 @@ def pad_sequences(
         dtype: of the boxes, float32 or float64.
 
     Raises:
-        ValueError: as `check_sequences`; or shapes disagree within a sequence.
+        ValueError: as for `check_sequences`; or shapes disagree within a sequence.
     """
     names, trackers = tuple(names), tuple(trackers)
     if not (len(names) == len(ground_truth) == len(boxes) == len(reported) > 0):
@@ -120,13 +120,12 @@ def pad_sequences(
 def flatten_frames(sequences: TrackerSequences) -> TrackerFrames:
     """The scored frames of all sequences, in order of sequence and frame, as one batch.
 
-    Scored is every real frame but the first (trackers are started from its truth) in which the
-    object is present (its true box is finite and not degenerate) and some tracker reported a
-    box (else there is nothing to fuse). Later frames never change an earlier frame's row,
-    except that their own rows come and go.
+    Scored are all real frames but the first (trackers start from its truth) in which the object
+    is present (its true box is finite and not degenerate) and at least one tracker reported a
+    box. A row does not depend on later frames.
 
     Args:
-        sequences: S sequences; they are not checked here, see `check_sequences`.
+        sequences: S sequences, not checked here; see `check_sequences`.
 
     Returns:
         The F scored frames; NumPy arrays in the dtype of `sequences`, indices in int32.
@@ -136,7 +135,7 @@ def flatten_frames(sequences: TrackerSequences) -> TrackerFrames:
     scored[:, :1] = False
     s, t = np.nonzero(scored)
 
-    # The frame of the last report up to t, 0 for none; the first frame is the true box anyway.
+    # Frame of the last report before t, 0 if none; frame 0 stands for the true box.
     frame = np.arange(truth.shape[1])[None, :, None]
     last = np.maximum.accumulate(np.where(reported, frame, 0), axis=1)[s, t - 1]  # (F, K)
     initial = truth[s, 0]  # (F, 4)
@@ -159,9 +158,9 @@ def check_sequences(sequences: TrackerSequences) -> None:
     """Raises ValueError, naming sequence, tracker and frame, unless `sequences` is well formed.
 
     The rules: one or more sequences and trackers with distinct names; shapes and dtypes as in
-    `TrackerSequences`; two or more frames a sequence, the rest zero padding; in the first frame
+    `TrackerSequences`; two or more frames per sequence, the rest zero padding; in the first frame
     a finite true box with positive sides (later ones may be absent); and reported boxes that are
-    finite with positive sides. Frames are counted from 1 in messages, as the lines of a file.
+    finite with positive sides. Messages count frames from 1, like the lines of a file.
     """
     names, trackers, truth, boxes, valid, reported, lengths = sequences
     for what, labels in (("names", names), ("trackers", trackers)):
@@ -216,7 +215,7 @@ def check_sequences(sequences: TrackerSequences) -> None:
 
 
 def _is_box(corners: np.ndarray) -> np.ndarray:
-    """Whether boxes (..., 4) are finite with positive sides."""
+    """Mask (...) of boxes (..., 4) that are finite with positive sides."""
     with np.errstate(invalid="ignore"):
         positive = np.all(corners[..., 2:] > corners[..., :2], axis=-1)
     return np.asarray(np.isfinite(corners).all(-1) & positive)

@@ -9,8 +9,8 @@
 | sinc        | sin(u) / u, u = a t + b   | [1, 5], [-2, 2]       | -3, 3  |
 | gaussian    | density of N(a, b^2) at t | [-1, 1], [.3, 1]      | -3, 3  |
 
-Source: Clark et al., "LS-Net", ECCV 2018, section 7.1, eq. 14 (whose x is t here). The paper does
-not give the ranges.
+Source: Clark et al., "LS-Net", ECCV 2018, section 7.1, eq. 14 (its x is t here). The paper gives
+no ranges.
 """
 
 import math
@@ -30,10 +30,10 @@ class CurveFamily(NamedTuple):
 
     Attributes:
         value: (x (2,), t (N,)) -> (N,).
-        lower: of a and b where problems are drawn.
-        upper: the same.
-        domain_lower: where solvers may go.
-        domain_upper: the same.
+        lower: smallest a and b of the problems that are drawn.
+        upper: largest a and b of these.
+        domain_lower: smallest a and b that a solver may try.
+        domain_upper: largest a and b that a solver may try.
         interval: first and last t.
     """
 
@@ -46,13 +46,13 @@ class CurveFamily(NamedTuple):
 
 
 class CurveTerms(NamedTuple):
-    """What a solver sees at x.
+    """Energy, residual and Gauss-Newton terms at x.
 
     Attributes:
         energy: ().
         residual: (N,), f - y.
         jacobian: (2, N), row k is df/dx_k.
-        hessian: (2, 2), of the inner products of these rows.
+        hessian: (2, 2), Gauss-Newton's: the inner products of these rows.
         gradient: (2,), dE/dx.
     """
 
@@ -93,7 +93,7 @@ FAMILIES = {
 
 
 def curve_family(name: str) -> CurveFamily:
-    """The family of that name.
+    """The family of curves with this name.
 
     Raises:
         ValueError: no such family.

@@ -1,14 +1,14 @@
-"""The relative pose of two cameras: matches that should meet, and a prior pose.
+"""The energy of a relative pose of two cameras: point matches and a prior pose.
 
-Of R in SO(3) and a unit vector t, with r_n the Sampson distance of match n (normalised points) and
+For R in SO(3) and a unit vector t, with r_n the Sampson distance of match n (normalised points) and
 rho Welsch's kernel,
 
     E = sum_n w_n rho(r_n^2) / (2 s^2) + 1/2 p_R |R - R_0|^2 / 2 + 1/2 p_t |t - t_0|^2.
 
-Matches count in units of their noise s, so that E is a negative log likelihood; |R - R_0|^2 / 2 is
-the squared angle between the rotations to second order, |t - t_0|^2 that of the directions,
-so that precisions p are 1 / angle^2. What a network says comes in as the prior, its precisions
-and the matches' confidences: all are learned through the minimiser.
+Distances are in units of their noise s, so E is a negative log likelihood. To second order
+|R - R_0|^2 / 2 is the squared angle between the rotations and |t - t_0|^2 that between the
+directions, so precisions p are 1 / angle^2. A network gives the prior, its precisions and the
+matches' confidences; all are learned through the minimiser.
 
 Source: the future work of Melekhov et al. 2017; Sampson 1982; Welsch's kernel in
 `jaxcv.least_squares.kernels`.
@@ -26,7 +26,7 @@ __all__ = ["EpipolarParameters", "epipolar_energy", "squared_distances"]
 
 
 class EpipolarParameters(NamedTuple):
-    """What the energy is given for one pair.
+    """Parameters of the energy of one pair.
 
     Attributes:
         rotation: (3, 3) R_0.
@@ -34,7 +34,7 @@ class EpipolarParameters(NamedTuple):
         log_precision: (2,) log of p_R and p_t [1/rad^2].
         log_confidence: (N,) log of w_n.
         log_noise: () log of s, in normalised units.
-        log_width: () log of the kernel's scale over s: beyond it a match is an outlier.
+        log_width: () log of the kernel's scale over s; matches beyond it are outliers.
     """
 
     rotation: Any
@@ -59,7 +59,7 @@ def epipolar_energy(
         theta: prior, precisions, confidences and scales.
         points1: (N, 2), normalised by the intrinsics.
         points2: (N, 2).
-        valid: (N,) which of them are matches; the others are padding.
+        valid: (N,) bool, False for padding.
 
     Returns:
         ().
@@ -75,6 +75,6 @@ def epipolar_energy(
 def squared_distances(
     y: dict[str, jax.Array], theta: EpipolarParameters, points1: jax.Array, points2: jax.Array
 ) -> jax.Array:
-    """r_n^2 / s^2 (N,): the squared Sampson distances to a pose in units of the noise."""
+    """r_n^2 / s^2 (N,): squared Sampson distances of the matches, in units of the noise."""
     essential = essential_matrix(y["rotation"], y["direction"])
     return sampson_distance(essential, points1, points2) ** 2 * jnp.exp(-2 * theta.log_noise)

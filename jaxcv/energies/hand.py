@@ -1,17 +1,16 @@
-"""The energy of a hand before a depth camera: a kinematic hand between a network and the points.
+"""The energy of a kinematic hand, given a network's joints and the points of a depth image.
 
     E(y) = 1/2 sum_j c_j |x_j(y) - x^_j|^2 / s_j^2  +  1/2 sum_p rho(d(p; y)^2 / s_p^2)
          + 1/2 |angles beyond their limits|^2 / s_l^2 + 1/2 |angles - middle|^2 / s_a^2
          + 1/2 |sizes|^2 / s_z^2
 
-x_j are the joints of the hand y, x^_j and c_j a network's prediction and its confidence, d(p; y)
-the distance of a seen point to the surface of round cones: of the nearest or, so that the energy is
-smooth, of the one that the point is assigned to. Sizes are unknown, too: nothing about a
-person is given, only how much people differ. What a network is to learn goes through x^ and c; the
-start has no gradient.
+x_j are the joints of the hand y, x^_j and c_j a network's prediction and its confidence. d(p; y) is
+the distance of a depth point to a round cone: the nearest or, to keep the energy smooth, the cone
+that the point is assigned to. Sizes are unknowns as well, with a prior on how people differ.
+A network learns through x^ and c; the initial hand has no gradient.
 
 Sources: Tkach et al., SIGGRAPH Asia 2016, for the surface; Tompson et al., SIGGRAPH 2014, for a
-network before a kinematic hand.
+kinematic hand fitted to a network's output.
 """
 
 from typing import Any, NamedTuple
@@ -34,18 +33,18 @@ __all__ = [
     "HandScales", "hand_of", "hand_residuals", "hand_start", "nearest_cones", "shape_of_sizes",
 ]  # fmt: skip
 
-SIZES = 8  # logarithms: palm's breadth and length, the five fingers, flesh
+SIZES = 8  # log factors: the palm's breadth and length, the five fingers, all radii
 
 
 class HandScales(NamedTuple):
-    """How far each part of the energy lets go: standard deviations.
+    """Standard deviation of each residual of the energy.
 
     Attributes:
-        joints: of a prediction with confidence 1 [mm].
-        points: of a seen point from the surface [mm].
-        limits: of angles beyond their limits [rad].
-        angles: of angles about the middle of their range, in half ranges.
-        sizes: of the logarithms of sizes among people.
+        joints: predicted joints of confidence 1 [mm].
+        points: distance of a depth point from the surface [mm].
+        limits: excess of angles beyond their limits [rad].
+        angles: angles about the middle of their range, in half ranges.
+        sizes: logarithms of sizes among people.
     """
 
     joints: Any = 10.0
@@ -56,7 +55,7 @@ class HandScales(NamedTuple):
 
 
 def shape_of_sizes(sizes: jax.Array) -> HandShape:
-    """The hand of logarithms (8,): palm's breadth and length, the five fingers, flesh."""
+    """Shape from log factors (8,): the palm's breadth and length, the five fingers, all radii."""
     mean = mean_shape()
     factors = jnp.exp(sizes)
     lengths = factors[2:7, None] * mean.lengths.astype(sizes.dtype)
@@ -64,7 +63,7 @@ def shape_of_sizes(sizes: jax.Array) -> HandShape:
 
 
 def hand_of(y: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Points (28, 3) [mm] and radii (28,) of the unknowns.
+    """Points (28, 3) [mm] and radii (28,) [mm] of the hand y.
 
     Args:
         y: `rotation` (3, 3), `translation` (3,) [mm / 100], `angles` (5, 4) [rad], `sizes` (8,).
@@ -75,7 +74,7 @@ def hand_of(y: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
 
 
 def nearest_cones(y: dict[str, jax.Array], seen: jax.Array) -> jax.Array:
-    """Which cone of the hand each seen point (P, 3) is nearest to (P,); without a gradient."""
+    """Index (P,) of the cone nearest to each depth point (P, 3); without a gradient."""
     cones = jax.lax.stop_gradient(hand_cones(*hand_of(y)))
     return jax.vmap(lambda p: jnp.argmin(distances(p, cones)))(jax.lax.stop_gradient(seen))
 
@@ -93,8 +92,8 @@ def hand_residuals(
         y: unknowns, as in `hand_of`; minimise with `retract=Product(rotation=SO3())`.
         theta: `joints` (14, 3) [mm] and `log_confidence` (14,) of a network, `scales` HandScales.
         seen: (P, 3) points of the depth image [mm].
-        valid: (P,) 1, or 0 where there is no point.
-        nearest: (P,) the cone that each point is assigned to; None: the nearest of `y`.
+        valid: (P,) 1, or 0 for padding.
+        nearest: (P,) index of the cone assigned to each point; None: the nearest cone of `y`.
     """
     scales = theta["scales"]
     points, radii = hand_of(y)
@@ -116,9 +115,9 @@ def hand_residuals(
 
 
 def hand_start(joints: jax.Array) -> dict[str, jax.Array]:
-    """Unknowns near predicted joints (14, 3) [mm]: a mean hand, half bent, laid upon them.
+    """Initial unknowns from predicted joints (14, 3) [mm]: a mean hand at mid-range angles.
 
-    Rotation and translation are those of least squares (Umeyama, PAMI 1991).
+    Rotation and translation align it to the joints by least squares (Umeyama, PAMI 1991).
     """
     dtype = joints.dtype
     angles = jnp.asarray(LIMITS.mean(axis=-1), dtype)

@@ -1,19 +1,19 @@
-"""Human pose: an energy of a 3-D pose seen by calibrated cameras, with everything in it learned.
+"""Human pose: an energy of a 3-D pose in calibrated views, with learned parameters.
 
-A pose is a mixture of K probabilistic PCAs: component k says q = sum_j a_j B_j, with B_0 its mean
-pose, B_1..3 translations and B_4..28 its bases. Each camera sees an orthographic view, scaled to
-height 2, of the pose turned about the vertical by an angle that is searched on a grid. With a free
+A pose is a mixture of K probabilistic PCAs: component k models q = sum_j a_j B_j, with B_0 its mean
+pose, B_1..3 translations and B_4..28 its bases. The pose is rotated about the vertical by an angle
+that is searched on a grid; each camera gives an orthographic view, scaled to height 2. With a free
 copy q of the pose, the energy of a frame, a component and an angle is
 
     E(a, q) = 1/2 |sum_j a_j B_j - q|^2                              model, 51 rows
-            + sum_vj rho( s w_vj ((C_v R)_xy q_j - p_vj) )           reprojection, 34 rows a camera
+            + sum_vj rho( s w_vj ((C_v R)_xy q_j - p_vj) )           reprojection, 34 rows/camera
             + c/2 |D a - tau e_0|^2                                  prior, 29 rows
 
 rho(r) = |r|^2 / 2, or with the pseudo-Huber kernel delta^2 (sqrt(1 + |r|^2 / delta^2) - 1).
 
-`PoseModel` is what is known before anything is learned; `PoseParameters` are what is learned, as
-factors of order one; `pose_terms` puts the two together. Units: poses in mm, points in the
-normalised units of `normalise_points`, so a_0, the scale, is a negative number near -0.003.
+`PoseModel` holds the constants, `PoseParameters` the learned factors of order one; `pose_terms`
+combines them. Units: poses in mm, points in the normalised units of `normalise_points`, so a_0, the
+scale, is a negative number near -0.003.
 
 Source: Toso, Campbell, Russell, NeurIPS 2019, sections 4 and 6; Tome et al., CVPR 2017, 3DV 2018.
 """
@@ -59,7 +59,7 @@ LIMBS = (
     (0, 1), (1, 2), (2, 3), (0, 4), (4, 5), (5, 6), (0, 7), (7, 8), (8, 9), (9, 10),
     (8, 11), (11, 12), (12, 13), (8, 14), (14, 15), (15, 16),
 )  # fmt: skip
-# The release takes the tree of a skeleton of 16 joints for one of 17.
+# The release applies the limbs of a 16-joint skeleton to 17 joints.
 LIMBS_OF_RELEASE = (
     (0, 1), (1, 2), (2, 3), (0, 4), (4, 5), (5, 6), (0, 7), (7, 8), (8, 9), (8, 10),
     (10, 11), (11, 12), (8, 13), (13, 14), (14, 15),
@@ -67,7 +67,7 @@ LIMBS_OF_RELEASE = (
 
 
 class PoseModel(NamedTuple):
-    """What is known of poses and cameras before anything is learned; constants.
+    """Constants of poses and cameras; nothing in it is learned.
 
     Attributes:
         mean_poses: (K, 17, 3) mean pose of each component [mm], z up.
@@ -88,7 +88,7 @@ class PoseModel(NamedTuple):
 
 
 class PoseParameters(NamedTuple):
-    """What is learned: factors on `PoseModel`, most of them one before training.
+    """Learned parameters: factors on `PoseModel`, most of them one before training.
 
     Attributes:
         mean_poses: (K, 17, 3) over the mean absolute entry of the model's.
@@ -96,9 +96,9 @@ class PoseParameters(NamedTuple):
         regularisation: (K, 29, 29) D over its mean absolute entry.
         joint_weights: (K, 17, 2) w of the rows x and y of each joint, the same for all cameras.
         cameras: (V, 3, 3) factors of the entries of the model's cameras.
-        rotation_sharpness: (K,) how sharply the rotations of low energy are preferred.
+        rotation_sharpness: (K,) how strongly rotations of low energy are preferred.
         component_sharpness: (K,) the same for components.
-        component_offset: (K,) what is added to the scaled score of a component.
+        component_offset: (K,) added to the scaled score of a component.
         huber_width: (K,) delta is a tenth of it.
         prior_weight: (K,) c is 3/4 of it, with the robust kernel.
         output_scale: () factor of the reconstructed pose.
@@ -135,7 +135,7 @@ GROUPS = {  # of the source's Table 3
 
 
 class PoseTerms(NamedTuple):
-    """The quantities of the energy, from parameters and model.
+    """The quantities in the energy's formula, from parameters and model.
 
     Attributes:
         basis: (K, 29, 17, 3) B_0..28.
@@ -157,13 +157,13 @@ class PoseTerms(NamedTuple):
 
 
 def initial_parameters(model: PoseModel, *, compatibility: bool = False) -> PoseParameters:
-    """The parameters with which the energy is that of the model.
+    """Parameters before training, derived from the model.
 
     Args:
         model: K components, V cameras.
-        compatibility: as a training of the release starts: D at its own scale and the
-            reprojection at ten times its own, offsets of one. By default the names are taken at
-            their word: D at ten times its scale, the reprojection at its own, no offsets.
+        compatibility: the release's values: D at its own scale, the reprojection at ten times its
+            own, offsets of one, output scale 0.97. By default D is at ten times its scale, the
+            reprojection at its own, the offsets are zero and the output scale is one.
     """
     _check_model(model)
     num, dtype = model.mean_poses.shape[0], model.mean_poses.dtype
@@ -192,7 +192,7 @@ def _size(x: jax.Array) -> jax.Array:
 
 
 def _initial_prior(model: PoseModel) -> jax.Array:
-    """(K, 29, 29): free scale, nearly free translation, inverse standard deviations."""
+    """(K, 29, 29) diagonal: 0 for scale, 1e-5 for translations, then `precisions`."""
     num, dtype = model.precisions.shape[0], model.precisions.dtype
     first = jnp.broadcast_to(jnp.asarray([0, 1e-5, 1e-5, 1e-5], dtype), (num, 4))
     return jax.vmap(jnp.diag)(jnp.concatenate([first, model.precisions], axis=1))
@@ -208,7 +208,7 @@ def _check_model(model: PoseModel) -> None:
 
 
 def pose_basis(mean_poses: jax.Array, bases: jax.Array, model: PoseModel) -> jax.Array:
-    """(K, 29, 17, 3) mean poses, translations and bases, from factors on those of a model [mm].
+    """(K, 29, 17, 3) mean poses, translations and bases [mm], from factors on a model's.
 
     Args:
         mean_poses: (K, 17, 3) over the mean absolute entry of the model's.
@@ -235,13 +235,13 @@ def pose_terms(
         compatibility: delta from `prior_weight` and c from `huber_width`, as the release does.
 
     Raises:
-        ValueError: parameters of another number of components or cameras than the model's.
+        ValueError: parameters and model differ in their components or cameras.
     """
     _check_model(model)
     for name in ("mean_poses", "bases", "cameras"):
         got, want = getattr(parameters, name).shape, getattr(model, name).shape
         if got != want:
-            hint = "Give the model that they were learned for."
+            hint = "Pass the model that they were learned for."
             raise argument_error(f"parameters.{name}", f"expected {want}", got, hint)
     size = _size(_initial_prior(model))
     width, weight = parameters.huber_width, parameters.prior_weight
@@ -260,10 +260,10 @@ def pose_terms(
 
 
 def trainable(groups: Any = tuple(GROUPS)) -> PoseParameters:
-    """A tree of booleans: which parameters belong to one of the groups.
+    """A tree of booleans, True for the parameters of the given groups.
 
     Raises:
-        ValueError: a name that is none of `GROUPS`.
+        ValueError: a name that is not in `GROUPS`.
     """
     for group in groups:
         check_choice("groups", group, tuple(GROUPS))
@@ -271,7 +271,7 @@ def trainable(groups: Any = tuple(GROUPS)) -> PoseParameters:
     return PoseParameters(*(name in names for name in PoseParameters._fields))  # pyright: ignore
 
 
-# Where each parameter is kept after an update.
+# `constrain` clips these parameters to [lower, upper].
 _BOUNDS = {
     "joint_weights": (1e-3, 1e5),
     "rotation_sharpness": (1e-5, 1e3),
@@ -287,8 +287,8 @@ def constrain(parameters: PoseParameters, *, compatibility: bool = False) -> Pos
 
     Args:
         parameters: any.
-        compatibility: clip the entries of D to [-5, 5] as the release does, although it starts
-            with entries of up to a hundred, which are then lost; False: leave D alone.
+        compatibility: clip the factors of D to [-5, 5] as the release does, although initial ones
+            reach a hundred and are then lost; False: leave D unchanged.
     """
     bounds = dict(_BOUNDS)
     if not compatibility:
@@ -308,20 +308,20 @@ def rotations_about_vertical(angles: jax.Array) -> jax.Array:
 def normalise_points(
     points: jax.Array, visible: jax.Array, *, compatibility: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-    """Points of each view about their mean, upright and at height 2.
+    """Points of each view, centred at their mean, upright and scaled to height 2.
 
     Args:
         points: (..., V, 17, 2) x right, y down [px].
         visible: (..., V, 17) bool; a point that is not finite counts as not visible.
-        compatibility: the mask of the first view serves for all, as in the release.
+        compatibility: centre and scale every view by the first view's mask, as the release does.
 
     Returns:
-        (..., V, 17, 2) without a unit, zero where not visible (without `compatibility`), x left
-        and y up; and (..., V, 17) bool what is visible, False for a whole view whose points have
+        Points (..., V, 17, 2) without a unit, x left and y up, zero where not visible (unless
+        `compatibility`); and visibility (..., V, 17) bool, all False in a view whose points have
         no height.
     """
     check_shape("points", points, (None, NUM_JOINTS, 2), f"{NUM_JOINTS} joints, x and y [px].")
-    check_shape("visible", visible, (points.shape[-3], NUM_JOINTS), "One flag a joint and view.")
+    check_shape("visible", visible, (points.shape[-3], NUM_JOINTS), "One flag per joint and view.")
     finite = jnp.all(jnp.isfinite(points), axis=-1)
     points, visible = jnp.where(finite[..., None], points, 0), visible & finite
     shared = jnp.broadcast_to(visible[..., :1, :], visible.shape) if compatibility else visible
@@ -361,9 +361,9 @@ def pose_residual(
     visible: jax.Array,
     ridge: float = 0.0,
 ) -> dict[str, jax.Array]:
-    """The rows of the energy of one frame, one component and one rotation.
+    """The residuals of the energy of one frame, one component and one rotation.
 
-    E = 1/2 sum of squares, "reprojection" under the robust kernel where there is one.
+    E = 1/2 sum of squares, with the robust kernel, if any, on "reprojection".
 
     Args:
         pose: `coefficients` a (29,) and `joints` q (17, 3) [mm / scale].
@@ -371,7 +371,7 @@ def pose_residual(
         rotation: (3, 3).
         points: (V, 17, 2), normalised.
         visible: (V, 17) bool.
-        ridge: of the normal equations, 1/2 ridge (|a|^2 + |q|^2).
+        ridge: weight of the term 1/2 ridge (|a|^2 + |q|^2).
 
     Returns:
         `model` (17, 3), `reprojection` (V, 17, 2), `prior` (29,); with a ridge, `ridge` (80,).

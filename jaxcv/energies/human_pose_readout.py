@@ -1,4 +1,4 @@
-"""The monocular variant of the human pose: how coefficients become a pose.
+"""The monocular variant of the human pose: a pose from coefficients.
 
 Source: Tome, Russell, Agapito, CVPR 2017, and Toso et al., NeurIPS 2019.
 """
@@ -14,12 +14,12 @@ __all__ = ["PoseReadout", "initial_readout", "pose_readout"]
 
 
 class PoseReadout(NamedTuple):
-    """How the monocular variant turns coefficients into a pose; learned apart from the energy.
+    """Parameters that turn coefficients into a pose; learned separately from the energy.
 
     Attributes:
         mean_poses: (K, 17, 3) over the mean absolute entry of the model's.
         bases: (K, 25, 17, 3), likewise.
-        warp: (17, 2) how far the pose is drawn to the detections in the image, per row x and y.
+        warp: (17, 2) weight of the detections in the image, for x and y of each joint.
     """
 
     mean_poses: jax.Array
@@ -28,7 +28,7 @@ class PoseReadout(NamedTuple):
 
 
 def initial_readout(model: PoseModel) -> PoseReadout:
-    """The readout that gives the pose of the model, drawn to the detections by a weight of one."""
+    """Readout before training: the model's basis, and detections with `warp` one."""
     start = initial_parameters(model)
     warp = jnp.ones((NUM_JOINTS, 2), model.mean_poses.dtype)
     return PoseReadout(start.mean_poses, start.bases, warp)
@@ -43,11 +43,11 @@ def pose_readout(
     points: jax.Array,
     visible: jax.Array,
 ) -> jax.Array:
-    """Poses of the monocular variant, (F, K, R, 17, 3), turned, in units of the image.
+    """Rotated poses (F, K, R, 17, 3) of the monocular variant, in units of the image.
 
         p = a_0 R (mu + sum_j (a_j / a_0) B_j),   (x, y) of C p  <-  ((x, y) + W w) / (1 + W)
 
-    with W = 1.55^2 warp where a joint is visible. The inverse rotation of the camera follows.
+    with W = 1.55^2 warp if the joint is visible, else 0; then C^-1 is applied.
 
     Args:
         readout: of K components.

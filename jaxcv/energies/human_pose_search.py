@@ -1,21 +1,21 @@
-"""The minimisers of the energy of `human_pose` at many rotations, and two gradients of them.
+"""Minimisers of the energy of `human_pose` at many rotations, with two kinds of gradient.
 
-The energy is quadratic but for the kernel: each pass of reweighted least squares solves the normal
-equations of the rows under the weights of the last residual. The free pose is eliminated joint by
-joint, which leaves a system in the 29 coefficients:
+The energy is quadratic except for the kernel: each pass of reweighted least squares solves the
+normal equations with weights from the last residuals. Eliminating the free pose joint by joint
+leaves a system in the 29 coefficients:
 
     M_j q_j - (B a)_j = g_j,   M_j = (1 + l) I + P_j,   P_j = sum_v J_vj^T h_vj J_vj   (3 x 3)
     (sum_j B_j^T N_j B_j + c D^T D + l I) a = sum_j B_j^T M_j^-1 g_j + c tau D^T e_0
 
 with N_j = I - M_j^-1.
 
-P_j and g_j are formed in the frame that turns with the pose, where the cameras do not depend on the
-angle; every step is then a product of all lanes (frames and angles) with one matrix. The sum over j
-is such a product, too, of the 102 distinct entries of the N_j with a fixed (102, 29 * 29) table.
-What is done joint by joint has the lanes in its last axes, (..., 17, F, R), where it vectorises.
+P_j and g_j are formed in the frame of the rotated pose R q, where the cameras do not depend on the
+angle; every step is then a product of all F R problems (frames and angles) with one matrix. So is
+the sum over j: the 102 distinct entries of the N_j times a fixed (102, 29 * 29) table. Work per
+joint has the problems in its last axes, (..., 17, F, R), where it vectorises.
 
-The same elimination with h - (h^3 / delta^2) r r^T for h is the exact Hessian of the energy, for
-Newton steps and for the implicit gradient: with u = (H + lambda I)^-1 y_bar, the cotangent of the
+The same elimination with h - (h^3 / delta^2) r r^T in place of h solves with the exact Hessian, for
+Newton steps and the implicit gradient: with u = (H + lambda I)^-1 y_bar, the cotangent of the
 parameters is that of -dE/dy . u. H is positive definite, because the kernel is convex.
 """
 
@@ -30,7 +30,7 @@ from jaxcv.linear.damping import Damping
 
 __all__ = ["RIDGE", "Minimisers", "search"]
 
-RIDGE = 1e-3  # l, of the normal equations, with the robust kernel or a single view
+RIDGE = 1e-3  # l in the normal equations, for the robust kernel or a single view
 NEWTON_STEPS = 2  # after the passes, for the implicit gradient
 _PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # distinct entries of a symmetric 3 x 3
 
@@ -40,9 +40,9 @@ class Minimisers(NamedTuple):
 
     Attributes:
         coefficients: (F, R, 29) a.
-        joints: (F, R, 17, 3) q, turned: R q.
-        score: (F, R) what the rotations are compared by: the energy under the kernel, twice the
-            energy of plain least squares; without the ridge.
+        joints: (F, R, 17, 3) the rotated pose R q.
+        score: (F, R) for comparing rotations, without the ridge: the energy with the kernel, twice
+            the energy of plain least squares.
         slope: (F, R) norm of dE/d(a, q), ridge included.
     """
 
@@ -73,13 +73,13 @@ def search(
         points: (F, V, 17, 2), normalised.
         visible: (F, V, 17) bool.
         robust: the pseudo-Huber kernel with a ridge of `RIDGE`; else plain least squares, solved
-            once, and without a ridge if there are several views (one does not see the depth).
-        passes: of reweighting, after the first solve with all weights one.
+            once, with this ridge only for a single view, which does not determine the depth.
+        passes: reweighted solves, after the first solve with all weights one.
         free_pose: whether q may leave the model; else q = sum_j a_j B_j.
-        gradient: `unrolled` goes through the passes; `implicit` adds Newton steps to them and
-            differentiates the minimiser that these have found.
+        gradient: `unrolled` differentiates the passes; `implicit` adds Newton steps if `robust` and
+            differentiates the minimiser.
         damping: lambda of the implicit gradient, in the units of the Hessian.
-        compatibility: the small constants that the release adds to residuals.
+        compatibility: add the release's small constants to the residuals.
 
     Source: Toso et al. 2019, released code; Holland and Welsch 1977 for the reweighting.
     """
@@ -118,7 +118,7 @@ class _Settings(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What is seen from where."""
+    """Detections, their visibility and the angles."""
 
     points: jax.Array  # (V, 2, 17, F, 1)
     visible: jax.Array  # (V, 1, 17, F, 1)
@@ -127,12 +127,12 @@ class _Seen(NamedTuple):
 
 
 class _State(NamedTuple):
-    coefficients: jax.Array  # (L, 29), L = F R, a frame's angles side by side
+    coefficients: jax.Array  # (L, 29), L = F R, the angles of a frame contiguous
     turned: jax.Array  # (3, 17, F, R) R q
 
 
 class _Lanes(NamedTuple):
-    """F R problems that share their terms."""
+    """F R problems with common terms."""
 
     terms: PoseTerms
     seen: _Seen
@@ -150,7 +150,7 @@ class _Lanes(NamedTuple):
 
     @property
     def rays(self):
-        """(V, 2, 3) the two rows of each camera."""
+        """(V, 2, 3) the first two rows of each camera."""
         return self.terms.cameras[:, :2]
 
     @property
@@ -188,7 +188,7 @@ class _Lanes(NamedTuple):
         return 0.5 * model + kernel + 0.5 * self.terms.prior_weight * prior
 
     def energy(self, state):
-        """(F, R) what is minimised, ridge included."""
+        """(F, R) the minimised energy, ridge included."""
         squares = jnp.sum(state.coefficients**2, axis=1).reshape(self.shape)
         if self.settings.free_pose:
             squares = squares + jnp.sum(state.turned**2, axis=(0, 1))
@@ -218,7 +218,7 @@ def _outer(first, second):
 
 
 def _pass(lanes, h, prior_weight):
-    """The minimiser under the weights h (V, 17, F, R) of the points."""
+    """The minimiser for the weights h (V, 17, F, R) of the points."""
     heavy = lanes.weights**2 * h[:, None]  # (V, 2, 17, F, R)
     blocks = jnp.einsum("vic,vijfr->cjfr", _outer(lanes.rays, lanes.rays), heavy)
     g = jnp.einsum("vic,vijfr->cjfr", lanes.rays, heavy * lanes.seen.points)
@@ -228,17 +228,17 @@ def _pass(lanes, h, prior_weight):
 
 
 def _factor(lanes, blocks, prior_weight, damping=0.0):
-    """Eliminates the free pose.
+    """The solver of the normal equations, with the free pose eliminated.
 
     Args:
         lanes: F R problems.
-        blocks: (6, 17, F, R) P_j in the turned frame.
+        blocks: (6, 17, F, R) P_j in the frame of R q.
         prior_weight: () c.
-        damping: () what is added to the diagonal of the Hessian besides the ridge.
+        damping: () added to the diagonal of the Hessian, besides the ridge.
 
     Returns:
-        (g (3, 17, F, R), right (L, 29)) -> `_State` that solves the system; g in the turned frame.
-        Without a free pose, R^T g is added to the right-hand side through the model.
+        (g (3, 17, F, R), right (L, 29)) -> `_State` that solves the system; g in the frame of R q.
+        Without a free pose, the basis maps R^T g to the right-hand side.
     """
     lift = lanes.settings.ridge + damping
     turn = lanes.seen.sin, lanes.seen.cos
@@ -254,7 +254,7 @@ def _factor(lanes, blocks, prior_weight, damping=0.0):
     square = square.reshape(-1, NUM_COEFFICIENTS, NUM_COEFFICIENTS)
     prior = lanes.terms.prior.T @ lanes.terms.prior
     matrix = square + prior_weight * prior + lift * jnp.eye(NUM_COEFFICIENTS, dtype=flat.dtype)
-    # Only the lower half is read; the gradient of a solve reuses the factor.
+    # Only the lower half is read; the solve's gradient reuses the factor.
     factor = jnp.linalg.cholesky(jax.lax.stop_gradient(matrix), symmetrize_input=False)
     multiply = lambda x: jnp.einsum("lij,lj->li", matrix, x)
     back = lambda _, v: jax.scipy.linalg.cho_solve((factor, True), v[..., None])[..., 0]
@@ -273,7 +273,7 @@ def _factor(lanes, blocks, prior_weight, damping=0.0):
 
 
 def _table(basis):
-    """(102, 29 * 29): entry of N_j -> its share of sum_j B_j^T N_j B_j; basis (29, 3, 17)."""
+    """(102, 29 * 29): maps entries of the N_j to sum_j B_j^T N_j B_j; basis (29, 3, 17)."""
     blocks = []
     for i, j in _PAIRS:
         block = jnp.einsum("pj,qj->jpq", basis[:, i], basis[:, j])
@@ -303,7 +303,7 @@ def _hessian(lanes, state, damping=0.0):
 
 
 def _slope(lanes, state):
-    """dE/d(a, R q) of every lane."""
+    """dE/d(a, R q) of every problem."""
     return jax.grad(lambda state: jnp.sum(lanes.energy(state)))(state)
 
 
@@ -323,7 +323,7 @@ def _newton_step(lanes, state):
 
 
 class _Total(NamedTuple):
-    """The sum of the energies of all lanes, and the solver of its Hessian."""
+    """The sum of the energies of all problems, and the solver of its Hessian."""
 
     settings: _Settings
 
@@ -337,7 +337,7 @@ class _Total(NamedTuple):
 
 
 def _attach(settings, terms, state, seen, damping):
-    """The state, with the damped implicit gradient in the terms."""
+    """The state, with the damped implicit gradient of the terms."""
     total = _Total(settings)
     damping = Damping(damping, mode="plain")
     return attach(total, state, terms, (seen,), damping=damping, solve=total.solve)

@@ -1,8 +1,8 @@
-"""The brightness that an image predicts for another, and what a least-squares solver sees of it.
+"""The photometric residual between two views, its Jacobian and its normal equations.
 
     r = m (I_t(u, v) - I_s(u', v')),   E = 1/2 sum r^2
 
-u', v' is where inverse depth z and motion T put the pixel in the source, m whether it lies there
+Inverse depth z and motion T map a pixel to u', v' in the source; m is 1 if it is visible there
 (`jaxcv.geometry.warp`). With gx = -m (I_u fx), gy = -m (I_u s + I_v fy), a = X/Z, b = Y/Z and
 c = -(gx a + gy b), the rows of the Jacobian are
 
@@ -10,9 +10,9 @@ c = -(gx a + gy b), the rows of the Jacobian are
     dr/dv = (gx, gy, c) z / Z,   dr/dw = (X, Y, Z)/Z x (gx, gy, c)
 
 for T <- exp((v, w)) T. A pixel has one depth, so J^T J is an arrow: diagonal in the depths, and six
-unknowns of the motion for each source. With one grey residual a pixel the depths explain all: the
-Schur complement of the undamped motion block is zero. Colour leaves rank 5: images cannot tell
-(z, t) from (c z, t / c), whatever their number of channels. A prior on the depths leaves rank 6.
+unknowns of the motion for each source. With one grey residual per pixel, the depths absorb any
+motion: the Schur complement of the undamped motion block is zero. Colour gives rank 5: no image
+distinguishes (z, t) from (c z, t / c). A prior on the depths gives rank 6.
 
 Source: Clark et al., "LS-Net", ECCV 2018, eq. 5 to 8, in inverse depth.
 """
@@ -90,7 +90,7 @@ def photometric_terms(
         target: (H, W, C), grey has C = 1.
         source: (H', W', C).
         intrinsics: (3, 3) of the target.
-        source_intrinsics: of the source; None: the same.
+        source_intrinsics: (3, 3) of the source; None: those of the target.
     """
     check_shape("target", target, (*inverse_depth.shape, source.shape[-1]))
     k = intrinsics if source_intrinsics is None else source_intrinsics
@@ -111,7 +111,7 @@ def photometric_terms(
 
 
 def additive(terms: PhotometricTerms, xi: jax.Array) -> PhotometricTerms:
-    """The same for T = exp(xi) with xi <- xi + d, eq. 8 to the letter.
+    """The terms with the Jacobian for xi <- xi + d in T = exp(xi), as in eq. 8.
 
     Args:
         terms: at T = exp(xi).
@@ -125,8 +125,8 @@ def arrow_terms(terms: PhotometricTerms, width: float | None = None) -> ArrowTer
 
     Args:
         terms: residuals and rows of the Jacobian.
-        width: c of Cauchy weights 1 / (1 + (r / c)^2), as iteratively reweighted least squares has
-            them; None: all weights are 1.
+        width: c of the Cauchy weights 1 / (1 + (r / c)^2) of iteratively reweighted least squares;
+            None: all weights are 1.
     """
     r, z, p = terms.residual, terms.depth, terms.motion
     if width is not None:
@@ -143,7 +143,7 @@ def arrow_terms(terms: PhotometricTerms, width: float | None = None) -> ArrowTer
 
 
 def add_sources(terms: ArrowTerms) -> ArrowTerms:
-    """The system of S sources from those of each, stacked along a first axis."""
+    """The joint system of S sources, from their terms stacked along a first axis."""
     depth, gradient = jnp.sum(terms.depth, axis=0), jnp.sum(terms.depth_gradient, axis=0)
     return terms._replace(depth=depth, depth_gradient=gradient)
 
@@ -156,7 +156,7 @@ def damped_step(
     *,
     depth: bool = True,
 ) -> tuple[jax.Array, jax.Array]:
-    """The Levenberg-Marquardt step of all unknowns, depths eliminated: (H, W) and (S, 6).
+    """Levenberg-Marquardt step of depths (H, W) and motions (S, 6), with depths eliminated.
 
         (J^T J + w I_z + lambda diag) p = -(J^T r + w (z - z_0))
 
@@ -165,7 +165,7 @@ def damped_step(
         damping: lambda, relative to the diagonal.
         prior_weight: w.
         away: (H, W) z - z_0.
-        depth: whether depths move; else only the motions do.
+        depth: whether to step the depths; if not, only the motions.
     """
     count, pixels = terms.motion.shape[0], terms.depth.size
     tiny = 1e-8
@@ -184,11 +184,11 @@ def damped_step(
 
 
 def common_depth_step(terms: ArrowTerms, radius: int, damping: jax.Array | float) -> jax.Array:
-    """The Gauss-Newton step (H, W) of a depth change that a pixel shares with its neighbours.
+    """Gauss-Newton step (H, W) of one depth change common to the window around each pixel.
 
     Args:
-        terms: their depth part is read.
-        radius: the window has 2 radius + 1 pixels a side.
+        terms: only their depth part is used.
+        radius: the window has 2 radius + 1 pixels per side.
         damping: added to the window's sum of squares.
     """
     side = 2 * radius + 1

@@ -1,4 +1,4 @@
-"""Robust location: the energy of a candidate mean that lets outliers saturate."""
+"""Robust location: an energy of a candidate mean in which outliers saturate."""
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,8 @@ def rbf_energy(
 
         E(y; s) = -sum_i w_i exp(-|y - x_i|^2 / s_i^2)
 
-    There is no factor 2 in the exponent, as in the source. Dividing by scale**2 keeps the sign of
-    `scale` irrelevant, so an unconstrained optimiser may step through zero; zero itself is not
-    legal.
+    The exponent has no factor 2, as in the source. Only scale**2 enters, so the sign of `scale`
+    does not matter: an unconstrained optimiser may step across zero, but `scale` = 0 is invalid.
 
     Args:
         y: () or (d,) the candidate, in the units of the points.

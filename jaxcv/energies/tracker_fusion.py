@@ -1,15 +1,14 @@
 """The energy that fuses the boxes of many trackers in one frame.
 
-Each of the two corners (top-left, bottom-right) is a robust mean of its own: the lowest point of a
-sum of radial basis functions around the trackers' corners. What is learned is how wide and how
-heavy each tracker's function is and how its box is to be corrected.
+Each of the two corners (top-left, bottom-right) is a separate robust mean: the minimiser of a sum
+of radial basis functions around the trackers' corners. Learned per tracker are the width and the
+weight of its function and the correction of its box.
 
-All lengths are divided by the unit of the frame, `UNIT` of the median box size of the trackers
-that report, so that one set of parameters, and one damping of the Hessian, serves objects of every
-size.
+All lengths are divided by the unit of the frame, `UNIT` times the median box size of the trackers
+that report. One set of parameters and one damping of the Hessian then serve objects of any size.
 
-Source: Toso, Campbell, Russell, NeurIPS 2019, section 5 (the energy's exact form is not published;
-this is a reconstruction of what its text fixes).
+Source: Toso, Campbell, Russell, NeurIPS 2019, section 5. The exact form of the energy is not
+published; this one is reconstructed from the text.
 """
 
 from typing import NamedTuple
@@ -31,18 +30,18 @@ __all__ = [
     "initial_parameters",
 ]
 
-UNIT = 0.15  # of the median box size: the width of the untrained functions
+UNIT = 0.15  # width of the untrained functions, in median box sizes
 _CORNER_SIDES = ((-0.5, -0.5), (0.5, 0.5))  # top-left, bottom-right, from the centre
 
 
 class TrackerFrame(NamedTuple):
-    """What K trackers say of one frame; nothing here knows the sequence's length or its future.
+    """Boxes of K trackers in one frame; independent of later frames and the sequence's length.
 
     Attributes:
         boxes: (K, 4) corners x1, y1, x2, y2 [px]; any finite number where not reported.
         reported: (K,) bool, whether the tracker gave a box.
-        first_box: (4,) the box that all trackers were started with [px].
-        frame: () frames since that one, >= 1.
+        first_box: (4,) the box that initialised all trackers [px].
+        frame: () frames since that of `first_box`, >= 1.
     """
 
     boxes: jax.Array
@@ -52,14 +51,13 @@ class TrackerFrame(NamedTuple):
 
 
 class FusionParameters(NamedTuple):
-    """What is learned, for both corners and every tracker: (2, K) each, 0 before training.
+    """Learned parameters of both corners and every tracker: (2, K) each, 0 before training.
 
     Attributes:
         log_width: log of the width, in units of the frame.
         log_weight: log of the weight.
-        drift: change of log weight with log(1 + frame / 100): trust lost over time.
-        scale_change: change of log weight with |log(size / first size)|: trust lost where the
-            box has changed its scale.
+        drift: change of log weight with log(1 + frame / 100).
+        scale_change: change of log weight with |log(size / first size)|.
         log_scale: log of the factor that corrects the size of the tracker's box.
     """
 
@@ -79,7 +77,7 @@ class CornerTerms(NamedTuple):
 
 
 def initial_parameters(num_trackers: int, dtype=jnp.float32) -> FusionParameters:
-    """The untrained energy: equal weights, width one unit, boxes as they come."""
+    """Parameters before training: equal weights, width one unit, uncorrected boxes."""
     return FusionParameters(*(jnp.zeros((2, num_trackers), dtype) for _ in range(5)))
 
 
@@ -87,7 +85,7 @@ def frame_unit(frame: TrackerFrame) -> tuple[jax.Array, jax.Array]:
     """The origin (2,) [px] and the unit () [px] of a frame's coordinates.
 
     The origin is the median centre and the unit is `UNIT` times the median box size sqrt(w h), both
-    over the trackers that report; (0, 0) and 1 px where none does.
+    over the trackers that report; (0, 0) and 1 px if none does or the median size is 0.
     """
     size = jnp.where(frame.reported, box_geometry.box_size(frame.boxes), jnp.nan)
     centre = 0.5 * (frame.boxes[:, :2] + frame.boxes[:, 2:])
@@ -106,8 +104,8 @@ def corner_terms(
         log a_k = log_weight_k + drift_k log(1 + t / 100)
                   + scale_change_k |log(size_k / first size)| + log_confidence_k
 
-    with m, z centre and size of the tracker's box. Weights are normalised to sum to one over the
-    trackers that report, since lambda of the damping has the units of the Hessian.
+    with m, z the centre and size of the tracker's box. Weights are normalised to sum to one over
+    the trackers that report: the damping's lambda has the units of the Hessian.
 
     Args:
         parameters: (2, K) each.

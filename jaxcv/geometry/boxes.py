@@ -1,7 +1,7 @@
 """Axis-aligned boxes, as functions on arrays with any leading batch axes.
 
-Two encodings, both in pixels with continuous coordinates (a box is a region of the plane, no
-side counts its pixels inclusively), x to the right and y down:
+Two encodings, both in pixels with continuous coordinates (a box is a region of the plane; its
+sides are lengths, not inclusive pixel counts), x to the right and y down:
 
 * `ltwh`: (left, top, width, height);
 * `corners`: (x1, y1, x2, y2), the top-left and the bottom-right corner.
@@ -19,8 +19,8 @@ from jaxcv.checks import argument_error, check_choice, check_shape
 
 __all__ = ["area", "box_size", "corners_to_ltwh", "iou", "ltwh_to_corners", "polygon_to_box"]
 
-_LTWH = "Corners are converted by `corners_to_ltwh`, which is the inverse."
-_CORNERS = "Boxes (left, top, width, height) are converted by `ltwh_to_corners`."
+_LTWH = "Convert corners with `corners_to_ltwh`, the inverse."
+_CORNERS = "Convert boxes (left, top, width, height) with `ltwh_to_corners`."
 
 
 def ltwh_to_corners(ltwh: ArrayLike) -> jax.Array:
@@ -118,14 +118,14 @@ def iou(a_corners: ArrayLike, b_corners: ArrayLike) -> jax.Array:
 def polygon_to_box(points: ArrayLike, method: Literal["extent", "area"] = "extent") -> jax.Array:
     """Axis-aligned box of a polygon, as corners.
 
-    `extent`: the smallest box that holds all points. `area`, for four points of a rotated
+    `extent`: the smallest box that contains all points. `area`, for four points of a rotated
     rectangle p1..p4 in order: the box with the aspect ratio of the extent (w', h'), the centre
     of the points and the rectangle's own area,
 
         (w, h) = s (w', h'),   s = sqrt(|p1 - p2| |p2 - p3| / (w' h')).
 
-    Both leave an axis-aligned rectangle as it is. (Implementations that count pixels
-    inclusively add one pixel to w and h; here sides are continuous.)
+    Both leave an axis-aligned rectangle unchanged. (Implementations with inclusive pixel counts
+    add one pixel to w and h; here sides are continuous.)
 
     Args:
         points: (..., n, 2) x, y [px] with n >= 3, or n = 4 for `area`.
@@ -135,9 +135,9 @@ def polygon_to_box(points: ArrayLike, method: Literal["extent", "area"] = "exten
         (..., 4) x1, y1, x2, y2 [px]; a polygon without extent gives a degenerate box.
 
     Raises:
-        ValueError: the shape or the method is none of these.
+        ValueError: another shape or method.
 
-    Source: the area-matched box is that of the VOT short-term evaluations, as in SiamFC.
+    Source: the VOT short-term evaluations use the area-matched box, as does SiamFC.
     """
     check_choice("method", method, ("extent", "area"))
     check_shape("points", points, (None, 2), "Reshape x1, y1, x2, y2, ... to (n, 2).")

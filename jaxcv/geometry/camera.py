@@ -29,7 +29,7 @@ __all__ = [
 
 
 def check_intrinsics(name: str, intrinsics: Any) -> np.ndarray:
-    """K (..., 3, 3) as a NumPy array.
+    """Checks K (..., 3, 3), and returns it as a NumPy array.
 
     Raises:
         ValueError: not (..., 3, 3), not finite, not upper triangular with 1 in the corner, or a
@@ -55,7 +55,7 @@ def check_rotations(name: str, matrices: Any, tolerance: float = 1e-2) -> None:
     Args:
         name: of the argument.
         matrices: (..., 3, 3).
-        tolerance: of the entries of R^T R - I; averages of nearby rotations pass.
+        tolerance: largest entry of |R^T R - I|; averages of nearby rotations pass.
     """
     matrices = np.asarray(matrices, float)
     if matrices.ndim < 2 or matrices.shape[-2:] != (3, 3):
@@ -63,7 +63,7 @@ def check_rotations(name: str, matrices: Any, tolerance: float = 1e-2) -> None:
     error = np.max(np.abs(np.swapaxes(matrices, -1, -2) @ matrices - np.eye(3)), initial=0)
     if not error <= tolerance:
         expected = f"expected rotations, R^T R = I to {tolerance:g}"
-        hint = "Give a rotation alone: without scale, and without intrinsics."
+        hint = "Pass a rotation without scale and without intrinsics."
         raise argument_error(name, expected, f"an error of {error:.2g}", hint)
     if np.any(np.linalg.det(matrices) < 0):
         raise argument_error(name, "expected rotations of determinant 1", "a reflection")
@@ -75,7 +75,7 @@ def check_poses(name: str, poses: Any, tolerance: float = 1e-3) -> None:
     Args:
         name: of the argument.
         poses: (..., 4, 4).
-        tolerance: of the entries of R^T R - I.
+        tolerance: largest entry of |R^T R - I|.
     """
     poses = np.asarray(poses, float)
     if poses.ndim < 2 or poses.shape[-2:] != (4, 4):
@@ -97,12 +97,12 @@ def denormalise_intrinsics(normalised: Any, height: int, width: int) -> np.ndarr
 
 
 def resize_intrinsics(intrinsics: Any, scale_x: float, scale_y: float | None = None) -> Any:
-    """K (..., 3, 3) of the image resized by a factor, where pixel areas keep their place.
+    """K (..., 3, 3) of the resized image: u + 1/2 and v + 1/2 are scaled, as pixel edges are.
 
     Args:
-        intrinsics: of the image as it is.
+        intrinsics: of the original image.
         scale_x: new width over old width.
-        scale_y: new height over old height; None: the same.
+        scale_y: new height over old height; None: `scale_x`.
     """
     sx, sy = scale_x, scale_x if scale_y is None else scale_y
     move = np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
@@ -119,14 +119,14 @@ def pixel_rays(intrinsics: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def project(points: jax.Array, intrinsics: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Pixels u, v (...) of points (..., 3) with z other than zero."""
+    """Pixels u, v (...) of points (..., 3) with non-zero z."""
     a, b = points[..., 0] / points[..., 2], points[..., 1] / points[..., 2]
     u = intrinsics[0, 0] * a + intrinsics[0, 1] * b + intrinsics[0, 2]
     return u, intrinsics[1, 1] * b + intrinsics[1, 2]
 
 
 def unproject(u: Any, v: Any, depth: Any, intrinsics: Any) -> Any:
-    """Points (..., 3) seen at pixels u, v (...) with depth (...) along z, in its unit."""
+    """Points (..., 3) seen at pixels u, v (...) with depth (...) along z, in the unit of depth."""
     y = (v - intrinsics[1, 2]) / intrinsics[1, 1]
     x = (u - intrinsics[0, 2] - intrinsics[0, 1] * y) / intrinsics[0, 0]
     return jnp.stack([x * depth, y * depth, depth * jnp.ones_like(x)], axis=-1)

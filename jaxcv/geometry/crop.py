@@ -1,10 +1,10 @@
-"""Crops of a depth image around a point: what a cube of the world shows, at a fixed size.
+"""Crops of a depth image to the cube around a point, resampled to a fixed size.
 
 A cube of side c around the centre (u_c, v_c, d_c) fills the window
 
     u in [u_c - c |fx| / 2 d_c, u_c + c |fx| / 2 d_c],   v alike,   d in [d_c - c / 2, d_c + c / 2]
 
-whose ends are rounded to pixels. Source: Oberweger et al., CVWW 2015, section 3.1.
+with ends rounded to pixels. Source: Oberweger et al., CVWW 2015, section 3.1.
 """
 
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ __all__ = [
 
 
 class Window(NamedTuple):
-    """A part of an image, which may lie beyond its border.
+    """A rectangle of pixels, which may extend beyond the image.
 
     Attributes:
         start: (2,) first column and row.
@@ -33,7 +33,7 @@ class Window(NamedTuple):
 
 
 def cube_window(centre: jax.Array, intrinsics: jax.Array, cube: Any) -> Window:
-    """The window that a cube of side `cube` around the point `centre` (3,) fills, in its unit."""
+    """Window of a cube with sides `cube` around `centre` (3,), both in one unit."""
     u, v = project(centre, intrinsics)
     half = 0.5 * cube / centre[2] * jnp.abs(jnp.stack([intrinsics[0, 0], intrinsics[1, 1]]))
     middle = jnp.stack([u, v])
@@ -42,7 +42,7 @@ def cube_window(centre: jax.Array, intrinsics: jax.Array, cube: Any) -> Window:
 
 
 def to_image(pixels: jax.Array, window: Window, side: int) -> jax.Array:
-    """Pixels (..., 2) of the image, of those of a crop of `side` x `side`; centres at integers."""
+    """Image pixels of pixels (..., 2) in a `side` x `side` crop; pixel centres at integers."""
     return (pixels + 0.5) * window.size / side + window.start - 0.5
 
 
@@ -52,30 +52,29 @@ def to_crop(pixels: jax.Array, window: Window, side: int) -> jax.Array:
 
 
 def _grid(window: Window, side: int) -> tuple[jax.Array, jax.Array]:
-    """Columns and rows (side,) of the image that a crop's pixels fall on."""
+    """Image columns and rows (side,) of a crop's pixels, not rounded."""
     steps = jnp.arange(side, dtype=window.size.dtype)
     places = to_image(jnp.stack([steps, steps], axis=-1), window, side)
     return places[:, 0], places[:, 1]
 
 
 def depth_crop(depth: jax.Array, centre: jax.Array, window: Window, cube: Any, side: int) -> Any:
-    """What of the cube the depth image sees, (side, side) in [-1, 1].
+    """Depths of a crop relative to the cube, (side, side) in [-1, 1].
 
         d' = (d - d_c) / (c / 2)
 
-    The nearest pixel, not a mean, which would make points between hand and background. What is
-    nearer than the front of the cube is at its front; what is behind it, missing or beyond the
-    image is 1.
+    Nearest-neighbour: averaging would create depths between hand and background. Depths in front
+    of the cube become -1; depths behind it, missing depths and pixels beyond the image become 1.
 
     Args:
-        depth: (H, W); 0 and nan: missing.
+        depth: (H, W); 0 or nan if missing.
         centre: (3,) in the unit of the depth.
         window: of `cube_window`.
         cube: side c.
         side: pixels of the crop.
 
     Returns:
-        The crop, and where it shows something of the cube (side, side) bool.
+        The crop, and a mask (side, side) bool: True for depths in front of the cube's back.
     """
     height, width = depth.shape
     columns, rows = (jnp.floor(x + 0.5).astype(int) for x in _grid(window, side))
@@ -88,7 +87,7 @@ def depth_crop(depth: jax.Array, centre: jax.Array, window: Window, cube: Any, s
 
 
 def image_crop(image: jax.Array, window: Window, side: int) -> jax.Array:
-    """The window of an image (H, W, C) at (side, side, C), bilinear; 0 beyond the border."""
+    """The window of an image (H, W, C) as (side, side, C), bilinear; 0 beyond the border."""
     height, width = image.shape[:2]
     columns, rows = _grid(window, side)
 
@@ -103,16 +102,16 @@ def image_crop(image: jax.Array, window: Window, side: int) -> jax.Array:
 def centre_of_mass(
     depth: jax.Array, intrinsics: jax.Array, nearest: Any = 0.0, furthest: Any = jnp.inf
 ) -> tuple[jax.Array, jax.Array]:
-    """The point (3,) at the mean pixel and the mean depth of what lies in a range of depths.
+    """The point (3,) at the mean pixel and mean depth of all pixels in a range of depths.
 
     Args:
-        depth: (H, W); 0 and nan: missing.
+        depth: (H, W); 0 or nan if missing.
         intrinsics: (3, 3) [px].
-        nearest: of the range, itself left out.
-        furthest: of the range.
+        nearest: lower end, exclusive.
+        furthest: upper end, inclusive.
 
     Returns:
-        The point, nan if the range is empty, and how many pixels are in it.
+        The point, nan if no pixel is in the range, and the number of pixels.
     """
     height, width = depth.shape
     known = jnp.isfinite(depth) & (depth > nearest) & (depth > 0) & (depth <= furthest)
@@ -125,7 +124,7 @@ def centre_of_mass(
 
 
 def in_cube(points: jax.Array, centre: jax.Array, cube: Any) -> jax.Array:
-    """Points (..., 3) in half sides of a cube from its centre (3,): (x - x_c) / (c / 2)."""
+    """Points (..., 3) relative to a cube: (x - x_c) / (c / 2), in [-1, 1] inside it."""
     return (points - centre) / (0.5 * cube)
 
 

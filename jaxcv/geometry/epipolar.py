@@ -1,14 +1,14 @@
 """Two views of points: essential matrices, distances to epipolar lines, poses from matches.
 
 Points are normalised, K^-1 (u, v, 1), as (N, 2); cameras look along +z with x right and y down. The
-pose takes points of the first camera to the second, x2 = R x1 + t, of which only t's direction is
-seen:
+pose maps points of the first camera to the second, x2 = R x1 + t; only the direction of t is
+observable:
 
     (x2, 1)^T E (x1, 1) = 0,   E = hat(t) R.
 
-Every function takes one pair; batch with `jax.vmap`. All are differentiable: nothing here takes a
-singular value decomposition, whose derivative does not exist at the two equal singular values of an
-essential matrix.
+Every function takes one pair; batch with `jax.vmap`. All are differentiable. None uses a singular
+value decomposition: its derivative does not exist at the two equal singular values of an essential
+matrix.
 
 Source: Hartley and Zisserman, Multiple View Geometry, 2004, ch. 9 and 11; Horn, Recovering baseline
 and orientation from essential matrix, 1990; Hartley, In defense of the eight-point algorithm, 1997.
@@ -50,7 +50,7 @@ def sampson_distance(essential: jax.Array, points1: jax.Array, points2: jax.Arra
 
         r = x2^T E x1 / sqrt((E x1)_1^2 + (E x1)_2^2 + (E^T x2)_1^2 + (E^T x2)_2^2)
 
-    A match in both epipoles, where no line is defined, has distance 0 and no gradient.
+    A match at both epipoles has no epipolar line: its distance and gradient are 0.
 
     Args:
         essential: (3, 3), of any scale.
@@ -69,7 +69,7 @@ def sampson_distance(essential: jax.Array, points1: jax.Array, points2: jax.Arra
 
 
 def _cofactors(matrix: jax.Array) -> jax.Array:
-    """Cofactors (3, 3): rows are the cross products of the other two rows."""
+    """Cofactors (3, 3): each row is the cross product of the other two."""
     a, b, c = matrix
     return jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)])
 
@@ -80,10 +80,10 @@ def _unit(x: jax.Array) -> jax.Array:
 
 
 def _epipole(essential: jax.Array) -> jax.Array:
-    """The unit vector (3,) that E^T takes nearest to 0.
+    """The unit vector t (3,) that minimises |E^T t|.
 
-    By inverse iteration: the cofactors of E E^T are a multiple of its inverse, and of rank one
-    already where E is an essential matrix.
+    By inverse iteration with the cofactors of E E^T: a multiple of its inverse, or of rank one if E
+    is an essential matrix.
     """
     inverse = _cofactors(essential @ essential.T)
     column = jnp.argmax(jnp.diagonal(inverse))
@@ -94,7 +94,7 @@ def _epipole(essential: jax.Array) -> jax.Array:
 
 
 def _nearest_rotation(matrix: jax.Array) -> jax.Array:
-    """The rotation nearest to a matrix (3, 3) of positive determinant, by Newton's iteration."""
+    """The rotation nearest to a matrix (3, 3) with determinant > 0, by Newton's iteration."""
     for _ in range(_POLAR_STEPS):
         cofactors = _cofactors(matrix)
         determinant = jnp.vdot(matrix[0], cofactors[0])
@@ -106,8 +106,8 @@ def _nearest_rotation(matrix: jax.Array) -> jax.Array:
 def decompose_essential(essential: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The two rotations (2, 3, 3) and the unit direction (3,), up to its sign, of E (3, 3).
 
-    With E scaled to |E|^2 = 2 and t the epipole, R = cof(E) -+ hat(t) E; where E is none of hat(t)
-    R the rotations are the nearest ones. The four poses are both rotations with both signs of t.
+    With E scaled to |E|^2 = 2 and t the epipole, R = cof(E) -+ hat(t) E, replaced by the nearest
+    rotation if E is not essential. The four poses are both rotations with both signs of t.
     """
     check_shape("essential", essential, (3, 3))
     essential = jnp.sqrt(2.0).astype(essential.dtype) * essential / jnp.linalg.norm(essential)
@@ -120,9 +120,9 @@ def decompose_essential(essential: jax.Array) -> tuple[jax.Array, jax.Array]:
 def triangulate(
     rotation: jax.Array, direction: jax.Array, points1: jax.Array, points2: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Depths (N,) along z in both cameras, in units of |t|; 0 where the rays are parallel.
+    """Depths (N,) along z in both cameras, in the unit of t; 0 where the rays are parallel.
 
-    They minimise |d1 R x1 + t - d2 x2|^2 with x = (point, 1).
+    The depths d1, d2 minimise |d1 R x1 + t - d2 x2|^2 with x = (point, 1).
     """
     check_shape("rotation", rotation, (3, 3))
     _check_matches(points1, points2)
@@ -139,11 +139,11 @@ def triangulate(
 def angle_behind(
     rotation: jax.Array, direction: jax.Array, points1: jax.Array, points2: jax.Array
 ) -> jax.Array:
-    """How far (N,) rays of the second camera are [rad] from where a point before both can be.
+    """Angles (N,) [rad] by which the rays of camera 2 violate cheirality.
 
-    On the epipolar plane a point of the first ray is seen between R x1, infinitely far away, and t,
-    at the first camera; 0 between them, else the angle in that plane to the nearer end. Distances
-    to epipolar lines do not see the sign of t: this does.
+    Points of the first ray project between R x1 (at infinity) and t (at the first camera). The
+    angle is 0 between them, else it is the angle in the epipolar plane to the nearer end. Unlike
+    distances to epipolar lines, it depends on the sign of t.
     """
     check_shape("rotation", rotation, (3, 3))
     _check_matches(points1, points2)
@@ -154,7 +154,7 @@ def angle_behind(
     size = jnp.where(square > 0, scale, 0)
     turned = lambda y: jnp.sum(jnp.cross(a, y) * normal, axis=-1)
     end = jnp.arctan2(size, a @ direction)
-    # A ray in the epipole's direction itself has no plane, and is behind nothing.
+    # A first ray along the epipole has no epipolar plane; its angle is 0.
     at = jnp.where(size > 0, jnp.arctan2(turned(x) / scale, jnp.sum(a * x, axis=-1)), 0)
     before = jnp.minimum(-at, 2 * jnp.pi + at - end)
     after = jnp.minimum(at - end, 2 * jnp.pi - at)
@@ -164,13 +164,13 @@ def angle_behind(
 def essential_pose(
     essential: jax.Array, points1: jax.Array, points2: jax.Array, weights: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """R (3, 3) and unit t (3,): of the four poses of E that with most matches before both cameras.
+    """R (3, 3) and unit t (3,): the pose of E with the most matches in front of both cameras.
 
     Args:
         essential: (3, 3), of any scale.
         points1: (N, 2).
         points2: (N, 2).
-        weights: (N,) of the matches, 0 or more; None: 1.
+        weights: (N,) of the matches, >= 0; None: 1.
     """
     rotations, direction = decompose_essential(essential)
     weights = jnp.ones(points1.shape[0], points1.dtype) if weights is None else weights
@@ -204,23 +204,23 @@ def _normalisation(points: jax.Array, weights: jax.Array) -> jax.Array:
 def eight_point(
     points1: jax.Array, points2: jax.Array, weights: jax.Array | None = None
 ) -> jax.Array:
-    """The essential matrix (3, 3), |E|^2 = 2, of eight matches or more by least squares.
+    """The essential matrix (3, 3), |E|^2 = 2, of eight or more matches by least squares.
 
-    Minimises sum_n w_n (x2^T F x1)^2 over |F| = 1 on normalised points, and takes of F the epipole
-    and the rotation of `decompose_essential`: E = hat(t) R.
+    Minimises sum_n w_n (x2^T F x1)^2 over |F| = 1 on normalised points. Then E = hat(t) R, with the
+    epipole t and the first rotation R of `decompose_essential(F)`.
 
     Args:
-        points1: (N, 2), N of 8 or more.
+        points1: (N, 2), N >= 8.
         points2: (N, 2).
-        weights: (N,), 0 or more; None: 1. Where fewer than eight are positive E is not determined,
-            and where none is it is that of equal weights. No gradient of matches in one plane.
+        weights: (N,), >= 0; None: 1. All zero count as equal weights. One to seven positive weights
+            do not determine E; neither do coplanar scene points, which have no gradient.
 
     Raises:
         ValueError: fewer than eight matches.
     """
     _check_matches(points1, points2)
     if points1.shape[0] < _EIGHT:
-        hint = "Five or more may do for `argmin` from a guess."
+        hint = "For five to seven try `argmin` from an initial pose."
         raise argument_error("points1", "expected 8 matches or more", points1.shape[0], hint)
     weights = jnp.ones(points1.shape[0], points1.dtype) if weights is None else weights
     weights = jnp.where(jnp.sum(weights) > 0, weights, 1)

@@ -1,18 +1,18 @@
-"""A kinematic hand: bones that turn in their joints, covered by round cones.
+"""A kinematic hand: bones that rotate about joints, covered by round cones.
 
 In its own frame a right hand has the wrist at the origin, x to the thumb's side, y to the fingers
-and z out of the palm [mm]. Five fingers (thumb, index, middle, ring, pinky) have four points each,
-base, middle, last joint and tip, and four angles: flexion and abduction at the base, flexion at the
-next two. With d the finger's direction at rest, a its axis of flexion and n = a x d of abduction,
+and z out of the palm [mm]. Each finger (thumb, index, middle, ring, pinky) has four points (base,
+middle joint, last joint, tip) and four angles: flexion and abduction at the base, flexion at the
+next two. At rest it has the direction d, flexion axis a and abduction axis n = a x d:
 
     G_0 = exp(theta_1 n) exp(theta_0 a),   G_k = G_(k-1) exp(theta_(k+1) a),
     p_(k+1) = p_k + l_k G_k d,
     G_k d = cos phi_k (cos theta_1 d - sin theta_1 a) + sin phi_k n,
 
-phi_k being the sum of theta_0, theta_2, .. up to bone k: a finger lies in a plane.
+with phi_k the sum of theta_0, theta_2, .. up to bone k, so a finger lies in a plane.
 
-Sizes are those of an adult hand, rounded. Sphere meshes as a surface of hands: Tkach et al.,
-SIGGRAPH Asia 2016.
+Sizes are those of an adult hand, rounded. Source of sphere meshes as the surface of a hand: Tkach
+et al., SIGGRAPH Asia 2016.
 """
 
 from typing import Any, NamedTuple
@@ -30,13 +30,13 @@ __all__ = [
 ]  # fmt: skip
 
 FINGERS = ("thumb", "index", "middle", "ring", "pinky")
-# Least and largest angles [rad], (5, 4, 2).
+# Smallest and largest angles [rad], (5, 4, 2).
 _FINGER_LIMITS = [(-0.3, 1.5), (-0.25, 0.25), (0.0, 1.8), (0.0, 1.2)]
 LIMITS = np.array([[(-0.3, 0.7), (-0.5, 0.5), (-0.1, 0.9), (-0.2, 1.3)]] + [_FINGER_LIMITS] * 4)
 
-# Of a finger's base in the palm, of its direction, and of its axis of flexion.
+# Bases of the fingers in the palm, their directions at rest, and sizes of the bones [mm].
 _BASES = np.array([[24, 22, 8], [27, 88, 0], [5, 92, 0], [-16, 86, 0], [-34, 76, 0]], float)
-_FANS = np.deg2rad([0.0, -5.0, 0.0, 5.0, 11.0])  # about z; the thumb's direction stands below
+_FANS = np.deg2rad([0.0, -5.0, 0.0, 5.0, 11.0])  # about z; the thumb uses `_THUMB` instead
 _THUMB, _THUMB_BENDS_TO = np.array([0.70, 0.62, 0.35]), np.array([-0.8, 0.1, 0.6])
 _LENGTHS = np.array([[46, 34, 25], [45, 26, 20], [50, 30, 21], [46, 29, 21], [36, 21, 18]], float)
 _RADII = np.array(
@@ -45,13 +45,13 @@ _RADII = np.array(
 _CARPALS = np.array([[14, 22, 0], [3, 24, 0], [-8, 22, 0], [-18, 19, 0]], float)  # of four fingers
 _PALM = np.array(
     [[14, 0, 0], [-14, 0, 0], [8, -55, 0], [-8, -55, 0]], float
-)  # wrist's sides, forearm
+)  # sides of wrist and forearm
 _PALM_RADII = np.array([13.0, 13, 17, 17])
 _CARPAL_RADII = np.array([12.5, 12, 12, 12])
 
 _WRIST, _FOREARM, _FIRST_CARPAL = (20, 21), (22, 23), 24
 _index = lambda finger, point: 4 * finger + point
-# Pairs of points that a cone joins: phalanges, metacarpals, palm, wrist and forearm.
+# Pairs of points joined by a cone: phalanges, metacarpals, palm, wrist and forearm.
 CONES = np.array(
     [(_index(f, k), _index(f, k + 1)) for f in range(5) for k in range(3)]
     + [(_FIRST_CARPAL + f, _index(f + 1, 0)) for f in range(4)]
@@ -79,7 +79,7 @@ class HandShape(NamedTuple):
 
 
 class HandPose(NamedTuple):
-    """Where a hand is, and how it is bent.
+    """Position, orientation and joint angles of a hand.
 
     Attributes:
         rotation: (3, 3), hand to camera.
@@ -93,13 +93,13 @@ class HandPose(NamedTuple):
 
 
 def mean_shape() -> HandShape:
-    """That of an adult."""
+    """The shape of an adult hand."""
     radii = np.concatenate([_RADII.ravel(), _PALM_RADII, _CARPAL_RADII])
     return HandShape(jnp.ones(2), jnp.asarray(_LENGTHS, float), jnp.asarray(radii, float))
 
 
 def _axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Directions, axes of flexion and of abduction at rest, (5, 3) each."""
+    """Directions, flexion axes and abduction axes at rest, (5, 3) each."""
     zero = np.zeros(4)
     fans = _FANS[1:]
     directions = np.stack([-np.sin(fans), np.cos(fans), zero], axis=1)
@@ -115,7 +115,7 @@ def _axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def hand_points(pose: HandPose, shape: HandShape) -> jax.Array:
     """The points (28, 3) that the cones join, in the camera's frame [mm].
 
-    Four of each finger from its base to its tip, the wrist's sides, the forearm's, and the carpal
+    Four of each finger from base to tip, the sides of the wrist and of the forearm, and the carpal
     ends of the four metacarpals.
     """
     dtype = jnp.result_type(pose.angles, jnp.float32)
@@ -135,7 +135,7 @@ def hand_points(pose: HandPose, shape: HandShape) -> jax.Array:
 
 
 def hand_cones(points: jax.Array, radii: jax.Array) -> RoundCones:
-    """The surface, of points (28, 3) and their radii (28,)."""
+    """The surface of a hand, from points (28, 3) and radii (28,)."""
     a, b = CONES.T
     return RoundCones(points[a], points[b], radii[a], radii[b])
 
@@ -144,7 +144,7 @@ def hand_joints(points: jax.Array) -> jax.Array:
     """The fourteen joints that are scored (14, 3), in the order of `jaxcv.data.hand.JOINTS`.
 
     The tip and the middle knuckle of pinky, ring, middle and index finger; tip, last and middle
-    joint of the thumb; the wrist's sides; and the palm, the mean of the metacarpals' ends.
+    joint of the thumb; the sides of the wrist; and the palm, the mean of the metacarpals' ends.
     """
     tips = [points[_index(f, k)] for f in (4, 3, 2, 1) for k in (3, 1)]
     thumb = [points[_index(0, k)] for k in (3, 2, 1)]
@@ -154,7 +154,7 @@ def hand_joints(points: jax.Array) -> jax.Array:
 
 
 def turned_hand(pose: HandPose, twist: Any, angles: Any) -> HandPose:
-    """The pose after a turn and a move: exp(w) R, t + v, and angles that are added.
+    """The pose with rotation exp(w) R, translation t + v and the given angles added.
 
     Args:
         pose: the pose.

@@ -1,4 +1,4 @@
-"""Manifolds to minimise on: values for the argument `retract` of `argmin` and its kin.
+"""Manifolds to minimise on, for the argument `retract` of `argmin` and related functions.
 
 | manifold    | a point of y                   | tangent vector | moved by delta                   |
 |-------------|--------------------------------|----------------|----------------------------------|
@@ -7,11 +7,11 @@
 | `Sphere()`  | (..., m) unit vector, m >= 2   | (..., m - 1)   | along the great circle of delta  |
 | `Product()` | dictionary of entries          | the same names | entry by entry                   |
 
-Points may have leading axes: one unknown each. All are hashable values without arrays.
+Leading axes hold separate points. All manifolds are hashable and hold no arrays.
 
-Rotations turn by the angle 2 atan(|delta| / 2), which Cayley's transform does without sines: to
-first order the exponential map, cheap to differentiate often, and one to one up to half a turn. The
-minimiser, its gradient and its certificate are the same for every retraction.
+turn(delta) is Cayley's transform, a rotation by 2 atan(|delta| / 2): to first order the exponential
+map, without sines, cheap to differentiate repeatedly, and one-to-one. The minimiser, its gradient
+and its certificate are the same for every retraction.
 
 Source: Absil, Mahony, Sepulchre 2008, ch. 4.
 """
@@ -43,7 +43,7 @@ def _turn(w: jax.Array) -> jax.Array:
 
 
 class _Value:
-    """Equal and hashable by type: these manifolds have no settings."""
+    """Equality and hash by type, for manifolds without settings."""
 
     def __eq__(self, other):
         return type(self) is type(other)
@@ -56,7 +56,7 @@ class _Value:
 
 
 class SO3(_Value):
-    """Rotations, moved from the left: delta is a rotation in the target's frame."""
+    """Rotations, moved from the left: delta is a rotation vector in the target's frame."""
 
     def tangent(self, y: jax.Array) -> jax.Array:
         """Zeros (..., 3)."""
@@ -99,7 +99,7 @@ class Sphere(_Value):
         """((4 - |delta|^2) y + 4 B(y) delta) / (4 + |delta|^2): stereographic coordinates."""
 
         def one(point, vector):
-            # Householder's reflection takes the last axis to -+y and the others to its tangents.
+            # A Householder reflection maps the last axis to -+y, the others to tangents at y.
             sign = jnp.where(point[-1] < 0, -1, 1).astype(point.dtype)
             normal = point.at[-1].add(sign)
             ambient = jnp.append(vector, jnp.zeros((), vector.dtype))
@@ -111,7 +111,7 @@ class Sphere(_Value):
 
 
 class Product:
-    """Entries of a dictionary, each on its own manifold; those not named are vectors.
+    """A dictionary whose entries each have a manifold; entries not named are vectors.
 
     `Product(rotation=SO3(), direction=Sphere())` for y = {"rotation": .., "direction": .., ..}.
     """
@@ -145,7 +145,7 @@ class Product:
         }
 
     def __call__(self, y: dict, delta: dict) -> dict:
-        """Every entry moved."""
+        """Moves every entry on its manifold."""
         manifolds = dict(self._manifolds)
         add = lambda entry, change: jax.tree.map(jnp.add, entry, change)
         return {name: manifolds.get(name, add)(entry, delta[name]) for name, entry in y.items()}

@@ -1,10 +1,10 @@
 """Round cones: the hull of two spheres, as the surface of articulated bodies.
 
 A cone has ends a, b and radii r_a, r_b. Between them its surface is a truncated cone that touches
-both spheres; where one sphere holds the other the hull is the larger sphere. Points of the lateral
-surface are those whose foot, along the surface's normal, lies between a and b.
+both spheres; if one sphere contains the other, the hull is the larger sphere. A point belongs to
+the lateral surface if its foot on the axis, along the surface's normal, lies between a and b.
 
-Source: Hart, Sphere tracing, The Visual Computer 1996, for distances; the rest is in closed form.
+Source: Hart, Sphere tracing, The Visual Computer 1996, for distances.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ _TINY = 1e-12
 
 
 class RoundCones(NamedTuple):
-    """P primitives.
+    """P round cones.
 
     Attributes:
         a: (P, 3).
@@ -34,9 +34,9 @@ class RoundCones(NamedTuple):
 
 
 def _axes(cones: RoundCones) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Unit axes, their lengths, the sine by which sides lean to b, and whether there is a side.
+    """Unit axes, lengths, sines k = (r_a - r_b) / length, and whether there is a lateral surface.
 
-    Where one sphere holds the other there is none, and the sine is 0.
+    If one sphere contains the other there is no lateral surface, and the sine is 0.
     """
     axis = cones.b - cones.a
     length = jnp.sqrt(jnp.maximum(jnp.sum(axis**2, axis=-1), _TINY))
@@ -48,7 +48,7 @@ def _axes(cones: RoundCones) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array
 def distances(point: jax.Array, cones: RoundCones) -> jax.Array:
     """Signed distances (P,) of a point (3,) to each cone, negative inside.
 
-    With s along the unit axis and h >= 0 across it, the foot along the side's normal is at
+    With s along the unit axis and h >= 0 across it, the foot along the surface's normal is at
     f = s - h k / sqrt(1 - k^2) for k = (r_a - r_b) / |b - a|, and
 
         d = |x - a| - r_a            f <= 0
@@ -72,12 +72,12 @@ def distances(point: jax.Array, cones: RoundCones) -> jax.Array:
 def paired_distances(points: jax.Array, cones: RoundCones) -> jax.Array:
     """Signed distances (P,) of points (P, 3), each to one of P cones.
 
-    A cone is a family of spheres c(s) = (1 - s) a + s b, r(s) alike, and the distance the least of
-    |x - c(s)| - r(s). With s where that is and n the unit vector from c(s) to x,
+    A cone is the union of spheres with centres c(s) = (1 - s) a + s b and radii r(s) alike; the
+    distance is the minimum over s of |x - c(s)| - r(s). The derivative
 
         dd = n . (dx - (1 - s) da - s db) - (1 - s) dr_a - s dr_b,
 
-    which is how it is differentiated: once and for all tangents.
+    has s at this minimum for all tangents, and n the unit vector from c(s) to x.
     """
     single = lambda x, *cone: distances(x, RoundCones(*(leaf[None] for leaf in cone)))[0]
     return jax.vmap(single)(points, *cones)
@@ -91,7 +91,7 @@ def _paired_distances_jvp(primals, tangents):
     along = jnp.sum(away * unit, axis=-1)
     across = jnp.sqrt(jnp.maximum(jnp.sum(away**2, axis=-1) - along**2, _TINY))
     share = (along - across * lean / jnp.sqrt(1 - lean**2)) / length
-    inner = cones.radius_a < cones.radius_b  # where one sphere holds the other
+    inner = cones.radius_a < cones.radius_b  # if one sphere contains the other
     share = jnp.where(sided, jnp.clip(share, 0, 1), jnp.where(inner, 1.0, 0.0))
     to = away - (share * length)[:, None] * unit
     normal = to / jnp.sqrt(jnp.maximum(jnp.sum(to**2, axis=-1), _TINY))[:, None]
@@ -103,13 +103,13 @@ def _paired_distances_jvp(primals, tangents):
 
 
 def intersect(origin: jax.Array, ray: jax.Array, cones: RoundCones) -> jax.Array:
-    """The least t > 0 (P,) with origin + t ray (3,) on each cone; inf without one.
+    """Smallest t > 0 (P,) with origin + t ray (3,) on each cone; inf if there is none.
 
-    The origin lies outside. A root t of the side's quadratic
+    The origin must lie outside. A root t of the lateral surface's quadratic
 
         (1 - k^2) (|x - a|^2 - s^2) = (r_a - s k)^2
 
-    counts where its foot lies between the ends; the spheres are tried besides.
+    counts if its foot lies between the ends; the two spheres are intersected as well.
     """
     unit, length, lean, sided = _axes(cones)
     cosine2 = 1 - lean**2
@@ -131,7 +131,7 @@ def intersect(origin: jax.Array, ray: jax.Array, cones: RoundCones) -> jax.Array
         s = s0 + t * s1
         foot = (s - lean * cones.radius_a) / cosine2
         good = sided & exists & (root >= 0) & (t > 0) & (foot > 0) & (foot < length)
-        good &= cones.radius_a > lean * s  # else the cone beyond its apex
+        good &= cones.radius_a > lean * s  # excludes the cone beyond its apex
         side = jnp.where(good, jnp.minimum(t, side), side)
     ends = jnp.minimum(
         _sphere(away, ray, cones.radius_a), _sphere(origin - cones.b, ray, cones.radius_b)
@@ -147,7 +147,7 @@ def _sphere(away: jax.Array, ray: jax.Array, radius: jax.Array) -> jax.Array:
 
 
 def normals(point: jax.Array, cones: RoundCones) -> jax.Array:
-    """Outward unit normals (P, 3) of each cone's distance at a point (3,)."""
+    """Outward unit normals (P, 3): the gradient of each cone's distance at a point (3,)."""
     unit, length, lean, sided = _axes(cones)
     away = point - cones.a
     along = jnp.sum(away * unit, axis=-1)

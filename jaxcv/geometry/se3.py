@@ -3,8 +3,8 @@
     exp((v, w)) = [ exp(w)  V(w) v ]
                   [   0        1   ]
 
-Translations have the units of the scene, rotations are in radians. One motion a call; batch with
-`jax.vmap`. Source: Murray, Li, Sastry 1994, ch. 2; Barfoot 2017, ch. 7.
+Translations have the units of the scene, rotations are in radians. Every function takes one motion;
+batch with `jax.vmap`. Source: Murray, Li, Sastry 1994, ch. 2; Barfoot 2017, ch. 7.
 """
 
 import jax
@@ -15,7 +15,7 @@ from jaxcv.geometry import so3
 
 __all__ = ["exp", "left_jacobian", "log"]
 
-_TERMS = 30  # of the Jacobian's series: the rest is below 1e-16 for angles up to pi
+_TERMS = 30  # of the Jacobian's series: the remainder is below 1e-16 for angles up to pi
 
 
 def exp(xi: jax.Array) -> jax.Array:

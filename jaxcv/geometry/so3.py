@@ -1,8 +1,8 @@
 """Rotations: matrices R in SO(3) and rotation vectors w = angle * axis, in radians.
 
-Every function takes one rotation; batch with `jax.vmap`. All are smooth wherever the map is: the
-coefficients of Rodrigues' formula are power series near the identity, so derivatives of any order
-are right at w = 0.
+Every function takes one rotation; batch with `jax.vmap`. Derivatives exist wherever those of the
+map do: near the identity the coefficients of Rodrigues' formula are power series, so derivatives of
+any order are correct at w = 0.
 
 Source: Murray, Li, Sastry 1994, ch. 2; Shepperd 1978 for the quaternion of a matrix; Levinson et
 al., NeurIPS 2020, for the nearest rotation.
@@ -55,12 +55,12 @@ def exp(w: jax.Array) -> jax.Array:
 def log(rotation: jax.Array) -> jax.Array:
     """The rotation vector (3,) of a rotation (3, 3), with an angle in [0, pi].
 
-    At pi, where two vectors are right, one of them.
+    At pi two vectors are valid; one of them is returned.
     """
     check_shape("rotation", rotation, (3, 3))
     r, d = rotation, jnp.diagonal(rotation)
     trace = jnp.sum(d)
-    # Four ways to the same quaternion (w, x, y, z) up to scale; the largest pivot loses nothing.
+    # Four formulas for one quaternion (w, x, y, z) up to scale; the largest pivot is accurate.
     pivots = jnp.stack([trace, *(2 * d - trace)])
     ways = [
         [1 + trace, r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]],
@@ -81,13 +81,13 @@ def log(rotation: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def nearest(matrix: jax.Array) -> jax.Array:
-    """The rotation (3, 3) nearest to a matrix M (3, 3) in the sum of squares: max tr(R^T M).
+    """The rotation R (3, 3) nearest to M (3, 3) in the Frobenius norm: it maximises tr(R^T M).
 
         R = U diag(1, 1, det(U V^T)) V^T of M = U S V^T
 
-    Where several are nearest (the two smallest singular values are equal and det M < 0, or both are
-    0) it is one of them, and the derivative in the directions that choose among them is 0. Its rule
-    needs no difference of singular values, so that it holds where they are equal, as at a rotation.
+    If several are nearest (the two smallest singular values are equal and det M < 0, or both are 0)
+    one of them is returned, with derivative 0 in the ambiguous directions. For det M > 0 the rule
+    divides by sums of singular values only, so equal ones, as at a rotation, are safe.
     """
     return _nearest(matrix)[0]
 

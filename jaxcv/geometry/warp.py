@@ -1,7 +1,7 @@
-"""Where the pixels of one image lie in another, and what is seen there.
+"""Positions of one image's pixels in another image, and the values there.
 
-A pixel with ray x = K^-1 (u, v, 1) and inverse depth z is, in the other camera and up to the
-positive scale z, the point X' = R x + z t: no division by z, and z = 0 is a point at infinity.
+A pixel with ray x = K^-1 (u, v, 1) and inverse depth z maps to X' = R x + z t in the other camera,
+up to the positive scale z. There is no division by z; z = 0 is a point at infinity.
 
 Source: Clark et al., "LS-Net", ECCV 2018, eq. 5 to 7, in inverse depth.
 """
@@ -16,16 +16,16 @@ from jaxcv.geometry.camera import project
 
 __all__ = ["Warp", "bilinear", "warp_pixels"]
 
-_NEAREST = 1e-6  # of Z', in front of the other camera
+_NEAREST = 1e-6  # lower bound of Z' in front of the other camera
 
 
 class Warp(NamedTuple):
-    """The pixels of an image in another.
+    """Positions of an image's pixels in another image.
 
     Attributes:
         u: (H, W) [px].
         v: (H, W) [px].
-        points: (H, W, 3), X'.
+        points: (H, W, 3), X'; ones where not in front of the camera.
         visible: (H, W) bool, in front of the camera and between its outermost pixel centres.
     """
 
@@ -42,7 +42,7 @@ def warp_pixels(
     intrinsics: jax.Array,
     shape: tuple[int, int],
 ) -> Warp:
-    """The pixels of an image in another; where not visible, u and v mean nothing but are finite.
+    """Positions of an image's pixels in another; finite but arbitrary where behind its camera.
 
     Args:
         inverse_depth: (H, W), along z, in the inverse unit of the translation.
@@ -67,7 +67,7 @@ def bilinear(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The bilinear interpolant of an image and its exact derivatives.
 
-    Beyond the outermost pixel centres the outermost cell goes on.
+    Beyond the outermost pixel centres it extrapolates linearly.
 
     Args:
         image: (H, W, C), two pixels or more along each side.
@@ -75,7 +75,7 @@ def bilinear(
         v: (...) row.
 
     Returns:
-        value, d/du and d/dv, (..., C); on a grid line the derivatives are those to its right.
+        value, d/du and d/dv, (..., C); on a grid line, derivatives to its right or below it.
     """
     check_shape("image", image, (None, None, None))
     height, width, channels = image.shape

@@ -1,4 +1,4 @@
-"""Checks of what every function of the package takes, and the hint for forward mode."""
+"""Checks of the arguments that the functions share, and the hint for forward mode."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ __all__ = ["called", "check_linear", "check_setting", "checked", "on_device", "w
 
 
 def called(function: Callable, term: Callable | None) -> Callable:
-    """`function`, or the term that is made of it."""
+    """`function`, or `term` with `function` as its first argument."""
     return function if term is None else functools.partial(term, function)
 
 
@@ -46,7 +46,7 @@ def check_linear(name: str, linear: Any) -> None:
 def checked(
     name: str, y: Any, theta: Any, data: Any, damping: Any, autodiff: str = "reverse"
 ) -> tuple[Any, Any]:
-    """y, known to the caller as `name`, and theta as arrays; checks what every function takes."""
+    """y (`name` in errors) and theta as arrays, after checks of the shared arguments."""
     check_damping(damping)
     check_choice("autodiff", autodiff, RULES)
     check_data(data)
@@ -61,14 +61,14 @@ def checked(
 
 
 def on_device(damping: Damping) -> Damping:
-    """The damping with its number on a device, transferred explicitly (`jax.transfer_guard`)."""
+    """The damping with its value on a device, transferred explicitly (`jax.transfer_guard`)."""
     if isinstance(damping.value, jax.Array):
         return damping
     return dataclasses.replace(damping, value=jax.device_put(damping.value))
 
 
 def with_hint(function: Callable, *arguments: Any, hint: str = "") -> Any:
-    """`function(*arguments)`; JAX's error about forward mode says what to pass."""
+    """`function(*arguments)`; adds a hint to JAX's error about forward mode."""
     try:
         return function(*arguments)
     except TypeError as error:

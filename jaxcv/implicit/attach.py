@@ -1,4 +1,4 @@
-"""The implicit gradient for a minimiser that is already there, as a rule and as functions."""
+"""The implicit gradient of a given minimiser, as a differentiation rule and as functions."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -32,17 +32,17 @@ def attach(
 ) -> Any:
     """`y_star` unchanged, with the gradient of the minimiser y*(theta) of the energy.
 
-    For a minimiser that any solver found, inside or outside JAX. theta gets the damped implicit
-    gradient of `argmin`; y_star and data get none, and whatever made them is never differentiated.
-    y_star must be a minimiser of energy(., theta, *data), which `diagnose` judges.
+    For minimisers from any solver, inside or outside JAX. theta gets the damped implicit gradient
+    of `argmin`; y_star and data get none, and the code that computed them is never differentiated.
+    y_star must be a minimiser of energy(., theta, *data): check with `diagnose`.
 
     Args:
         energy, theta, data, damping, linear, autodiff, retract: as for `argmin`.
         y_star: the minimiser, a tree like y0.
-        solve: None, or a solver of the damped system for energies whose Hessian only its author
-            can factorise: `solve(y, theta, data, lambda, v) -> u` with (H + lambda I) u = v, u and
-            v trees like y; `autodiff='reverse'` alone. It must be a global function or a frozen
-            value, since whatever it closes over gets no gradient.
+        solve: None, or a custom solver of the damped system, for Hessians of special structure:
+            `solve(y, theta, data, lambda, v) -> u` with (H + lambda I) u = v, u and v trees like y;
+            `autodiff='reverse'` only. Pass a global function or a frozen value, since arrays that
+            it closes over get no gradient.
     """
     y, theta = _checked("y_star", energy, y_star, theta, data, damping, linear, retract, autodiff)
     check_setting("solve", solve)
@@ -64,7 +64,7 @@ def argmin_vjp(
     linear: Any = "auto",
     retract: Retraction | None = None,
 ) -> tuple[Any, Diagnostics]:
-    """The pullback of `attach` as a function, with what is known of it.
+    """The pullback of `attach` as a function, with diagnostics.
 
     Args:
         energy, theta, data, damping, linear, retract: as for `argmin`.
@@ -93,7 +93,7 @@ def argmin_jvp(
     linear: Any = "auto",
     retract: Retraction | None = None,
 ) -> tuple[Any, Diagnostics]:
-    """The pushforward of `attach` as a function, with what is known of it.
+    """The pushforward of `attach` as a function, with diagnostics.
 
     Args:
         energy, theta, data, damping, linear, retract: as for `argmin`.
@@ -122,12 +122,12 @@ def diagnose(
     linear: Any = "auto",
     retract: Retraction | None = None,
 ) -> Diagnostics:
-    """What is known of a minimiser, after the fact: `Diagnostics` for a cotangent of norm one.
+    """The `Diagnostics` of a given minimiser, for a cotangent of norm one.
 
     Args:
         energy, theta, data, damping, linear, retract: as for `argmin`.
-        y: the point, e.g. `solution.value`. It is certified where the Newton step that is left is
-            below sqrt(eps) |y|, since nothing is known of its solver.
+        y: the point, e.g. `solution.value`. It counts as converged if the remaining Newton step
+            is below sqrt(eps) |y|, since the status of its solver is unknown.
     """
     y, theta = _checked("y", energy, y, theta, data, damping, linear, retract)
     arguments = (y, theta, data, on_device(damping))
@@ -135,7 +135,7 @@ def diagnose(
 
 
 def _checked(name, energy, y, theta, data, damping, linear, retract, autodiff="reverse"):
-    """(y, theta) as arrays, where every argument that the four functions share is good."""
+    """(y, theta) as arrays, after checks of the arguments that the four functions share."""
     check_callable("energy", energy)
     y, theta = checked(name, y, theta, data, damping, autodiff)
     check_linear("linear", linear)
@@ -154,7 +154,7 @@ def _attach(energy, linear, autodiff, retract, solve, y, theta, data, damping):
     y, theta, _ = spread(energy, (y, theta, *data), y, theta, damping)
     packed = None
     if solve is not None:
-        # A user's solve sees the trees that it knows, not the leaves of a system.
+        # A user's solve takes the user's trees, not the leaves of a system.
         structure = jax.tree.structure((theta, data))
         packed = _OwnSolve(solve, structure, len(jax.tree.leaves(data)))
     system, _, rule = _at(energy, linear, retract, y, theta, data, packed)

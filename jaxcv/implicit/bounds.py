@@ -1,11 +1,11 @@
-"""Bounds on the unknowns: their arrays, and the energy on the subspace that they leave free.
+"""Bounds on the unknowns: their arrays, and the energy with the active unknowns held.
 
 At a solution with active bounds b the free unknowns y_f solve dE/dy_f = 0 with y_a = b(theta):
 
     dy_f = -H_ff^-1 (H_fa db + B_f dtheta),    dy_a = db.
 
-So the gradient of a bound that depends on theta passes through. It is one-sided: it holds for
-changes that keep the active set; where dE/dy_a = 0 at a bound, the unknown counts as free.
+So a bound that depends on theta has a gradient. The gradient is one-sided: it holds for changes
+that keep the active set. An unknown at a bound with dE/dy_a = 0 counts as free.
 """
 
 from collections.abc import Callable
@@ -26,11 +26,11 @@ def bound_arrays(bounds: Any, y0: Any) -> tuple[Any, Any]:
 
     Args:
         bounds: (lower, upper): trees like y0, or prefixes of them, whose leaves broadcast; None and
-            infinities are no bounds.
+            infinities mean no bound.
         y0: the start.
 
     Raises:
-        ValueError: not a pair, another tree, shapes that do not broadcast.
+        ValueError: not a pair, another tree, shapes that do not broadcast, lower > upper.
     """
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
         hint = "Write bounds=(lower, upper); None for a side without bounds."
@@ -63,10 +63,10 @@ def bound_arrays(bounds: Any, y0: Any) -> tuple[Any, Any]:
 
 
 def _at_bounds(y: Any, lower: Any, upper: Any, sides: jax.Array) -> Any:
-    """y with what `sides` (n,) marks replaced: -1 by the lower bound, 1 by the upper."""
+    """y, at the lower bound where `sides` (n,) is -1, at the upper bound where it is 1."""
     unravel = ravel_pytree(y)[1]
     flat, low, high = (ravel_pytree(tree)[0] for tree in (y, lower, upper))
-    # The other side may be infinite: its derivative must not be met, even times zero.
+    # The other side may be infinite: zero times its derivative would be nan.
     low, high = jnp.where(sides < 0, low, 0), jnp.where(sides > 0, high, 0)
     return unravel(jnp.where(sides < 0, low, jnp.where(sides > 0, high, flat)))
 
@@ -74,7 +74,7 @@ def _at_bounds(y: Any, lower: Any, upper: Any, sides: jax.Array) -> Any:
 def held_energy(energy: Callable) -> Callable:
     """The energy of (y, (theta, lower, upper), sides, *data) with the active unknowns held.
 
-    They get curvature one and no gradient of their own, so that the system stays regular.
+    Held unknowns get curvature one and zero gradient, so that the system stays regular.
     """
 
     def held(y, theta, sides, *data):
@@ -88,5 +88,5 @@ def held_energy(energy: Callable) -> Callable:
 
 
 def held_value(y: Any, lower: Any, upper: Any, sides: jax.Array) -> Any:
-    """y whose held unknowns are the bounds themselves, as functions of what these depend on."""
+    """y with the held unknowns replaced by the bounds; differentiable in the bounds."""
     return _at_bounds(y, lower, upper, sides)

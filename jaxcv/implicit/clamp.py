@@ -1,19 +1,19 @@
-"""Latents that a batch should not have are held at one value and learn to have it.
+"""Clamps the inactive latents of a batch to one value; pulls them to their mean.
 
 In a batch where only the factors of some latents vary, the others are inactive: all samples get one
 value r (the batch's mean, or its first sample's), and instead of the gradient of the loss they get
-one that draws them together. For u (B, D), active m (D,) and strength kappa
+a gradient that pulls them together. For u (B, D), active m (D,) and strength kappa
 
     y = m u + (1 - m) r,     u_bar = m y_bar + (1 - m) kappa (u - mean(u)).
 
-The rule ignores what comes back for inactive latents, so it is no transposed derivative: it is not
-linear in the cotangent. Apply it once to a tensor and step. Scaling the loss or adding up gradients
-of parts of a batch does not scale it; where the loss is a mean over B samples and not their sum,
-give kappa / B. For a loss L(y) it is the gradient of
+The rule ignores the cotangents of inactive latents, so it is not a transposed derivative and not
+linear in the cotangent. Apply it once per tensor and step. Scaling the loss, or summing gradients
+of parts of a batch, does not scale the pull; if the loss is a mean over B samples, not a sum, pass
+kappa / B. For a loss L(y) the rule is the gradient of
 
     L(m u + (1 - m) stop(r)) + kappa / 2 sum (1 - m) (u - mean(u))^2,
 
-which `invariance_penalty` writes down for those who prefer a loss.
+whose second term is also available as a loss, `invariance_penalty`.
 
 Source: Kulkarni et al., Deep Convolutional Inverse Graphics Network, NIPS 2015, section 3.2.
 """
@@ -41,28 +41,28 @@ def clamp_inactive(
     sign: str = "attract",
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Holds inactive latents at one value, and draws them together in the backward pass.
+    """Sets inactive latents to one value, and pulls them together in the backward pass.
 
     Args:
         u: (B, D), floating.
-        active: (D,) true where samples keep their own value and gradient; no gradient.
-        strength: kappa >= 0, a scalar that may be traced; no gradient. 0: inactive latents learn
-            nothing.
+        active: (D,) true for latents that keep their own values and gradient; no gradient.
+        strength: kappa >= 0, a scalar that may be traced; no gradient. 0: inactive latents get a
+            zero gradient.
         reference: `mean` of the batch, as published, or its `first` sample, as released.
-        sign: `attract`, as published, or `repel`: what the released code does, which adds the term
-            to a gradient that it ascends.
-        axis_name: of devices (`jax.shard_map`) that share a batch; means are over all of them.
+        sign: `attract`, as published, or `repel`, as the released code, which adds the term to an
+            ascent direction.
+        axis_name: device axis (`jax.shard_map`) over which the batch is sharded; means are global.
 
     Returns:
         y (B, D).
 
     Raises:
-        ValueError: other shapes or names.
+        ValueError: wrong shapes, or an unknown `reference` or `sign`.
     """
     u = jnp.asarray(u)
     check_floating("u", u)
     if u.ndim != 2:
-        hint = "Flatten to one row a sample; use vmap for an ensemble."
+        hint = "Flatten to one row per sample; use vmap for an ensemble."
         raise argument_error("u", "expected (B, D)", u.shape, hint)
     active = jax.lax.stop_gradient(jnp.asarray(active).astype(u.dtype))
     if active.shape != u.shape[1:]:

@@ -1,4 +1,4 @@
-"""The Hessian at a minimum, its factor, and the covariance that it stands for."""
+"""The Hessian at a minimum, its Cholesky factor and its Laplace covariance."""
 
 import functools
 from collections.abc import Callable
@@ -28,8 +28,8 @@ class Curvature(NamedTuple):
         factor: (n, n) lower Cholesky factor of H' + lambda I.
         covariance: (n, n) (H' + lambda I)^-1: where the energy is a negative log-density, the
             covariance of its Laplace approximation, in squared units of y.
-        damping_used: () lambda, after `relative` and the precision's floor.
-        shift: () s >= 0 of H' = H + s I; above 0 the point is no minimum.
+        damping_used: () lambda, after `relative` and the round-off floor.
+        shift: () s >= 0 of H' = H + s I; if positive, the point is not a minimum.
     """
 
     hessian: jax.Array
@@ -52,17 +52,17 @@ def curvature(
     Args:
         energy, theta, data: as for `argmin`.
         y: the point, any pytree of floating-point arrays.
-        damping: mode `shift`; with value 0 lambda is a few n eps |H|.
+        damping: mode `shift`; with value 0 lambda is at most a few n eps |H|.
 
     Raises:
-        ValueError: a y that is not floating-point, data that is not a tuple, another mode.
+        ValueError: a y that is not floating-point, data that is not a tuple, a wrong mode.
 
     Source: Laplace approximation, e.g. Bishop, Pattern Recognition and Machine Learning, 4.4.
     """
     check_callable("energy", energy)
     y, theta = checked("y", y, theta, data, damping)
     if damping.mode != "shift":
-        hint = "Only there the damped Hessian has a Cholesky factor for every H."
+        hint = "Only `shift` makes a damped Hessian with a Cholesky factor from every H."
         raise argument_error("damping.mode", "expected 'shift'", repr(damping.mode), hint)
     return with_hint(jit_on(energy, _curvature, ()), y, theta, data, on_device(damping))
 
@@ -78,7 +78,7 @@ def _curvature(energy, y, theta, data, damping):
     identity = jnp.eye(point.size, dtype=point.dtype)
     factor = cholesky(hessian + (system.shift + system.damping) * identity)
     columns = jax.vmap(functools.partial(cholesky_solve, factor))(identity)
-    # A Hessian that is not finite has neither.
+    # Both are nan for a non-finite Hessian.
     covariance, lower = (
         jnp.where(factor.definite, x, jnp.nan) for x in (0.5 * (columns + columns.T), factor.lower)
     )

@@ -1,4 +1,4 @@
-"""What is known of a minimiser and of the damped system at it."""
+"""Diagnostics of a minimiser and of its damped system."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,46 +21,46 @@ from jaxcv.linear.system import (
 
 __all__ = ["Diagnostics", "diagnose_at", "diagnose_gradient"]
 
-_EXACT = 16  # unknowns up to which all eigenvalues are no dearer than the smallest
+_EXACT = 16  # up to this size all eigenvalues cost no more than the smallest
 _RITZ_STEPS = 12
 
 
 class Diagnostics(NamedTuple):
-    """What is known of a minimiser and of the damped system at it; no field has a gradient.
+    """Diagnostics of a minimiser and of its damped system; no field has a gradient.
 
-    From `argmin` the fields speak of a cotangent of norm one; from `argmin_vjp` of the one given.
+    `argmin` evaluates them for a cotangent of norm one, `argmin_vjp` for the given cotangent.
 
     Attributes:
         gradient_norm: |dE/dy| at y.
-        newton_decrement: sqrt(g^T H'^-1 g): the square root of twice the energy that a Newton
-            step still expects to gain.
-        min_eigenvalue: smallest eigenvalue of H. From 17 unknowns on, where H is positive definite
-            and the mode is `shift`, by a short Lanczos run on H^-1; with `Arrow` and
-            `BlockDiagonal` by bisection, to 1e-3 of itself and not above it; with `linear="cg"`
-            the smallest Ritz value of a short Lanczos run, which is never below it.
-        negative_eigenvalues: how many eigenvalues of H are below minus round-off; with
-            `linear="cg"` how many Ritz values.
-        damping_used: the lambda that was used, after `relative` and the precision's floor.
+        newton_decrement: sqrt(g^T H'^-1 g): its square is twice the decrease of the energy that a
+            Newton step predicts.
+        min_eigenvalue: smallest eigenvalue of H. Above 16 unknowns, if H is positive definite and
+            the mode is `shift`, from a short Lanczos run on H^-1; with `Arrow` and
+            `BlockDiagonal` a lower bound by bisection, to a relative 1e-3; with `linear="cg"` an
+            upper bound, the smallest Ritz value of a short Lanczos run.
+        negative_eigenvalues: number of eigenvalues of H below minus round-off; with `linear="cg"`,
+            of Ritz values.
+        damping_used: the lambda used, after `relative` and the round-off floor.
         gradient_bound: rigorous bound on |u|. `shift`: k |v| / lambda. `tikhonov`:
-            min(k / 2, sqrt(k)) |v| / lambda. `plain`: by the smallest eigenvalue, infinite where
-            H + lambda I is not positive definite and with `linear="cg"`, which does not know it.
+            min(k / 2, sqrt(k)) |v| / lambda. `plain`: from the smallest eigenvalue; infinite where
+            H + lambda I is not positive definite, and with `linear="cg"`.
         bias_estimate: (lambda / (h + lambda))^k at the smallest eigenvalue h of H' (`tikhonov`:
             (lambda^2 / (h^2 + lambda^2))^k at the smallest |h|): the largest relative error that
             damping causes in any direction of u.
-        error_estimate: estimate of the relative error of u: bias, the move of y* that a Newton
-            step still expects (through the change of H along it), the adjoint's residual, and
-            `structure_error`.
+        error_estimate: estimate of the relative error of u: the sum of `bias_estimate`, the change
+            of H along the remaining Newton step over the smallest eigenvalue of H',
+            `adjoint_residual` and `structure_error`.
         adjoint_residual: relative residual of the system that u solves; 0 where no cotangent was
             given.
-        certified: y is finite, its solver has converged (`argmin_vjp`, which knows no solver:
-            the Newton step is below sqrt(eps) |y|), H is positive definite there, and the
-            Newton-Kantorovich test |H^-1| |H^-1 g| K <= 1/2 holds with K, the Lipschitz constant
-            of H, estimated along the Newton step. An estimate, not a proof, since K is. Never true
-            with `linear="cg"`, which does not know the smallest eigenvalue, nor where
-            `structure_error` is above sqrt(eps).
+        certified: y is finite, its solver has converged (without a solver, as in `argmin_vjp`: the
+            Newton step is below sqrt(eps) |y|), H is positive definite, and the
+            Newton-Kantorovich test |H^-1| |H^-1 g| K <= 1/2 holds. The Lipschitz constant K of H
+            is estimated along the Newton step, so this is not a proof. Never true with
+            `linear="cg"`, where the smallest eigenvalue is unknown, nor where `structure_error`
+            is above sqrt(eps).
         structure_error: |H p - M p| / |H p| for a random p and the matrix M of the structure that
-            `linear` declares (`Arrow`, `BlockDiagonal`); 0 for the other methods. Far above
-            round-off the energy does not have that structure.
+            `linear` declares (`Arrow`, `BlockDiagonal`); 0 for the other methods. Values far above
+            round-off: the energy does not have that structure.
     """
 
     gradient_norm: jax.Array
@@ -99,10 +99,10 @@ def diagnose_gradient(
         gradient: (n,) -> (n,), dE/dy.
         y: (n,) the point.
         damping: as for `argmin`.
-        method: what `resolve_method` returned.
-        v, u: (n,) cotangent and its damped solution; without them the fields speak of a
-            cotangent of norm one.
-        converged: () bool, what the solver said; a point that is not is not certified.
+        method: the result of `resolve_method`.
+        v, u: (n,) cotangent and its damped solution; without them the fields are for a cotangent
+            of norm one.
+        converged: () bool, from the solver; an unconverged point is not certified.
         scale: () size of the unknowns; by default |y|.
     """
     g = gradient(y)
@@ -110,7 +110,7 @@ def diagnose_gradient(
     product = hessian_product(gradient, y)
     structure_error = jnp.zeros((), dtype)
     if isinstance(method, ConjugateGradient):
-        # From the gradient itself a symmetric problem may hide negative curvature.
+        # A random start: from the gradient, symmetry may hide negative curvature.
         spectrum = lanczos_eigenvalues(product, random_like(y))
         magnitude = jnp.max(jnp.abs(spectrum))
         floor = 4 * y.size * jnp.finfo(dtype).eps * magnitude
@@ -119,7 +119,7 @@ def diagnose_gradient(
         matrix = None
     else:
         matrix = method.matrix(product, dtype)
-        total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(matrix))  # what fails shows in it
+        total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(matrix))  # nan or inf if any is
         finite = jnp.isfinite(total)
         sound = method.add(jax.tree.map(jnp.zeros_like, matrix), jnp.ones((), dtype))
         matrix = jax.tree.map(lambda x, one: jnp.where(finite, x, one), matrix, sound)
@@ -137,8 +137,8 @@ def diagnose_gradient(
         system = damped_system(multiply, y, damping, method, SolverHessian(matrix))
     smallest = spectrum[0]
     least = jnp.maximum(floor, jnp.finfo(dtype).tiny)
-    shift = jnp.maximum(system.shift, -smallest)  # of H', in mode `plain` too
-    lifted = jnp.maximum(spectrum + shift, least)  # eigenvalues of H', kept off zero
+    shift = jnp.maximum(system.shift, -smallest)  # of H', also in mode `plain`
+    lifted = jnp.maximum(spectrum + shift, least)  # eigenvalues of H', kept away from zero
 
     # The Newton step on H', and how much the Hessian changes along it.
     if isinstance(method, ConjugateGradient):
@@ -153,7 +153,7 @@ def diagnose_gradient(
         change = method.distance(method.matrix(moved, dtype), matrix)
     decrement = jnp.sqrt(jnp.maximum(jnp.vdot(g, step), 0))
     kantorovich = change / lifted[0]
-    # A minimiser is known by its solver; without one only the step that is left can tell.
+    # Without a solver's status, a small remaining Newton step counts as converged.
     root = jnp.sqrt(jnp.finfo(dtype).eps)
     size_of_y = norm(y) if scale is None else scale
     settled = norm(step) <= root * size_of_y if converged is None else converged
@@ -174,7 +174,7 @@ def diagnose_gradient(
         bounded = (low > 0) & (matrix is not None)
         bound = jnp.where(bounded, size * terms, jnp.inf)
         bias = jnp.max(jnp.abs(lam / (spectrum + lam))) ** order
-        if spectrum.size < y.size and matrix is not None:  # what is above the smallest decides
+        if spectrum.size < y.size and matrix is not None:  # an unknown eigenvalue may be near -lam
             bias = jnp.where(low > 0, bias, jnp.inf)
     residual = jnp.zeros((), dtype)
     if v is not None and u is not None:
@@ -197,7 +197,7 @@ def diagnose_gradient(
 
 
 def _spectrum(structure, matrix, damping, floor) -> tuple[jax.Array, jax.Array]:
-    """Eigenvalues (k,) of which the first is the smallest, and how many are below -floor."""
+    """Eigenvalues (k,), the smallest first, and the number of eigenvalues below -floor."""
     indefinite = ~structure.definite(structure.factor(matrix))
     if not isinstance(structure, DenseStructure):
         count = while_once(indefinite, lambda: structure.negative_eigenvalues(matrix, floor))
@@ -205,8 +205,8 @@ def _spectrum(structure, matrix, damping, floor) -> tuple[jax.Array, jax.Array]:
     if structure.size <= _EXACT or damping.mode != "shift":
         spectrum = eigenvalues(matrix)
         return spectrum, jnp.sum(spectrum < -floor)
-    # A factor spares the eigendecomposition: the inverse has its largest eigenvalue where the
-    # matrix has its smallest, and far from the others.
+    # Lanczos instead of an eigendecomposition: the largest eigenvalue of the inverse belongs to the
+    # smallest of the matrix and is well separated.
     factor = structure.factor(matrix)
     probe = random_like(structure.diagonal(matrix))
     inverse = lanczos_eigenvalues(lambda p: structure.solve(factor, p), probe, _RITZ_STEPS)

@@ -1,4 +1,4 @@
-"""Losses that see several basins: which minimum is the lowest may change with theta."""
+"""Losses over several minima, since the lowest minimum may change with theta."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +13,11 @@ __all__ = ["expected_over_minima"]
 
 
 def expected_over_minima(loss: Callable, solution: Solution, temperature: Any) -> jax.Array:
-    """The loss of a minimum drawn by its energy.
+    """The mean loss over minima, with Boltzmann weights.
 
         L = sum_k w_k loss(y_k),    w = softmax(-E_k / T)
 
-    An implicit gradient sees how a minimum moves, not that another minimum becomes the lowest. Here
+    An implicit gradient follows one minimum and ignores that another may become the lowest. Here
     the gradient reaches theta through the minima and through the weights: dE_k/dtheta at a minimum
     is the partial derivative (the envelope theorem), so the weights need no Hessian. For T -> 0 the
     value is the loss of the lowest minimum.

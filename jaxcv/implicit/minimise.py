@@ -1,7 +1,7 @@
 """Minimisers of energies and their damped implicit gradient.
 
-The rule sits on the solution, not around the solver: `argmin` runs any solver without gradient and
-hands its result to an identity whose derivative is one damped solve (`jaxcv.implicit.rules`).
+The rule belongs to the solution, not to the solver: `argmin` runs any solver without gradient and
+passes the result to an identity whose derivative is one damped solve (`jaxcv.implicit.rules`).
 
 Source: Toso, Campbell, Russell, "Wibergian learning of continuous energy functions",
 NeurIPS 2019, eq. 8-9; Samuel and Tappen, CVPR 2009, for value 0.
@@ -70,19 +70,19 @@ def argmin(
         y* = argmin_y E(y, theta, *data),   theta_bar = -B^T (H' + lambda I)^-1 y_bar
 
     The gradient never explodes (|u| <= |y_bar| / lambda, see `Damping`) and costs one solve, no
-    matter how many steps the solver took. It assumes that y* is a minimiser: look at
-    `solution.converged`, and at `solution.status` for the reason. A problem of a vmapped batch that
+    matter how many steps the solver took. It assumes that y* is a minimiser: check
+    `solution.converged`; `solution.status` has the reason. A problem of a vmapped batch that
     is not finite contributes a zero gradient and leaves the others alone.
 
-    It is compiled once per energy function and kept as long as that function lives: pass the same
-    function object, not a new lambda a call. Arrays that the energy closes over are differentiated
-    through as if they were part of theta. As under any `jax.jit`, a global or an attribute that is
-    changed between calls is not read again: pass what changes as theta or data.
+    `argmin` is compiled once per energy function and cached while that function lives: pass the
+    same function object, not a new lambda per call. Arrays that the energy closes over are
+    differentiated through as if they were part of theta. As under any `jax.jit`, a global or an
+    attribute that changes between calls is not read again: pass changing values as theta or data.
 
-    The gradient of a problem with anything not finite is zero, and only `status` and the values
-    themselves say so; one that has merely not converged keeps its gradient: mask it.
-    Second derivatives are those of the formula above: with value 0 the true ones, with damping
-    those of the damped gradient, which differ from differences of the minimiser.
+    A problem with non-finite values gets a zero gradient, which only `status` and the values
+    themselves reveal. A problem that has merely not converged keeps its gradient: mask it.
+    Second derivatives differentiate the formula above: they are exact with value 0; with damping
+    they belong to the damped gradient and differ from finite differences of the minimiser.
 
     Args:
         energy: `energy(y, theta, *data) -> scalar`, pure.
@@ -91,26 +91,26 @@ def argmin(
         data: tuple of anything else that the energy reads; no gradient, may hold integers.
         solver: a `Solver`, see `jaxcv.solvers`; `Newton()` by default.
         damping: the damping of the backward pass only.
-        linear: how the Hessian is solved with: `auto`, `scalar`, `cholesky`, `cg`, or what y and
-            the energy allow, an `Arrow`, a `BlockDiagonal`, a `ConjugateGradient`; see
-            `jaxcv.linear.system`. `Newton` takes its steps by it, too.
+        linear: method of the linear solves: `auto`, `scalar`, `cholesky`, `cg`, or, where the
+            energy allows, an `Arrow`, a `BlockDiagonal` or a `ConjugateGradient`; see
+            `jaxcv.linear.system`. The steps of `Newton` use the same method.
         bounds: None, or (lower, upper): trees like y0 (or prefixes of it) whose leaves broadcast;
-            None and infinities are no bounds. They may depend on theta. The gradient is that on
-            the free unknowns, one-sided where a bound is active; `solution.active` counts them.
+            None and infinities mean no bound. Bounds may depend on theta. Active unknowns follow
+            their bounds; the gradient is one-sided there. `solution.active` counts them.
         autodiff: `reverse`, or `both`: the same numbers from a rule that has a forward mode too
-            (`jax.jvp`, `jax.jacfwd`, `jax.hessian`). In reverse mode it contains failed problems
-            by the finiteness of y and dE/dy alone, `reverse` also by that of the result.
-        init_gradient: what y0 gets. `zero`; or `prox`: lambda^k (H' + lambda I)^-k y_bar, the
-            derivative of k proximal steps of weight lambda from y0, for meta-learning a start
-            that the energy is to stay near. It tends to zero with lambda, but for directions in
-            which the energy is flat.
-        retract: None: y lives in a vector space. A `Retraction` of the manifold that it lives on
-            (`jaxcv.geometry.manifolds`): the Hessian and u are those of the tangent space at y*,
-            and the solver works in coordinates around y0; where it fails there, around its end.
+            (`jax.jvp`, `jax.jacfwd`, `jax.hessian`). In reverse mode `both` zeroes a problem if y
+            or dE/dy is not finite, `reverse` also if the gradient itself is not.
+        init_gradient: the gradient of y0: `zero`, or `prox`: lambda^k (H' + lambda I)^-k y_bar,
+            the derivative of k proximal steps of weight lambda from y0, for meta-learning the
+            start. `prox` tends to zero with lambda, except in directions in which the energy is
+            flat.
+        retract: None: y is in a vector space. Or a `Retraction` of the manifold of y
+            (`jaxcv.geometry.manifolds`): the Hessian and u belong to the tangent space at y*. The
+            solver uses coordinates around y0; if it fails, once more around its end point.
         has_aux: the energy returns (scalar, aux), and the solution holds aux at y*.
         diagnostics: compute `solution.diagnostics`; costs a Hessian or a Lanczos run.
-        history: N: record energies and gradient norms of the first N steps, for one more
-            evaluation a step.
+        history: N: record energies and gradient norms of the first N steps; costs one more
+            evaluation per step.
 
     Returns:
         A `Solution`.
@@ -132,13 +132,13 @@ def argmin(
 
 
 class Terms(NamedTuple):
-    """How an energy comes of what the user wrote, for least squares.
+    """The energy that least squares makes from a residual function, and its parts.
 
     Attributes:
         energy: (function, y, theta, *data) -> ().
         residual: (function, y, theta, *data) -> (m,).
         weights: (shapes of the function's result, theta, r (m,)) -> (m,) rho'.
-        weighted: theta -> whether these are not all one.
+        weighted: theta -> bool, false if all weights are one.
     """
 
     energy: Callable
@@ -148,7 +148,7 @@ class Terms(NamedTuple):
 
 
 class _Settings(NamedTuple):
-    """What is static in a call; hashable."""
+    """The static settings of a call; hashable."""
 
     terms: Terms | None
     solver: tuple  # treedef and static leaves
@@ -165,7 +165,7 @@ class _Settings(NamedTuple):
 def minimise(
     function: Callable, terms: Terms | None, y0: Any, theta: Any, data: tuple, **settings: Any
 ) -> Solution:
-    """`argmin`, of an energy or of what `terms` make one of; the arguments are `argmin`'s."""
+    """`argmin` of an energy, or of the energy that `terms` make; the arguments are `argmin`'s."""
     damping, linear, autodiff = (settings[name] for name in ("damping", "linear", "autodiff"))
     init_gradient, retract = settings["init_gradient"], settings["retract"]
     check_callable("energy" if terms is None else "residual", function)
@@ -174,7 +174,7 @@ def minimise(
     check_choice("init_gradient", init_gradient, ("zero", "prox"), _ENTER_THROUGH_THETA)
     if init_gradient == "prox":
         if damping.mode == "tikhonov":
-            expected = "init_gradient='prox' is of proximal steps"
+            expected = "init_gradient='prox' needs a proximal step"
             raise argument_error("damping.mode", expected, "'tikhonov'", "Use mode='shift'.")
         if retract is not None or settings["bounds"] is not None:
             expected = "needs a vector space without bounds"
@@ -200,7 +200,7 @@ def minimise(
         terms, (treedef, fixed), linear, autodiff, init_gradient, retract, has_aux,
         diagnostics, history, bounds is not None,
     )  # fmt: skip
-    # What is not differentiable is cut here: outside of every transformation that follows.
+    # Cut non-differentiable arguments here, outside all transformations that follow.
     if init_gradient == "zero":
         y0 = cut(y0)
     arguments = (y0, theta, cut(data), cut(on_device(damping)), bounds, cut(traced))
@@ -208,7 +208,7 @@ def minimise(
 
 
 _ENTER_THROUGH_THETA = (
-    "A start only picks the basin; let a network that should learn enter the energy through theta."
+    "A start only picks the basin; a network that is to be trained belongs in theta."
 )
 
 
@@ -259,7 +259,7 @@ def _argmin(function, static, y0, theta, data, damping, bounds, traced):
     slope, active, sides = result.gradient, None, None
     if bounds is None:
         begun = found
-        if static.init_gradient == "prox":  # found, as a function of y0 that the rule replaces
+        if static.init_gradient == "prox":  # value of found, derivative of y0
             begun = jax.tree.map(lambda x, y, fix: x + (y - fix), found, moving, y0)
         value = attach(rule, begun, system.theta, system.data, damping, result.hessian)
     else:
@@ -297,7 +297,7 @@ def _argmin(function, static, y0, theta, data, damping, bounds, traced):
 
 
 def _with_residual(problem, terms, function, y, theta, data):
-    # The residual may close over arrays that have a gradient; the steps have none.
+    # The residual may close over differentiable arrays; the steps have no gradient.
     hoisted = hoist(called(function, terms.residual), y, theta, *data)
     captured = cut((hoisted.floating, hoisted.fixed))
     shapes = jax.eval_shape(lambda *args: function(*args), y, theta[0], *data)
@@ -330,7 +330,7 @@ def _attached_minima(result: Result, rule, attach, system, local, damping) -> Mi
 
 
 def _recentred(solved, y0):
-    """The minimiser and its result; where the first coordinates failed, in those around its end."""
+    """The minimiser and its result; a failed solve is repeated in coordinates around its end."""
     first, local = jax.eval_shape(lambda y: solved(y)[0], y0), None
     del local
     empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)

@@ -1,7 +1,7 @@
-"""Closed forms for quadratic energies: minimisers and their pullbacks, as oracles and for use.
+"""Closed forms for quadratic energies: minimisers and their pullbacks, for tests and for use.
 
-Every function takes one problem; batch with `jax.vmap`. A is symmetric, and so is the cotangent
-returned for it, the one that a symmetric perturbation sees: dL = <a_bar, dA>.
+Every function takes one problem; batch with `jax.vmap`. A is symmetric, and so is its cotangent
+a_bar: dL = <a_bar, dA> for symmetric dA.
 
 Sources: Toso, Campbell, Russell, NeurIPS 2019, whose supplement announces these forms; Golub and
 Pereyra 1973 for the derivative of the pseudo-inverse.
@@ -140,8 +140,8 @@ def minimum_norm_vjp(
 
         b_bar = A^+ y_bar,   a_bar = sym(-(A^+ y_bar) y*^T + (P y_bar) (A^+ y*)^T).
 
-    The damped rule tends to the same with lambda -> 0 but for the last term, the turning of the
-    null space, of which the energy itself knows nothing.
+    As lambda -> 0, mode `tikhonov` tends to this without the last term, the rotation of the null
+    space, which the energy does not determine.
     """
     _check_system(a, b)
     inverse = _pseudo_inverse(a, threshold)
@@ -167,8 +167,8 @@ def proximal_vjp(
     """Pullback (a_bar, b_bar, y0_bar) of `proximal_minimiser`, bounded by |y_bar| / lambda.
 
     With u = (A + lambda I)^-1 y_bar: b_bar = u, a_bar = -sym(u y^T), y0_bar = lambda u. At a
-    minimiser y0 = y* of the undamped energy these are the damped rule of `jaxcv.argmin`: it is one
-    proximal step, differentiated exactly.
+    minimiser y0 = y* of the undamped energy these are the damped rule of `jaxcv.argmin`, which
+    differentiates one proximal step exactly.
     """
     _check_system(a, b)
     damped = a + damping * jnp.eye(b.size, dtype=b.dtype)

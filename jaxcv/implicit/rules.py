@@ -1,4 +1,4 @@
-"""The differentiation rules of a minimiser: what `argmin` and `attach` put on y*.
+"""The differentiation rules of a minimiser y*, for `argmin` and `attach`.
 
     g(y, theta) = dE/dy = 0  at y*   =>   H dy = -B dtheta,   H = dg/dy,   B = dg/dtheta,
     pullback:     theta_bar = -B^T f(H) y_bar,
@@ -42,12 +42,12 @@ __all__ = [
 
 
 class System(NamedTuple):
-    """An energy as a pure function of leaves, with whatever it closed over made explicit.
+    """An energy as a pure function of leaves, with its closed-over arrays made explicit.
 
     Attributes:
         energy: (y tree, theta, data) -> ().
-        theta: what is differentiated: theta's leaves, and the floating arrays closed over.
-        data: the rest.
+        theta: the differentiated leaves: of theta, and closed-over floating-point arrays.
+        data: all other leaves.
     """
 
     energy: Callable
@@ -55,7 +55,7 @@ class System(NamedTuple):
     data: list
 
     def flat_energy(self, to_point: Callable) -> Callable:
-        """(n,) -> (), the energy of coordinates, in their precision."""
+        """(n,) -> (), the energy as a function of coordinates, in their dtype."""
         return lambda flat: self.energy(to_point(flat), self.theta, self.data).astype(flat.dtype)
 
 
@@ -74,9 +74,9 @@ def make_system(energy: Callable, y: Any, theta: Any, data: tuple) -> System:
 
 
 def cut(tree: Any) -> Any:
-    """`tree` with whatever made it cut off: no derivative reaches it, not even one of zero.
+    """`tree`, cut off from the computation that made it: no derivative, not even a zero one.
 
-    Reverse mode never meets the loop or the NaN that may have made it.
+    Reverse mode never enters the loop that made `tree`, nor multiplies its NaN.
     """
     return jax.lax.stop_gradient(tree)
 
@@ -85,10 +85,10 @@ class Rule(NamedTuple):
     """The static settings of a rule.
 
     Attributes:
-        energy: that of a `System`.
-        method: of the linear systems, from `resolve_method`.
+        energy: the energy of a `System`.
+        method: method of the linear systems, from `resolve_method`.
         retract: as for `argmin`.
-        init_gradient: `zero`, or `prox`: y has the derivative of proximal steps from it.
+        init_gradient: `zero`, or `prox`: the start gets the derivative of proximal steps.
         solve: None, or a user's (y, theta, data, lambda, v) -> u on trees; see `attach`.
     """
 
@@ -112,11 +112,11 @@ def _local(rule, y, theta, data):
 
 
 class Pulled(NamedTuple):
-    """A pulled back cotangent.
+    """The result of a pullback.
 
     Attributes:
         theta: theta_bar = -B^T u, a tree like theta.
-        start: y0_bar = v - H' u (n,), for a start that the solver ends near; None where not asked.
+        start: y0_bar = v - H' u (n,) for `init_gradient='prox'`, else None.
         u: (n,).
         v: (n,) the flat cotangent of y, in its tangent space.
     """
@@ -130,8 +130,8 @@ class Pulled(NamedTuple):
 def pullback(rule, y, theta, data, damping, y_bar, known=None) -> Pulled:
     """The damped pullback of the cotangent y_bar.
 
-    A problem with anything non-finite is replaced, not multiplied, by zero: first u, so that what
-    is pulled back is harmless, then the result, since B itself may be what is not finite.
+    A non-finite problem is replaced, not multiplied, by zero: first u, so that a finite u is pulled
+    back, then the result, since B itself may not be finite.
     """
     local, gradient, product = _local(rule, y, theta, data)
     point = local.origin
@@ -158,8 +158,8 @@ def pullback(rule, y, theta, data, damping, y_bar, known=None) -> Pulled:
     ((leaves, captured),) = pull(u)
     for leaf in leaves:
         good = good & jnp.all(jnp.isfinite(leaf))
-    # A captured array may be a plain constant whose derivative nobody wants and which need not
-    # exist (sqrt at 0): it is judged by itself.
+    # A captured array may be a constant whose derivative is unused and need not exist (sqrt at 0):
+    # its non-finite gradient zeroes no other.
     masked = [jnp.where(good, leaf, 0) for leaf in leaves]
     apart = [jnp.where(jnp.all(jnp.isfinite(leaf)), leaf, 0) for leaf in captured]
     apart = [contained(good, leaf) for leaf in apart]
@@ -169,20 +169,20 @@ def pullback(rule, y, theta, data, damping, y_bar, known=None) -> Pulled:
 
 
 def pushforward(rule, y, theta, data, damping, theta_dot, start_dot=None, known=None):
-    """y_dot = -f(H) B theta_dot, a tree like y, itself flat (n,), and the flat -B theta_dot (n,).
+    """y_dot = -f(H) B theta_dot, a tree like y; flat y_dot (n,); flat -B theta_dot (n,).
 
-    With a tangent `start_dot`, a tree like y, the rest of the filter of it is added. Linear in the
-    tangents and transposable. Zero where y or the gradient at y is not finite.
+    Adds `filter_rest` of the tangent `start_dot`, a tree like y, if given. Linear in the tangents
+    and transposable. Zero where y or the gradient at y is not finite.
     """
     if rule.solve is not None:
-        rule_name = "a solve of your own has a reverse mode only"
+        rule_name = "a custom solve has reverse mode only"
         raise argument_error("autodiff", rule_name, "'both'", "Use autodiff='reverse'.")
     local, gradient, product = _local(rule, y, theta, data)
     point = local.origin
     good = jnp.all(jnp.isfinite(ravel_pytree(y)[0])) & jnp.all(jnp.isfinite(gradient(point, theta)))
     theta_dot = jax.tree.map(lambda leaf: contained(good, leaf), theta_dot)
     _, v = jax.jvp(lambda theta: -gradient(point, theta), (theta,), (theta_dot,))
-    # Made with no tangent, so that what follows is linear in them.
+    # The system is made without tangents, so that u is linear in them.
     system = damped_system(product, random_like(point), damping, rule.method, known)
     u = apply_filter(system, damping, v)
     if start_dot is not None:
@@ -200,7 +200,7 @@ def _reverse(rule, y, theta, data, damping, known):
 
 
 def _reverse_forward(rule, y, theta, data, damping, known):
-    # The ruled value, so that second derivatives see y*(theta) and never the solver's loop.
+    # Return the value with its rule: second derivatives see y*(theta), not the solver's loop.
     y = _reverse(rule, y, theta, data, damping, known)
     return y, (y, theta, data, damping, known)
 

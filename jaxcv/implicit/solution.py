@@ -1,4 +1,4 @@
-"""What a solve returns: the minimiser, how it ended, and a short report when printed."""
+"""The result of a solve: the minimiser, its status, and a short report when printed."""
 
 from typing import Any, NamedTuple
 
@@ -12,24 +12,23 @@ __all__ = ["Solution"]
 
 
 class Solution(NamedTuple):
-    """A minimiser and what is known of it; one value per problem under `jax.vmap`.
+    """A minimiser with its status and energy; one value per problem under `jax.vmap`.
 
     Attributes:
-        value: y*, the tree of y0; differentiable in theta, as `aux` and `minima` are; every other
-            field is not.
+        value: y*, a tree like y0. Only `value`, `aux` and `minima` are differentiable in theta.
         status: () int32, a `Status`; `Status.message(code)` explains it.
         steps: () int32, solver steps taken.
         energy: (), E(y*, theta).
         start_energy: (), E(y0, theta).
-        gradient_norm: (), |dE/dy| at y*, in units of E per unit of y; of the free unknowns where
-            there are bounds.
+        gradient_norm: (), |dE/dy| at y*, in units of E per unit of y; with bounds, of the free
+            unknowns.
         diagnostics: `Diagnostics` of the damped system at y*, for a cotangent of norm one; None
-            without `diagnostics=True`. `jaxcv.diagnose` makes them later.
-        history: energies (N,) and gradient norms (N,) after the first N steps, inf behind the last;
+            without `diagnostics=True`. `jaxcv.diagnose` computes them later.
+        history: energies (N,) and gradient norms (N,) after the first N steps, inf after the last;
             None without `history=N`.
         minima: `Minima` of a `MultiStart` with `keep` above one, else None.
-        active: () int32, how many unknowns are held at a bound; None without bounds.
-        aux: with `has_aux` what the energy returns besides, at y*; None without.
+        active: () int32, number of unknowns held at a bound; None without bounds.
+        aux: the energy's aux at y*; None without `has_aux`.
     """
 
     value: Any
@@ -53,7 +52,7 @@ class Solution(NamedTuple):
         return self.status == Status.CONVERGED
 
     def __repr__(self) -> str:
-        """A report of a few lines; of a batch, a summary."""
+        """A report of a few lines; for a batch, a summary."""
         leaves = jax.tree.leaves((self.status, self.steps, self.energy))
         if any(isinstance(x, Tracer) or not hasattr(x, "dtype") for x in leaves):
             return f"Solution(value={self.value!r}, status={self.status!r})"

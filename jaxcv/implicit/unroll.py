@@ -1,7 +1,7 @@
-"""Backpropagation through the steps of a solver, with the memory of its states alone.
+"""Backpropagation through the steps of a solver, storing only the states.
 
-Plain reverse mode through T steps keeps every intermediate value of every step. Here the forward
-pass keeps the T states, which are its result, and the backward pass recomputes one step at a time:
+Plain reverse mode through T steps stores every intermediate value of every step. Here the forward
+pass stores the T states, which are its result; the backward pass recomputes one step at a time:
 
     s_t = f(s_{t-1}, theta),   a_T = s_bar_T,
     theta_bar += (df/dtheta)(s_{t-1})^T a_t,   a_{t-1} = s_bar_{t-1} + (df/ds)(s_{t-1})^T a_t.
@@ -50,8 +50,8 @@ def unrolled_solve(
 
         s_t = step(s_{t-1}, theta, *data),   t = 1 .. num_steps
 
-    Reverse mode costs one more evaluation of each step and the memory of the states; it gives the
-    numbers of plain automatic differentiation. A problem of a vmapped batch whose states are not
+    Reverse mode costs one more evaluation of each step and the memory of the states; the gradient
+    equals that of plain reverse mode. A problem of a vmapped batch whose states are not
     finite gets a zero gradient and leaves the others alone. Arrays that `step` closes over are
     differentiated through as if they were part of theta.
 
@@ -61,18 +61,18 @@ def unrolled_solve(
         theta: pytree of floating-point parameters.
         data: tuple of anything else that the step reads; no gradient.
         num_steps: how many steps, at least 1; static.
-        truncation: k: only the last k steps taken are differentiated, those before are constants,
-            and state0 gets a gradient only where k reaches it. None: all of them.
-        stop: `stop(state, next_state) -> bool`. The first next_state for which it holds is the
-            last one computed and fills the rest of the result, e.g. LS-Net's
+        truncation: k: only the last k steps taken are differentiated; earlier states are
+            constants, and state0 gets a gradient only if at most k steps are taken. None: all.
+        stop: `stop(state, next_state) -> bool`. The first next_state with a true result is the
+            last state computed and fills the rest of the result, e.g. LS-Net's
             ``lambda old, new: jnp.linalg.norm(new.x - old.x) < eps``. A batch under `jax.vmap` runs
             until its last problem has stopped. Second derivatives and forward mode need None.
-        autodiff: `both`: reverse and forward mode, so that it may stand inside an energy; or
-            `reverse`: the same numbers by a `jax.custom_vjp` alone, a little quicker to compile.
+        autodiff: `both`: reverse and forward mode, for use inside an energy; or `reverse`: the
+            same numbers by a `jax.custom_vjp` only, slightly faster to compile.
 
     Returns:
         The states, a tree like state0 with a leading axis of num_steps;
-        ``jax.tree.map(lambda s: s[-1], states)`` is the last.
+        ``jax.tree.map(lambda s: s[-1], states)`` is the last state.
 
     Raises:
         ValueError: num_steps or truncation below 1, a theta that is not floating-point, data that
@@ -136,7 +136,7 @@ def _unrolled(step, stop, num_steps, truncation, autodiff, state0, theta, data):
 
 
 def _run(advance, has_stopped, num_steps, state0, theta, data):
-    """The states, and the number of steps taken: a Python number where it is known."""
+    """The states, and the number of steps taken: a Python int if `has_stopped` is None."""
     if has_stopped is None:
 
         def body(state, _):
@@ -170,10 +170,9 @@ def _solve_both(advance, num_steps, truncation, state0, theta, data):
 
 @_solve_both.defjvp
 def _solve_both_jvp(advance, num_steps, truncation, primals, tangents):
-    """s_dot_t = (df/ds) s_dot_{t-1} + (df/dtheta) theta_dot, along the states that are kept.
+    """s_dot_t = (df/ds) s_dot_{t-1} + (df/dtheta) theta_dot, along the stored states.
 
-    Its transpose is the pullback of `_solve`. The products are made again from the states, not
-    kept, when that is taken.
+    Its transpose is the pullback of `_solve`, which recomputes the products from the states.
     """
     state0, theta, data = primals
     states = _solve_both(advance, num_steps, truncation, state0, theta, data)
@@ -231,7 +230,7 @@ def _solve(advance, has_stopped, num_steps, truncation, state0, theta, data):
 
 def _solve_forward(advance, has_stopped, num_steps, truncation, state0, theta, data):
     if has_stopped is None:
-        # The ruled result, so that second derivatives see it too.
+        # Return the result with its rule, so that second derivatives use the rule too.
         states = _solve(advance, has_stopped, num_steps, truncation, state0, theta, data)
         count = None
     else:
@@ -272,7 +271,7 @@ def _solve_backward(advance, has_stopped, num_steps, truncation, residuals, stat
 
     if has_stopped is None:
         state_bar = [jnp.zeros_like(leaves[i]) for i in moving]
-    else:  # the states behind the last one taken are copies of it
+    else:  # the states after the last step are copies of its state
         behind = jnp.arange(num_steps) >= count
         state_bar = [jnp.tensordot(behind.astype(bar.dtype), bar, 1) for bar in bars]
     carry = (state_bar, jax.tree.map(jnp.zeros_like, theta))

@@ -1,13 +1,13 @@
-"""A COLMAP model in text: cameras.txt, images.txt, and the images.
+"""Reads a COLMAP model in text form: cameras.txt, images.txt, and the images.
 
     cameras.txt   CAMERA_ID MODEL WIDTH HEIGHT PARAMS...
-    images.txt    two lines an image: IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then
+    images.txt    two lines per image: IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then
                   X Y POINT3D_ID ... of its features
 
 Poses are world to camera, x right, y down, z forward; COLMAP's pixel centres are at x + 1/2. Only
 models without distortion are read: undistort the images with `colmap image_undistorter` first.
-Images may be smaller or larger copies of what a camera's WIDTH and HEIGHT say. Pairs are images
-that see `_SHARED` points in common or more; scenes are the folders of their names.
+Image files may be scaled copies of a camera's WIDTH x HEIGHT. Pairs are images with at least
+`_SHARED` common points; the scene of an image is the folder in its name.
 """
 
 import itertools
@@ -28,7 +28,7 @@ _HINT = "Export the model as text with `colmap model_converter`; see data_prep/R
 
 
 def read_colmap(folder: str | os.PathLike[str]) -> tuple[PosedViews, np.ndarray]:
-    """The views, and the pairs (N, 2) that share points."""
+    """The views, and the pairs (N, 2) with at least `_SHARED` common points."""
     folder = pathlib.Path(folder)
     intrinsics = _cameras(folder / "cameras.txt")
     path = folder / "images.txt"
@@ -76,20 +76,20 @@ def read_colmap(folder: str | os.PathLike[str]) -> tuple[PosedViews, np.ndarray]
 
 
 def rotation_of_quaternion(q: np.ndarray) -> np.ndarray:
-    """(3, 3) of (w, x, y, z) of any length but 0."""
+    """The rotation (3, 3) of a non-zero quaternion (w, x, y, z)."""
     from scipy.spatial.transform import Rotation
 
     return Rotation.from_quat(np.roll(q, -1)).as_matrix()
 
 
 def _lines(path: pathlib.Path) -> list[tuple[int, str]]:
-    """Numbered lines without comments; an empty one stays, an image may have no feature."""
+    """Numbered lines without comments. Empty lines stay: an image may have no features."""
     lines = enumerate(read_text(path, hint=_HINT).splitlines(), 1)
     return [(i, line) for i, line in lines if not line.startswith("#")]
 
 
 def _cameras(path: pathlib.Path) -> dict[str, tuple[np.ndarray, tuple[int, int]]]:
-    """Camera -> K (3, 3), and height and width that it is of."""
+    """Camera id -> K (3, 3), and the (height, width) that K belongs to."""
     out = {}
     for number, line in _lines(path):
         if not line.strip():

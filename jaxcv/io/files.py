@@ -1,4 +1,4 @@
-"""What every reader asks of a file before it reads it: that it is one, and that it fits."""
+"""Checks shared by all readers: a regular file, a size that fits, valid JSON; atomic writes."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ _TEXT = 2**28  # bytes of the largest text that is read
 
 
 def check_file(path: str | os.PathLike[str], name: str | None = None, hint: str = "") -> None:
-    """Raises ValueError unless `path` is a regular file: a named pipe would be waited for."""
+    """Raises ValueError unless `path` is a regular file: reading a named pipe would block."""
     path = pathlib.Path(path)
     try:
         if path.is_file():
@@ -41,7 +41,7 @@ def read_text(path: str | os.PathLike[str], *, hint: str = "", encoding: str = "
     """The text of a file.
 
     Raises:
-        ValueError: no regular file, no text of this encoding, or one of more than 256 MB.
+        ValueError: no regular file, no text in this encoding, or more than 256 MB.
     """
     check_file(path, hint=hint)
     name = os.fspath(path)
@@ -56,10 +56,10 @@ def read_text(path: str | os.PathLike[str], *, hint: str = "", encoding: str = "
 
 
 def read_json(path: str | os.PathLike[str], expected: str, *, hint: str = "") -> dict[str, Any]:
-    """The object that a JSON file holds; `expected` is what errors ask for.
+    """The object in a JSON file; `expected` is the phrase of the error message.
 
     Raises:
-        ValueError: as `read_text`, no JSON, or JSON of something else than an object.
+        ValueError: as `read_text`; or no JSON; or JSON that is no object.
     """
     text = read_text(path, hint=hint)
     try:
@@ -73,10 +73,10 @@ def read_json(path: str | os.PathLike[str], expected: str, *, hint: str = "") ->
 
 
 def numbers(name: str, value: Any, shape: tuple[int, ...], hint: str = "") -> np.ndarray:
-    """Numbers of JSON as an array of a shape; text and truth values are none.
+    """An array of the given shape from JSON numbers; text and booleans are refused.
 
     Raises:
-        ValueError: values of another kind or shape, or that are not finite.
+        ValueError: other types, another shape, or non-finite numbers.
     """
     expected = f"expected finite numbers of shape {shape}" if shape else "expected a finite number"
 
@@ -102,17 +102,17 @@ def numbers(name: str, value: Any, shape: tuple[int, ...], hint: str = "") -> np
 
 
 def path_in(folder: pathlib.Path, name: str, value: Any, hint: str = "") -> pathlib.Path:
-    """The file that an entry of JSON names, in `folder`; raises ValueError if it names none."""
+    """The path of a file in `folder` named by a JSON entry; raises ValueError for no name."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise argument_error(name, "expected the name of a file", _short(value), hint)
     return folder / value
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes, hint: str) -> None:
-    """Writes a file at once: a reader sees the old file or the new one.
+    """Writes a file atomically: a reader sees the old file or the new one.
 
     Raises:
-        ValueError: if it cannot be written, e.g. on a full disk; the old file stays.
+        ValueError: the file cannot be written, e.g. on a full disk; the old one stays.
     """
     path = pathlib.Path(path)
     partial = path.with_name(f".{path.name}.partial")  # a fixed name: a killed process leaves one
@@ -123,14 +123,14 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, hint: str) -> None
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):  # of a folder that is not there, or a name too long
+        with contextlib.suppress(OSError):  # a missing folder, or a name that is too long
             partial.unlink(missing_ok=True)
         got = error.strerror or error
         raise argument_error(str(path), "expected to write it", got, hint) from error
 
 
 def check_memory(name: str, size: float, hint: str = "") -> None:
-    """Raises ValueError if so many bytes do not fit into the memory of this machine."""
+    """Raises ValueError if `size` bytes exceed the memory of this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if not size <= memory:
         expected = f"expected what fits into the {memory / 2**30:.0f} GiB of this machine"

@@ -1,6 +1,6 @@
-"""Hands of a skinned mesh in a glTF file.
+"""Reads the skinned mesh of a hand from a glTF file.
 
-Any right hand with one skin whose joints have WebXR's 25 names will do.
+Any right hand works that has one skin with WebXR's 25 joint names.
 
 Source: the glTF 2.0 specification, section 3.7.3; WebXR Hand Input, W3C.
 """
@@ -33,8 +33,8 @@ class SkinnedHand(NamedTuple):
 
     Attributes:
         vertices: (V, 3) [mm].
-        faces: (F, 3).
-        weights: (V, 25) of the joints, in the order of WEBXR_JOINTS.
+        faces: (F, 3) indices of vertices.
+        weights: (V, 25) skinning weights, in the order of WEBXR_JOINTS.
         joints: (25, 3) [mm] at rest.
     """
 
@@ -45,11 +45,11 @@ class SkinnedHand(NamedTuple):
 
 
 def read_skinned_hand(path: str | os.PathLike[str]) -> SkinnedHand:
-    """The hand of a .glb file.
+    """Reads the hand of a .glb file.
 
     Raises:
-        ValueError: naming the file and the rule: no glTF, no skin, joints without WebXR's names,
-            accessors beyond their buffer, values that are not finite.
+        ValueError: no glTF file, not one skin, missing WebXR joints, accessors outside their
+            buffer, or values that are not finite; the error names the file and the rule.
     """
     import pygltflib
 
@@ -60,14 +60,14 @@ def read_skinned_hand(path: str | os.PathLike[str]) -> SkinnedHand:
         assert gltf is not None
         blob = gltf.binary_blob()
         assert blob is not None
-    except Exception as error:  # the reader raises many kinds
+    except Exception as error:  # of many classes
         raise argument_error(name, "expected a binary glTF 2.0 file (.glb)", repr(error)) from error
     try:
         return _skinned(name, gltf, blob)
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError, ValueError) as error:
         if isinstance(error, ValueError) and str(error).startswith(f"`{name}`"):
             raise
-        expected, got = "expected a hand whose parts fit", f"{type(error).__name__}: {error}"
+        expected, got = "expected a consistent hand", f"{type(error).__name__}: {error}"
         raise argument_error(name, expected, got, "Export it again.") from error
 
 
@@ -93,27 +93,27 @@ def _skinned(name: str, gltf: Any, blob: bytes) -> SkinnedHand:
     weights = read(primitive.attributes.WEIGHTS_0).astype(float)
     bind = read(gltf.skins[0].inverseBindMatrices).reshape(-1, 4, 4).astype(float)
     if faces.max(initial=0) >= len(vertices) or which.max(initial=0) >= len(names):
-        raise argument_error(name, "expected indices of vertices and joints that are there", "more")
+        raise argument_error(name, "expected indices of existing vertices and joints", "larger")
     if not (np.isfinite(vertices).all() and np.isfinite(bind).all() and (weights >= 0).all()):
         raise argument_error(name, "expected finite vertices and weights of 0 or more", "others")
     dense = np.zeros((len(vertices), len(names)))
     np.add.at(dense, (np.arange(len(vertices))[:, None], which), weights)
-    rest = np.linalg.inv(bind.transpose(0, 2, 1))[:, :3, 3]  # stored by columns
+    rest = np.linalg.inv(bind.transpose(0, 2, 1))[:, :3, 3]  # column-major
     order = [names.index(joint) for joint in WEBXR_JOINTS]
     total = dense[:, order].sum(axis=1, keepdims=True)
     if (total <= 0).any():
-        raise argument_error(name, "expected every vertex to hang on a named joint", "some do not")
+        raise argument_error(name, "expected vertices with weight on a named joint", "some do not")
     weights = dense[:, order] / total
-    # Along seams of the texture vertices come twice.
+    # Merges the vertices that texture seams duplicate.
     both = np.round(np.concatenate([vertices, weights], axis=1), 6)
     _, kept, to = np.unique(both, axis=0, return_index=True, return_inverse=True)
     return SkinnedHand(vertices[kept], to.ravel()[faces], weights[kept], _MM * rest[order])
 
 
 def _accessor(name: str, gltf: Any, blob: bytes, index: Any) -> np.ndarray:
-    """(N, width) of a dense accessor of the file's own buffer."""
+    """The values (N, width) of a dense accessor in the file's own buffer."""
     if index is None:
-        raise argument_error(name, "expected positions, indices, joints, weights, bindings", "less")
+        raise argument_error(name, "expected positions, indices, joints, weights, bindings", "none")
     accessor = gltf.accessors[index]
     if accessor.sparse is not None or accessor.componentType not in _COMPONENTS:
         raise argument_error(name, "expected dense accessors of unsigned integers or floats",

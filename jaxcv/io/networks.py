@@ -1,8 +1,8 @@
-"""The file format of networks: arrays and settings in one safetensors file, without any code in it.
+"""The file format of networks: arrays and settings in one safetensors file; no code.
 
 Keys of the arrays are paths joined by `/`. The header has one entry, `card`, a JSON object with the
-format's version: of several entries safetensors would not keep the order. Named tuples and modules
-are stored by the name of their class, and read only where the caller lists it.
+format's version; safetensors would shuffle several entries. Named tuples and modules are stored by
+class name, and restored only if the caller lists the class.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class Model(NamedTuple):
     Attributes:
         params: a tree of arrays.
         settings: keyword arguments of the system's function, beside `params`.
-        card: what JSON can hold: `system`, and where the model comes from.
+        card: a JSON object: `system`, and the origin of the model.
     """
 
     params: Any
@@ -44,19 +44,16 @@ class Model(NamedTuple):
 def write_tree(
     path: str | os.PathLike[str], tree: Any, card: Mapping[str, Any], types: Iterable[type] = ()
 ) -> None:
-    """Writes a tree of arrays at once: a reader sees the old file or the new one.
-
-    The same tree and card give the same bytes.
+    """Writes a tree of arrays atomically. Equal trees and cards give equal bytes.
 
     Args:
         path: of the file.
         tree: nested dictionaries and named tuples down to arrays; names without a slash.
-        card: what JSON can hold, kept beside.
+        card: a JSON object, stored in the header.
         types: the classes of the named tuples.
 
     Raises:
-        ValueError: names with a slash, a class that is not listed, or numbers of a type that the
-            format does not have.
+        ValueError: a name with a slash, an unlisted class, or a dtype that the format lacks.
     """
     known = {each.__name__: each for each in types}
     arrays: dict[str, np.ndarray] = {}
@@ -75,7 +72,7 @@ def write_tree(
                     raise argument_error("tree", "expected names without a slash", repr(name))
                 put(f"{path}/{name}" if path else name, child)
         elif path:
-            # 0-d arrays stay 0-d, which `ascontiguousarray` would not leave them.
+            # `ascontiguousarray` would make 0-d arrays 1-d.
             arrays[path] = np.array(node, order="C")
         else:
             raise argument_error("tree", "expected a dictionary or a named tuple", type(node))
@@ -94,15 +91,15 @@ def write_tree(
 def read_tree(
     path: str | os.PathLike[str], types: Iterable[type] = ()
 ) -> tuple[Any, dict[str, Any]]:
-    """The tree and the card that `write_tree` wrote. Nothing is unpickled.
+    """The tree and the card of a file by `write_tree`. Nothing is unpickled.
 
     Args:
         path: of the file.
-        types: the classes that named tuples of the tree may have.
+        types: allowed classes of named tuples.
 
     Raises:
-        ValueError: no such file, not one of these, a damaged one (its arrays are not those of the
-            card's sha256), or named tuples of other classes.
+        ValueError: no such file, another format, arrays that do not match the card's sha256, or
+            named tuples of other classes.
     """
     path = pathlib.Path(path)
     expected = "expected a network's file (safetensors)"
@@ -150,10 +147,10 @@ def _tree_of(arrays: Mapping[str, np.ndarray], classes: Any, known: Mapping[str,
 
 
 def save_settings(value: Any, types: Iterable[type] = ()) -> Any:
-    """Settings as JSON can hold them: modules and named tuples become {"type": name, fields}.
+    """Settings as JSON; modules and named tuples become {"type": name, **fields}.
 
     Raises:
-        ValueError: a value of another kind.
+        ValueError: a value of another type.
     """
     known = {each.__name__: each for each in types}
 
@@ -178,7 +175,7 @@ def restore_settings(value: Any, types: Iterable[type] = ()) -> Any:
     """The inverse of `save_settings`; lists become tuples.
 
     Raises:
-        ValueError: a class that is not listed, or fields that it does not have.
+        ValueError: an unlisted class, or fields that the class lacks.
     """
     known = {each.__name__: each for each in types}
 
@@ -202,7 +199,7 @@ def restore_settings(value: Any, types: Iterable[type] = ()) -> Any:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """Of a named tuple or a flax module."""
+    """The fields of a named tuple or a flax module."""
     if hasattr(value, "_asdict"):
         return value._asdict()
     names = (name for name in value.__dataclass_fields__ if name not in ("parent", "name"))

@@ -1,4 +1,4 @@
-"""Every picture that is read: 8 and 16 bits, floats, grey, palettes, as a viewer would turn it."""
+"""The reader of pictures: 8 and 16 bits, floats, grey, palettes; EXIF orientation applied."""
 
 import contextlib
 import io
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_PIXELS", "open_picture", "picture_size", "read_rgb", "read_stored"]
 
-MAX_PIXELS = 2**27  # 134 million, 400 MB in 8 bits: a header that claims more is not believed
+MAX_PIXELS = 2**27  # 134 million, 400 MB in 8 bits: larger headers are refused
 _SIXTEEN = 65535
-_DECODERS = (  # what Pillow's raise for damaged files
+_DECODERS = (  # exceptions of Pillow's decoders for damaged files
     OSError, SyntaxError, EOFError, IndexError, KeyError, TypeError, ValueError, OverflowError,
     ZeroDivisionError, struct.error,
 )  # fmt: skip
@@ -33,12 +33,12 @@ _EIGHT = (
 def open_picture(
     source: str | os.PathLike[str] | bytes, name: str | None = None, hint: str = ""
 ) -> Iterator["Image"]:
-    """A picture of Pillow's, not decoded yet; its errors become one of ours.
+    """A Pillow image that is not decoded yet; decoding errors become ValueError.
 
     Args:
         source: a path, or the bytes of a file.
-        name: what errors say; the path by default.
-        hint: of the errors.
+        name: of the picture in errors; the path by default.
+        hint: last sentence of errors.
 
     Raises:
         ValueError: no regular file, no picture that can be decoded, or more than MAX_PIXELS.
@@ -76,15 +76,15 @@ def read_rgb(
     background: str | None = None,
     hint: str = "",
 ) -> np.ndarray:
-    """The colours (H, W, 3) in 8 bits of a picture, turned as its EXIF orientation says.
+    """Colours (H, W, 3) in 8 bits of a picture, after its EXIF orientation.
 
-    Grey and palettes become colours; 16 bits are brought to 8; floats are taken as of [0, 1].
+    Grey and palettes become RGB; 16 bits are scaled to 8; floats must lie in [0, 1].
 
     Args:
         source: a path, or the bytes of a file.
-        name: what errors say; the path by default.
-        background: a colour behind transparent pixels; None: what is stored there.
-        hint: of the errors.
+        name: of the picture in errors; the path by default.
+        background: colour behind transparent pixels; None: keep the stored colours.
+        hint: last sentence of errors.
 
     Raises:
         ValueError: as `open_picture`, or values of another range or mode.
@@ -122,7 +122,7 @@ def read_rgb(
 def read_stored(
     source: str | os.PathLike[str] | bytes, name: str | None = None, *, hint: str = ""
 ) -> tuple[np.ndarray, str]:
-    """The numbers of a picture as they are stored, e.g. depths in 16 bits, and Pillow's mode."""
+    """The stored numbers of a picture, e.g. depths in 16 bits, and Pillow's mode."""
     with open_picture(source, name, hint) as image:
         return np.asarray(image), image.mode
 
@@ -130,14 +130,14 @@ def read_stored(
 def picture_size(
     source: str | os.PathLike[str] | bytes, name: str | None = None, *, hint: str = ""
 ) -> tuple[int, int]:
-    """(H, W) of a picture as a viewer turns it; only its header is read."""
+    """(H, W) of a picture after its EXIF orientation; reads the header only."""
     with open_picture(source, name, hint) as image:
         width, height = image.size
         return (width, height) if _is_turned(image) else (height, width)
 
 
 def _name(source: str | os.PathLike[str] | bytes, name: str | None) -> str:
-    """What errors call a picture."""
+    """The name of a picture in errors."""
     return name or ("picture" if isinstance(source, (bytes, bytearray)) else os.fspath(source))
 
 

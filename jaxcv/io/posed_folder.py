@@ -1,11 +1,11 @@
-"""A plain folder of images with poses.
+"""Reads a plain folder of images with poses.
 
     DIR/cameras.json   {"pose": "world_to_camera" or "camera_to_world",
                         "images": [{"file": "a.png", "intrinsics": 3 x 3 [px], "pose": 4 x 4,
                                     "scene": "kitchen"}, ...],
                         "pairs": [["a.png", "b.png"], ...]}
 
-`intrinsics` may stand once beside `images`; `scene` and `pairs` may be left out.
+`intrinsics` may be given once, beside `images`; `scene` and `pairs` may be left out.
 """
 
 import os
@@ -28,12 +28,11 @@ class PosedViews(NamedTuple):
 
     Attributes:
         files: V paths.
-        scenes: V names; views of different scenes make no pair.
+        scenes: V names; unless pairs are listed, only views of one scene are paired.
         intrinsics: (V, 3, 3) [px], pixel centres at whole numbers.
         rotation: (V, 3, 3) world to camera, x right, y down, z forward.
         translation: (V, 3), in any unit.
-        shapes: (V, 2) height and width of the images that the intrinsics are of; None: as the files
-            are.
+        shapes: (V, 2) height and width that the intrinsics belong to; None: those of the files.
     """
 
     files: tuple[pathlib.Path, ...]
@@ -45,7 +44,7 @@ class PosedViews(NamedTuple):
 
 
 def check_views(views: PosedViews, name: str) -> None:
-    """Raises ValueError unless files are there, K is upper triangular, rotations are rotations."""
+    """Raises ValueError unless all files exist, and K, the rotations and translations are valid."""
     if not views.files:
         raise argument_error(name, "expected one view or more", "none", _HINT)
     for path in views.files:
@@ -58,7 +57,7 @@ def check_views(views: PosedViews, name: str) -> None:
 
 
 def read_posed_folder(folder: str | os.PathLike[str]) -> tuple[PosedViews, np.ndarray | None]:
-    """The views, and the pairs (N, 2) where the file names them."""
+    """The views, and the pairs (N, 2) that the file lists, or None."""
     folder = pathlib.Path(folder)
     path = folder / "cameras.json"
     expected = "expected JSON with `images` and `pose`, world_to_camera or camera_to_world"
@@ -90,7 +89,7 @@ def read_posed_folder(folder: str | os.PathLike[str]) -> tuple[PosedViews, np.nd
 
 
 def _inverse(pose: np.ndarray) -> np.ndarray:
-    """Of rigid motions (..., 4, 4)."""
+    """Inverse of rigid motions (..., 4, 4)."""
     out = np.zeros_like(pose)
     turned = pose[..., :3, :3].swapaxes(-1, -2)
     out[..., :3, :3] = turned

@@ -1,4 +1,4 @@
-"""Prepared data sets: the folders that TFDS builders leave, opened without TensorFlow."""
+"""Opens prepared data sets, the folders that TFDS builders write, without TensorFlow."""
 
 import os
 import pathlib
@@ -17,10 +17,10 @@ _AGAIN = "Remove the folder, and prepare the data set again; see data_prep/READM
 
 
 def open_prepared(source: Any, split: str) -> Any:
-    """Examples of a builder, of the folder of a prepared data set, or of a sequence of them.
+    """Examples of a builder or of a prepared data set's folder; a sequence is returned as it is.
 
     Raises:
-        ValueError: no prepared data set, a damaged one, or features of foreign classes.
+        ValueError: the folder is no prepared data set, is damaged, or names classes outside TFDS.
     """
     source = builder_of(source)
     if not hasattr(source, "as_data_source"):
@@ -29,18 +29,18 @@ def open_prepared(source: Any, split: str) -> Any:
     try:
         found = source.as_data_source(split=split)
         len(found)
-    except Exception as error:  # of many kinds, e.g. for a shard that was cut
+    except Exception as error:  # of many classes, e.g. for a truncated shard
         raise _damaged(folder, error) from error
     return _Examples(found, folder)
 
 
 def splits_of(source: Any) -> list[str]:
-    """Names of the splits of a builder or of a folder; none of other sequences."""
+    """Names of the splits of a builder or a folder; an empty list for other sequences."""
     return list(getattr(getattr(builder_of(source), "info", None), "splits", None) or ())
 
 
 def builder_of(source: Any) -> Any:
-    """The builder of the folder of a prepared data set; other values as they are."""
+    """The builder of a prepared data set's folder; other values are returned as they are."""
     if not isinstance(source, (str, os.PathLike)):
         return source
     folder = pathlib.Path(source)
@@ -51,12 +51,12 @@ def builder_of(source: Any) -> Any:
     _check_features(folder / "features.json")
     try:
         return tfds.builder_from_directory(os.fspath(folder))
-    except Exception as error:  # of many kinds, and a page long
+    except Exception as error:  # of many classes, with a page of text
         raise _damaged(folder, error) from error
 
 
 def _check_features(path: pathlib.Path) -> None:
-    """TFDS imports the classes that the file names: only its own are let through."""
+    """Refuses classes outside TFDS, because TFDS imports every class that the file names."""
     waiting: list[Any] = [read_json(path, "expected the features of a data set", hint=_AGAIN)]
     while waiting:
         node = waiting.pop()
@@ -72,11 +72,11 @@ def _check_features(path: pathlib.Path) -> None:
 
 def _damaged(folder: Any, error: Exception) -> ValueError:
     got = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-    return argument_error(str(folder), "expected a prepared data set that is whole", got, _AGAIN)
+    return argument_error(str(folder), "expected an undamaged prepared data set", got, _AGAIN)
 
 
 class _Examples(Sequence):
-    """The examples of a prepared data set; what is damaged is named in one line."""
+    """The examples of a prepared data set; a damaged one raises an error of one line."""
 
     def __init__(self, source: Any, folder: Any):
         self._source, self._folder = source, folder
@@ -89,5 +89,5 @@ class _Examples(Sequence):
             raise IndexError(index)
         try:
             return self._source[index]
-        except Exception as error:  # array_record's, protobuf's and TFDS's have no common class
+        except Exception as error:  # array_record, protobuf and TFDS share no base class
             raise _damaged(self._folder, error) from error

@@ -1,12 +1,12 @@
-"""Pairs of images in a plain folder.
+"""Reads pairs of images from a plain folder.
 
     DIR/cameras.json   {"intrinsics": 3 x 3 [px], "depth_unit": metres per step of a depth image,
                         "pairs": [{"target": "a.png", "source": "b.png", "depth": "a_depth.png",
                                    "target_camera_to_world": 4 x 4 [m],
                                    "source_camera_to_world": 4 x 4 [m]}, ...]}
 
-A pair may have `intrinsics` of its own. Depth images are 16-bit PNGs along z, 0 where unknown.
-`depth` and the poses may be left out together, for pairs to be predicted only.
+A pair may have its own `intrinsics`. Depth images are 16-bit PNGs of z, 0 where unknown. For pairs
+that are only predicted, leave out `depth` and both poses together.
 """
 
 import os
@@ -25,16 +25,16 @@ _HINT = "The docstring of jaxcv.io.stereo_folder shows the layout."
 
 
 class StereoFiles(NamedTuple):
-    """The files of a pair, and what its entry says of them.
+    """The files and labels of a pair.
 
     Attributes:
-        name: of the entry, for errors.
+        name: name of the entry, for errors.
         target: path of an image.
-        source: path of another one.
+        source: path of the other image.
         intrinsics: (3, 3) [px] of both.
         motion: (4, 4) target to source [m]; None: unknown.
         depth: path of the target's depth image; None: unknown.
-        depth_unit: metres per step of it.
+        depth_unit: metres per step of the depth image.
     """
 
     name: str
@@ -47,10 +47,10 @@ class StereoFiles(NamedTuple):
 
 
 def read_stereo_folder(folder: str | os.PathLike[str]) -> list[StereoFiles]:
-    """The pairs that cameras.json names; the images are not opened.
+    """The pairs that cameras.json lists; the images are not opened.
 
     Raises:
-        ValueError: naming the file and the rule.
+        ValueError: cameras.json is malformed; the error names the entry and the rule.
     """
     path = pathlib.Path(folder) / "cameras.json"
     expected = "expected JSON with `intrinsics`, `pairs` and, with depths, `depth_unit`"

@@ -26,21 +26,21 @@ def covariance(
 ) -> jax.Array:
     """(n, n) s^2 (J^T J)^-1 at y, raveled in the order of its leaves.
 
-    The square roots of its diagonal are the standard deviations of the unknowns. By QR of J with
-    columns of norm one: the units of the unknowns do not matter, and the condition of J is not
-    squared.
+    The square roots of its diagonal are the standard deviations of the unknowns. QR of J with
+    columns of norm one makes the rank test independent of the scaling of the unknowns, and does not
+    square the condition number of J.
 
     Args:
-        residual, theta, data: as for `argmin_least_squares`; robust kernels are not taken.
+        residual, theta, data: as for `argmin_least_squares`; robust kernels are not supported.
         y: the estimate, e.g. `solution.value`.
-        scale: "residual": s^2 = |r|^2 / (m - n), the noise is unknown; "one": s = 1, the residuals
-            are already in units of their standard deviation.
+        scale: "residual": s^2 = |r|^2 / (m - n), for unknown noise; "one": s = 1, for residuals in
+            units of their standard deviation.
 
     Returns:
-        Directions that the residual does not determine have infinite variance.
+        The covariance. Unknowns that the residual does not determine have infinite variance.
 
     Raises:
-        ValueError: with "residual", not more residuals than unknowns.
+        ValueError: `scale="residual"` with m <= n.
 
     Source: Seber and Wild, Nonlinear Regression, 1989, eq. 2.17.
     """

@@ -1,10 +1,10 @@
-"""Robust kernels: what a squared residual is worth.
+"""Robust kernels: the cost of a squared residual.
 
     E = 1/2 sum_i rho(s_i),    s_i = |r_i|^2,    weight w_i = rho'(s_i)
 
-Each kernel has rho(0) = 0 and rho'(0) = 1, so that near zero it is least squares, and a scale c in
-the units of the residual beyond which a residual counts as an outlier. The scale is a leaf of the
-kernel's pytree: it may be traced, learned and swept.
+Each kernel has rho(0) = 0 and rho'(0) = 1: near zero it is least squares. A residual beyond the
+scale c, in the units of the residual, counts as an outlier. The scale is a leaf of the kernel's
+pytree: it may be traced, learned and swept.
 
 | kernel         | rho(s), with x = s / c^2              | weight rho'(s)  | for large s   |
 |----------------|---------------------------------------|-----------------|---------------|
@@ -37,8 +37,8 @@ class Kernel:
 
     Attributes:
         scale: c > 0, () or anything that broadcasts to the residual's blocks.
-        block_ndim: how many trailing axes of the residual form one block, whose squared norm is
-            s_i: 0 takes every entry for itself, 1 the rows of an (m, 2) reprojection error.
+        block_ndim: number of trailing axes of the residual that form one block, with squared norm
+            s_i: 0 for single entries, 1 for the rows of an (m, 2) reprojection error.
 
     Raises:
         ValueError: a scale that is not positive, a block_ndim below 0.
@@ -91,7 +91,7 @@ class PseudoHuber(Kernel):
 @functools.partial(register, data=("scale",))
 @dataclasses.dataclass(frozen=True)
 class Welsch(Kernel):
-    """Outliers cost a constant; the energy is that of a Gaussian bump upside down."""
+    """Outliers cost a constant: rho is an inverted Gaussian of r."""
 
     def _rho(self, x):
         return -jnp.expm1(-x)
@@ -100,7 +100,7 @@ class Welsch(Kernel):
 @functools.partial(register, data=("scale",))
 @dataclasses.dataclass(frozen=True)
 class GemanMcClure(Kernel):
-    """Outliers cost a constant, which is reached slowly."""
+    """Outliers cost a constant, approached slowly."""
 
     def _rho(self, x):
         return x / (1 + x)

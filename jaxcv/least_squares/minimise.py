@@ -1,4 +1,4 @@
-"""Least squares through the minimiser: a residual, a robust kernel, a structure, an exact gradient.
+"""Least-squares minimisers: robust kernels, structured Hessians and exact gradients.
 
     y*(theta) = argmin_y E,    E = 1/2 sum_i rho(|r_i(y, theta)|^2)
 
@@ -7,8 +7,8 @@ reweighted least squares; their last steps and the gradient of y* use the exact 
 
     H = J^T W J + (terms of rho'' and of r_i d2r_i),
 
-without which the gradient of a robust problem with residual is wrong by tens of percent. The
-damping of the forward steps (mu) never enters the backward pass, whose lambda is `Damping`'s.
+since without these terms the gradient of a robust problem with a nonzero residual is wrong by tens
+of percent. The backward pass uses lambda of `Damping`, never the damping mu of the forward steps.
 """
 
 from collections.abc import Callable
@@ -58,30 +58,30 @@ def argmin_least_squares(
 
         E(y) = 1/2 sum_i rho(|r_i(y, theta, *data)|^2)
 
-    What is said of `argmin` holds here, too: one damped solve with the exact Hessian for the
-    gradient, problems of a batch that fail apart, a retrace for every new function object.
+    As for `argmin`, the gradient is one damped solve with the exact Hessian, problems of a batch
+    fail independently, and every new function object is traced again.
 
     Args:
         residual: `residual(y, theta, *data)` -> an array or a tree of arrays, pure.
         y0: start, a pytree of floating-point arrays; it gets a zero gradient.
-        theta: pytree of parameters. Weights of residuals belong here and into the residual.
+        theta: pytree of parameters. Put weights of residuals here and apply them in the residual.
         data: tuple of anything else that the residual reads; no gradient.
-        solver: `LevenbergMarquardt` or `GaussNewton`; any other minimises E without the residual.
+        solver: `LevenbergMarquardt` or `GaussNewton`; other solvers minimise E as a plain energy.
         kernel: None for plain least squares; a kernel of `jaxcv.least_squares.kernels` for all
-            residuals; or, where the residual returns a dictionary, a dictionary of the kernels of
-            some of its entries, the others being plain: `{"match": Huber(2.0)}`. Their scales are
-            differentiated through.
-        structure: of the Hessian: `dense`, an `Arrow` or a `BlockDiagonal`; `cg` for solvers that
-            form none. A residual that does not have it is reported by
-            `diagnostics.structure_error` and never certified.
+            residuals; or, if the residual returns a dictionary, kernels for some of its entries:
+            `{"match": Huber(2.0)}`; the other entries are plain. The scales are differentiated
+            through.
+        structure: structure of the Hessian: `dense`, an `Arrow` or a `BlockDiagonal`; `cg` for
+            solvers that form no matrix. A residual of another structure shows in
+            `diagnostics.structure_error` and is never certified.
         damping, bounds, autodiff, init_gradient, retract, diagnostics, history: as for `argmin`.
 
     Returns:
         A `Solution`; its energy is E.
 
     Raises:
-        ValueError: a residual that is not real and floating-point, a kernel or a solver that is
-            none, a structure that does not fit y0, and whatever `argmin` raises.
+        ValueError: a residual that is not real and floating-point, an invalid kernel or
+            solver, a structure that does not fit y0, and whatever `argmin` raises.
 
     Example:
         >>> residual = lambda y, theta, x: theta * jnp.exp(-y * x) - jnp.exp(-x)
@@ -127,7 +127,7 @@ def _flat_residual(residual, y, parameters, *data):
 
 
 def _scales_like(kernel, y0):
-    """The kernels with scales in the precision of y0."""
+    """The kernels with scales in the dtype of y0."""
     check_unknowns("y0", y0, "Convert it with jnp.asarray(x, float).")
     dtype = jnp.result_type(*jax.tree.leaves(y0))
     return jax.tree.map(lambda scale: jax.device_put(scale).astype(dtype), kernel)

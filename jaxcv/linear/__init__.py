@@ -1,13 +1,13 @@
-"""Symmetric systems H u = v: dense, block, arrow and Krylov methods, and how they are damped.
+"""Damped symmetric systems H u = v: dense, block, arrow and Krylov methods.
 
-| `linear=`              | for              | cost                                             |
-|------------------------|------------------|--------------------------------------------------|
-| `"auto"`               | any              | `cholesky` up to 256 unknowns, `cg` above        |
-| `"cholesky"`           | n <= ~256        | n products, n^3                                  |
-| `"cg"`                 | large n          | a product a step, O(n) memory                    |
-| `ConjugateGradient(b)` | ... badly scaled | the same, preconditioned by blocks of b          |
-| `BlockDiagonal(b)`     | many small ones  | b products, O(n b^2)                             |
-| `Arrow(local, shared)` | ... that meet    | b + G products, O(n (b + G)^2)                   |
+| `linear=`              | for                   | cost                                       |
+|------------------------|-----------------------|--------------------------------------------|
+| `"auto"`               | any                   | `cholesky` up to 256 unknowns, `cg` above  |
+| `"cholesky"`           | n <= ~256             | n products, n^3                            |
+| `"cg"`                 | large n               | one product per step, O(n) memory          |
+| `ConjugateGradient(b)` | large n, badly scaled | as `cg`, with a block-Jacobi preconditioner|
+| `BlockDiagonal(b)`     | uncoupled blocks      | b products, O(n b^2)                       |
+| `Arrow(local, shared)` | blocks that share G   | b + G products, O(n (b + G)^2)             |
 """
 
 from jaxcv.linear.damping import Damping

@@ -1,13 +1,13 @@
-"""Arrow matrices: many local blocks that meet in a few shared unknowns.
+"""Arrow matrices: many local blocks, coupled only through a few shared unknowns.
 
     [ D_1          B_1 ]
     [      ...     ... ]      S = C - sum_i B_i^T D_i^-1 B_i
     [          D_N B_N ]      H > 0  <=>  every D_i > 0 and S > 0
     [ B_1^T .. B_N^T C ]
 
-An arrow takes b + G products to form, one for all the first columns of the blocks at once, and
-O(N b^2 (b + G)) operations to factorise: eliminate the local unknowns, then factorise the Schur
-complement S. Without shared unknowns it is block-diagonal.
+Forming H takes b + G products: one for the j-th columns of all blocks at once, one per shared
+unknown. Factorising takes O(n (b + G)^2) operations: eliminate the local unknowns, then factorise
+the Schur complement S. Without shared unknowns H is block-diagonal.
 
 Source: Triggs et al., "Bundle adjustment, a modern synthesis", 2000, section 6; Haynsworth 1968
 for the inertia.
@@ -27,7 +27,7 @@ _BISECTIONS = 16
 
 
 class ArrowMatrix(NamedTuple):
-    """The blocks of an arrow.
+    """The blocks of an arrow matrix.
 
     Attributes:
         local: (N, b, b), D_i.
@@ -45,15 +45,15 @@ class _ArrowFactor(NamedTuple):
     border: jax.Array  # (N, b, G)
     eliminated: jax.Array  # (N, b, G) D_i^-1 B_i
     shared: Cholesky  # of S
-    pivot: jax.Array  # () the smallest
+    pivot: jax.Array  # () the smallest relative pivot
 
 
 @dataclasses.dataclass(frozen=True)
 class ArrowStructure:
-    """Local blocks that meet in shared unknowns only.
+    """Local blocks that are coupled only through shared unknowns.
 
     Attributes:
-        pieces: (start, stop, is it local) of each piece of the flat vector, in order.
+        pieces: (start, stop, is_local) of each piece of the flat vector, in order.
         block_size: b.
     """
 
@@ -97,7 +97,7 @@ class ArrowStructure:
         return jnp.concatenate(out)
 
     def _basis(self, dtype):
-        """(b + G, n): the j-th column of every block at once, then each shared unknown."""
+        """(b + G, n) probes: the j-th unknown of all blocks at once, then each shared unknown."""
         b, g = self.block_size, self.num_shared
         local = jnp.tile(jnp.eye(b, dtype=dtype)[:, None], (1, self.num_blocks, 1))
         first = jax.vmap(lambda x: self.join(x, jnp.zeros(g, dtype)))(local)
@@ -159,8 +159,8 @@ class ArrowStructure:
     def convex(self, matrix):
         local = matrix.local
         diagonal = jnp.diagonal(local, axis1=1, axis2=2)
-        # Gershgorin's bound below the smallest eigenvalue of each block: h < 0 becomes |h|, and
-        # nothing is left so flat that its step would spoil those of all others.
+        # Gershgorin's lower bound h on the eigenvalues of each block becomes |h|, and at least 1 %
+        # of the mean |diagonal|: the step of a flatter block would dominate all others.
         least = jnp.min(diagonal + jnp.abs(diagonal) - jnp.sum(jnp.abs(local), axis=2), axis=1)
         lowest = 0.01 * jnp.mean(jnp.abs(diagonal))
         shift = jnp.maximum(jnp.abs(least), lowest) - least
@@ -205,7 +205,7 @@ class ArrowStructure:
         return self.join(local, shared)
 
     def _eliminate(self, matrix):
-        """v -> D^-1 v, D^-1 B (N, b, G) and S (G, G), whatever the signs of D."""
+        """v -> D^-1 v, D^-1 B (N, b, G) and S (G, G); D may be indefinite."""
         inverse = 1 / matrix.local if self.block_size == 1 else jnp.linalg.inv(matrix.local)
         eliminated = jnp.einsum("ibc,icg->ibg", inverse, matrix.border)
         complement = matrix.shared - jnp.einsum("ibg,ibh->gh", matrix.border, eliminated)
@@ -227,11 +227,11 @@ class ArrowStructure:
         return solve
 
     def _definite(self, matrix, sigma):
-        """Whether A - sigma I has a factor."""
+        """() bool: A - sigma I is positive definite."""
         return self.definite(self.factor(self.add(matrix, -sigma)))
 
     def smallest_eigenvalue(self, matrix):
-        """By bisection on whether A - sigma I has a factor, to about 1e-3 of itself."""
+        """Bisects for the largest sigma with A - sigma I > 0; relative error about 1e-3."""
         dtype = matrix.local.dtype
         tiny = jnp.finfo(dtype).eps * self.magnitude(matrix)
         sign = jnp.where(self._definite(matrix, jnp.zeros((), dtype)), 1.0, -1.0).astype(dtype)
@@ -260,7 +260,7 @@ class ArrowStructure:
 
 
 def raised(diagonal: jax.Array) -> jax.Array:
-    """Non-negative entries, none below a hundredth of their mean; ones where all are zero."""
+    """The non-negative `diagonal`, raised to at least 1 % of its mean; ones where all are zero."""
     mean = jnp.sum(diagonal) / max(diagonal.size, 1)
     return jnp.where(mean > 0, jnp.maximum(diagonal, 1e-2 * mean), 1).astype(diagonal.dtype)
 
@@ -272,7 +272,7 @@ def _multiply_blocks(blocks, v):
 
 
 def _cholesky_blocks(blocks):
-    """Factors of (N, b, b)."""
+    """Cholesky factors of the blocks (N, b, b)."""
     if blocks.shape[-1] == 1:
         positive = (blocks > 0) & (blocks < jnp.inf)
         lower = jnp.sqrt(jnp.where(positive, blocks, 1))

@@ -1,4 +1,4 @@
-"""How the Hessian of the implicit gradient is damped.
+"""Damping of the Hessian in the implicit gradient.
 
 At a minimiser y* of E(., theta) the implicit function theorem gives, for a cotangent v of y*,
 
@@ -15,8 +15,8 @@ filter, iterated k times,
 
     u_k = sum_{j<k} lambda^2j H (H^2 + lambda^2 I)^-(j+1) v,
 
-has the bias (lambda^2 / (h^2 + lambda^2))^k, keeps the sign of negative eigenvalues and nothing of
-the null space: for lambda -> 0 it is the derivative of a critical point by the pseudo-inverse.
+has the bias (lambda^2 / (h^2 + lambda^2))^k, keeps the sign of negative eigenvalues and removes
+the null space: as lambda -> 0 it becomes the pseudo-inverse, for derivatives of critical points.
 """
 
 import dataclasses
@@ -36,27 +36,26 @@ MODES = ("shift", "plain", "tikhonov")
 class Damping:
     """The damping of an implicit gradient.
 
-    `value` is a leaf of the pytree: it may be traced, so a sweep over it is one `jax.vmap` and
-    never recompiles. The other fields are static.
+    `value` is a leaf of the pytree: it may be traced, so `jax.vmap` sweeps it without recompiling.
+    The other fields are static.
 
     Attributes:
-        value: lambda >= 0, in the units of the Hessian (energy per squared unit of y), or without
-            unit where `relative`. The paper uses 0.1 throughout.
+        value: lambda >= 0, in the units of the Hessian (energy per squared unit of y);
+            dimensionless if `relative`. The paper uses 0.1 throughout.
         order: k >= 1, the order of the filter. The bias falls as (lambda / (h + lambda))^k and
             the bound on |u| grows as k |v| / lambda.
         mode: `shift` (default) first moves an indefinite H to H' = H + max(0, -lambda_min) I;
             equal to `plain` wherever H is positive semi-definite, and |u| <= k |v| / lambda
-            always. lambda is raised to a few n eps |H| where it is smaller than that.
-            `plain` is u = (H + lambda I)^-1 v with no guard (but `linear="cg"` ends at negative
-            curvature, which `adjoint_residual` shows): the paper's rule, and with value 0
-            the undamped rule of Samuel and Tappen (CVPR 2009), its baseline.
+            always. Where round-off requires it, lambda is raised to a few n eps |H|.
+            `plain` is u = (H + lambda I)^-1 v, unguarded: the paper's rule; with value 0, the
+            undamped rule of Samuel and Tappen (CVPR 2009), its baseline. `linear="cg"` stops at
+            negative curvature, which shows in `adjoint_residual`.
             `tikhonov` is u = H (H^2 + lambda^2 I)^-1 v for any H, the derivative of a critical
             point, which need not be a minimum; |u| <= min(k / 2, sqrt(k)) |v| / lambda. It costs
-            an eigendecomposition; lambda is raised as in `shift`.
-        relative: multiplies lambda by mean(|diag H|), which makes it free of the energy's scale.
-            With `linear="cg"` the mean is estimated by products with eight random vectors: the
-            larger of |trace(H)| / n and |H|_F / n, the mean itself where H is positive
-            semi-definite.
+            an eigendecomposition, except with `cg`; lambda is raised as in `shift`.
+        relative: multiplies lambda by mean(|diag H|), which makes it independent of the energy's
+            scale. `linear="cg"` estimates the mean from products with eight random vectors as the
+            larger of |trace(H)| / n and |H|_F / n, which is trace(H) / n where H >= 0.
 
     Raises:
         ValueError: a negative or non-finite value, an order below 1, an unknown mode.

@@ -1,4 +1,4 @@
-"""Small dense symmetric matrices: factors, solves, eigenvalues. No NaN is made of finite input."""
+"""Small dense symmetric matrices: factors, solves, eigenvalues. Finite input never gives NaN."""
 
 import functools
 from collections.abc import Callable
@@ -33,7 +33,7 @@ Product = Callable[[jax.Array], jax.Array]
 
 
 def hessian_product(gradient: Product, y: jax.Array) -> Product:
-    """p -> H p (n,), H the derivative of `gradient` at y (n,); one directional derivative each."""
+    """p -> H p (n,), with H the Jacobian of `gradient` at y (n,); one JVP per product."""
     return lambda p: jax.jvp(gradient, (y,), (vary_like(p, y),))[1]
 
 
@@ -48,7 +48,7 @@ def dense_matrix(product: Product, size: int, dtype: jnp.dtype) -> jax.Array:
 def expand(
     energy: Callable[[jax.Array], jax.Array], y: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Energy (), gradient (n,) and Hessian (n, n) at y (n,), which share most of their work."""
+    """Energy (), gradient (n,) and Hessian (n, n) at y (n,), from one linearisation."""
     evaluate = jax.value_and_grad(energy)
     if y.size == 1:
         (value, gradient), (_, row) = jax.jvp(evaluate, (y,), (vary_like(jnp.ones_like(y), y),))
@@ -58,7 +58,7 @@ def expand(
 
 
 def _reduced(unrolled: Callable, whole: Callable, x: jax.Array) -> jax.Array:
-    """A reduction; of a few numbers by scalars, which XLA fuses with what surrounds them."""
+    """Reduces x; a few numbers as scalars, which XLA fuses with the surrounding operations."""
     if x.size > _UNROLL_LIMIT:
         return whole(x)
     parts = [x[i] for i in range(x.size)] if x.ndim == 1 else [x[i] for i in np.ndindex(x.shape)]
@@ -76,7 +76,7 @@ def largest(x: jax.Array) -> jax.Array:
 
 
 def every(x: jax.Array) -> jax.Array:
-    """Whether all entries are true."""
+    """() bool: all entries are true."""
     return _reduced(jnp.logical_and, jnp.all, x)
 
 
@@ -97,7 +97,7 @@ def times(matrix: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def norm(v: jax.Array) -> jax.Array:
-    """|v|_2, neither overflowing nor underflowing where v itself does not; 0 has gradient 0."""
+    """|v|_2, without overflow or underflow of the squares; the gradient at 0 is 0."""
     if v.size == 1:
         return jnp.abs(v.reshape(()))
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(v)))
@@ -111,8 +111,8 @@ def _one_by_one(function: Callable, matrix: jax.Array) -> Any:
     """`function(matrix)`; under `jax.vmap` on a CPU, one matrix after the other.
 
     jaxlib 0.10 distributes a batch of eigendecompositions over the threads that also run the
-    program. As many such calls at a time as there are threads deadlock. Calls for one matrix do
-    not, and measure as fast.
+    program. With as many concurrent calls as threads they deadlock. Calls for one matrix do not,
+    and measure as fast.
     """
     one_by_one = jax.custom_batching.sequential_vmap(function)
     return jax.lax.platform_dependent(matrix, cpu=one_by_one, default=function)
@@ -126,14 +126,14 @@ def eigenvalues(matrix: jax.Array) -> jax.Array:
 
 
 def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Eigenvalues (n,), ascending, and eigenvectors (n, n), one a column, of a symmetric matrix."""
+    """Eigenvalues (n,), ascending, and eigenvectors (n, n), in columns, of a symmetric matrix."""
     if matrix.shape[0] == 1:
         return matrix[0], jnp.ones_like(matrix)
     if matrix.shape[0] > 2:
         return _one_by_one(lambda matrix: tuple(jnp.linalg.eigh(matrix)), matrix)
     a, b, c = matrix[0, 0], matrix[0, 1], matrix[1, 1]
-    # A Jacobi rotation; (x, y) is a vector of the larger value. Where the square overflows, the
-    # tangent is zero to round-off.
+    # A Jacobi rotation; (x, y) is the eigenvector of the larger eigenvalue. Where the square
+    # overflows, the tangent is zero to round-off.
     angle = (0.5 * a - 0.5 * c) / jnp.where(b == 0, 1, b)
     tangent = jnp.sign(b) / (jnp.abs(angle) + jnp.sqrt(1 + angle**2))
     cosine = jax.lax.rsqrt(1 + tangent**2)
@@ -144,12 +144,12 @@ def eigh(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 class Cholesky(NamedTuple):
-    """A Cholesky factorisation A = L L^T, or how it failed.
+    """A Cholesky factorisation A = L L^T, or its failure.
 
     Attributes:
-        lower: (n, n) L; finite, but of no use where A is not positive definite.
-        pivot: () the smallest L_ii^2 / A_ii, which no scaling of the unknowns changes. Not above
-            zero where A is not positive definite or not finite.
+        lower: (n, n) L; the identity where A is not positive definite.
+        pivot: () the smallest L_ii^2 / A_ii, invariant to the scaling of the unknowns; <= 0 where
+            A is not positive definite or not finite.
     """
 
     lower: jax.Array
@@ -157,19 +157,19 @@ class Cholesky(NamedTuple):
 
     @property
     def definite(self) -> jax.Array:
-        """() bool."""
+        """() bool: A is positive definite."""
         return self.pivot > 0
 
 
 def cholesky(matrix: jax.Array, diagonal: jax.Array | None = None) -> Cholesky:
-    """The factor of a symmetric (n, n) matrix, which need not be positive definite.
+    """Factorises a symmetric (n, n) matrix; reports failure by `pivot`, not by NaN as JAX does.
 
-    Small sizes are unrolled: under `jax.vmap` a batch is one fused loop. Larger ones are factorised
-    in panels of columns. A library call would signal failure by NaN.
+    Small sizes are unrolled: under `jax.vmap` a batch is one fused loop. Larger sizes are
+    factorised in panels of columns.
 
     Args:
         matrix: (n, n).
-        diagonal: (n,) that `Cholesky.pivot` is relative to; by default that of the matrix.
+        diagonal: (n,) the reference of `Cholesky.pivot`; by default the diagonal of the matrix.
     """
     n = matrix.shape[0]
     diagonal = diagonal_of(matrix) if diagonal is None else diagonal
@@ -183,9 +183,9 @@ def cholesky(matrix: jax.Array, diagonal: jax.Array | None = None) -> Cholesky:
 
 
 def _rows(matrix: jax.Array) -> tuple[list, list, list]:
-    """The factor's entries, its pivots, and whether all pivots so far are positive.
+    """The factor's entries, its pivots, and flags: all pivots so far are positive.
 
-    After a failure nothing is eliminated any more, so that nothing grows.
+    After a failed pivot the entries off the diagonal are zero, so that nothing grows.
     """
     n = matrix.shape[0]
     rows = [[jnp.zeros((), matrix.dtype)] * n for _ in range(n)]
@@ -206,13 +206,13 @@ def _rows(matrix: jax.Array) -> tuple[list, list, list]:
 
 
 def _smallest(pivots: list, unit: jax.Array) -> jax.Array:
-    """The smallest relative pivot; -1 where one is not finite."""
+    """The smallest relative pivot; a non-finite pivot counts as -1."""
     stacked = jnp.stack(pivots)
     return jnp.min(jnp.where(jnp.isfinite(stacked), stacked / unit, -1))
 
 
 def _cholesky_by_panels(matrix: jax.Array, unit: jax.Array) -> Cholesky:
-    """Left-looking: four columns at a time get all their updates in one product."""
+    """Left-looking Cholesky: one product updates each panel of four columns."""
     size, dtype, width = matrix.shape[0], matrix.dtype, _UNROLL_LIMIT
     count = -(-size // width)
     n = count * width

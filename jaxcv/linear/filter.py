@@ -1,4 +1,4 @@
-"""The damped system H' + lambda I: how it is solved, bounded and filtered, whatever the method."""
+"""The damped system H' + lambda I: its solution, bound and filter, common to all methods."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,13 +25,13 @@ Product = Callable[[jax.Array], jax.Array]
 
 
 class DampedSystem(NamedTuple):
-    """A damped system, ready to solve with.
+    """A damped system and its solver.
 
     Attributes:
-        solve: (n,) -> (n,), v -> (H' + lambda I)^-1 v; in mode `tikhonov`
-            v -> H (H^2 + lambda^2 I)^-1 v. Differentiable in H and v. Zero where it is not finite.
+        solve: (n,) -> (n,), v -> u = (H' + lambda I)^-1 v; in mode `tikhonov`
+            u = H (H^2 + lambda^2 I)^-1 v. Differentiable in H and v. Zero where u is not finite.
         matvec: (n,) -> (n,), v -> (H' + lambda I) v; in mode `tikhonov` v -> H v.
-        damping: () lambda, after `relative` and the precision's floor.
+        damping: () lambda, after `relative` and the round-off floor.
         shift: () s >= 0 of H' = H + s I.
     """
 
@@ -45,8 +45,8 @@ def apply_filter(system: DampedSystem, damping: Damping, v: jax.Array) -> jax.Ar
     """u = f_k(H) v (n,), the filter of order k of `Damping`; |u| is within the bound of its mode.
 
     Args:
-        system: of H, made with `damping`. The function is linear in v where v had no part in it.
-        damping: its order and mode.
+        system: of H, made with `damping`. u is linear in v if the system was made without v.
+        damping: only order and mode are read.
         v: (n,).
     """
     u = system.solve(v)
@@ -59,9 +59,9 @@ def apply_filter(system: DampedSystem, damping: Damping, v: jax.Array) -> jax.Ar
 
 
 def filter_rest(system: DampedSystem, damping: Damping, u: jax.Array, v: jax.Array) -> jax.Array:
-    """v - H' u (n,), what the filter leaves of v.
+    """v - H' u (n,), the residual of u in the undamped system.
 
-    In the modes `shift` and `plain` it is lambda^k (H' + lambda I)^-k v, the derivative of k
+    In the modes `shift` and `plain` this is lambda^k (H' + lambda I)^-k v, the derivative of k
     proximal steps with respect to their start.
     """
     product_of_u = system.matvec(u)
@@ -94,7 +94,7 @@ def round_off_floor(size: int, magnitude: jax.Array) -> jax.Array:
 
 
 def damping_value(damping: Damping, dtype, mean_diagonal, floor: Any = 0) -> jax.Array:
-    """lambda (), times `mean_diagonal` where it is relative, and not below `floor`; no gradient."""
+    """lambda (): times `mean_diagonal` if relative, >= `floor` unless `plain`; no gradient."""
     value = jax.lax.stop_gradient(jnp.asarray(damping.value, dtype))
     if damping.relative:
         value = value * jax.lax.stop_gradient(mean_diagonal)
@@ -102,10 +102,10 @@ def damping_value(damping: Damping, dtype, mean_diagonal, floor: Any = 0) -> jax
 
 
 def bounded_to(u: jax.Array, v: jax.Array, damping: Damping, value: jax.Array) -> jax.Array:
-    """u, rescaled to the bound of its mode; zero where it is not finite.
+    """u, scaled down to the bound of its mode; zero where u is not finite.
 
-    The bound holds in exact arithmetic; the rescaling makes it hold in this one. Only for use
-    inside a solve that is known to be linear, since this is not.
+    The bound holds in exact arithmetic; rescaling enforces it in floating point. Rescaling is not
+    linear: use it only inside a solve that is declared linear.
     """
     u = jnp.where(jnp.all(jnp.isfinite(u)), u, 0)
     if damping.mode == "plain":
@@ -120,7 +120,7 @@ def bounded_to(u: jax.Array, v: jax.Array, damping: Damping, value: jax.Array) -
 
 
 def linear_system(matvec, solve, damping, value, shift, small=False) -> DampedSystem:
-    """The system of `matvec`, solved by `solve(v)`, which sees no tracer of a derivative."""
+    """The system of `matvec`, solved by `solve(v)`, which is never differentiated."""
     fixed = jax.lax.stop_gradient(value)
     bounded = lambda _, v: together(lambda: bounded_to(solve(v), v, damping, fixed), small)
     return DampedSystem(

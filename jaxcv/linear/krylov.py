@@ -1,4 +1,4 @@
-"""Krylov methods: a symmetric operator is known by its products alone."""
+"""Krylov methods for a symmetric operator that is given by its products."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ Product = Callable[[jax.Array], jax.Array]
 
 
 def random_like(v: jax.Array) -> jax.Array:
-    """A generic direction, always the same one, with the shape and dtype of `v`."""
+    """A fixed pseudo-random direction with the shape and dtype of `v`."""
     return jax.random.normal(jax.random.key(0), v.shape, v.dtype)
 
 
@@ -34,19 +34,19 @@ def conjugate_gradient(
     Args:
         product: (n,) -> (n,).
         v: (n,) right-hand side.
-        start: (n,) where to start, 0 by default.
-        tolerance: stops where |A u - v| <= tolerance |v|; by default a few round-offs.
+        start: (n,) starting point, 0 by default.
+        tolerance: stops where |A u - v| <= tolerance |v|; 32 eps by default.
         max_steps: by default 2 n, at most 2000.
         precondition: (n,) -> (n,), r -> M^-1 r for a symmetric positive definite M near A.
 
     Returns:
-        u (n,) and () the smallest curvature p^T A p / p^T p met. A direction of curvature <= 0
-        ends the run at the last good iterate.
+        u (n,) and () the smallest curvature p^T A p / p^T p of the search directions. A curvature
+        <= 0 stops the iteration at the last iterate before that direction.
     """
     limit = min(2 * v.size, 2000) if max_steps is None else max_steps
     tolerance = 32 * float(jnp.finfo(v.dtype).eps) if tolerance is None else tolerance
     size = norm(v)
-    size = jnp.where(size > 0, size, 1)  # solved for v / |v|: squares of it cannot underflow
+    size = jnp.where(size > 0, size, 1)  # solve for v / |v|, whose squares cannot underflow
     target = tolerance**2
 
     better = (lambda r: r) if precondition is None else precondition
@@ -82,8 +82,8 @@ def conjugate_gradient(
 def lanczos_eigenvalues(product: Product, start: jax.Array, steps: int = _RITZ_STEPS) -> jax.Array:
     """Ritz values (ascending) of `steps` Lanczos steps from `start`, fully reorthogonalised.
 
-    The smallest is never below the smallest eigenvalue and, with a generic start, close to it.
-    Memory O(n steps). Where the Krylov space is exhausted earlier its values are repeated.
+    The smallest Ritz value is never below the smallest eigenvalue and, for a generic start, close
+    to it. Memory O(n steps). After an early breakdown, start^T A start / |start|^2 fills the rest.
     """
     steps = min(steps, start.size)
     eps = jnp.finfo(start.dtype).eps
@@ -106,6 +106,6 @@ def lanczos_eigenvalues(product: Product, start: jax.Array, steps: int = _RITZ_S
     carry = (basis, q, jnp.asarray(True))
     carry = match_varying_axes(lambda carry: advance(carry, 0)[0], carry)
     _, (alpha, beta, alive) = jax.lax.scan(advance, carry, jnp.arange(steps))
-    alpha = jnp.where(alive, alpha, alpha[0])  # a repeat between the extremes changes neither
+    alpha = jnp.where(alive, alpha, alpha[0])  # lies between the extremes, changes neither
     off = beta[:-1]
     return jnp.linalg.eigvalsh(jnp.diag(alpha) + jnp.diag(off, 1) + jnp.diag(off, -1))

@@ -1,7 +1,7 @@
-"""How a symmetric matrix of second derivatives is stored, factorised and solved with.
+"""Structures of Hessians: how symmetric matrices are stored, factorised and solved.
 
-A structure is a static, hashable value; the matrices are pytrees of arrays. `DenseStructure` is
-here, `ArrowStructure` in `jaxcv.linear.arrow`; `Arrow` and `BlockDiagonal` are what users declare.
+A structure is a static, hashable value; the matrices are pytrees of arrays. Users declare `Arrow`
+or `BlockDiagonal`, which make an `ArrowStructure` (`jaxcv.linear.arrow`).
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Product = Callable[[jax.Array], jax.Array]
 
 
 class Structure(Protocol):
-    """A way to store symmetric (n, n) matrices, and what can be done with them."""
+    """A storage format for symmetric (n, n) matrices, and its operations."""
 
     @property
     def size(self) -> int:
@@ -31,7 +31,7 @@ class Structure(Protocol):
 
     @property
     def num_terms(self) -> int:
-        """Length of the sums in a factorisation, with which its round-off grows."""
+        """Length of the sums in a factorisation; its round-off grows with that length."""
         ...
 
     def matrix(self, product: Product, dtype: Any) -> Any:
@@ -55,15 +55,15 @@ class Structure(Protocol):
         ...
 
     def scale(self, matrix: Any) -> jax.Array:
-        """(n,) positive: |diagonal|, kept from being far below that of unknowns of its kind."""
+        """(n,) > 0: |diagonal|, at least 1 % of its mean over all local or all shared unknowns."""
         ...
 
     def convex(self, matrix: Any) -> Any:
-        """A with its local blocks made safely positive definite; A itself where there are none."""
+        """A with its local blocks made safely positive definite; a dense A is unchanged."""
         ...
 
     def magnitude(self, matrix: Any) -> jax.Array:
-        """() a bound on |A|; of the local blocks alone, where there are any."""
+        """() the largest row sum of |A|; only over the local blocks if A is an arrow."""
         ...
 
     def distance(self, matrix: Any, other: Any) -> jax.Array:
@@ -71,23 +71,23 @@ class Structure(Protocol):
         ...
 
     def restrict(self, matrix: Any, free: jax.Array, diagonal: jax.Array) -> Any:
-        """A on the unknowns that are `free` (n,) bool; `diagonal` (n,) alone on the others."""
+        """A on the `free` (n,) bool unknowns; diag(`diagonal`) on the others."""
         ...
 
     def factor(self, matrix: Any) -> Any:
-        """A factor to solve with; finite, but of no use where A is not positive definite."""
+        """The factor for `solve`; finite, but meaningless where A is not positive definite."""
         ...
 
     def pivots(self, factor: Any) -> jax.Array:
-        """() the smallest pivot relative to its diagonal entry; not positive: A is not definite."""
+        """() the smallest pivot / diagonal entry; <= 0 where A is not positive definite."""
         ...
 
     def definite(self, factor: Any) -> jax.Array:
-        """() bool, whether A is positive definite."""
+        """() bool: A is positive definite."""
         ...
 
     def solve(self, factor: Any, v: jax.Array) -> jax.Array:
-        """A^-1 v (n,) by a factor."""
+        """A^-1 v (n,) from a factor."""
         ...
 
     def indefinite_solver(self, matrix: Any) -> Product:
@@ -95,17 +95,17 @@ class Structure(Protocol):
         ...
 
     def smallest_eigenvalue(self, matrix: Any) -> jax.Array:
-        """() the smallest eigenvalue, never above it by more than round-off."""
+        """() the smallest eigenvalue, or a close lower bound, to round-off."""
         ...
 
     def negative_eigenvalues(self, matrix: Any, floor: jax.Array) -> jax.Array:
-        """() int32, how many eigenvalues are below -floor."""
+        """() int32, the number of eigenvalues below -floor."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class DenseStructure:
-    """Every entry may differ from zero; stored as an (n, n) array."""
+    """Full matrices, stored as (n, n) arrays."""
 
     size: int
 
@@ -175,7 +175,7 @@ def _names(value: Any) -> tuple:
 
 @dataclasses.dataclass(frozen=True)
 class Arrow:
-    """Many local unknowns that are coupled through a few shared ones only.
+    """Many local unknowns that are coupled only through a few shared unknowns.
 
     For example the depths of the pixels and the pose of the camera; the points and the cameras of
     bundle adjustment; the states of many sequences and the parameters that they share.
@@ -183,13 +183,13 @@ class Arrow:
     Attributes:
         local: name or names of the entries of y (keys of a dictionary, fields of a NamedTuple,
             indices of a tuple) that hold the local unknowns.
-        shared: those of the shared unknowns.
-        block_size: unknowns of one block, b; consecutive ones, in the order of the raveled entry:
-            3 for points of shape (N, 3).
+        shared: name or names of the entries that hold the shared unknowns.
+        block_size: b, the number of consecutive unknowns of a raveled local entry that form a
+            block: 3 for points of shape (N, 3).
 
     Raises:
-        ValueError: where it meets y: an unknown name, an entry that is neither local nor shared or
-            both, a number of local unknowns that blocks do not divide.
+        ValueError: by `structure(y)`: an unknown name, an entry of y that is not named exactly
+            once, a local entry whose size is not a multiple of block_size.
     """
 
     local: Any
@@ -218,13 +218,13 @@ class Arrow:
 
 @dataclasses.dataclass(frozen=True)
 class BlockDiagonal:
-    """Blocks of unknowns that do not meet at all: many small problems in one energy.
+    """Uncoupled blocks of unknowns: many small problems in one energy.
 
     Attributes:
-        block_size: unknowns of one block, consecutive in the raveled y.
+        block_size: number of unknowns per block, consecutive in the raveled y.
 
     Raises:
-        ValueError: where it meets a y whose size blocks do not divide.
+        ValueError: by `structure(y)`: a leaf of y whose size is not a multiple of block_size.
     """
 
     block_size: int = 1
@@ -239,7 +239,7 @@ class BlockDiagonal:
 
 
 def _entry(path: tuple) -> Any:
-    """The name of the top-level entry that a path of the tree starts with."""
+    """The name of the top-level entry of a tree path."""
     if not path:
         expected = "y must have named entries, local and shared ones"
         raise argument_error("Arrow", expected, "one array", "Make y a dictionary.")

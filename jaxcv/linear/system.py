@@ -1,18 +1,18 @@
 """Damped symmetric systems: one interface over several methods and three modes.
 
-`damped_system` takes the product v -> H v and returns a `DampedSystem` that solves. Its `solve` is
-linear in v and differentiable in whatever the product closes over (`jax.lax.custom_linear_solve`,
-so it transposes), while the shift, the floor of lambda and the factor carry no gradient.
+`damped_system` takes the product v -> H v and returns a `DampedSystem`. Its `solve` is linear in v,
+transposable (`jax.lax.custom_linear_solve`) and differentiable in the arrays that the product
+closes over. The shift, the floor of lambda and the factor carry no gradient.
 
-| `linear=`              | for              | cost, and what an indefinite H costs in mode `shift`|
-|------------------------|------------------|-----------------------------------------------------|
-| `"auto"`               | any              | `cholesky` up to 256 unknowns, `cg` above           |
-| `"scalar"`             | n = 1            | one product; h' = max(h, 0)                         |
-| `"cholesky"`           | n <= ~256        | n products, n^3; an eigendecomposition              |
-| `"cg"`                 | large n          | a product a step, O(n) memory; a short Lanczos run  |
-| `ConjugateGradient(b)` | ... badly scaled | the same, preconditioned by blocks of b             |
-| `BlockDiagonal(b)`     | many small ones  | b products, O(n b^2); a bisection                   |
-| `Arrow(local, shared)` | ... that meet    | b + G products, O(n (b + G)^2); a bisection         |
+| `linear=`              | for                 | cost; extra for an indefinite H in mode `shift`  |
+|------------------------|---------------------|--------------------------------------------------|
+| `"auto"`               | any                 | `cholesky` up to 256 unknowns, `cg` above        |
+| `"scalar"`             | n = 1               | one product; h' = max(h, 0)                      |
+| `"cholesky"`           | n <= ~256           | n products, n^3; an eigendecomposition           |
+| `"cg"`                 | large n             | one product per step, O(n) memory; a Lanczos run |
+| `ConjugateGradient(b)` | large, badly scaled | as `cg`, with a block-Jacobi preconditioner      |
+| `BlockDiagonal(b)`     | uncoupled blocks    | b products, O(n b^2); a bisection                |
+| `Arrow(local, shared)` | blocks that share G | b + G products, O(n (b + G)^2); a bisection      |
 """
 
 import dataclasses
@@ -62,12 +62,12 @@ Product = Callable[[jax.Array], jax.Array]
 
 
 class SolverHessian(NamedTuple):
-    """A Hessian that a solver leaves behind.
+    """A Hessian that a solver returns.
 
     Attributes:
         matrix: symmetric, as the structure of the problem stores it; no gradient.
-        exact: () bool, whether it is that of the solver's result; else it is one near, from which
-            conjugate gradients on exact products go on. None: it is exact.
+        exact: () bool, `matrix` is the Hessian at the solver's result. False: at a nearby point;
+            conjugate gradients with exact products then correct each solve. None: exact.
     """
 
     matrix: Any
@@ -75,7 +75,7 @@ class SolverHessian(NamedTuple):
 
 
 def resolve_method(method: Any, y: Any) -> Structure | ConjugateGradient:
-    """The structure of the Hessian over the tree y, or `cg` or a `ConjugateGradient`."""
+    """The `Structure` of the Hessian over the tree y, or a `ConjugateGradient`."""
     size = sum(int(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(y))
     if isinstance(method, ConjugateGradient):
         if method.block_size:
@@ -109,12 +109,12 @@ def damped_system(
 
     Args:
         product: (n,) -> (n,), v -> H v, linear and symmetric.
-        v: (n,) the right-hand side to come, or any generic vector. Conjugate gradients look for
-            negative curvature in its Krylov space and start from its solution; the others take
-            only its size and dtype.
-        damping: value, mode and whether relative; its order is the caller's business.
-        method: what `resolve_method` returned.
-        known: spares the products that form H.
+        v: (n,) a right-hand side, or any generic vector. Conjugate gradients look for negative
+            curvature in the Krylov space of v and start later solves from its solution; the other
+            methods use only its size and dtype.
+        damping: value, mode and relative; the caller applies the order (`apply_filter`).
+        method: the result of `resolve_method`.
+        known: the Hessian, if a solver has formed it already.
 
     Raises:
         ValueError: mode `tikhonov` with a structure that has no eigendecomposition.
@@ -124,10 +124,10 @@ def damped_system(
         return cg_system(product, jax.lax.stop_gradient(v), damping, method)
     check_mode(damping, method)
     spectral = damping.mode == "tikhonov"
-    whole = spectral or damping.relative or v.size == 1  # takes entries of H itself
+    whole = spectral or damping.relative or v.size == 1  # needs exact entries of H
     if known is None or (known.exact is not None and whole):
         known = SolverHessian(method.matrix(frozen, v.dtype))
-    # The matrix serves to solve; derivatives see the product.
+    # The matrix is for solving, the product for differentiation.
     if spectral:
         return _spectral_system(product, known.matrix, damping)
     if v.size == 1 and isinstance(method, DenseStructure):
@@ -165,9 +165,9 @@ def _factored_system(
         held = dataclasses.replace(damping, value=given)
 
         def factorised():
-            # Inertia test: lifted by its round-off, H has a factor exactly where it is positive
-            # semi-definite. Only otherwise is an eigenvalue worth its price, and only where a pivot
-            # is all round-off is lambda raised.
+            # Inertia test: raised by its round-off, H has a Cholesky factor where it is positive
+            # semi-definite; otherwise the smallest eigenvalue is computed. lambda is raised only
+            # where a pivot is all round-off.
             diagonal = structure.diagonal(matrix)
             lift = 2 * structure.num_terms * float(jnp.finfo(dtype).eps)
             factor = structure.factor(structure.add(matrix, lift * jnp.abs(diagonal)))
@@ -189,7 +189,7 @@ def _factored_system(
     if known.exact is not None:
         solve = _corrected(matvec, solve, known.exact)
     elif not isinstance(structure, DenseStructure):
-        # Sums over many blocks lose digits, and H may have more entries than the structure.
+        # Sums over many blocks lose digits, and H may have entries outside the structure.
         if damping.mode == "plain":
             solve = functools.partial(
                 _refined, functools.partial(structure.multiply, damped), solve
@@ -200,7 +200,7 @@ def _factored_system(
 
 
 def _refined(multiply: Product, solve: Product, v: jax.Array) -> jax.Array:
-    """`solve(v)` after one step of iterative refinement, where that lowers the residual."""
+    """`solve(v)`, with one step of iterative refinement if that lowers the residual."""
     u = solve(v)
     left = v - multiply(u)
     better = u + solve(left)
@@ -208,7 +208,7 @@ def _refined(multiply: Product, solve: Product, v: jax.Array) -> jax.Array:
 
 
 def _corrected(matvec: Product, solve: Product, exact: jax.Array) -> Product:
-    """Solves with `matvec`, by conjugate gradients on what `solve`, of a system near, leaves."""
+    """`solve`, of a nearby system, corrected by conjugate gradients on `matvec` unless `exact`."""
     frozen = lambda p: jax.lax.stop_gradient(matvec(p))
 
     def corrected(v):
@@ -224,7 +224,7 @@ def _corrected(matvec: Product, solve: Product, exact: jax.Array) -> Product:
 def _spectral_system(product: Product, matrix: jax.Array, damping: Damping) -> DampedSystem:
     """Mode `tikhonov`: the real part of (H + i lambda)^-1 = (H - i lambda) (H^2 + lambda^2)^-1.
 
-    As the real system (H x - lambda z, lambda x + H z) = (v, 0), whose condition is not squared.
+    Solves the real system (H x - lambda z, lambda x + H z) = (v, 0); the condition is not squared.
     """
     size, dtype = matrix.shape[0], matrix.dtype
     magnitude = jnp.max(jnp.sum(jnp.abs(matrix), axis=1))

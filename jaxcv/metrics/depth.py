@@ -1,8 +1,8 @@
-"""Errors of depth maps as DeMoN's benchmark has them: plain arrays in, one value per sample out.
+"""Errors of depth maps as in DeMoN's benchmark: plain arrays in, one value per sample out.
 
-The unit is the baseline: true depths are divided by |t|, predictions are taken as they are. A pixel
-counts where both are finite and positive. L1-inv shrinks with the baseline, so that a constant can
-score well: never read it alone.
+Depths are in baselines: true ones are divided by |t|, predictions are used as given. A pixel counts
+if both depths are finite and positive. L1-inv shrinks with the baseline, so a constant prediction
+can score well: never report L1-inv alone.
 
 Source: Ummenhofer et al., "DeMoN", CVPR 2017, section 6, and its evaluation code.
 """
@@ -17,19 +17,19 @@ __all__ = ["depth_errors", "mask_by_second_view"]
 
 
 def depth_errors(predicted: Any, target: Any, translation: Any = None) -> dict[str, np.ndarray]:
-    """l1_inv, sc_inv and l1_rel (...), and the number of pixels that count.
+    """l1_inv, sc_inv and l1_rel (...), and `pixels`, the number of pixels that count.
 
         l1_inv = mean |1 / d - 1 / d*|,   l1_rel = mean |d - d*| / d*
         sc_inv = sqrt(mean l^2 - (mean l)^2),   l = log d - log d*
 
     Args:
         predicted: (..., H, W), in baselines.
-        target: (..., H, W); nan, or 0, where unknown.
-        translation: (..., 3) in the unit of the target, which is divided by its length; None: the
+        target: (..., H, W); nan or 0 where unknown.
+        translation: (..., 3) in the unit of the target; its length divides the target. None: the
             target is in baselines.
 
     Returns:
-        nan for a sample without a pixel that counts.
+        nan errors for a sample in which no pixel counts.
 
     Raises:
         ValueError: shapes that differ.
@@ -63,8 +63,8 @@ def depth_errors(predicted: Any, target: Any, translation: Any = None) -> dict[s
 def mask_by_second_view(depth: Any, intrinsics: Any, motion: Any) -> np.ndarray:
     """The depths (N, H, W), nan where the pixel does not project into the second image.
 
-    Pixel areas count, from 0 to W and 0 to H; occlusion does not. In the benchmark this mask is for
-    every data set but nyu2.
+    The second image spans whole pixels, 0 to W and 0 to H; occlusion is ignored. The benchmark
+    applies this mask to every data set except nyu2.
 
     Args:
         depth: (N, H, W).

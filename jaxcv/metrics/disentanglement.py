@@ -1,9 +1,9 @@
-"""How well single entries of a code follow single factors of a scene: plain arrays in.
+"""Disentanglement metrics: how well single latents predict single factors. Plain arrays in.
 
-Codes (N, D) are the means of an encoder; factors (N, K) are numbers. A factor is discrete (an
-identity) where its entry of `discrete` is true, else continuous. Definitions are those of
-disentanglement_lib where it has them: implementations of one name differ by orders of magnitude, so
-what is computed stands at each function.
+Codes (N, D) are the means of an encoder, D latents each; factors (N, K) are numbers. A factor is
+discrete (an identity) if its flag in `discrete` is true, else continuous. Definitions follow
+disentanglement_lib where it has them. Implementations of one name differ by orders of magnitude, so
+each function states its own definition.
 
 Sources: Eastwood and Williams, ICLR 2018 (DCI); Chen et al., NeurIPS 2018 (MIG); Kumar et al., ICLR
 2018 (SAP); Kim and Mnih, ICML 2018 (FactorVAE score); Locatello et al., ICML 2019.
@@ -21,8 +21,8 @@ __all__ = [
     "novel_views", "rows_with_a_fixed_factor", "sap", "squared_correlations",
 ]  # fmt: skip
 
-_STILL = 1e-12  # variance below which an entry of the code tells nothing
-_PRUNED = 0.05  # standard deviation below which the FactorVAE score leaves an entry out
+_STILL = 1e-12  # a latent with a variance up to this is constant
+_PRUNED = 0.05  # standard deviation below which the FactorVAE score ignores a latent
 
 
 class DciScore(NamedTuple):
@@ -35,13 +35,13 @@ class DciScore(NamedTuple):
 
 
 class NovelViews(NamedTuple):
-    """Mean squared errors of images decoded from one view of a scene, for other views of it.
+    """Mean squared errors of a scene's other views, decoded from its first view.
 
     Attributes:
-        swap: one entry of the code is that of the other view.
-        copy: the code is that of the first view.
-        reconstruction: the code is that of the other view.
-        gain: (copy - swap) / (copy - reconstruction): 1 where the entry is all that changes.
+        swap: decoded from the first view's code, with one latent of the other view.
+        copy: decoded from the first view's code.
+        reconstruction: decoded from the other view's code.
+        gain: (copy - swap) / (copy - reconstruction): 1 if only this latent differs.
     """
 
     swap: float
@@ -71,7 +71,7 @@ def _checked(
 
 
 def squared_correlations(codes: Any, factors: Any) -> np.ndarray:
-    """Pearson's r^2 of every entry of the code and every factor, (D, K); 0 of entries that rest."""
+    """Pearson's r^2 of every latent and every factor, (D, K); 0 for constant latents."""
     codes, factors, _ = _checked(codes, factors, None)
     codes, factors = codes - codes.mean(axis=0), factors - factors.mean(axis=0)
     variance = np.outer((codes**2).mean(axis=0), (factors**2).mean(axis=0))
@@ -83,16 +83,15 @@ def squared_correlations(codes: Any, factors: Any) -> np.ndarray:
 def explained(
     code: Any, factor: Any, *, period: float | None = None, train_share: float = 0.5, seed: int = 0
 ) -> float:
-    """R^2 of a factor as any function of one entry of the code, on samples that were not fitted.
+    """Held-out R^2, at least 0, of a factor predicted from one latent by gradient-boosted trees.
 
-    By gradient-boosted trees: an entry that folds (|azimuth|) or jumps is judged by what it tells,
-    not by a line. At least 0.
+    Non-linear latents (|azimuth|, jumps) are scored too, not only linear ones.
 
     Args:
         code: (N,).
         factor: (N,).
-        period: of an angle that goes round; then the mean R^2 of its cosine and sine.
-        train_share: of the samples, to fit.
+        period: of a cyclic factor, scored by the mean R^2 of its cosine and sine.
+        train_share: fraction of the samples to fit.
         seed: of the split and the trees.
     """
     from sklearn.ensemble import GradientBoostingRegressor
@@ -127,20 +126,20 @@ def dci(
 ) -> DciScore:
     """Disentanglement, completeness, informativeness by gradient-boosted trees.
 
-    One regressor (classifier of a discrete factor) for each factor has importances R[d, k] >= 0.
-    With H the entropy to the base of its length of a normalised row or column,
+    Factor k has one regressor (a classifier if discrete), with importances R[d, k] >= 0. With H the
+    entropy of a normalised row or column, to the base of its length,
 
         disentanglement = sum_d w_d (1 - H(R[d, :])), w_d = sum_k R[d, k] / sum R,
         completeness = sum_k v_k (1 - H(R[:, k])), v_k = sum_d R[d, k] / sum R,
 
-    and informativeness is the mean over factors of R^2 (accuracy of discrete ones) on samples that
-    were not fitted, no less than 0.
+    and informativeness is the mean over factors of the held-out R^2 (accuracy if discrete), each at
+    least 0.
 
     Args:
         codes: (N, D).
         factors: (N, K).
         discrete: (K,).
-        train_share: of the samples, to fit.
+        train_share: fraction of the samples to fit.
         seed: of the split and the trees.
     """
     from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
@@ -165,7 +164,7 @@ def dci(
 
 
 def _certainty(weights: np.ndarray) -> np.ndarray:
-    """1 less the entropy of every row, to the base of the row's length."""
+    """1 minus the entropy of each normalised row, to the base of its length."""
     if weights.shape[1] == 1:
         return np.ones(len(weights))
     p = weights + 1e-11
@@ -183,8 +182,8 @@ def mutual_information_gap(
 ) -> float:
     """MIG: the mean over factors of (I_1 - I_2) / H, from histograms.
 
-    I_1 and I_2 are the largest mutual informations [nats] of an entry of the code and the factor, H
-    is the factor's entropy. Entries are cut into `bins` of equal width, continuous factors into
+    I_1 >= I_2 are the two largest mutual informations [nats] of a latent and the factor, H is the
+    factor's entropy. Latents are cut into `bins` of equal width, continuous factors into
     `factor_bins`.
     """
     from sklearn.metrics import mutual_info_score
@@ -206,10 +205,10 @@ def _binned(x: np.ndarray, bins: int) -> np.ndarray:
 
 
 def sap(codes: Any, factors: Any, *, discrete: Sequence[bool] | None = None) -> float:
-    """SAP: the mean over factors of the best entry's score less the second's.
+    """SAP: the mean over factors of the best latent's score minus the second best's.
 
-    The score is r^2 for a continuous factor, and for a discrete one the accuracy of a linear
-    support vector classifier of that entry alone (C = 0.01, balanced), on the samples themselves.
+    The score is r^2 for a continuous factor; for a discrete factor, the training accuracy of a
+    linear support vector classifier (C = 0.01, balanced) on that latent alone.
     """
     codes, factors, kinds = _checked(codes, factors, discrete)
     if codes.shape[1] < 2:
@@ -229,18 +228,18 @@ def _accuracy(column: np.ndarray, labels: np.ndarray) -> float:
 
 
 def factorvae_score(codes: Any, batches: Any, fixed: Any, *, train_share: float = 2 / 3) -> float:
-    """FactorVAE: how often the entry that varies least in a batch tells the factor that is fixed.
+    """FactorVAE: accuracy of the fixed factor, predicted from a batch's least varying latent.
 
-    Entries with a standard deviation below 0.05 over `codes` are left out. A batch votes for the
-    entry with the least variance, divided by that over `codes`; an entry is assigned the factor of
-    most of its votes among the first batches, and the score is the share of right votes among the
-    rest; 0 if all entries are left out.
+    Latents with a standard deviation below 0.05 over `codes` are ignored. Each batch votes for the
+    latent of smallest variance relative to `codes`. The first batches assign every latent the most
+    frequent fixed factor of its votes; the score is the accuracy of this assignment on the other
+    batches, or 0 if all latents are ignored.
 
     Args:
         codes: (N, D), for the variances.
         batches: (V, L, D) codes of batches of L samples.
-        fixed: (V,) integers: which factor each batch holds fixed; in no order.
-        train_share: of the batches, for the assignment.
+        fixed: (V,) index of the factor that each batch fixes, in random order.
+        train_share: fraction of the batches for the assignment.
     """
     codes, batches, fixed = np.asarray(codes, float), np.asarray(batches, float), np.asarray(fixed)
     if batches.ndim != 3 or batches.shape[1] < 2 or codes.ndim != 2:
@@ -271,17 +270,17 @@ def rows_with_a_fixed_factor(
     bins: int = 10,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Batches for `factorvae_score` out of samples that are there already.
+    """Draws batches for `factorvae_score` from existing samples.
 
-    Each fixes one factor, drawn in turn: its samples are drawn, with replacement, from those that
-    share the value of a drawn one (of continuous factors, its bin of equal width).
+    Each fixes one factor, in a balanced random order. Its samples are drawn with replacement from
+    those with the value of a random sample (for continuous factors, in its bin of equal width).
 
     Args:
         factors: (N, K).
         discrete: (K,).
-        count: V, of batches.
-        size: L, of samples in each.
-        bins: of continuous factors.
+        count: V, number of batches.
+        size: L, samples per batch.
+        bins: number of bins of continuous factors.
         seed: of the draws.
 
     Returns:
@@ -304,13 +303,13 @@ def rows_with_a_fixed_factor(
 def novel_views(
     decode: Callable[[np.ndarray], Any], codes: Any, images: Any, entry: int
 ) -> NovelViews:
-    """How well one entry of the code makes the other views of a scene from its first.
+    """Errors of a scene's other views, decoded from its first view with one latent exchanged.
 
     Args:
         decode: codes (M, D) -> images (M, ...).
         codes: (S, V, D) of V views of S scenes, between which one factor changes.
         images: (S, V, ...).
-        entry: of the code, that is exchanged.
+        entry: index of the latent to exchange.
     """
     codes, images = np.asarray(codes), np.asarray(images)
     if codes.ndim != 3 or codes.shape[1] < 2 or images.shape[:2] != codes.shape[:2]:

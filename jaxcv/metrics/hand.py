@@ -1,7 +1,7 @@
 """Errors of hand poses: plain arrays in, one value per sample out.
 
 Published numbers compare joints in the camera's frame [mm] without any alignment. A frame is a
-success at a threshold if its worst joint is within it, the threshold included.
+success at a threshold if its largest joint error is at most the threshold.
 """
 
 from typing import Any
@@ -18,15 +18,15 @@ THRESHOLDS = np.arange(0.0, 81.0)  # [mm], of the published curves
 def joint_errors(predicted: Any, target: Any, *, missing: bool = False) -> np.ndarray:
     """Euclidean distance of every joint, (..., J), in the unit of the input.
 
-    Its mean over everything is the published mean error, its mean over the frames that of a joint.
+    The mean over frames and joints is the published mean error; over frames, that of each joint.
 
     Args:
         predicted: (..., J, 3).
         target: (..., J, 3).
-        missing: whether joints may be nan, whose errors are nan then.
+        missing: whether joints may be nan; their errors are nan.
 
     Raises:
-        ValueError: shapes that differ, or nan where it is not allowed.
+        ValueError: shapes that differ, or joints that are not finite without `missing`.
     """
     predicted, target = np.asarray(predicted, float), np.asarray(target, float)
     if predicted.shape != target.shape or predicted.ndim < 2 or predicted.shape[-1] != 3:
@@ -35,7 +35,7 @@ def joint_errors(predicted: Any, target: Any, *, missing: bool = False) -> np.nd
     for name, value in (("predicted", predicted), ("target", target)):
         if not missing and not np.isfinite(value).all():
             at = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
-            hint = "Say missing=True to leave such joints out of the means."
+            hint = "Set missing=True to get nan errors for such joints."
             raise argument_error(name, "expected finite joints", f"{value[at]} at {at}", hint)
     return np.linalg.norm(predicted - target, axis=-1)
 
@@ -44,7 +44,7 @@ def success_rate(errors: Any, thresholds: Any = THRESHOLDS) -> np.ndarray:
     """The fraction of frames whose largest error is at most a threshold, (T,).
 
     Args:
-        errors: (N, J); a joint that is nan is left out, and a frame of nothing else is a failure.
+        errors: (N, J); those not finite are ignored; a frame with no finite error is a failure.
         thresholds: (T,), in the unit of the errors.
 
     Source: Taylor et al., The Vitruvian Manifold, CVPR 2012; Tang et al., CVPR 2014.
@@ -61,17 +61,17 @@ def success_rate(errors: Any, thresholds: Any = THRESHOLDS) -> np.ndarray:
 def lift_joints(
     pixels: Any, depth: Any, target_depth: Any, palm_depth: Any, limit_mm: float = 150.0
 ) -> np.ndarray:
-    """Joints (N, J, 3) (u, v [px], depth [mm]) of 2-D predictions, by what the sensor saw there.
+    """Joints (N, J, 3) (u, v [px], depth [mm]) of 2-D predictions, with depths of the sensor.
 
-    Where the depth image is further than `limit_mm` from the palm (background, or nothing seen) the
-    true depth is taken: the published protocol, which helps predictions in 2-D.
+    Outside the image, or where its depth differs from the palm's by more than `limit_mm`
+    (background or missing), the true depth is used. This published protocol favours 2-D methods.
 
     Args:
-        pixels: (N, J, 2) u, v [px]; rounded to the nearest pixel, and those outside see nothing.
-        depth: (N, H, W) [mm], 0 where nothing was seen.
+        pixels: (N, J, 2) u, v [px]; the depth is read at the nearest pixel.
+        depth: (N, H, W) [mm], 0 where missing.
         target_depth: (N, J) [mm], of the labels.
         palm_depth: (N,) [mm], of the labels.
-        limit_mm: the distance.
+        limit_mm: largest difference from the palm's depth [mm].
 
     Source: Tompson et al., SIGGRAPH 2014, as Oberweger et al., CVWW 2015, score it.
     """

@@ -1,7 +1,7 @@
 """Errors of relative camera motions, in degrees: plain arrays in, one value per sample out.
 
-A direction of translation is known up to its sign by who looks only at the essential matrix: its
-error is then folded, min(e, 180 - e). Both are common, and differ: say which.
+An essential matrix determines the direction of translation only up to its sign; the error is then
+folded, min(e, 180 - e). Both errors are common and differ: state which one is reported.
 """
 
 import itertools
@@ -20,16 +20,16 @@ __all__ = [
 def rotation_error(predicted: Any, target: Any) -> np.ndarray:
     """The angle (...) of R_p R_t^T [deg], for rotations (..., 3, 3).
 
-    By the chord, 2 asin(|R_p - R_t| / (2 sqrt 2)), which loses nothing at small angles.
+    Computed from the chord, 2 asin(|R_p - R_t| / (2 sqrt 2)), which is accurate at small angles.
     """
     chord = np.linalg.norm(np.asarray(predicted, float) - np.asarray(target, float), axis=(-2, -1))
     return np.rad2deg(2 * np.arcsin(np.clip(chord / np.sqrt(8), 0, 1)))
 
 
 def translation_error(predicted: Any, target: Any) -> np.ndarray:
-    """The angle (...) between directions (..., 3) [deg], from 0 to 180; 90 for a length of zero.
+    """The angle (...) between directions (..., 3) [deg], from 0 to 180.
 
-    As in DeMoN's benchmark a predicted translation of a length up to 1e-6 is no direction.
+    As in DeMoN's benchmark, a predicted translation of length 1e-6 or less gives 90.
     """
     p, t = np.asarray(predicted, float), np.asarray(target, float)
     length = np.linalg.norm(p, axis=-1, keepdims=True)
@@ -40,11 +40,11 @@ def translation_error(predicted: Any, target: Any) -> np.ndarray:
 
 
 def cycle_errors(views: Any, rotation: Any) -> np.ndarray:
-    """Angles (T,) [deg] of R_jk R_ij R_ik^T of all triangles among pairs: 0 where labels agree.
+    """Angles (T,) [deg] of R_jk R_ij R_ik^T in all triangles of pairs; 0 for consistent labels.
 
     Args:
-        views: (N, 2) numbers of the views.
-        rotation: (N, 3, 3) from the first to the second.
+        views: (N, 2) indices of the two views of each pair.
+        rotation: (N, 3, 3) from the first view to the second.
     """
     rows = np.asarray(views, int)
     r = np.asarray(rotation, float)
@@ -64,24 +64,24 @@ def cycle_errors(views: Any, rotation: Any) -> np.ndarray:
 
 
 def folded(error: Any) -> np.ndarray:
-    """min(e, 180 - e) (...) of errors of directions (...) [deg], whose sign does not count."""
+    """min(e, 180 - e) (...) of errors (...) [deg] of directions up to sign."""
     error = np.asarray(error, float)
     return np.minimum(error, 180 - error)
 
 
 def cumulative_histogram(errors: Any, thresholds: Any) -> np.ndarray:
-    """The share (T,) of errors (N,) that are at most each threshold (T,); nan counts as above."""
+    """Fraction (T,) of errors (N,) that are at most each threshold (T,); nan exceeds them all."""
     errors = _checked(errors)
     return (errors[:, None] <= np.asarray(thresholds, float)).mean(axis=0)
 
 
 def pose_auc(rotation: Any, translation: Any, thresholds: Any = (5.0, 10.0, 20.0)) -> np.ndarray:
-    """The area (T,) under the recall of poses, up to each threshold, over the threshold.
+    """Area (T,) under the recall curve of poses up to each threshold, divided by the threshold.
 
-    A pose counts by max(rotation error, translation error), which is to be folded where the sign
+    The error of a pose is max(rotation, translation); pass `folded` translation errors if the sign
     does not count. Recall is piecewise linear through (0, 0) and (e_k, k / N) for the sorted
-    errors, and constant from the last one below the threshold on. A pose that is not there (nan) is
-    beyond every threshold.
+    errors, and constant after the last error below the threshold. A missing pose (nan) exceeds
+    every threshold.
 
     Args:
         rotation: (N,) [deg].
@@ -103,7 +103,7 @@ def pose_auc(rotation: Any, translation: Any, thresholds: Any = (5.0, 10.0, 20.0
 
 
 def pose_failures(rotation: Any, translation: Any, limit: float = 20.0) -> np.ndarray:
-    """(N,) bool: which poses have an error above `limit` [deg], or are not there (nan)."""
+    """(N,) bool, True for poses with an error above `limit` [deg] and missing poses (nan)."""
     return ~(np.maximum(_checked(rotation), _checked(translation)) <= limit)
 
 

@@ -7,6 +7,8 @@ Protocols differ between papers, and their numbers are not comparable:
 | `mpjpe` of poses about their root | translation to the root           | protocol 1, Human3.6M   |
 | `mpjpe` with the true limb norm  | mean joint at the origin, true     | Wibergian learning,     |
 |                                  | scale of the person, all 17 joints | Table 2                 |
+| `aligned_mpjpe`                  | translation, optionally a rotation | N-MPJPE without scale   |
+|                                  | about the vertical axis            |                         |
 | `procrustes_mpjpe`               | rotation, translation and scale    | protocol 2, PA-MPJPE,   |
 |                                  |                                    | over 17 or 14 joints    |
 """
@@ -17,7 +19,7 @@ import numpy as np
 
 from jaxcv.checks import argument_error
 
-__all__ = ["by_action", "mpjpe", "procrustes_align", "procrustes_mpjpe"]
+__all__ = ["aligned_mpjpe", "by_action", "mpjpe", "procrustes_align", "procrustes_mpjpe"]
 
 
 def _pair(predicted: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -34,7 +36,7 @@ def mpjpe(predicted: Any, target: Any, visible: Any = None) -> np.ndarray:
     Args:
         predicted: (..., J, 3).
         target: (..., J, 3).
-        visible: (..., J) bool, the joints that count; a sample without any gives nan.
+        visible: (..., J) bool, the joints that count; a sample with none gives nan.
 
     Source: Ionescu et al., Human3.6M, PAMI 2014.
     """
@@ -48,8 +50,28 @@ def mpjpe(predicted: Any, target: Any, visible: Any = None) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
+def aligned_mpjpe(predicted: Any, target: Any, *, vertical: bool = False) -> np.ndarray:
+    """Mean per-joint position error (...) after the best translation.
+
+    Args:
+        predicted: (..., J, 3).
+        target: (..., J, 3).
+        vertical: also after the best rotation about the third axis, by least squares.
+    """
+    predicted, target = _pair(predicted, target)
+    x, y = (each - each.mean(axis=-2, keepdims=True) for each in (predicted, target))
+    if vertical:
+        across = np.sum(x[..., 0] * y[..., 1] - x[..., 1] * y[..., 0], axis=-1)
+        along = np.sum(x[..., :2] * y[..., :2], axis=(-2, -1))
+        angle = np.arctan2(across, along)[..., None]
+        c, s = np.cos(angle), np.sin(angle)
+        turned = (c * x[..., 0] - s * x[..., 1], s * x[..., 0] + c * x[..., 1], x[..., 2])
+        x = np.stack(turned, axis=-1)
+    return np.linalg.norm(x - y, axis=-1).mean(axis=-1)
+
+
 def procrustes_align(predicted: Any, target: Any) -> np.ndarray:
-    """s R x + t of predicted poses (..., J, 3), nearest to the target in least squares.
+    """Predicted poses s R x + t (..., J, 3), aligned to the target by least squares.
 
     R is a rotation, never a reflection. A pose whose joints all coincide becomes the target's mean.
 
@@ -75,7 +97,7 @@ def procrustes_mpjpe(predicted: Any, target: Any, joints: Any = None) -> np.ndar
     Args:
         predicted: (..., J, 3).
         target: (..., J, 3).
-        joints: indices of the joints that count after the alignment of all; None for all.
+        joints: indices of the joints that are scored; the alignment uses all. None: all.
     """
     predicted, target = _pair(predicted, target)
     distance = np.linalg.norm(procrustes_align(predicted, target) - target, axis=-1)
@@ -85,8 +107,8 @@ def procrustes_mpjpe(predicted: Any, target: Any, joints: Any = None) -> np.ndar
 def by_action(errors: Any, action: Any, names: Any) -> dict[str, float]:
     """Mean error of each action, and `average`, the mean over all frames.
 
-    The average weighs an action by its frames, as the source's tables do; a mean of the actions'
-    means is another number. Actions without frames are left out.
+    `average` weights each action by its frames, as in the source's tables; the mean of the actions'
+    means differs. Actions without frames are omitted.
 
     Args:
         errors: (N,).

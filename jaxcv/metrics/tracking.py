@@ -1,7 +1,7 @@
 """Metrics of box tracking: NumPy arrays in, one value per sample out.
 
-Averages are left to the caller, but for `sequence_means`, which gives the values and the weights
-of `paired_bootstrap`.
+The caller averages them. The exception is `sequence_means`, which gives the values and weights of
+`paired_bootstrap`.
 """
 
 from typing import Any, NamedTuple
@@ -78,7 +78,7 @@ def centre_error(predicted: Any, target: Any) -> np.ndarray:
 
 
 def success_curve(iou: Any, thresholds: Any = OVERLAP_THRESHOLDS) -> np.ndarray:
-    """Share of frames whose overlap exceeds each threshold: mean over frames of [iou > tau].
+    """Fraction of frames whose overlap exceeds each threshold: mean over frames of [iou > tau].
 
     Args:
         iou: (..., F) overlaps in [0, 1] of F >= 1 frames.
@@ -107,7 +107,7 @@ def success_auc(iou: Any, thresholds: Any = OVERLAP_THRESHOLDS) -> np.ndarray:
     Args:
         iou: (..., F) overlaps in [0, 1].
         thresholds: (N,) evenly spaced. With the default ones a perfect run scores 20/21, as in
-            the benchmark, because no overlap exceeds 1; with many, the area is the mean overlap.
+            the benchmark, because no overlap exceeds 1. For large N the area is the mean overlap.
 
     Returns:
         (...) in [0, 1].
@@ -123,7 +123,7 @@ def success_auc(iou: Any, thresholds: Any = OVERLAP_THRESHOLDS) -> np.ndarray:
 def sequence_means(
     values: Any, sequence: Any, num_sequences: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of a per-frame value over each sequence, and how many frames it has.
+    """Mean of a per-frame value over each sequence, and the number of its frames.
 
     Args:
         values: (..., F) per-frame values.
@@ -163,16 +163,16 @@ def paired_bootstrap(
 ) -> BootstrapInterval:
     """Frame-weighted mean difference of two methods, with a bootstrap over sequences.
 
-    The difference is D = sum_s w_s (a_s - b_s) / sum_s w_s: with w_s the number of frames it
-    is the difference of the frame means. Frames of a sequence are not independent, so
-    sequences are resampled: S of them with replacement, the same for both methods, D computed
-    anew with their weights. The interval is that of the percentiles of these D.
+    The difference is D = sum_s w_s (a_s - b_s) / sum_s w_s: if w_s is the number of frames, the
+    difference of the frame means. Frames of a sequence are not independent, so sequences are
+    resampled: S of them with replacement, the same for both methods. D is recomputed with their
+    weights, and percentiles of these D bound the interval.
 
     Args:
         per_sequence_a: (S,) mean of the metric over each sequence for the first method.
         per_sequence_b: (S,) the same for the second.
         weights: (S,) non-negative, e.g. the numbers of scored frames; sequences of weight zero
-            are left out, and their values may be NaN.
+            are ignored, and their values may be NaN.
         num_resamples: number of resamplings.
         seed: of `numpy.random.default_rng`; the same seed gives the same interval.
         confidence: level of the interval, in (0, 1).

@@ -1,8 +1,8 @@
-"""LS-Net for small problems: a recurrent network moves each unknown by what it sees of J and r.
+"""LS-Net for small problems: a recurrent network updates each unknown from J and r.
 
-Weights are shared by the unknowns of a problem and by all problems; each unknown has a state of its
-own. Source: Clark et al., "LS-Net", ECCV 2018, sections 5 and 7.1; Andrychowicz et al., "Learning
-to learn by gradient descent by gradient descent", NeurIPS 2016, for the coordinates.
+All unknowns of all problems share the weights; each unknown has its own state. Source: Clark et
+al., "LS-Net", ECCV 2018, sections 5 and 7.1; Andrychowicz et al., "Learning to learn by gradient
+descent by gradient descent", NeurIPS 2016, for updates per coordinate.
 """
 
 from typing import Any
@@ -17,12 +17,12 @@ from jaxcv.solvers.marquardt import damped_step_2x2
 __all__ = ["ENCODINGS", "CurveSolver", "encode_curve"]
 
 ENCODINGS = ("paper", "gradient", "gauss_newton")
-_DAMPINGS = (1e-2, 1.0)  # of the two Gauss-Newton steps that the network is shown
+_DAMPINGS = (1e-2, 1.0)  # of the two Gauss-Newton steps in the network's input
 _BINS = 10
 
 
 def _damped_steps(hessian: jax.Array, gradient: jax.Array) -> jax.Array:
-    """For each damping a step (2,) within [-3, 3]."""
+    """Steps (2 lambdas, 2 unknowns), clipped to [-3, 3]."""
     steps = [damped_step_2x2(hessian, gradient, damping, 1e-6) for damping in _DAMPINGS]
     return jnp.clip(jnp.stack(steps), -3, 3)
 
@@ -30,16 +30,16 @@ def _damped_steps(hessian: jax.Array, gradient: jax.Array) -> jax.Array:
 def encode_curve(
     x: jax.Array, terms: Any, last: jax.Array, move: jax.Array, encoding: str
 ) -> tuple[jax.Array, jax.Array]:
-    """What the network is shown of one problem, (2, C): a row for each unknown.
+    """The network's input for one problem, (2, C): a row for each unknown.
 
-    Everything of many decades goes through asinh. J^T J, the residual's mean in ten bins, x, the
-    energy and its last change are always there; `gradient` adds J^T r and the means of J in the
-    bins, without which the sign of J is unknown; `gauss_newton` adds two damped steps.
+    Values that span many decades go through asinh. Every encoding has J^T J, the residual's mean in
+    ten bins, x, the last move, the energy and its last change. `gradient` adds J^T r and the bin
+    means of J, which give the sign of J; `gauss_newton` also adds two damped steps.
 
     Args:
         x: (2,).
         terms: `jaxcv.energies.curves.CurveTerms` at x.
-        last: () the energy of the step before, over N.
+        last: () the previous energy, divided by N.
         move: (2,) the last move.
         encoding: one of ENCODINGS.
 
@@ -47,7 +47,7 @@ def encode_curve(
         The features (2, C), and the damped steps (2 lambdas, 2 unknowns).
 
     Raises:
-        ValueError: no such encoding, or points that ten bins cannot share.
+        ValueError: no such encoding, or a number of points that is not a multiple of ten.
     """
     check_choice("encoding", encoding, ENCODINGS)
     n = terms.residual.shape[0]
@@ -75,13 +75,13 @@ def encode_curve(
 
 
 class CurveSolver(nn.Module):
-    """Two LSTM layers and a linear one: the move of each unknown.
+    """Two LSTM layers and a linear layer, which give the move of each unknown.
 
-    With the encoding `gauss_newton` the move is a free part and a mixture of the two damped steps,
-    whose weights the network gives; else the free part alone.
+    The move is a free output of the network. With the encoding `gauss_newton` the two damped steps
+    are added, with weights from the network.
 
     Attributes:
-        hidden: width of the LSTM layers.
+        hidden: units of each LSTM layer.
         encoding: one of ENCODINGS.
     """
 
@@ -96,7 +96,7 @@ class CurveSolver(nn.Module):
         """One step.
 
         Args:
-            carry: from `start` or the step before.
+            carry: from `start` or the previous step.
             features: (..., 2, C).
             steps: (..., 2 lambdas, 2 unknowns).
 

@@ -1,7 +1,7 @@
 """Networks that regress the joints of a hand from a crop of depth, colour or both.
 
-Nine networks of depth differ in their convolutions and pools alone; fused ones begin with a stream
-for each image and go on as one. All end with two dense layers and 3 J numbers in (-1, 1).
+The nine networks of `NETS` differ only in convolutions and pools. Two kinds of images have a stream
+each, fused at chosen layers. All networks end with two dense layers and a tanh of 3 J numbers.
 
 Source: Kazakos, MSc thesis, 2017, chapter 4 (Tables 4.1 and 4.2, equations 4.14 to 4.18).
 """
@@ -20,7 +20,7 @@ __all__ = [
     "inverse_error_weights", "layers_of", "least_squares_weights", "pose_loss",
 ]  # fmt: skip
 
-# Channels of each convolution, k and its size if it is not 3 x 3, and P for a pool.
+# Channels of each convolution, then k and the kernel size if it is not 3; P is a pool.
 NETS = {
     "net1": "32 P 64 P 128 128 P",
     "net2": "32 P 64 P 128 128 128 P",
@@ -32,7 +32,7 @@ NETS = {
     "net8": "32 P 64 P 128 128 P 128 128 P 128 128 P",
     "net9": "32 P 64 P 128 128 128 P 128 128 128 P",
 }
-CHANNELS = {"depth": 1, "rgb": 3, "rgbd": 4}  # of the kinds of images
+CHANNELS = {"depth": 1, "rgb": 3, "rgbd": 4}  # of each kind of image
 FUSIONS = ("max", "sum", "mean", "concatenate", "convolve")
 _ENDS = ("fc1", "fc2", "output")
 
@@ -46,7 +46,7 @@ class Layer(NamedTuple):
 
 
 def layers_of(net: str) -> tuple[Layer, ...]:
-    """The convolutions and pools of a row of NETS, named conv1, pool1 and so on."""
+    """The convolutions and pools of an entry of NETS, named conv1, pool1 and so on."""
     check_choice("net", net, NETS)
     layers: list[Layer] = []
     count = {"conv": 0, "pool": 0}
@@ -79,20 +79,20 @@ class _Convolution(nn.Module):
 class HandNetwork(nn.Module):
     """Joints of hands in crops.
 
-    With several kinds of images each has a stream of its own up to the last layer of `fuse_at`. At
-    every layer of `fuse_at` the first stream takes up the second; after the last it goes on alone.
+    Two kinds of images have a stream each, up to the last layer of `fuse_at`. Every layer of
+    `fuse_at` fuses the second stream into the first; after the last only the first remains.
 
-        max(a, b)   a + b   (a + b) / 2   [a, b]   relu(W [a, b] + c)
+        max(a, b)   a + b   (a + b) / 2   [a, b]   relu(W [a, b] + c), at the output tanh
 
     Attributes:
-        net: a row of NETS.
-        images: kinds of images, in the order of the inputs; with more than one, `fusion`.
+        net: an entry of NETS.
+        images: kinds of the inputs, in their order; two are fused by `fusion`.
         fusion: one of FUSIONS.
         fuse_at: names of layers: input, conv1.., pool1.., fc1, fc2, output.
         joints: J.
         width: factor on the channels of all convolutions.
-        dense: width of the two dense layers.
-        confidence: whether it says as well how sure it is of every joint.
+        dense: units of each of the two dense layers.
+        confidence: whether to predict a log confidence of every joint as well.
 
     Source: Kazakos 2017, Tables 4.1 and 4.2, equations 4.15 to 4.18.
     """
@@ -120,19 +120,19 @@ class HandNetwork(nn.Module):
         if not self.fuse_at or set(self.fuse_at) - set(order):
             raise argument_error("fuse_at", f"expected some of {order}", self.fuse_at)
         if self.fusion == "concatenate" and "output" in self.fuse_at and len(images) == 2:
-            hint = "Take `convolve`, a dense layer there."
+            hint = "Use `convolve`, there a dense layer."
             raise argument_error("fusion", "expected 3 J numbers", "concatenate at output", hint)
 
     @nn.compact
     def __call__(self, *images: jax.Array, rate: Any = 0.0, key: Any = None) -> Any:
-        """Joints (B, J, 3) in half sides of the cube, within (-1, 1).
+        """Joints (B, J, 3) in half sides of the cube; in (-1, 1), (-2, 2) if summed at the output.
 
-        With `confidence` also log confidences (B, J), at first 0.
+        With `confidence` also log confidences (B, J), initially 0.
 
         Args:
-            images: for each kind (B, S, S, C).
+            images: (B, S, S, C) for each kind.
             rate: of the dropout after the two dense layers; may be traced.
-            key: of the dropout; None: none.
+            key: of the dropout; None: no dropout.
         """
         self._check(images)
         streams, order = list(images), self._order()
@@ -181,7 +181,7 @@ class HandNetwork(nn.Module):
     def _fuse(self, name: str, a: jax.Array, b: jax.Array) -> jax.Array:
         if self.fusion in ("max", "sum", "mean"):
             if a.shape != b.shape:
-                hint = "Take `concatenate` or `convolve`, or a later layer."
+                hint = "Use `concatenate` or `convolve`, or a later layer."
                 expected = f"expected equal shapes at {name} for {self.fusion!r}"
                 raise argument_error("fuse_at", expected, (a.shape, b.shape), hint)
             if self.fusion == "max":
@@ -195,7 +195,7 @@ class HandNetwork(nn.Module):
 
 
 def pose_loss(predicted: jax.Array, target: jax.Array) -> jax.Array:
-    """1 / (2 J) sum (f - y)^2 over the 3 J numbers, the mean over the batch.
+    """1 / (2 J) sum (f - y)^2 over the 3 J numbers, averaged over the batch.
 
     Args:
         predicted: (B, J, 3).
@@ -213,12 +213,12 @@ def fuse_predictions(first: Any, second: Any, weights: Any = 0.5) -> Any:
 
 
 def inverse_error_weights(first: Any, second: Any) -> Any:
-    """e_b / (e_a + e_b): the weights of a prediction with errors e_a (J, 3) beside one with e_b."""
+    """Weights e_b / (e_a + e_b) of the first of two predictions with errors e_a, e_b (J, 3)."""
     return second / (first + second)
 
 
 def least_squares_weights(first: Any, second: Any, target: Any) -> jax.Array:
-    """The weights (J, 3) of `fuse_predictions` with the smallest squared error; not held in [0, 1].
+    """Weights (J, 3) of `fuse_predictions` with the smallest squared error; may leave [0, 1].
 
     Args:
         first: (N, J, 3).

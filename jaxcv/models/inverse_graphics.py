@@ -1,8 +1,8 @@
-"""An image as a code whose first entries are the scene's: pose, light; and back to an image.
+"""A variational autoencoder of images whose first latents are scene factors: pose and light.
 
 Encoder: (convolution, pool, threshold) three times, then two linear layers, for the mean and the
-log variance of the code. Decoder: a linear layer, then (upsample, convolution, threshold), the last
-with a sigmoid. No convolution is padded. Images are grey, (B, S, S, 1) in [0, 1].
+log variance of the code. Decoder: a linear layer, then (upsample, convolution), with thresholds
+between; it gives logits. No convolution is padded. Images are grey, (B, S, S, 1) in [0, 1].
 
 Source: Kulkarni et al., Deep Convolutional Inverse Graphics Network, NIPS 2015, Figure 1; sizes of
 the released code.
@@ -25,7 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 INITIALS = ("he", "released")
-_THRESHOLD = 1e-6  # what the source's threshold gives for values below 0
+_THRESHOLD = 1e-6  # output of the source's threshold for values up to 0
 
 
 class GraphicsSize(NamedTuple):
@@ -35,7 +35,7 @@ class GraphicsSize(NamedTuple):
         image: S [px].
         latents: D.
         encoder: (k, channels) of each convolution.
-        start: side and channels of the decoder's first map.
+        start: side and channels of the decoder's first feature map.
         decoder: odd k and channels of each upsampled convolution; the last has one channel.
     """
 
@@ -68,7 +68,7 @@ def _check_size(size: GraphicsSize) -> None:
 
 
 def threshold(x: jax.Array) -> jax.Array:
-    """x where it is above 0, else 1e-6, the source's nonlinearity."""
+    """x if x > 0, else 1e-6: the source's nonlinearity."""
     return jnp.where(x > 0, x, _THRESHOLD)
 
 
@@ -103,10 +103,10 @@ class GraphicsNetwork(nn.Module):
     """Encoder and decoder.
 
     Attributes:
-        size: of everything; PAPER_SIZE has 4,131,137 parameters.
-        initial: weights at the start, `released` as in the source's code, or `he`, with which small
-            networks leave the mean image at once: He normal, log variances near -3, the last
-            convolution 0.3 times as large.
+        size: of all layers; PAPER_SIZE has 4,131,137 parameters.
+        initial: weights before training, `released` as in the source's code, or `he`: He normal,
+            log variances near -3, the last convolution scaled by 0.3. With `he` small networks
+            leave the mean image early.
         mean_pixel: of the training images, in (0, 1); with `he` the first decoded images have it.
         method: of `upsample_convolve`.
     """
@@ -164,7 +164,7 @@ class GraphicsNetwork(nn.Module):
         return self.mean(x), self.log_variance(x)
 
     def decode(self, code: jax.Array) -> jax.Array:
-        """Images (B, S, S, 1) of codes (B, D), as logits: a sigmoid makes them images."""
+        """Logits (B, S, S, 1) of codes (B, D); their sigmoid is the images."""
         if code.ndim != 2 or code.shape[1] != self.size.latents:
             raise argument_error("code", f"expected (B, {self.size.latents})", code.shape)
         side, channels = self.size.start
@@ -174,7 +174,7 @@ class GraphicsNetwork(nn.Module):
         return self.upsampled[-1](x)
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Mean, log variance, and the logits that the mean decodes to."""
+        """Mean, log variance, and the logits decoded from the mean."""
         mean, log_variance = self.encode(images)
         return mean, log_variance, self.decode(mean)
 

@@ -1,4 +1,4 @@
-"""Layers that are not in flax, and the one place where a layer's code depends on the platform."""
+"""Layers that flax lacks, some with separate code for CPUs."""
 
 import functools
 import itertools
@@ -30,7 +30,7 @@ def _as_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     features = kernel.shape[-1]
     if features >= channels:
         return _shifted(x) @ kernel.reshape(-1, features)
-    # The nine products first, then their shifted sum: less to move where channels become fewer.
+    # Nine products, then their shifted sum: this moves less data if channels become fewer.
     products = x @ jnp.transpose(kernel, (2, 0, 1, 3)).reshape(channels, -1)
     products = products.reshape(*batch, height, width, 9, features)
     padded = jnp.pad(products, [(0, 0)] * len(batch) + [(1, 1), (1, 1), (0, 0), (0, 0)])
@@ -45,7 +45,7 @@ def _product_forward(x, kernel):
 
 
 def _product_backward(residuals, bar):
-    """Products again; the transposed pads and slices would cost twice as much."""
+    """Uses products again: transposed pads and slices would cost twice as much."""
     x, kernel = residuals
     channels, features = kernel.shape[2:]
     turned = kernel[::-1, ::-1]
@@ -68,7 +68,7 @@ def _platform(x: jax.Array, kernel: jax.Array, padding: Any = "SAME") -> jax.Arr
 
 
 def _shifted_sum(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
-    """The convolution as one sum over the kernel's entries, which is fused into one loop."""
+    """The convolution as a sum over the kernel's entries, which XLA fuses into one loop."""
     size, _, channels, _ = kernel.shape
     edge = size // 2 if padding == "SAME" else 0
     x = jnp.pad(x, [(0, 0), (edge, edge), (edge, edge), (0, 0)])
@@ -80,10 +80,10 @@ def _shifted_sum(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
 
 
 def _column_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The 3 x 3 convolution of images whose channels are those of two columns.
+    """The 3 x 3 convolution, with each pair of columns merged into the channels.
 
-    A pair of columns of the result sees two pairs, one column to the left of it: products twice as
-    long and twice as wide, of which a quarter are zeros.
+    A pair of output columns reads two pairs of input columns, shifted by one: the kernel is
+    (3, 2, 2 C, 2 C'), and a quarter of it is zero.
     """
     n, height, width, channels = x.shape
     left, right = ((0, 0), (0, 1)), ((0, 0), (1, 0))
@@ -105,7 +105,7 @@ def _narrow(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @_few_channels.defjvp
 def _(padding, primals, tangents):
-    """Derivatives by the platform's convolution, whose transposes are faster."""
+    """Uses the platform's convolution, whose transpose is faster."""
     (x, kernel), (x_dot, kernel_dot) = primals, tangents
     out_dot = _platform(x_dot, kernel, padding) + _platform(x, kernel_dot, padding)
     return _few_channels(x, kernel, padding), out_dot
@@ -120,8 +120,8 @@ def _(primals, tangents):
 def convolve(x: jax.Array, kernel: jax.Array, padding: str = "SAME") -> jax.Array:
     """A convolution, (..., H', W', C') of (..., H, W, C).
 
-    The platform's own, but on CPUs for images of few channels, where that is several times slower
-    than it need be (of one channel ten times, of eight 1.7 times).
+    Uses the platform's convolution, except on CPUs with few channels, where faster code replaces it
+    (ten times as fast for one channel, 1.7 times for eight).
 
     Args:
         x: (..., H, W, C).
@@ -148,9 +148,9 @@ def convolve3x3(x: jax.Array, kernel: jax.Array, method: str = "auto") -> jax.Ar
     Args:
         x: (..., H, W, C).
         kernel: (3, 3, C, C'), as `flax.linen.Conv` keeps it.
-        method: `product`, matrix products of shifted images; `convolution`, the platform's own;
-            `auto`, for use inside loops: products on CPUs, where XLA's backward pass of a
-            convolution in a loop is an order of magnitude slower, and the platform's own elsewhere.
+        method: `product`: matrix products of shifted images; `convolution`: `convolve`; `auto`, for
+            use inside loops: products on CPUs, where XLA's backward pass of a convolution in a loop
+            is an order of magnitude slower, and `convolve` elsewhere.
     """
     check_shape("kernel", kernel, (3, 3, x.shape[-1], None))
     if method == "product":
@@ -165,8 +165,8 @@ class Convolution3x3(nn.Module):
 
     Attributes:
         features: C'.
-        scale: of the initial weights: variance scale / (9 C).
-        bias: its initial value.
+        scale: the initial weights have the variance scale / (9 C).
+        bias: initial value of the bias.
         method: of `convolve3x3`; `convolution` is faster outside loops.
     """
 
@@ -208,13 +208,13 @@ class ConvolutionalLSTM(nn.Module):
 
 
 def double(x: jax.Array) -> jax.Array:
-    """Twice the height and width of (..., H, W, C), bilinear."""
+    """Doubles the height and width of (..., H, W, C), bilinear."""
     *batch, height, width, channels = x.shape
     return jax.image.resize(x, (*batch, 2 * height, 2 * width, channels), "bilinear")
 
 
 def quarter(x: jax.Array) -> jax.Array:
-    """The means of 4 x 4 pixels, (..., H / 4, W / 4, C) of (..., H, W, C)."""
+    """Means over 4 x 4 blocks, (..., H / 4, W / 4, C) of (..., H, W, C)."""
     *batch, height, width, channels = x.shape
     blocks = x.reshape(*batch, height // 4, 4, width // 4, 4, channels)
     return jnp.mean(blocks, axis=(-4, -2))
@@ -227,7 +227,7 @@ def _largest(x: jax.Array) -> jax.Array:
 
 @_largest.defjvp
 def _(primals, tangents):
-    """The derivative of the first of equals: one selection, where that of `max` shares it out."""
+    """Takes the tangent of the first maximum; `jnp.max` averages over ties."""
     (x,), (x_dot,) = primals, tangents
     out = _largest(x)
     equal = x == out[..., None, :, None, :]
@@ -243,9 +243,9 @@ def _(primals, tangents):
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """The largest of 2 x 2 pixels, (..., H / 2, W / 2, C); of odd sizes the last is left out.
+    """The maximum over 2 x 2 blocks, (..., H / 2, W / 2, C); drops an odd last row or column.
 
-    The gradient is that of the first of equal pixels.
+    In a tie the first pixel gets the whole gradient.
     """
     height, width = x.shape[-3] // 2, x.shape[-2] // 2
     x = x[..., : 2 * height, : 2 * width, :]

@@ -1,11 +1,11 @@
-"""LS-Net for two views: a first guess, a recurrent optimiser, and an upscaling network.
+"""LS-Net for two views: an initial guess, a recurrent optimiser, and an upscaling network.
 
-The optimiser sees, as an image, what Gauss-Newton would compute from: the residual and the blocks
-of J^T J and J^T r (`encode`). Without J^T r it could not tell J from -J, whose steps are opposite:
-the encoding of the paper is that, and is kept for comparison.
+The optimiser's input is an image of Gauss-Newton terms: the residual and the blocks of J^T J and
+J^T r (`encode`). The paper's encoding has no J^T r, so it cannot tell J from -J, whose steps are
+opposite; it is kept for comparison.
 
-Source: Clark et al., "LS-Net", ECCV 2018, sections 4 and 5. The paper gives no widths; those of
-`PAPER_SIZE` come to its number of parameters within 0.3%.
+Source: Clark et al., "LS-Net", ECCV 2018, sections 4 and 5. The paper gives no layer sizes;
+`PAPER_SIZE` matches its number of parameters within 0.3%.
 """
 
 import functools
@@ -38,17 +38,17 @@ _UPPER = [(i, j) for i in range(6) for j in range(i, 6)]
 
 
 class Size(NamedTuple):
-    """Widths of the networks.
+    """Sizes of the layers: channels of convolutions, units of dense layers.
 
     Attributes:
-        initial: of the four convolutions of the first guess and of that after upscaling.
-        kernels: of the first three of these.
-        initial_motion: of the dense layer for the motion.
-        encoder: of the two convolutions before the LSTM.
-        hidden: of the LSTM.
-        depth_head: of its convolution.
-        motion_head: of its dense layer.
-        upscaler: of its convolutions.
+        initial: the initial network's four convolutions, and the one after its upscaling.
+        kernels: kernel sizes of the first three.
+        initial_motion: the initial network's dense layer for the motion.
+        encoder: the two convolutions before the LSTM.
+        hidden: the LSTM.
+        depth_head: the convolution of the depth head.
+        motion_head: the dense layer of the motion head.
+        upscaler: the convolutions of the upscaler; its last hidden layer has half.
     """
 
     initial: tuple[int, int, int, int, int]
@@ -73,11 +73,11 @@ class Guess(NamedTuple):
 
 
 class Proposals(NamedTuple):
-    """Steps that Gauss-Newton would take, for the optimiser to choose from.
+    """Gauss-Newton steps, which the optimiser weights.
 
     Attributes:
-        depth: (..., H, W, 4): two damped steps of all unknowns, two of depths in common.
-        motion: (..., 2, 6), of the same two damped steps.
+        depth: (..., H, W, 4): two damped steps of all unknowns, two of `common_depth_step`.
+        motion: (..., 2, 6) from the two damped steps.
     """
 
     depth: jax.Array
@@ -85,7 +85,7 @@ class Proposals(NamedTuple):
 
 
 def encoding_channels(mode: str) -> int:
-    """C of `encode`."""
+    """Number of channels C of `encode`."""
     check_choice("encoding", mode, ENCODINGS)
     return {"paper": 29, "gradient": 38, "gauss_newton": 38 + 4 + 12}[mode]
 
@@ -98,7 +98,7 @@ def encode(
     mode: str = "gradient",
     proposals: Proposals | None = None,
 ) -> jax.Array:
-    """What the optimiser is shown of one source, (H, W, C).
+    """The optimiser's input for one source, (H, W, C).
 
     | channels | content                                              | in                     |
     |----------|------------------------------------------------------|------------------------|
@@ -109,7 +109,7 @@ def encode(
     | 1, 1     | mask, inverse depth                                  | gradient, gauss_newton |
     | 4, 12    | the proposals                                        | gauss_newton           |
 
-    Entries of many decades go through asinh. `paper` is the source's to the letter.
+    Values that span many decades go through asinh. `paper` is the source's own encoding.
 
     Args:
         residual: (H, W, C').
@@ -151,11 +151,11 @@ def encode(
 class InitialNetwork(nn.Module):
     """Inverse depth at a quarter of the size, and motion, from two images.
 
-    Three convolutions of stride 2, one of stride 1, upscaling and two more; the motion from the
-    mean over the picture of the middle layer.
+    Three convolutions of stride 2, one of stride 1, upscaling by two and two more. The motion comes
+    from the spatial mean of the fourth convolution.
 
     Attributes:
-        size: widths.
+        size: sizes of the layers.
     """
 
     size: Size = CPU_SIZE
@@ -164,7 +164,7 @@ class InitialNetwork(nn.Module):
     def __call__(self, target: jax.Array, source: jax.Array, rays: jax.Array) -> Guess:
         """Images (B, H, W, 3) in [0, 1], H and W multiples of eight; rays (B, H, W, 2), x and y.
 
-        The rays tell where in the view a pixel lies, whatever the camera.
+        The rays give each pixel's viewing direction, independent of the intrinsics.
         """
         convolution = functools.partial(Convolution3x3, method="convolution")
         x = jnp.concatenate([target - 0.5, source - 0.5, rays], axis=-1)
@@ -173,16 +173,16 @@ class InitialNetwork(nn.Module):
         x = jnp.concatenate([x, rays[..., 4::8, 4::8, :]], axis=-1)
         x = nn.relu(convolution(self.size.initial[3])(x))
         motion = nn.relu(nn.Dense(self.size.initial_motion)(jnp.mean(x, axis=(-3, -2))))
-        # Without a translation nothing would depend on depth.
+        # With zero translation nothing would depend on depth.
         first = lambda key, shape, dtype: jnp.zeros(shape, dtype).at[0].set(1)
         xi = 0.1 * nn.Dense(6, bias_init=first)(motion)
         x = nn.relu(convolution(self.size.initial[4])(double(x)))
-        depth = convolution(1, scale=0.1, bias=-2.5)(x)[..., 0]  # softplus: a typical 0.08
+        depth = convolution(1, scale=0.1, bias=-2.5)(x)[..., 0]  # softplus(-2.5) = 0.08, typical
         return Guess(nn.softplus(depth), xi)
 
 
 class _Heads(nn.Module):
-    """The free moves of depth and motion, at first next to nothing, and weights of proposals."""
+    """Free moves of depth and motion, initially near 0, plus weighted proposals."""
 
     size: Size
     weighted: bool = False
@@ -210,12 +210,12 @@ class _Heads(nn.Module):
 class Optimiser(nn.Module):
     """Two convolutions, a convolutional LSTM, and heads for the moves of depth and motion.
 
-    With proposals the moves are a free part and their sum, with weights that the network gives: for
-    each pixel, and for the motion.
+    With proposals, a free move is added to their weighted sum. The network gives the weights, per
+    pixel for depth and per source for motion.
 
     Attributes:
-        size: widths.
-        weighted: whether there are proposals.
+        size: sizes of the layers.
+        weighted: whether to use proposals.
     """
 
     size: Size = CPU_SIZE
@@ -228,7 +228,7 @@ class Optimiser(nn.Module):
         """One step, for any batch of sources.
 
         Args:
-            carry: from `start` or the step before.
+            carry: from `start` or the previous step.
             encoded: (..., H, W, C).
             visible: (..., H, W).
             proposals: if `weighted`.
@@ -250,14 +250,13 @@ class Optimiser(nn.Module):
 
 
 class RefinementNetwork(nn.Module):
-    """What takes the optimiser's place in the comparison: one feed-forward pass, no memory.
+    """Feed-forward baseline of the optimiser: two convolutions replace the LSTM.
 
-    It has the optimiser's layers, with two convolutions of as many weights in the LSTM's place.
-    Applied again and again to the target, the source as the estimate warps it, their difference and
-    the inverse depth, it is an iterative network that knows no Jacobian.
+    They have as many weights as the LSTM. Applied repeatedly to the target, the source warped by
+    the estimate, their difference and the inverse depth, the network iterates without Jacobians.
 
     Attributes:
-        size: widths.
+        size: sizes of the layers.
     """
 
     size: Size = CPU_SIZE
@@ -268,17 +267,17 @@ class RefinementNetwork(nn.Module):
         size, x = self.size, seen
         for width in size.encoder:
             x = nn.relu(Convolution3x3(width)(x))
-        for _ in range(2):  # as many weights as the LSTM's for its input and for its state
+        for _ in range(2):  # as many weights as the LSTM has for its input and its state
             wide = Convolution3x3(4 * size.hidden)(x)
             x = jnp.sum(nn.relu(jnp.stack(jnp.split(wide, 4, axis=-1))), axis=0)
         return _Heads(size)(x, visible)
 
 
 class Upscaler(nn.Module):
-    """Inverse depth at four times the size, from that at a quarter and the image.
+    """Upsamples inverse depth by four, guided by the image.
 
     Attributes:
-        size: widths.
+        size: sizes of the layers.
     """
 
     size: Size = CPU_SIZE

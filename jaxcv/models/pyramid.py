@@ -1,9 +1,9 @@
-"""Spatial pyramids: images of any size as vectors of one length.
+"""Spatial pyramid pooling: feature maps of any size to vectors of one length.
 
-A level of n cells is the maximum over n x n windows of a map (H, W). By the adaptive rule window i
-of n over a rows covers rows floor(i a / n) to ceil((i + 1) a / n) - 1, which always gives n; by the
-published one windows are ceil(a / n) rows, floor(a / n) apart, which gives n only for some a (19
-rows and n = 13 make 18) and is refused elsewhere.
+A level n takes the maximum in each of n x n windows of a map (H, W). With the rule `adaptive`,
+window i of n over a rows covers rows floor(i a / n) to ceil((i + 1) a / n) - 1. With `published`,
+windows are ceil(a / n) rows, floor(a / n) apart; this gives n windows only for some a (18 for
+a = 19 and n = 13), and other a raise an error.
 
 Source: He et al., Spatial pyramid pooling, ECCV 2014; Melekhov et al. 2017, section 3.
 """
@@ -19,7 +19,7 @@ RULES = ("adaptive", "published")
 
 
 def pool_windows(length: int, cells: int, rule: str = "adaptive") -> list[tuple[int, int]]:
-    """First row and row after the last of each window.
+    """Half-open row range (start, stop) of each window.
 
     Args:
         length: rows a of the map.
@@ -43,11 +43,11 @@ def pool_windows(length: int, cells: int, rule: str = "adaptive") -> list[tuple[
 
 
 def pyramid_pool(x: jax.Array, levels: tuple[int, ...], rule: str = "adaptive") -> jax.Array:
-    """(..., sum n^2 C) of a map (..., H, W, C): each level's cells channel by channel.
+    """(..., C sum n^2) of a map (..., H, W, C): level by level, channel by channel.
 
     Args:
         x: the map.
-        levels: n of each level, in their order.
+        levels: n of each level, in the order of the output.
         rule: see the module.
     """
     height, width, channels = x.shape[-3:]

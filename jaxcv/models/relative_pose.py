@@ -1,7 +1,7 @@
 """Siamese networks that regress the relative pose of two cameras from two images.
 
-Both images go through one trunk, the convolutions of AlexNet; the maps, or their spatial pyramids,
-are put side by side, and two linear layers make of them a rotation and a translation.
+Both images go through one trunk (backbone), the convolutions of AlexNet. The feature maps, or their
+spatial pyramids, are concatenated; two linear layers regress a rotation and a translation.
 
 Source: Melekhov, Ylioinas, Kannala, Rahtu, Relative camera pose estimation using convolutional
 neural networks, 2017; trunks of Krizhevsky et al. 2012 and 2014.
@@ -27,7 +27,7 @@ __all__ = [
 
 
 class TrunkLayer(NamedTuple):
-    """A convolution with a rectifier: channels, size, stride, padding, groups."""
+    """A convolution with ReLU: channels, kernel size, stride, padding, groups."""
 
     channels: int
     size: int
@@ -37,12 +37,12 @@ class TrunkLayer(NamedTuple):
 
 
 class Trunk(NamedTuple):
-    """Five convolutions, pools of 3 x 3 with stride 2 after the first two and the last.
+    """Five convolutions; 3 x 3 max pools of stride 2 after the first two and the last.
 
     Attributes:
-        layers: of them.
-        ceil: whether a pool's last window may hang over the border, as Caffe's do.
-        normalised: whether the first two pools are normalised over channels, as Caffe's net is.
+        layers: the five convolutions.
+        ceil: whether a pool's last window may extend beyond the border, as in Caffe.
+        normalised: whether the first two pools have local response normalisation, as in CaffeNet.
     """
 
     layers: tuple[TrunkLayer, ...]
@@ -58,7 +58,7 @@ TRUNKS = {
         ),
         ceil=True, normalised=True,
     ),
-    "alexnet": Trunk(  # of the second paper, for which ImageNet's weights are at hand
+    "alexnet": Trunk(  # of the 2014 paper, with public ImageNet weights
         (
             TrunkLayer(64, 11, 4, 2), TrunkLayer(192, 5, 1, 2), TrunkLayer(384, 3, 1, 1),
             TrunkLayer(256, 3, 1, 1), TrunkLayer(256, 3, 1, 1),
@@ -66,17 +66,17 @@ TRUNKS = {
         ceil=False, normalised=False,
     ),
 }  # fmt: skip
-ROTATIONS = {"quaternion": 4, "6d": 6, "svd": 9}  # numbers that a head makes
-NETS = {  # whether the last pool stays, and the levels of the pyramid
+ROTATIONS = {"quaternion": 4, "6d": 6, "svd": 9}  # outputs of the head
+NETS = {  # whether the last pool is used, and the levels of the pyramid
     "cnnA": (True, ()),
     "cnnB": (False, ()),
     "cnnAspp": (True, (6, 3, 2, 1)),
     "cnnBspp": (False, (13, 6, 3, 2, 1)),
 }
-# Of ImageNet's images in [0, 1], RGB: what the networks are shown is (image - MEAN) / DEVIATION.
+# Mean and deviation of ImageNet's RGB images in [0, 1], for `standardised`.
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
-_POOLED = (0, 1)  # convolutions that a pool follows in any case
+_POOLED = (0, 1)  # convolutions always followed by a pool
 
 
 def _pooled(length: int, ceil: bool) -> int:
@@ -84,15 +84,15 @@ def _pooled(length: int, ceil: bool) -> int:
 
 
 def least_side(net: str, trunk: str) -> int:
-    """The least rows and columns [px] of an image that a network can be shown."""
+    """The smallest height and width [px] that a network accepts."""
     return next(n for n in range(1, 200) if _rows(net, trunk, n) > 0)
 
 
 def feature_shape(net: str, trunk: str, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the map that an image makes.
+    """Rows and columns of an image's feature map.
 
     Raises:
-        ValueError: an image that is too small, naming the least size.
+        ValueError: an image that is too small; the message gives the smallest size.
     """
     check_choice("net", net, NETS)
     check_choice("trunk", trunk, TRUNKS)
@@ -104,7 +104,7 @@ def feature_shape(net: str, trunk: str, height: int, width: int) -> tuple[int, i
 
 
 def _rows(net: str, trunk: str, length: int) -> int:
-    """Rows of the map; 0 or less where there are none."""
+    """Rows of the feature map; 0 if the image is too small."""
     last = NETS[net][0]
     for k, layer in enumerate(TRUNKS[trunk].layers):
         length = (length + 2 * layer.padding - layer.size) // layer.stride + 1
@@ -116,9 +116,9 @@ def _rows(net: str, trunk: str, length: int) -> int:
 
 
 def _max_pool(x: jax.Array, ceil: bool) -> jax.Array:
-    """The largest of 3 x 3 pixels, every second, axis by axis.
+    """3 x 3 max pool of stride 2, one axis at a time.
 
-    On CPUs ten times as fast as a window's reduction, whose gradient XLA scatters on one core.
+    On CPUs ten times as fast as `reduce_window`, whose gradient XLA scatters on one core.
     """
     for axis in (x.ndim - 3, x.ndim - 2):
         length = x.shape[axis]
@@ -140,7 +140,7 @@ def _over_channels(x: jax.Array) -> jax.Array:
 
 
 def _channels(layer: TrunkLayer, width: float) -> int:
-    """Channels of a narrower trunk: even, since the next layer may have two groups."""
+    """Channels with the factor `width`: even, since the next layer may have two groups."""
     return 2 * max(1, round(width * layer.channels / 2))
 
 
@@ -166,15 +166,15 @@ class PoseNetwork(nn.Module):
     """The relative pose of two images.
 
     Attributes:
-        net: a row of NETS.
-        trunk: a row of TRUNKS.
+        net: an entry of NETS.
+        trunk: an entry of TRUNKS.
         width: factor on the trunk's channels.
-        rotation: what the first head makes, of ROTATIONS: a `quaternion`, as published, `6d`, two
-            columns of a matrix, or `svd`, a matrix to which the rotation is the nearest.
+        rotation: output of the first head, of ROTATIONS: `quaternion`, as published; `6d`, two
+            columns of a matrix; `svd`, a matrix whose nearest rotation is used.
         spp_rule: of the pyramid's windows; see `jaxcv.models.pyramid`.
-        normalised: over channels after the first two pools; None: as the trunk was trained.
-        shape: (H, W) of the images of a network without a pyramid, whose heads have weights for
-            each place; with one it is not read.
+        normalised: local response normalisation after the first two pools; None: as in the trunk.
+        shape: (H, W) of the images for nets without a pyramid, whose heads have weights per
+            position; unused by nets with a pyramid.
     """
 
     net: str = "cnnBspp"
@@ -197,7 +197,7 @@ class PoseNetwork(nn.Module):
         self.translation_head = nn.Dense(3, kernel_init=small)
 
     def features(self, images: jax.Array) -> jax.Array:
-        """The vector (B, D / 2) of images (B, H, W, 3), standardised."""
+        """Features (B, D / 2) of images (B, H, W, 3) from `standardised`."""
         if images.ndim != 4 or images.shape[-1] != 3:
             raise argument_error("images", "expected (B, H, W, 3)", images.shape)
         last, levels = NETS[self.net]
@@ -219,26 +219,26 @@ class PoseNetwork(nn.Module):
         return jnp.moveaxis(x, -1, -3).reshape(x.shape[0], -1)
 
     def __call__(self, first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Rotation (B, 4), (B, 6) or (B, 9) and translation (B, 3), as the heads make them."""
+        """Outputs of the heads: rotation (B, 4), (B, 6) or (B, 9), and translation (B, 3)."""
         return self.poses(self.both_features(first, second))
 
     def both_features(self, first: jax.Array, second: jax.Array) -> jax.Array:
-        """The vectors (B, D) of two images, side by side."""
+        """Concatenated features (B, D) of two images."""
         return jnp.concatenate([self.features(first), self.features(second)], axis=-1)
 
     def poses(self, both: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What the heads make of `both_features`: linear, so g(first) + h(second)."""
+        """Outputs of the heads for `both_features`: linear, so g(first) + h(second)."""
         return self.rotation_head(both), self.translation_head(both)
 
 
 class MatchHead(nn.Module):
-    """How far matches are to be trusted, by their own numbers and by what the network saw.
+    """Log confidences of matches, from their own numbers and the images' features.
 
-    At the start every match has log confidence 0.
+    Before training every match has log confidence 0.
 
     Attributes:
-        context: width of the summary of the images.
-        hidden: width of the layer over a match and the summary.
+        context: units of the summary of the images.
+        hidden: units of the layer over a match and the summary.
     """
 
     context: int = 8
@@ -246,7 +246,7 @@ class MatchHead(nn.Module):
 
     @nn.compact
     def __call__(self, both: jax.Array, matches: jax.Array) -> jax.Array:
-        """log w (B, N) of features (B, D) of two images, and numbers (B, N, F) of their matches."""
+        """log w (B, N) from features (B, D) of two images and numbers (B, N, F) of matches."""
         seen = jnp.tanh(nn.Dense(self.context, kernel_init=nn.initializers.normal(1e-3))(both))
         seen = jnp.broadcast_to(seen[:, None], (*matches.shape[:2], self.context))
         x = nn.relu(nn.Dense(self.hidden)(jnp.concatenate([matches, seen], axis=-1)))
@@ -262,21 +262,21 @@ def standardised(images: Any) -> jax.Array:
 
 
 def with_trunk(params: Any, trunk: Any) -> Any:
-    """Params of a `PoseNetwork` with the convolutions of a trained trunk.
+    """Params of a `PoseNetwork`, with the convolutions replaced by those of a trained trunk.
 
     Args:
         params: {"params": {convolutions_0, ...}}.
         trunk: {convolutions_0: {kernel, bias}, ...}, e.g. of `data_prep.trunk_weights`.
 
     Raises:
-        ValueError: another trunk or width.
+        ValueError: weights of another trunk or width.
     """
     own = dict(params["params"])
     for name in (f"convolutions_{k}" for k in range(5)):
         for field in ("kernel", "bias"):
             want, got = own[name][field].shape, np.shape(trunk.get(name, {}).get(field))
             if want != got:
-                hint = "Trained trunks have width 1; name the trunk that they belong to."
+                hint = "Trained trunks have width 1; build the network with their `trunk`."
                 raise argument_error(f"trunk[{name!r}][{field!r}]", f"expected {want}", got, hint)
         own[name] = {field: jnp.asarray(trunk[name][field]) for field in ("kernel", "bias")}
     return {**params, "params": own}
@@ -285,10 +285,10 @@ def with_trunk(params: Any, trunk: Any) -> Any:
 def rotation_of(output: jax.Array) -> jax.Array:
     """Rotations (..., 3, 3) of outputs (..., 4), quaternions (w, x, y, z), (..., 6) or (..., 9).
 
-    Of six numbers the first column is the first three, made a unit, the second the rest less what
-    it shares with the first (Zhou et al., CVPR 2019). A quaternion of length 0 gives the identity,
-    and where the six say nothing of a column it is any that fits. Nine numbers are a matrix, row by
-    row, to which the rotation is the nearest (`jaxcv.geometry.so3.nearest`).
+    Six numbers: Gram-Schmidt on two 3-vectors gives the first two columns (Zhou et al., CVPR 2019);
+    (1, 0, 0) replaces a zero first vector, a coordinate axis a zero or parallel second one. Nine
+    numbers: a matrix, row by row, whose nearest rotation is taken (`jaxcv.geometry.so3.nearest`).
+    A quaternion of length 0 gives the identity.
     """
     if output.shape[-1] == 9:
         matrix = output.reshape(*output.shape[:-1], 3, 3)
@@ -301,7 +301,7 @@ def rotation_of(output: jax.Array) -> jax.Array:
         parallel = _length(rest) <= 8 * jnp.finfo(output.dtype).eps * _length(b)
         axis = jax.nn.one_hot(jnp.argmin(jnp.abs(first), axis=-1), 3, dtype=output.dtype)
         rest = jnp.where(parallel[..., None], less(axis), rest)
-        rest = less(_unit(rest, axis))  # once more: of nearly parallel ones little was left
+        rest = less(_unit(rest, axis))  # again: one pass is inaccurate for nearly parallel vectors
         second = _unit(rest, axis)
         return jnp.stack([first, second, jnp.cross(first, second)], axis=-1)
     if output.shape[-1] != 4:
@@ -336,7 +336,7 @@ def relative_pose_loss(
     rotation: jax.Array, translation: jax.Array, target_rotation: Any, target_translation: Any,
     beta: Any = 10.0,
 ) -> jax.Array:  # fmt: skip
-    """|t - t*| + beta |q - q*| (B,), eq. (1): lengths, not squares, with no unit constraint.
+    """|t - t*| + beta |q - q*| (B,), eq. (1): norms, not squares, without unit constraints.
 
     Args:
         rotation: (B, K), of the network.

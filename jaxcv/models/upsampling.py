@@ -1,13 +1,13 @@
-"""Images made twice as large and convolved, without the large image.
+"""Upsampling by two and a convolution, without forming the large image.
 
-A nearest-neighbour enlargement shows a k x k kernel the same small pixel several times. Pixel
-2 m + a of the result sees the small rows m + (a + t) // 2, t = 0 .. k - 1, so that for each phase
-(a, b) of a 2 x 2 block there is one kernel of K = k // 2 + 1 rows and columns on the small image:
+After nearest-neighbour upsampling a k x k kernel reads the same small pixel several times. Row
+2 m + a of the result reads the small rows m + (a + t) // 2, t = 0 .. k - 1. So each phase (a, b) of
+a 2 x 2 block has one kernel of K = k // 2 + 1 rows and columns on the small image:
 
     W_ab[p, q] = sum over t with (a + t) // 2 = p, s with (b + s) // 2 = q of W[t, s].
 
-The four are one convolution with four times the channels, its results interleaved: 16 products
-a pixel in place of 49 for k = 7, with the same values but for round-off.
+The four phases are one convolution with four times the channels, whose results are interleaved.
+For k = 7 this needs 16 products per pixel instead of 49; values agree up to round-off.
 """
 
 import flax.linen as nn
@@ -24,7 +24,7 @@ METHODS = ("auto", "phases", "convolution")
 
 
 def upsample(x: jax.Array) -> jax.Array:
-    """Each pixel as 2 x 2, (..., 2 H, 2 W, C) of (..., H, W, C)."""
+    """Repeats each pixel as 2 x 2, (..., 2 H, 2 W, C) of (..., H, W, C)."""
     return jnp.repeat(jnp.repeat(x, 2, axis=-3), 2, axis=-2)
 
 
@@ -51,11 +51,11 @@ def upsample_convolve(x: jax.Array, kernel: jax.Array, method: str = "auto") -> 
     Args:
         x: (..., H, W, C).
         kernel: (k, k, C, C') with odd k, on the large image.
-        method: `phases` on the small image; `convolution` on the large one; `auto`: phases on CPUs,
-            where products cost most, and the large image elsewhere.
+        method: `phases` on the small image; `convolution` on the large one; `auto`: `phases` on
+            CPUs, where products dominate the cost, `convolution` elsewhere.
 
     Raises:
-        ValueError: an even kernel, other channels, or an image smaller than the kernel.
+        ValueError: an even kernel, other channels, or a large image smaller than the kernel.
     """
     check_choice("method", method, METHODS)
     check_shape("kernel", kernel, (None, None, x.shape[-1], None))

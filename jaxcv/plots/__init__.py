@@ -1,1 +1,1 @@
-"""Plots: (axes, arrays) -> axes; never show, never save."""
+"""Plots: draw arrays on given axes; never show, never save."""

@@ -1,4 +1,4 @@
-"""Plots of fitted curves and of how solvers get there."""
+"""Plots of fitted curves and of the convergence of solvers."""
 
 from typing import Any
 
@@ -27,11 +27,11 @@ def plot_fit(ax: Any, t: Any, y: Any, curves: Any, styles: Any) -> Any:
 
 
 def plot_energies(ax: Any, energies: Any, styles: Any) -> Any:
-    """Energy against iteration, one thin line a problem and a thick one for their median.
+    """Energy against iteration: one thin line per problem and a thick line for the median.
 
     Args:
         ax: axes to draw on.
-        energies: method -> (T + 1, P), from the start on.
+        energies: method -> (T + 1, P), the initial energies first.
         styles: method -> keyword arguments of its lines.
     """
     for name, values in energies.items():
@@ -44,13 +44,13 @@ def plot_energies(ax: Any, energies: Any, styles: Any) -> Any:
 
 
 def plot_against(ax: Any, first: Any, second: Any, *, labels: tuple[str, str], **style: Any) -> Any:
-    """A scatter of two methods' energies with the diagonal; points below it favour the second.
+    """Scatter plot of two methods' energies; points below the diagonal favour the second.
 
     Args:
         ax: axes to draw on.
         first: (P,), along x.
         second: (P,), along y.
-        labels: of the two.
+        labels: names of the two methods.
         style: of the points.
     """
     ax.loglog(first, second, ".", **({"markersize": 3, "alpha": 0.4} | style))

@@ -1,4 +1,4 @@
-"""Plots of hand poses and of their errors."""
+"""Plots of hand poses and their errors."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ __all__ = ["plot_joint_errors", "plot_joints", "plot_success"]
 
 
 def plot_success(ax: Any, curves: Any, thresholds: Any) -> None:
-    """Frames whose worst joint is within a threshold, a line a method.
+    """Success rate against error threshold, one line per method.
 
     Args:
         ax: axes to draw on.
@@ -16,7 +16,7 @@ def plot_success(ax: Any, curves: Any, thresholds: Any) -> None:
         thresholds: (T,) [mm].
     """
     for i, (name, fractions) in enumerate(curves.items()):
-        style = ("-", "--", ":")[i // 10 % 3]  # the colours come again after ten
+        style = ("-", "--", ":")[i // 10 % 3]  # the colours repeat after ten
         ax.plot(thresholds, 100 * np.asarray(fractions), style, label=name)
     ax.set(xlabel="largest allowed error of a joint [mm]", ylabel="frames [%]", ylim=(0, 100))
     ax.set_xlim(thresholds[0], thresholds[-1])
@@ -28,7 +28,7 @@ def plot_success(ax: Any, curves: Any, thresholds: Any) -> None:
 
 
 def plot_joint_errors(ax: Any, errors: Any, names: Any) -> None:
-    """Mean error of every joint and of all, a group of bars a joint.
+    """Mean error per joint and over all joints, one group of bars each.
 
     Args:
         ax: axes to draw on.

@@ -10,7 +10,7 @@ __all__ = ["plot_errors_by_action", "plot_skeleton"]
 def plot_skeleton(
     ax: Any, joints: np.ndarray, limbs: Any, *, label: str | None = None, **style: Any
 ) -> Any:
-    """Limbs of one pose in 3-D, z up, one scale for all axes.
+    """Limbs of one pose in 3-D, with z up and equal scales.
 
     Args:
         ax: 3-D axes to draw on.
@@ -32,7 +32,7 @@ def plot_errors_by_action(ax: Any, errors: Any, styles: Any) -> Any:
 
     Args:
         ax: axes to draw on.
-        errors: method -> {action: error [mm]}; the actions of the first name the groups.
+        errors: method -> {action: error [mm]}; the first method's actions are the groups.
         styles: method -> keyword arguments of its bars.
     """
     names = list(next(iter(errors.values())))

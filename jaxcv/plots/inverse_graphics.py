@@ -1,4 +1,4 @@
-"""Plots of decoded images and of what single entries of a code tell."""
+"""Plots of decoded images and of single latents."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,13 +9,13 @@ __all__ = ["plot_inferred", "plot_strip"]
 
 
 def plot_strip(ax: Any, images: Any, *, labels: Sequence[str] = (), gap: int = 2) -> None:
-    """Images in rows, drawn as one picture.
+    """A grid of images, drawn as one picture.
 
     Args:
         ax: axes to draw on.
-        images: (R, C, S, S) in [0, 1]; nan stays empty.
+        images: (R, C, S, S) in [0, 1]; nan is white.
         labels: of the columns.
-        gap: between two images [px].
+        gap: between adjacent images [px].
     """
     images = np.asarray(images, float)
     rows, columns, side, _ = images.shape
@@ -35,12 +35,12 @@ def plot_strip(ax: Any, images: Any, *, labels: Sequence[str] = (), gap: int = 2
 
 
 def plot_inferred(ax: Any, factor: Any, entry: Any, *, unit: str, name: str) -> None:
-    """An entry of the code against the true factor, a dot an image.
+    """A latent against the true factor: one dot per image, and the mean in each of 15 bins.
 
     Args:
         ax: axes to draw on.
         factor: (N,).
-        entry: (N,).
+        entry: (N,) the latent.
         unit: of the factor.
         name: of the factor.
     """

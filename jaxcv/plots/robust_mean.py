@@ -1,4 +1,4 @@
-"""Plots of the robust mean: energies over the line, and traces of a training."""
+"""Plots of the robust mean: energies of a candidate, and traces of a training run."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def plot_energy(
     estimate: float,
     target: float,
 ) -> Any:
-    """Energy over the line, its points, its minimiser and the mean to be found.
+    """Energy over candidates y, with the samples, the minimiser and the true mean.
 
     Args:
         ax: axes to draw on.
@@ -50,15 +50,15 @@ def plot_trace(
     floor: float | None = None,
     linestyle: str = "-",
 ) -> Any:
-    """Thin lines for every seed and a thick one for their median, on a logarithmic axis.
+    """One thin line per seed and a thick line for the median, on a logarithmic axis.
 
     Args:
         ax: axes to draw on.
         step: (t,) iterations.
-        values: (t, seeds); what is not positive and finite is left out, or raised to `floor`.
+        values: (t, seeds); those not positive and finite are omitted.
         label: of the median.
         color: of all lines.
-        floor: where values at or below it are drawn.
+        floor: lower values are raised to it first.
         linestyle: of the thick line.
     """
     values = np.asarray(values, float)

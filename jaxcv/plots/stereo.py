@@ -1,4 +1,4 @@
-"""Plots of depth maps and of how their errors fall."""
+"""Plots of depth maps, residuals and error curves."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ __all__ = ["plot_inverse_depth", "plot_metric", "plot_residual"]
 
 
 def plot_inverse_depth(ax: Any, inverse_depth: Any, limits: tuple[float, float]) -> Any:
-    """An inverse depth map, near is bright.
+    """An inverse depth map; near points are bright.
 
     Args:
         ax: axes to draw on.
         inverse_depth: (H, W).
-        limits: of the colours.
+        limits: of the colour scale.
 
     Returns:
         The image, for a colour bar.
@@ -23,13 +23,13 @@ def plot_inverse_depth(ax: Any, inverse_depth: Any, limits: tuple[float, float])
 
 
 def plot_residual(ax: Any, residual: Any, visible: Any, largest: float) -> Any:
-    """A residual image; grey where the pixel is not seen.
+    """A residual image; grey where a pixel is not visible.
 
     Args:
         ax: axes to draw on.
         residual: (H, W).
         visible: (H, W) bool.
-        largest: end of the colours.
+        largest: end of the colour scale.
 
     Returns:
         The image, for a colour bar.
@@ -40,7 +40,7 @@ def plot_residual(ax: Any, residual: Any, visible: Any, largest: float) -> Any:
 
 
 def plot_metric(ax: Any, curves: Any, *, xlabel: str, ylabel: str, styles: Any) -> Any:
-    """One line a method, with the spread over seeds.
+    """Mean over seeds as one line per method, shaded from smallest to largest.
 
     Args:
         ax: axes to draw on.

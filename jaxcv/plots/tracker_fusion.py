@@ -16,7 +16,7 @@ def plot_energy_map(
     estimate: np.ndarray,
     truth: np.ndarray,
 ) -> Any:
-    """Energy of one corner over the image plane, with the trackers' corners.
+    """Energy of one corner over the image plane, with corners: trackers', estimated and true.
 
     Args:
         ax: axes to draw on.
@@ -37,13 +37,13 @@ def plot_energy_map(
 def plot_success(
     ax: Any, thresholds: np.ndarray, fraction: np.ndarray, *, label: str, **style: Any
 ) -> Any:
-    """Share of frames whose overlap exceeds each threshold.
+    """Fraction of frames whose overlap exceeds each threshold.
 
     Args:
         ax: axes to draw on.
         thresholds: (t,) of the IoU.
         fraction: (t,) in [0, 1].
-        label: legend.
+        label: for the legend.
         style: of the line.
     """
     ax.plot(thresholds, 100 * np.asarray(fraction), label=label, **style)
@@ -52,12 +52,12 @@ def plot_success(
 
 
 def plot_parameters(ax: Any, names: Any, values: np.ndarray, *, start: float, label: str) -> Any:
-    """A learned number per tracker: one dot a model and corner, a bar at their mean.
+    """A learned number per tracker: one dot per model and corner, and a bar at the mean.
 
     Args:
         ax: axes to draw on.
         names: K trackers.
-        values: (m, K).
+        values: (m, K), a row per model and corner.
         start: value before training.
         label: of the axis, with unit.
     """

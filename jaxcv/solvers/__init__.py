@@ -5,14 +5,14 @@
 | `Newton`             | the default of `argmin`: trust region, exact to round-off     |
 | `LevenbergMarquardt` | the default of `argmin_least_squares`                         |
 | `GaussNewton`        | least squares, started near the minimum                       |
-| `LBFGS`              | many unknowns: gradients alone                                |
+| `LBFGS`              | many unknowns: gradients only                                 |
 | `GradientDescent`    | a reference without curvature                                 |
 | `Optax`              | any optax optimiser                                           |
 | `Function`           | any other library's solver                                    |
 | `MultiStart`         | a solver from many seeds: the lowest, or the k best minima    |
 | `FinalNewtonStep`    | a solver followed by one damped Newton step (the paper)       |
 
-A solver of your own needs `max_steps`, `init`, `step`, `y` and `status`: see
+A custom solver needs `max_steps`, `init`, `step`, `y` and `status`: see
 `jaxcv.solvers.protocol`. To watch a solve step by step from Python:
 
     for progress in run(Newton(), energy, y0, theta, data):

@@ -1,4 +1,4 @@
-"""Whether a point is a minimum, by products with the Hessian at that point alone."""
+"""Tests of whether a point is a minimum, by products with the Hessian at that point."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from jaxcv.solvers.trust_region import PROBE, Request, rises
 
 __all__ = ["default_tolerance", "free_gradient", "judged", "small_decrement", "small_gradient"]
 
-_PROBES = 12  # products that look for negative curvature
-_DENSE = 16  # unknowns up to which a Hessian is formed instead
+_PROBES = 12  # Lanczos steps that look for negative curvature
+_DENSE = 16  # up to this size a Hessian is formed instead
 
 
 def default_tolerance(dtype: jnp.dtype) -> float:
-    """Gradient, relative to |H| |y|, that solvers without a Hessian reach by default."""
+    """The default of |dE/dy| / (|H| |y|) at which solvers without a Hessian stop."""
     return 1e-10 if jnp.finfo(dtype).bits >= 64 else 1e-5
 
 
@@ -44,7 +44,7 @@ def small_gradient(gradient, y, start, curvature, tolerance) -> jax.Array:
 
 
 def small_decrement(decrement, energy, y, start, curvature, tolerance) -> jax.Array:
-    """() bool: what is to be gained is little of the energy, or 100 tolerance^2 of |H| |y|^2.
+    """() bool: decrement <= sqrt(eps) |E| + 100 tolerance^2 |H| |y|^2.
 
     Args:
         decrement: () half of g^T H^-1 g.
@@ -62,10 +62,10 @@ def small_decrement(decrement, energy, y, start, curvature, tolerance) -> jax.Ar
 def _newton_step_is_small(
     problem, matrix, energy, gradient, y, start, fixed, tolerance
 ) -> jax.Array:
-    """() bool: the Hessian is positive semi-definite, and little is to be gained and to be moved.
+    """() bool: the Hessian is positive semi-definite, the Newton step and its gain are small.
 
-    A step that is not small against y, as near zero, must lead past a minimum and not an
-    inflection: behind it the energy rises.
+    Unless the step is tiny relative to y, the energy must rise at `PROBE` times the step: it rises
+    beyond a minimum and falls beyond an inflection.
     """
     eps = float(jnp.finfo(y.dtype).eps)
     finite = jnp.all(jnp.isfinite(matrix)) & jnp.all(jnp.isfinite(gradient))
@@ -101,15 +101,15 @@ def judged(
     promote: bool = False,
     tolerance: float | None = None,
 ) -> Result:
-    """The result of a solver that keeps no Hessian; its `CONVERGED` stands where it is supported.
+    """The result of a solver without a Hessian, after a test of its claim of `CONVERGED`.
 
-    Up to 16 unknowns the Hessian at y must be positive semi-definite and the Newton step that is
-    left small (eps^1/4 of each unknown). Above, Ritz values of a few products must show no negative
-    curvature, and the gradient must be small against |H| |y|. Else the claim becomes `STALLED`.
+    Up to 16 unknowns the Hessian at y must be positive semi-definite and the remaining Newton step
+    small (eps^1/4 of each unknown). Above, a few Ritz values must show no negative curvature, and
+    |dE/dy| <= eps^1/4 |H| |y|. Otherwise the claim becomes `STALLED`.
 
     Args:
-        tolerance: of the claim, as in `small_gradient`; None: that of the dtype.
-        promote: `STALLED` becomes `CONVERGED` where the same holds, above 16 unknowns with eps^1/2.
+        tolerance: as in `small_decrement`; None: `default_tolerance`.
+        promote: also tests `STALLED`, which becomes `CONVERGED`; above 16 unknowns with eps^1/2.
     """
     tolerance = default_tolerance(start.dtype) if tolerance is None else tolerance
     status = jnp.asarray(status, jnp.int32)

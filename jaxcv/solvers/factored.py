@@ -1,4 +1,4 @@
-"""Trust-region subproblems where an eigendecomposition is too dear: by factors, or by products."""
+"""Trust-region subproblems without eigendecompositions: by Cholesky factors, or by products."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from jaxcv.solvers.trust_region import Proposal, Request
 
 __all__ = ["factored_proposal", "krylov_proposal"]
 
-_FACTORS = 10  # factorisations in search of one multiplier
+_FACTORS = 10  # maximum factorisations per multiplier
 
 
 def factored_proposal(
@@ -23,8 +23,8 @@ def factored_proposal(
 ) -> Proposal:
     """p = -(M + mu D^2)^-1 g with |D p| near the radius, by a few factorisations.
 
-    mu is zero up to round-off where that step fits; else Newton's method on 1 / |D p(mu)| finds it
-    within brackets. Where M is indefinite, its local blocks are made convex first.
+    mu is zero up to round-off if that step fits; else a bracketed Newton's method on 1 / |D p(mu)|
+    finds mu. The local blocks of an indefinite M are made positive definite first.
 
     Args:
         structure: of M.
@@ -55,7 +55,7 @@ def _factored(structure, matrix, scale, request, fixed) -> Proposal:
         return factor, good, p, norm(scale * p)
 
     _, definite, newton, length = attempt(matrix, jnp.asarray(lift, dtype))
-    # What is left of the gradient bends the energy: such negative curvature is none at a minimum.
+    # Negative curvature up to 16 |g| / |y| is tolerated: the remaining gradient may cause it.
     bend = 16 * jnp.max(jnp.abs(gradient) / scale) / jnp.max(scale * request.size)
     bend = jnp.clip(bend, lift, eps**0.5).astype(dtype)
     again = ~definite & jnp.isfinite(bend)
@@ -64,7 +64,7 @@ def _factored(structure, matrix, scale, request, fixed) -> Proposal:
         lambda new, old: jnp.where(again, new, old), bent, (definite, newton, length)
     )
     size = norm(gradient / scale)
-    largest = jnp.ones((), dtype)  # of M in units of D^2, on its diagonal
+    largest = jnp.ones((), dtype)  # bound on diag(M) in units of D^2
     extent = norm(scale * request.start)
     radius = first_radius(request.radius, definite, length, size, largest, extent)
     ball = jnp.where(radius > 0, radius, 1)
@@ -86,7 +86,7 @@ def _factored(structure, matrix, scale, request, fixed) -> Proposal:
         inside = good & (update > low) & (update < high)
         closed = jnp.isfinite(high)
         middle = jnp.where(closed, jnp.sqrt(jnp.maximum(low, lift)) * jnp.sqrt(high), 8 * mu)
-        # A short step with nothing between it and an indefinite matrix is as good as it gets.
+        # Accept a short step if the bracket is narrow, or if no smaller mu is known to fail.
         done = fits | (short & ((high <= 4 * low) | (low <= lift)))
         return jnp.where(inside, update, middle), low, high, done, p, count + 1
 
@@ -107,7 +107,7 @@ def _factored(structure, matrix, scale, request, fixed) -> Proposal:
     noise = 4 * eps * jnp.max(rounding / scale)
     length = norm(scale * p)
     near = length <= eps**0.5 * jnp.maximum(extent, norm(scale * request.size))
-    # One such change of each unknown.
+    # The sum of (g_i / D_i)^2 for g = 16 times the round-off of the gradient.
     quiet = jnp.sum((16 * eps * rounding / scale) ** 2)
     return Proposal(
         p, predicted, -0.5 * jnp.vdot(gradient, newton), length, radius, full, definite, met,
@@ -119,7 +119,7 @@ def _factored(structure, matrix, scale, request, fixed) -> Proposal:
 def krylov_proposal(product, request: Request, bounds: Any = None) -> Proposal:
     """Conjugate gradients on the Newton system, cut off at the radius or at negative curvature.
 
-    Only products p -> H p are taken; D = 1. `definite` says that no negative curvature was met.
+    Uses only products p -> H p; D = 1. `definite` is true where the iteration was not cut off.
 
     Source: Steihaug 1983.
     """
@@ -134,7 +134,7 @@ def _krylov(product: Callable, request: Request, fixed: Any) -> Proposal:
     dtype = y.dtype
     eps = float(jnp.finfo(dtype).eps)
     size = norm(gradient)
-    size = jnp.where(size > 0, size, 1)  # solved for g / |g|: squares of it cannot underflow
+    size = jnp.where(size > 0, size, 1)  # solve for g / |g|, whose squares cannot underflow
     g = gradient / size
     slope = norm(g)
     curvature = jnp.vdot(g, product(g))
@@ -180,5 +180,5 @@ def _krylov(product: Callable, request: Request, fixed: Any) -> Proposal:
 
 
 def turn_by_product(product_at, wanted, trial, p, image):
-    """(H(trial) - H(y)) p (n,), for image = H(y) p; a product is taken where `wanted` alone."""
+    """(H(trial) - H(y)) p (n,), with image() = H(y) p; computed only where `wanted`."""
     return while_once(wanted, lambda: product_at(trial)(p) - image())

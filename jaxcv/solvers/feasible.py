@@ -1,4 +1,4 @@
-"""Steps of the trust region that stay within bounds."""
+"""Trust-region steps that stay within bounds."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +11,11 @@ from jaxcv.solvers.problem import held
 
 __all__ = ["feasible", "inside"]
 
-_NEAR = 1e-2  # of a step, the room that is too little for it
+_NEAR = 1e-2  # an unknown that meets its bound within this fraction of its step stops there
 
 
 def inside(y: jax.Array, p: jax.Array, bounds: Any) -> jax.Array:
-    """y + p (n,), at a bound where it is beyond or within round-off of it."""
+    """y + p (n,), clipped to the bounds; a point within round-off of a bound moves onto it."""
     point = y + p
     if bounds is None:
         return point
@@ -26,12 +26,11 @@ def inside(y: jax.Array, p: jax.Array, bounds: Any) -> jax.Array:
 
 
 def feasible(propose: Callable, product: Callable, request: Any, bounds: Any) -> Any:
-    """A proposal with a step within bounds, and the decrease of the model along that.
+    """A proposal whose step stays within bounds, with the decrease of the model along that step.
 
-    Unknowns that the energy pushes against a bound are fixed. Those that the step would soon stop
-    at one end there, and the others do without them, until there are no more. A step that still
-    leaves the bounds is cut at each of them or, where that does not go down as far, ends at the
-    first.
+    Unknowns that the energy pushes against a bound are fixed. An unknown that meets a bound within
+    1 % of its step is put on that bound and the others are solved again, until no more do. A step
+    that still leaves the bounds is clipped or, if the model falls further, ends at the first bound.
 
     Args:
         propose: fixed (n,) bool, or None without bounds -> `Proposal`.

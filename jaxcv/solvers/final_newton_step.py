@@ -1,4 +1,4 @@
-"""A solver followed by one damped Newton step, as the paper's."""
+"""A solver followed by one damped Newton step, as in the paper."""
 
 import dataclasses
 from typing import Any
@@ -22,14 +22,13 @@ __all__ = ["FinalNewtonStep"]
 class FinalNewtonStep:
     """A solver followed by one damped Newton step, y <- y - (H' + lambda I)^-1 dE/dy.
 
-    The paper ends every solve with it, so that the point is a fixed point of the step that its
-    gradient differentiates.
+    The paper ends every solve with this step, and its gradient differentiates the step.
 
     Attributes:
-        solver: the solver before.
-        damping: of the step; its value must be a number. The paper takes `plain`, 0.1, and its
-            undamped baseline `plain`, 0, which may step far away. In `shift`, a step that raises
-            the energy is dropped: far from a minimum g / lambda is no step to trust.
+        solver: the solver that runs first.
+        damping: damping of the step; its value must be a number. The paper uses mode `plain` with
+            0.1, and with 0 for its undamped baseline, whose step may be very long. The other modes
+            reject a step that raises the energy: far from a minimum g / lambda is unreliable.
 
     Source: Wibergian learning, eq. 8.
     """
@@ -49,27 +48,27 @@ class FinalNewtonStep:
 
     @property
     def max_steps(self) -> int:
-        """Of the solver before."""
+        """`max_steps` of the solver."""
         return self.solver.max_steps
 
     def init(self, problem: Problem, y: jax.Array) -> Any:
-        """Of the solver before."""
+        """`init` of the solver."""
         return self.solver.init(problem, y)
 
     def step(self, problem: Problem, state: Any) -> Any:
-        """Of the solver before."""
+        """`step` of the solver."""
         return self.solver.step(problem, state)
 
     def y(self, state: Any) -> jax.Array:
-        """Of the solver before."""
+        """`y` of the solver."""
         return self.solver.y(state)
 
     def status(self, problem: Problem, state: Any) -> jax.Array:
-        """Of the solver before."""
+        """`status` of the solver."""
         return self.solver.status(problem, state)
 
     def result(self, problem: Problem, start: jax.Array, state: Any) -> Result:
-        """The result of the solver before, one step on."""
+        """The result of the solver, moved by the damped Newton step."""
         before = result_of(self.solver, problem, start, state)
         gradient, y = jax.grad(problem.energy), before.y
         whole = hessian_product(gradient, y)

@@ -1,4 +1,4 @@
-"""Steepest descent with an adaptive step: a reference without curvature."""
+"""Steepest descent with an adaptive step size: a reference without curvature."""
 
 import dataclasses
 from typing import NamedTuple
@@ -32,10 +32,10 @@ class GradientDescent:
     """Steepest descent: accepted steps grow the step size, rejected ones halve it.
 
     Attributes:
-        tolerance: of the gradient relative to |H| |y|, both at the point reached; None: 1e-10 in
+        tolerance: stop at |dE/dy| <= tolerance |H| |y|, all at the current point; None: 1e-10 in
             float64, 1e-5 in float32.
-        max_steps: evaluations of the energy.
-        step_size: the first one tried; 0: 1 / |gradient| times max(1, |y0|) / 10.
+        max_steps: maximum number of energy evaluations.
+        step_size: the initial step size; 0: max(1, |y0|) / (10 |gradient|).
 
     Source: Armijo 1966 (sufficient decrease 1e-4).
     """
@@ -57,7 +57,7 @@ class GradientDescent:
         )  # fmt: skip
 
     def step(self, problem: Problem, s: _State) -> _State:
-        """One evaluation and one decision."""
+        """Evaluates one trial point, and accepts or rejects it."""
         eps = float(jnp.finfo(s.y.dtype).eps)
         energy, gradient = jax.value_and_grad(problem.energy)(s.trial)
         first = jnp.isinf(s.energy)
@@ -65,7 +65,7 @@ class GradientDescent:
         old = jnp.where(first, energy, s.energy)
         move = s.trial - s.y
         gain, noise = jnp.vdot(s.gradient, move), 4 * eps * jnp.abs(old)
-        # Where the energy has no digits left, a smaller gradient is the progress.
+        # Where energy differences are round-off, a smaller gradient counts as progress.
         level = (energy <= old + noise) & (energy <= s.start_energy)
         flatter = level & (norm(gradient) < norm(s.gradient))
         lower = jnp.where(jnp.abs(gain) <= noise, flatter, energy <= old + 1e-4 * gain)
@@ -101,12 +101,12 @@ class GradientDescent:
         return state.y
 
     def status(self, problem: Problem, state: _State) -> jax.Array:
-        """The verdict of the last step."""
+        """The status after the last step."""
         del problem
         return state.status
 
     def result(self, problem: Problem, start: jax.Array, state: _State) -> Result:
-        """The point; where it is a saddle, that is said."""
+        """The result; at a saddle point `CONVERGED` becomes `STALLED`."""
         return judged(
             problem, start, state.y, state.status, state.energy, state.gradient,
             state.start_energy, promote=True, tolerance=self.tolerance,

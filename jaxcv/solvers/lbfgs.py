@@ -1,4 +1,4 @@
-"""Limited-memory BFGS: gradients alone, O(n) memory."""
+"""Limited-memory BFGS: gradients only, O(n) memory."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -14,23 +14,23 @@ from jaxcv.solvers.protocol import check_limits, solve
 
 __all__ = ["LBFGS", "warm_start"]
 
-_NEAR = 1e-3  # gradient, relative to the largest seen, at which a Hessian takes over
+_NEAR = 1e-3  # gradient norm / the largest so far, at which Newton's method takes over
 
 
 @dataclasses.dataclass(frozen=True)
 class LBFGS:
-    """Limited-memory BFGS with one evaluation a step.
+    """Limited-memory BFGS with one evaluation per step.
 
-    A step that does not lower the energy is cut to the minimum of the parabola through what is
-    known. Where the energy has no digits left, a smaller gradient is the progress.
+    A step that does not lower the energy is cut to the minimum of the interpolating parabola.
+    Where energy differences are round-off, a smaller gradient counts as progress.
 
     Attributes:
-        tolerance: of the gradient relative to |H| |y|, both at the point reached; None: 1e-10 in
+        tolerance: stop at |dE/dy| <= tolerance |H| |y|, all at the current point; None: 1e-10 in
             float64, 1e-5 in float32.
-        max_steps: evaluations of the energy.
-        history: pairs of steps and gradient changes kept, at most n.
-        step_size: 0 searches along the direction; a positive number is a fixed step, as in the
-            released code of Wibergian learning (1.0), which may end above the start.
+        max_steps: maximum number of energy evaluations.
+        history: number of (step, gradient change) pairs kept, at most n.
+        step_size: 0: backtracking line search; > 0: a fixed step size, as in the released code of
+            Wibergian learning (1.0); the energy may then rise above its initial value.
 
     Source: Liu and Nocedal 1989.
     """
@@ -52,14 +52,14 @@ class LBFGS:
         return _begin(y, min(self.history, y.size))
 
     def step(self, problem: Problem, state: "LBFGSState") -> "LBFGSState":
-        """One evaluation and one decision."""
+        """Evaluates one trial point, and accepts or rejects it."""
         tolerance = self.tolerance
         if tolerance is None:
             tolerance = default_tolerance(state.y.dtype)
 
         def near(energy, gradient, direction, y, curvature, largest):
             del largest
-            # |H| is that of the stiffest direction: step and decrement must be small as well.
+            # |H| may belong to a stiff direction: the step and the decrement must be small as well.
             limit = tolerance**0.5 * jnp.maximum(jnp.abs(y), tolerance * state.extent)
             short = jnp.all(jnp.abs(direction) <= limit)
             decrement = -0.5 * jnp.vdot(gradient, direction)
@@ -73,13 +73,13 @@ class LBFGS:
         return state.y
 
     def status(self, problem: Problem, state: "LBFGSState") -> jax.Array:
-        """The verdict of the last step."""
+        """The status after the last step."""
         del problem
         return state.status
 
     def result(self, problem: Problem, start: jax.Array, state: "LBFGSState") -> Result:
-        """The point; where it is a saddle, that is said."""
-        # Out of digits is as good as converged where the Hessian supports it.
+        """The result; at a saddle point `CONVERGED` becomes `STALLED`."""
+        # A stalled solve counts as converged where the Hessian confirms a minimum.
         return judged(
             problem, start, state.y, state.status, state.energy, state.gradient,
             state.start_energy, promote=True, tolerance=self.tolerance,
@@ -87,18 +87,18 @@ class LBFGS:
 
 
 class LBFGSState(NamedTuple):
-    """Between two evaluations."""
+    """The state between two evaluations."""
 
     y: jax.Array
     energy: jax.Array  # inf before the first evaluation
     gradient: jax.Array
     moves: jax.Array  # (m, n) unit vectors, newest last; zeros where there is none
-    turns: jax.Array  # (m, n) changes of the gradient along them, per length
+    turns: jax.Array  # (m, n) changes of the gradient per unit length along `moves`
     trial: jax.Array
     direction: jax.Array
-    size: jax.Array  # step size that the trial has along the direction
+    size: jax.Array  # step size of the trial along the direction
     curvature: jax.Array  # () |change of the gradient| / |step|, the newest
-    largest: jax.Array  # () largest gradient norm seen; for the warm start alone
+    largest: jax.Array  # () largest gradient norm so far; only for the warm start
     extent: jax.Array  # () norm of y at the start
     start_energy: jax.Array
     drop: jax.Array
@@ -107,7 +107,7 @@ class LBFGSState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _WarmStart(LBFGS):
-    """L-BFGS until the gradient is a thousandth of the largest seen, or blind."""
+    """L-BFGS until |dE/dy| is 1e-3 of its maximum, or the predicted gain is round-off."""
 
     history: int = 8
 
@@ -123,7 +123,7 @@ class _WarmStart(LBFGS):
 
 
 def warm_start(problem: Problem, y: jax.Array, max_steps: int) -> tuple[jax.Array, jax.Array]:
-    """A point (n,) from which Newton's method with few Hessians goes on, and the steps taken."""
+    """The end point (n,) of an L-BFGS warm start for Newton's method, and the steps taken."""
     solver: Any = _WarmStart(max_steps=max_steps)
     result = solve(solver, problem, y)
     return result.y, result.steps
@@ -167,7 +167,7 @@ def _step(energy_of, s: LBFGSState, near, step_size: float, patient: bool = True
     first = jnp.isinf(s.energy)
     finite = jnp.isfinite(energy) & jnp.all(jnp.isfinite(gradient))
     old = jnp.where(first, energy, s.energy)
-    gain = s.size * jnp.vdot(s.direction, s.gradient)  # <= 0: the linear model's
+    gain = s.size * jnp.vdot(s.direction, s.gradient)  # <= 0: by the linear model
     noise = 4 * eps * jnp.abs(old)
     blind = jnp.abs(gain) <= noise
     slope, new_slope = norm(s.gradient), norm(jnp.where(finite, gradient, 0))
@@ -186,7 +186,7 @@ def _step(energy_of, s: LBFGSState, near, step_size: float, patient: bool = True
     inner = jnp.vdot(move, turn)
     keep = accept & ~first & (inner > eps * length * norm(turn))
     push = lambda rows, row: jnp.where(keep, jnp.concatenate([rows[1:], row[None]]), rows)
-    # In units of the step, so that squares do not overflow.
+    # Per unit length of the step, so that squares do not overflow.
     unit = jnp.where(length > 0, length, 1)
     moves, turns = push(s.moves, move / unit), push(s.turns, turn / unit)
     curvature = jnp.where(accept & ~first & (length > 0), norm(turn) / unit, s.curvature)

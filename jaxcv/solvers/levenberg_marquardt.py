@@ -22,10 +22,10 @@ from jaxcv.solvers.trust_region import Local, widened
 __all__ = ["GaussNewton", "LevenbergMarquardt"]
 
 # The exact Hessian replaces J^T W J where the residual is nearly orthogonal to all columns of J
-# (the last steps, which converge linearly otherwise), or where the two agree.
+# (the last steps, which converge linearly otherwise), or where both matrices agree.
 _ORTHOGONAL = 1e-3
 _ALIKE = 1e-3
-_GAIN = 1e-2  # of the energy, below which larger problems change over
+_GAIN = 1e-2  # predicted gain / energy below which larger problems change to the exact Hessian
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +34,12 @@ class LevenbergMarquardt:
 
         (J^T W J + mu D^2) p = -dE/dy,   D^2 = the largest diag(J^T W J) seen
 
-    mu is what the radius asks for, so that the units of the unknowns do not matter. The last steps
-    use the exact Hessian, by which a minimum is also recognised.
+    The radius determines mu; D makes the steps independent of the units of the unknowns. The last
+    steps use the exact Hessian, which also decides whether the point is a minimum.
 
     Attributes:
-        tolerance: of the gradient relative to |H| |y|, both at the point reached; None: round-off.
-        max_steps: evaluations of the residual. Curved valleys may take a thousand of them.
+        tolerance: stop at |dE/dy| <= tolerance |H| |y|, all at the current point; None: round-off.
+        max_steps: maximum number of residual evaluations; curved valleys may take a thousand.
 
     Source: Levenberg 1944; Marquardt 1963; More 1978.
     """
@@ -59,7 +59,7 @@ class LevenbergMarquardt:
         return trust_region.begin(y, empty_matrix(problem, y), problem.ravel is None)
 
     def step(self, problem: Problem, state: trust_region.State) -> trust_region.State:
-        """One evaluation and one decision."""
+        """Evaluates one trial point, and accepts or rejects it."""
         tolerance = 0.0 if self.tolerance is None else self.tolerance
         local = _small(problem) if _is_small(problem) else structured(problem, _gram_of(problem))
         return trust_region.step(local, state, tolerance, problem.bounds, problem.ravel is None)
@@ -69,7 +69,7 @@ class LevenbergMarquardt:
         return state.y
 
     def status(self, problem: Problem, state: trust_region.State) -> jax.Array:
-        """The verdict of the last step."""
+        """The status after the last step."""
         del problem
         return state.status
 
@@ -84,14 +84,14 @@ class LevenbergMarquardt:
 class GaussNewton(LevenbergMarquardt):
     """Gauss-Newton steps, J^T W J p = -dE/dy, in an unlimited trust region.
 
-    For starts near the minimum of well-posed problems: the first steps are full ones, however long.
+    For starts near the minimum of well-posed problems: the first steps are full, however long.
     A step that raises the energy is shortened as in `LevenbergMarquardt`.
     """
 
     max_steps: int = 200
 
     def step(self, problem: Problem, state: trust_region.State) -> trust_region.State:
-        """One evaluation and one decision, in a ball that no accepted step limits."""
+        """One step of `LevenbergMarquardt`; accepted steps do not limit the radius."""
         state = super().step(problem, state)
         pending = state.pending
         radius = jnp.maximum(pending.radius, 1e3 * pending.length)
@@ -120,7 +120,7 @@ def _exact(gradient, diagonal, energy):
 
 
 def _small(problem: Problem) -> Local:
-    """Residual, gradient, J^T W J and the exact Hessian from one linearisation."""
+    """The engine's functions for few unknowns: J^T W J and Hessian from one linearisation."""
     residual: Any = problem.residual
     weights = problem.weights or jnp.ones_like
 
@@ -153,14 +153,14 @@ def _small(problem: Problem) -> Local:
         exact = _exact(free, diagonal, request.energy) | (apart <= _ALIKE)
         matrix = jnp.where(exact, hessian, gram)
         proposal = spectral_proposal(matrix, scale, request, problem.bounds)
-        # Of J^T W J nothing is learned about a minimum.
+        # J^T W J is never indefinite: it cannot confirm a minimum.
         return proposal._replace(definite=proposal.definite & exact), scale
 
     return Local(evaluate, refresh, turn, propose)
 
 
 def _gram_of(problem: Problem) -> Any:
-    """(point, last matrix) -> J^T W J or, near the minimum, the exact Hessian; and which."""
+    """(point, last matrix) -> (M, exact), M = J^T W J or, near the minimum, the exact Hessian."""
     structure: Any = problem.method
     residual: Any = problem.residual
     weights = problem.weights or jnp.ones_like
@@ -169,10 +169,10 @@ def _gram_of(problem: Problem) -> Any:
     def curvature(point, last):
         y, energy, gradient = point
         gradient = free_gradient(problem, y, gradient)
-        # What a step along each unknown alone would gain, against what there is.
+        # The gain of separate steps along each unknown, to compare with the energy.
         diagonal = jnp.abs(structure.diagonal(last))
         gain = 0.5 * jnp.sum(gradient**2 / jnp.where(diagonal > 0, diagonal, jnp.inf))
-        # The energy of a perfect fit tells nothing; there, the last digits of y.
+        # For a perfect fit the energy is zero: compare with the round-off of y instead.
         eps = float(jnp.finfo(y.dtype).eps)
         near = gain <= eps * jnp.sum(diagonal * y**2)
         exact = ((gain <= _GAIN * energy) | near) & jnp.any(diagonal > 0)

@@ -1,11 +1,10 @@
-"""One Levenberg-Marquardt step at a time, for trajectories that are compared step by step.
+"""Single Levenberg-Marquardt steps, for comparing trajectories step by step.
 
-    p = -(H + lambda diag(H))^-1 g;   y <- y + p and lambda / f where the energy falls, else
-    lambda * r
+    p = -(H + lambda diag(H))^-1 g
+    y <- y + p and lambda <- lambda / f if the energy falls, else lambda <- lambda * r
 
-`argmin_least_squares` minimises; this is its textbook core as a step function, e.g. for
-`jax.lax.scan` or `unrolled_solve`, where a learned solver is measured against it iteration by
-iteration.
+To minimise, use `argmin_least_squares`. This is the textbook method as a step function, e.g. for
+`jax.lax.scan` or `unrolled_solve`: a baseline of learned solvers, iteration by iteration.
 
 Source: Marquardt 1963.
 """
@@ -26,14 +25,14 @@ __all__ = [
 
 
 class MarquardtRule(NamedTuple):
-    """How lambda follows success and failure.
+    """The update rule of lambda.
 
     Attributes:
         initial: the first lambda.
-        decrease: f, after a step that was taken.
-        increase: r, after one that was not.
-        minimum: lambda is never below.
-        maximum: nor above.
+        decrease: f, the divisor after an accepted step.
+        increase: r, the factor after a rejected step.
+        minimum: lower bound of lambda.
+        maximum: upper bound of lambda.
     """
 
     initial: Any = 1e-2
@@ -44,12 +43,12 @@ class MarquardtRule(NamedTuple):
 
 
 class MarquardtState(NamedTuple):
-    """Between two trials.
+    """The state between two candidates.
 
     Attributes:
         y: the unknowns, any tree.
-        damping: (), lambda of the next trial.
-        accepted: () bool, whether the last trial was taken.
+        damping: (), lambda of the next candidate.
+        accepted: () bool, the last candidate was accepted.
     """
 
     y: Any
@@ -63,13 +62,13 @@ def marquardt_step(
     change: Callable[[Any, Any], jax.Array],
     rule: MarquardtRule,
 ) -> MarquardtState:
-    """One trial.
+    """Accepts or rejects one candidate, and updates lambda.
 
     Args:
-        state: before.
-        propose: (y, lambda) -> the trial, which need not be finite.
-        change: (y, trial) -> (), the energy of the trial less that of y; nan refuses it.
-        rule: of lambda.
+        state: the state before the step.
+        propose: (y, lambda) -> the candidate, which need not be finite.
+        change: (y, candidate) -> (), E(candidate) - E(y); nan rejects the candidate.
+        rule: the update rule of lambda.
     """
     trial = propose(state.y, state.damping)
     accept = change(state.y, trial) < 0
@@ -92,7 +91,7 @@ def damped_step_2x2(
         hessian: (2, 2).
         gradient: (2,).
         damping: lambda.
-        floor: what keeps the step finite where H has no diagonal; 0: it is then nan.
+        floor: keeps the step finite where diag(H) = 0; with floor 0 the step is then nan.
     """
     (a, b), (_, c) = hessian
     a, c = (entry * (1 + damping) + floor for entry in (a, c))

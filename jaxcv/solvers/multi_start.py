@@ -22,18 +22,19 @@ __all__ = ["MultiStart"]
 class MultiStart:
     """A solver that starts at many seeds.
 
-    With `keep=1` the energy is evaluated at every seed and the solver runs from the lowest one.
-    With `keep=k` it runs from all of them, and the solution holds the k lowest distinct minima,
-    their energies, and which seed led to which (`Solution.minima`); `value` is the lowest.
+    With `keep=1` the energy is evaluated at every seed and the solver runs from the lowest seed.
+    With `keep=k` it runs from all seeds, and `Solution.minima` holds the k lowest distinct minima,
+    their energies, and the minimum that each seed reached; `Solution.value` is the lowest.
 
     Attributes:
         solver: the solver that runs.
         seeds: starting points, a tree like y0 with one leading axis more: arrays, which may be
-            traced, or a function `seeds(theta, *data)` that returns them. A seed whose energy is
-            not finite is passed over; y0 takes part where all are.
+            traced, or a function `seeds(theta, *data)` that returns them. Where the energy is not
+            finite, `keep=k` replaces the seed by y0; `keep=1` does so only if all seeds fail.
         keep: k.
-        separation: two minima are the same where their distance is below this times their norm and
-            their energies agree as closely; None: eps^1/4 (1e-4 in float64, 0.02 in float32).
+        separation: two minima are the same if their distance is below this times the largest norm
+            of a minimum and their energies agree as closely; None: eps^1/4 (1e-4 in float64, 0.02
+            in float32).
 
     Source: Wibergian learning, section 4 (the energy is evaluated at every data point).
     """
@@ -53,7 +54,7 @@ class MultiStart:
             check_real("seeds", self.seeds)
 
     def _key(self) -> tuple:
-        """What two equal values share; traced seeds are equal to themselves alone."""
+        """The content that equality compares; traced seeds are compared by identity."""
         leaves, treedef = jax.tree.flatten(self.seeds)
         read = lambda x: (np.asarray(x).tobytes(), np.shape(x), str(np.asarray(x).dtype))
         opaque = lambda x: callable(x) or isinstance(x, Tracer)
@@ -68,11 +69,11 @@ class MultiStart:
 
     @property
     def max_steps(self) -> int:
-        """Of the solver that runs."""
+        """`max_steps` of the solver."""
         return self.solver.max_steps
 
     def _points(self, problem: Problem, y: jax.Array) -> jax.Array:
-        """(S, n) seeds and their checks."""
+        """The checked seeds (S, n)."""
         seeds = self.seeds
         if callable(seeds):
             seeds = seeds(problem.theta, *problem.data)
@@ -97,7 +98,7 @@ class MultiStart:
         return points
 
     def init(self, problem: Problem, y: jax.Array) -> Any:
-        """The states of the solver at the lowest seed, or at all of them."""
+        """The solver's state at the lowest seed, or its states at all seeds."""
         points = self._points(problem, y)
         energies = jax.vmap(problem.energy)(points)
         finite = jnp.isfinite(energies)
@@ -109,7 +110,7 @@ class MultiStart:
         return points, jax.vmap(lambda y: self.solver.init(problem, y))(points)
 
     def step(self, problem: Problem, state: Any) -> Any:
-        """One step of the solver, of each start that is not finished."""
+        """One step of the solver; with `keep` above one, for each unfinished seed."""
         points, inner = state
         if self.keep == 1:
             return points, self.solver.step(problem, inner)
@@ -122,20 +123,20 @@ class MultiStart:
         return points, jax.vmap(one)(inner)
 
     def y(self, state: Any) -> jax.Array:
-        """The point (n,) of the solver; with `keep` above one, that from the first seed."""
+        """The point (n,) of the solver; with `keep` above one, of the first seed."""
         if self.keep == 1:
             return self.solver.y(state[1])
         return jax.vmap(self.solver.y)(state[1])[0]
 
     def status(self, problem: Problem, state: Any) -> jax.Array:
-        """Running while any start is."""
+        """`RUNNING` while any seed is, then the status of the first seed."""
         if self.keep == 1:
             return self.solver.status(problem, state[1])
         codes = jax.vmap(lambda s: self.solver.status(problem, s))(state[1])
         return jnp.where(jnp.any(codes == Status.RUNNING), jnp.int32(Status.RUNNING), codes[0])
 
     def result(self, problem: Problem, start: jax.Array, state: Any) -> Result:
-        """The result from the lowest seed; or all of them, sorted and without repetitions."""
+        """The lowest result; with `keep` above one, with the distinct minima in `minima`."""
         points, inner = state
         if self.keep == 1:
             return result_of(self.solver, problem, points, inner)
@@ -146,10 +147,9 @@ class MultiStart:
         return best._replace(minima=minima)
 
     def _distinct(self, every: Result) -> tuple:
-        """Order of all ends by energy, the row of each seed, and the rows kept with their validity.
+        """Order of the end points by energy, row of each seed, end points kept, their validity.
 
-        Ends that have not converged come last and are never kept as minima but where nothing else
-        is there.
+        Unconverged end points come last and are never valid minima.
         """
         count, dtype = every.y.shape[0], every.y.dtype
         near = self.separation
@@ -182,7 +182,7 @@ class MultiStart:
 
 
 def _own(leaf: Any) -> Any:
-    """A copy that the caller cannot change, in the byte order of this machine, as JAX needs it."""
+    """A copy that the caller cannot modify, in the native byte order that JAX needs."""
     if isinstance(leaf, jax.Array):
         return leaf
     array = np.array(leaf)

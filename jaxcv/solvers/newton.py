@@ -21,7 +21,7 @@ from jaxcv.solvers.trust_region import Local, widened
 
 __all__ = ["SMALL", "Newton", "conclude", "structured"]
 
-SMALL = 16  # unknowns below which energy, gradient and Hessian are evaluated together
+SMALL = 16  # below this size energy, gradient and Hessian are evaluated together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Newton:
     | `Arrow`, `BlockDiagonal`    | by coloured products        | by structured Cholesky factors  |
     | above 256, `linear="cg"`    | never formed                | truncated conjugate gradients   |
 
-    It leaves saddle points along their negative curvature, and ends at round-off: one more full
-    step lowers neither energy nor gradient.
+    Escapes from saddle points along negative curvature. Ends at round-off, where one more full step
+    lowers neither energy nor gradient.
 
     Attributes:
-        tolerance: of the gradient relative to |H| |y|, both at the point reached; None: round-off.
-        max_steps: evaluations of the energy, without those of the warm start.
+        tolerance: stop at |dE/dy| <= tolerance |H| |y|, all at the current point; None: round-off.
+        max_steps: maximum number of energy evaluations, without the warm start.
 
     Source: More and Sorensen 1983; Steihaug 1983; Nocedal and Wright, ch. 4.
     """
@@ -66,7 +66,7 @@ class Newton:
         return trust_region.begin(y, empty_matrix(problem, y), problem.ravel is None), steps
 
     def step(self, problem: Problem, state: Any) -> Any:
-        """One evaluation and one decision."""
+        """Evaluates one trial point, and accepts or rejects it."""
         inner, steps = state
         tolerance = 0.0 if self.tolerance is None else self.tolerance
         inner = trust_region.step(
@@ -79,7 +79,7 @@ class Newton:
         return state[0].y
 
     def status(self, problem: Problem, state: Any) -> jax.Array:
-        """The verdict of the last step."""
+        """The status after the last step."""
         del problem
         return state[0].status
 
@@ -88,7 +88,7 @@ class Newton:
         inner, steps = state
         if not isinstance(problem.method, ConjugateGradient):
             return conclude(problem, inner, inner.matrices, steps)
-        # The gradient's own Krylov space may miss negative curvature.
+        # The Krylov space of the gradient may miss negative curvature.
         product = hessian_product(jax.grad(problem.energy), inner.y)
         ritz = lanczos_eigenvalues(product, random_like(inner.y), 20)
         eps = float(jnp.finfo(inner.y.dtype).eps)
@@ -126,7 +126,7 @@ def _is_small(method: Any) -> bool:
 
 
 def conclude(problem: Problem, state: trust_region.State, matrix: Any, steps: Any) -> Result:
-    """The result of the engine's last state; `matrix` is the Hessian at its point, or `Stored`."""
+    """The result of the engine's last state; `matrix`: the Hessian at the point, or `Stored`."""
     hessian = None
     if isinstance(matrix, Stored):
         # J^T W J would hide negative curvature from the backward pass.
@@ -145,7 +145,7 @@ def conclude(problem: Problem, state: trust_region.State, matrix: Any, steps: An
 
 
 def empty_matrix(problem: Problem, y: jax.Array) -> "Stored":
-    """A matrix of zeros in the structure of the problem: never read."""
+    """A placeholder: zeros in the structure of the problem."""
     product = lambda p: p
     shape = jax.eval_shape(lambda: problem.method.matrix(product, y.dtype))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
@@ -192,7 +192,7 @@ def structured(problem: Problem, curvature: Any) -> Local:
     def propose(stored, scale, request):
         scale = widened(scale, structure.diagonal(stored.matrix))
         proposal = factored_proposal(structure, stored.matrix, scale, request, problem.bounds)
-        # Of J^T W J nothing is learned about a minimum.
+        # J^T W J is never indefinite: it cannot confirm a minimum.
         return proposal._replace(definite=proposal.definite & stored.exact), scale
 
     return Local(evaluate, refresh, turn, propose)
@@ -203,8 +203,8 @@ class Stored(NamedTuple):
 
     Attributes:
         matrix: in the structure of the problem.
-        exact: () bool, it is an exact Hessian, at the point or near.
-        here: () bool, it is the exact Hessian at the point.
+        exact: () bool, `matrix` is an exact Hessian, at the point or nearby.
+        here: () bool, `matrix` is the exact Hessian at the point.
     """
 
     matrix: Any

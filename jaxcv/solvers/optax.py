@@ -1,4 +1,4 @@
-"""An optax optimiser as a solver, and any function as one."""
+"""Solvers made from an optax optimiser or from any function."""
 
 import dataclasses
 from collections.abc import Callable
@@ -32,11 +32,11 @@ class Optax:
     """Steps of an optax optimiser, e.g. `Optax(optax.adam(1e-2), max_steps=2000)`.
 
     Attributes:
-        optimizer: an `optax.GradientTransformation`; transformations that need the value of the
-            energy or a line search are given it.
-        tolerance: of the gradient relative to |H| |y|, both at the point reached; None: 1e-10 in
+        optimizer: an `optax.GradientTransformation`; receives the value and the function of the
+            energy, e.g. for line searches.
+        tolerance: stop at |dE/dy| <= tolerance |H| |y|, all at the current point; None: 1e-10 in
             float64, 1e-5 in float32.
-        max_steps: of the optimiser.
+        max_steps: maximum number of optimiser steps.
 
     The point of lowest energy is returned.
     """
@@ -53,7 +53,7 @@ class Optax:
         check_limits(self)
 
     def init(self, problem: Problem, y: jax.Array) -> _State:
-        """The state at the start."""
+        """The state at the start, after one evaluation."""
         energy, gradient = jax.value_and_grad(problem.energy)(y)
         zero = jnp.zeros((), y.dtype)
         finite = jnp.isfinite(energy) & jnp.all(jnp.isfinite(gradient))
@@ -97,12 +97,12 @@ class Optax:
         return state.best[2]
 
     def status(self, problem: Problem, state: _State) -> jax.Array:
-        """The verdict of the last step."""
+        """The status after the last step."""
         del problem
         return state.status
 
     def result(self, problem: Problem, start: jax.Array, state: _State) -> Result:
-        """The point; where it is a saddle, that is said."""
+        """The result; at a saddle point `CONVERGED` becomes `STALLED`."""
         energy, gradient, y = state.best
         return judged(problem, start, y, state.status, energy, gradient, state.start[0])
 
@@ -117,8 +117,8 @@ class Function:
         Function(lambda energy, y: optimistix.minimise(
             lambda y, _: energy(y), optimistix.BFGS(1e-6, 1e-6), y, throw=False).value)
 
-    No gradient passes through it. Its point is called converged where the gradient there is small
-    against |H| |y| and products with the Hessian show no negative curvature.
+    No gradient passes through `minimise`. Its point is `CONVERGED` where the gradient is small
+    relative to |H| |y| and products with the Hessian show no negative curvature.
     """
 
     minimise: Callable
@@ -130,7 +130,7 @@ class Function:
             raise argument_error("minimise", expected, repr(self.minimise))
 
     def init(self, problem: Problem, y: jax.Array) -> tuple:
-        """The start."""
+        """The state before the solve."""
         del problem
         return y, jnp.int32(Status.RUNNING)
 
@@ -146,6 +146,6 @@ class Function:
         return state[0]
 
     def status(self, problem: Problem, state: tuple) -> jax.Array:
-        """Converged, until the result is judged."""
+        """`CONVERGED` after the solve: a claim that the loop tests."""
         del problem
         return state[1]

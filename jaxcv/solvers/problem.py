@@ -1,4 +1,4 @@
-"""What a problem is, and how a solve can end."""
+"""The input of a solver, its result, and its status."""
 
 import enum
 from collections.abc import Callable
@@ -11,7 +11,7 @@ __all__ = ["Minima", "Problem", "Result", "Status", "first_of", "held", "runaway
 
 
 class Status(enum.IntEnum):
-    """How a solve ended; one code per problem of a batch."""
+    """The outcome of a solve; one code per problem of a batch."""
 
     RUNNING = 0
     CONVERGED = 1
@@ -22,7 +22,7 @@ class Status(enum.IntEnum):
 
     @staticmethod
     def message(code: Any) -> str:
-        """What a code means and what to do about it."""
+        """The meaning of a code and what to do about it."""
         return _MESSAGES[Status(int(code))]
 
 
@@ -30,10 +30,10 @@ _MESSAGES = {
     Status.RUNNING: "still running",
     Status.CONVERGED: "converged to a local minimum",
     Status.STALLED: (
-        "stalled: no further decrease in this precision, and the point is not shown to be a "
-        "minimum. Scale the unknowns, use float64, or start elsewhere."
+        "stalled: no further decrease at this precision, and the tests do not confirm a minimum. "
+        "Scale the unknowns, use float64, or start elsewhere."
     ),
-    Status.MAX_STEPS: "out of steps: raise max_steps, or start nearer",
+    Status.MAX_STEPS: "out of steps: raise max_steps, or start closer",
     Status.NONFINITE: (
         "the energy or its gradient is not finite at the start: choose another start, or look for "
         "log or sqrt of negative numbers in the energy"
@@ -51,7 +51,7 @@ def first_of(*verdicts: tuple[jax.Array, Status]) -> jax.Array:
 
 
 class Problem(NamedTuple):
-    """What a solver is given: an energy of one flat vector, with no gradient to anything else.
+    """The input of a solver: an energy of one flat vector; theta and data get no gradient.
 
     Attributes:
         energy: (n,) -> (), with theta and data inserted.
@@ -59,7 +59,7 @@ class Problem(NamedTuple):
         data: the caller's data tuple.
         ravel: y tree -> (n,); None where y lives on a manifold.
         unravel: (n,) -> y tree.
-        method: how the Hessian is stored and solved with (`jaxcv.linear.resolve_method`).
+        method: storage and solver of the Hessian, from `jaxcv.linear.system.resolve_method`.
         bounds: (lower (n,), upper (n,)), or None.
         residual: (n,) -> (m,) r of E = 1/2 sum rho(r^2), or None.
         weights: (m,) r -> (m,) rho', the weights of the Gauss-Newton matrix J^T W J; None: ones.
@@ -79,16 +79,16 @@ class Problem(NamedTuple):
 def runaway(
     energy: jax.Array, start_energy: jax.Array, drop: jax.Array, first: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Whether an energy falls without bound: 1 / eps^2 times as far as its first decrease.
+    """Tests whether an energy is unbounded: fell by more than `drop` / eps^2.
 
     Args:
         energy: () at the best point.
         start_energy: () at the start.
-        drop: () |start_energy| and the first decrease, as returned by the step before.
+        drop: () |start_energy| + the first decrease, as returned by the previous step.
         first: () bool, this is the first evaluation.
 
     Returns:
-        (drop, () bool).
+        (drop, () bool: the energy falls without bound).
     """
     eps = float(jnp.finfo(energy.dtype).eps)
     size = jnp.abs(start_energy)
@@ -97,7 +97,7 @@ def runaway(
 
 
 def held(gradient: jax.Array, y: jax.Array, bounds: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """(n,) bool, the unknowns at a bound that the energy pushes them against."""
+    """(n,) bool, the unknowns at a bound against which -`gradient` pushes."""
     lower, upper = bounds
     return ((y <= lower) & (gradient > 0)) | ((y >= upper) & (gradient < 0))
 
@@ -108,8 +108,8 @@ class Minima(NamedTuple):
     Attributes:
         value: (k, n) from a solver, a tree with a leading axis k from `argmin`.
         energy: (k,).
-        valid: (k,) bool; fewer minima than k may have been reached.
-        from_seed: (S,) int32, the row that each seed led to; -1: none of them.
+        valid: (k,) bool; false in the last rows if fewer than k minima were reached.
+        from_seed: (S,) int32, the row of the minimum that each seed reached; -1: none.
     """
 
     value: Any
@@ -119,7 +119,7 @@ class Minima(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Where a solver ended.
+    """The result of a solver.
 
     Attributes:
         y: (n,).
@@ -127,10 +127,10 @@ class Result(NamedTuple):
         energy: () at y.
         gradient: (n,) at y.
         start_energy: () at the start.
-        hessian: a `jaxcv.linear.SolverHessian`, or None. Spares the backward pass its own.
+        hessian: a `jaxcv.linear.SolverHessian` for the backward pass, or None.
         minima: `Minima`, or None.
         steps: () int32.
-        history: (energies (N,), gradient norms (N,)) after each step, inf behind the last; or None.
+        history: (energies (N,), gradient norms (N,)) after each step, inf after the last; or None.
     """
 
     y: jax.Array

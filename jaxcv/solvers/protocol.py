@@ -1,6 +1,6 @@
-"""What a solver is, and the one loop that runs any solver.
+"""The protocol of solvers, and the loop that runs any solver.
 
-A solver is a frozen, hashable dataclass of settings. This one takes Newton steps of one unknown:
+A solver is a frozen, hashable dataclass of settings. This solver takes Newton steps of one unknown:
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Scalar:
@@ -22,8 +22,9 @@ A solver is a frozen, hashable dataclass of settings. This one takes Newton step
     ...         small = jnp.max(jnp.abs(state[1])) < 1e-5
     ...         return jnp.where(small, Status.CONVERGED, Status.RUNNING)
 
-`argmin(energy, y0, theta, solver=Scalar())` runs it with `retract`, under `jax.vmap`, and with the
-implicit gradient. The energy is flat, (n,) -> (); bounds are in `problem.bounds`.
+`argmin(energy, y0, theta, solver=Scalar())` runs the solver, also with `retract` and under
+`jax.vmap`, and adds the implicit gradient. The energy is flat, (n,) -> (); bounds are in
+`problem.bounds`.
 """
 
 from collections.abc import Callable, Iterator
@@ -62,16 +63,16 @@ __all__ = [
 
 @runtime_checkable
 class Solver(Protocol):
-    """Settings of an algorithm: frozen and hashable. See the module for one of twenty lines.
+    """Settings of an algorithm: frozen and hashable. The module docstring has an example.
 
-    A solver may have a method `result(problem, start, state) -> Result` as well, called once after
-    the last step. Without it the energy, the gradient and the curvature at the end are evaluated
-    here, and a claim of `CONVERGED` stands only where they support it.
+    A solver may also have a method `result(problem, start, state) -> Result`, called once after the
+    last step. Without it the loop evaluates energy, gradient and curvature at the end, and accepts
+    a claim of `CONVERGED` only if they confirm a minimum.
     """
 
     @property
     def max_steps(self) -> int:
-        """After which the loop ends."""
+        """The maximum number of steps."""
         ...
 
     def init(self, problem: Problem, y: jax.Array, /) -> Any:
@@ -87,7 +88,7 @@ class Solver(Protocol):
         ...
 
     def status(self, problem: Problem, state: Any, /) -> jax.Array:
-        """A `Status`; the loop goes on while it is `RUNNING` and turns that into `MAX_STEPS`."""
+        """A `Status`; the loop continues while `RUNNING`, up to `max_steps` (`MAX_STEPS`)."""
         ...
 
 
@@ -113,7 +114,7 @@ def check_solver(solver: Any) -> None:
 
 
 def result_of(solver: Solver, problem: Problem, start: jax.Array, state: Any) -> Result:
-    """The result of the last state, by the solver's own method where it has one."""
+    """The result of the last state, from the solver's `result` if it has one, else `judged`."""
     method: Any = getattr(solver, "result", None)
     if method is not None:
         return method(problem, start, state)
@@ -124,7 +125,7 @@ class Progress(NamedTuple):
     """One step of a solve.
 
     Attributes:
-        step: its number, from 1.
+        step: the number of the step, from 1.
         y: the best point so far, a tree like y0.
         energy: () at y.
         gradient_norm: () at y.
@@ -141,10 +142,10 @@ class Progress(NamedTuple):
 def run(
     solver: Solver, energy: Callable, y0: Any, theta: Any = (), data: tuple = ()
 ) -> Iterator[Progress]:
-    """Runs a solver step by step from Python, to watch it; no gradient.
+    """Runs a solver step by step from Python, e.g. to print its progress; no gradient.
 
     Args:
-        solver: any.
+        solver: any `Solver`.
         energy, y0, theta, data: as for `argmin`.
 
     Yields:
@@ -185,7 +186,7 @@ def run(
 
 
 def solve(solver: Solver, problem: Problem, y: jax.Array, history: int = 0) -> Result:
-    """Runs a solver to its end: the one loop of the library. No gradient passes through it."""
+    """Runs a solver to its end in one `while_loop`. No gradient passes through the loop."""
     empty = jnp.full((history,), jnp.inf, y.dtype)
 
     def recorded(records, steps, state):

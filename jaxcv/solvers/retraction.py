@@ -5,7 +5,7 @@ A retraction moves a point of the manifold along a tangent vector, `retract(y, d
     retract(y, 0) = y,    d retract(y, delta) / d delta at 0 = the inclusion of the tangent space.
 
 At a minimiser the gradient vanishes, so that the Hessian in tangent coordinates is the same for
-every retraction, and the implicit function theorem holds in them word for word.
+every retraction, and the implicit function theorem holds in them unchanged.
 
 Source: Absil, Mahony, Sepulchre, Optimization Algorithms on Matrix Manifolds, 2008, ch. 4-5.
 """

@@ -16,12 +16,12 @@ _SECULAR_STEPS = 4
 
 
 class _Spectrum(NamedTuple):
-    """The model in its own axes: D^-1 M D^-1 = Q diag(h) Q^T, D^-1 g = unit * Q c."""
+    """The model in its eigenbasis: D^-1 M D^-1 = Q diag(h) Q^T, D^-1 g = unit * Q c."""
 
     h: jax.Array
     q: jax.Array
     c: jax.Array
-    unit: jax.Array  # so that neither g / D nor its squares overflow or vanish
+    unit: jax.Array  # keeps g / D and its squares from overflow and underflow
     lift: jax.Array  # round-off of h
     flat: jax.Array  # (n,) bool, directions whose curvature and gain are round-off
     definite: jax.Array
@@ -29,8 +29,8 @@ class _Spectrum(NamedTuple):
 
 class _Step(NamedTuple):
     p: jax.Array
-    newton: jax.Array  # (n,) in the axes, in units of `unit`
-    length: jax.Array  # () of it
+    newton: jax.Array  # (n,) in the eigenbasis, in units of `unit`
+    length: jax.Array  # () |D p| of the Newton step
     radius: jax.Array
     full: jax.Array
     predicted: jax.Array
@@ -43,8 +43,8 @@ def spectral_proposal(
 
     With A = D^-1 M D^-1 = Q diag(h) Q^T and c = Q^T D^-1 g the step is -D^-1 Q c / (h + mu), where
     mu is zero or solves |c / (h + mu)| = radius. Newton's method on 1 / radius - 1 / |c / (h + mu)|
-    starts at max_i |c_i| / radius - h_i, from where it converges monotonically. Where the gradient
-    does not see the lowest, negative eigenvalue (the hard case), that eigenvector fills the ball.
+    starts at max_i |c_i| / radius - h_i, from where it converges monotonically. In the hard case, a
+    gradient orthogonal to the eigenvector of h_0 < 0, a multiple of that eigenvector is added.
 
     Args:
         matrix: (n, n) M.
@@ -59,7 +59,7 @@ def spectral_proposal(
 def free_proposal(
     matrix: jax.Array, scale: jax.Array, request: Request, fixed: jax.Array | None
 ) -> Proposal:
-    """The same without bounds, where the unknowns that are `fixed` (n,) bool do not move."""
+    """`spectral_proposal` without bounds; the `fixed` (n,) bool unknowns do not move."""
     small = matrix.nbytes == 16
     spectrum = together(lambda: _spectrum(matrix, scale, request, fixed), small)
     step = together(lambda: _step(spectrum, scale, request), small)
@@ -70,7 +70,7 @@ def _spectrum(matrix, scale, request, fixed) -> _Spectrum:
     gradient, n, eps = request.gradient, scale.size, float(jnp.finfo(scale.dtype).eps)
     unit = largest(jnp.abs(gradient))
     unit = jnp.where((unit > 0) & (unit < jnp.inf), unit, 1)
-    # Clipped, or XLA divides by the product, which may underflow.
+    # Clipping keeps XLA from dividing by unit * scale, which may underflow.
     g = jnp.clip(gradient / unit, -1, 1) / scale
     scaled = matrix / (scale[:, None] * scale[None, :])
     if fixed is not None:
@@ -81,11 +81,11 @@ def _spectrum(matrix, scale, request, fixed) -> _Spectrum:
     c = times(q.T, jnp.where(finite, g, 0))
     top = largest(jnp.abs(h))
     lift = 4 * n * eps * top
-    # What is left of the gradient bends the energy: such negative curvature is none at a minimum.
+    # Negative curvature up to 16 |g| / |y| is tolerated: the remaining gradient may cause it.
     extent = largest(scale * request.size)
     bend = 16 * unit * largest(jnp.abs(c)) / jnp.where(extent > 0, extent, 1)
     bend = jnp.maximum(lift, jnp.minimum(bend, eps**0.5 * top))
-    # A step at curvature `lift` would gain what the energy cannot tell from zero.
+    # At curvature `lift` the gain of a flat direction is below the round-off of the energy.
     gain = jnp.sqrt(32 * eps * lift) * jnp.sqrt(jnp.abs(request.energy))
     flat = (h <= lift) & (jnp.abs(c) <= gain / unit)
     return _Spectrum(h, q, c, unit, lift, flat, (h[0] >= -bend) & (top > 0) & finite)
@@ -109,7 +109,7 @@ def _step(spectrum: _Spectrum, scale, request) -> _Step:
 
 
 def _on_the_sphere(h, c, ball, lift):
-    """-c / (h + mu) of length `ball`, in the hard case with what fills the ball."""
+    """-c / (h + mu) of length `ball`; in the hard case extended along the first axis."""
     n, hard = c.size, h[0] < -lift
     if n == 1:
         return jnp.where(c > 0, -ball, jnp.where((c < 0) | hard, ball, 0))
@@ -126,11 +126,11 @@ def _on_the_sphere(h, c, ball, lift):
         more = square / jnp.where(bend > 0, bend, 1) * (jnp.sqrt(square) / ball - 1)
         return mu + jnp.maximum(more, 0)
 
-    # The first guess is within a factor of sqrt(n).
+    # The first step is at most sqrt(n) times too long.
     mu = advance(0, mu) if n == 2 else jax.lax.fori_loop(0, _SECULAR_STEPS, advance, mu)
     step = -c * inverse(mu)
     square = total((step / ball) ** 2)
-    # What fills the ball along the first eigenvector, and what round-off leaves outside of it.
+    # Extend the step to the sphere along the first axis; shorten what round-off leaves outside.
     fill = ball * jnp.sqrt(jnp.maximum(jnp.where(hard, 1 - square, 0), 0))
     fill = jnp.where(c[0] > 0, -fill, fill)
     inside = 1 / jnp.sqrt(jnp.maximum(square, 1))
@@ -162,10 +162,10 @@ def _judged(spectrum: _Spectrum, step: _Step, scale, request) -> Proposal:
 
 
 def first_radius(radius, definite, length, size, top, extent):
-    """`radius`; where it is negative, that of the first step.
+    """`radius`; where it is negative, the radius of the first step.
 
-    The Newton step, but no longer than the start is, |D y0| = `extent`; where the model is not
-    convex, a step along the gradient.
+    That is the length of the Newton step, at most `extent` = |D y0|; where the model is not convex,
+    the length of a gradient step, `size` / `top`.
     """
     newton = jnp.where(extent > 0, jnp.minimum(length, extent), length)
     cautious = size / jnp.where(top > 0, top, 1)

@@ -5,19 +5,19 @@ One step evaluates the energy at a trial point, accepts or rejects it, and propo
     p = argmin g^T p + p^T M p / 2   subject to   |D p| <= radius,
 
 with M the Hessian or a Gauss-Newton matrix and D^2 the largest |diag M| seen, so that the units of
-the unknowns do not matter (More 1978). Near a minimum the energy has no digits left and full Newton
-steps are accepted for as long as they halve the gradient.
+the unknowns do not matter (More 1978). Near a minimum energy differences are round-off; full Newton
+steps are then accepted while they halve the gradient.
 
 A point is a minimum (`CONVERGED`) where M is positive semi-definite to round-off, the Newton
 decrement is below sqrt(eps) of the energy or round-off of y, and
   - the gradient is zero to round-off, |g| <= eps |M| |y|, or within the given tolerance of that;
   - or a full Newton step, along which the Hessian changes by less than a tenth of the gradient,
     lowers neither energy nor gradient: the precision is exhausted;
-  - or no step moves y any more.
-Where Newton's method is linear, at a degenerate minimum or an inflection, it ends when the steps
-are eps^2 of the start, or follow a curvature that is round-off. Then one evaluation far behind the
-point decides: where the energy rises there, it is a minimum; where it falls, the solve goes on.
-Nothing is compared with gradients met on the way.
+  - or no step changes y any more.
+Where Newton's method converges linearly, at a degenerate minimum or an inflection, it ends when the
+steps are eps^2 of the start, or follow a curvature that is round-off. Then a probe, one evaluation
+far beyond the point, decides: if the energy rises there, the point is a minimum; if the energy
+falls, the solve continues. No test depends on the size of the first gradient.
 
 Source: More and Sorensen 1983; More 1978; Nocedal and Wright, ch. 4.
 """
@@ -36,26 +36,26 @@ from jaxcv.solvers.problem import Status, first_of, held, runaway
 __all__ = ["PROBE", "Local", "Proposal", "Request", "State", "begin", "rises", "step", "widened"]
 
 _GAIN = 1e-4  # smallest ratio of the actual to the predicted decrease that is accepted
-PROBE = 16  # steps, in which a minimum of up to the eighth degree is passed
+PROBE = 16  # length of a probe in steps: passes minima of degree 8 or less
 
 
 class Proposal(NamedTuple):
-    """A step, and what the quadratic model says at the point that it starts from.
+    """A step, and properties of the quadratic model at its starting point.
 
     Attributes:
         p: (n,).
         predicted: () decrease of the model along p.
-        decrement: () the same along the full Newton step.
+        decrement: () decrease of the model along the full Newton step.
         length: () |D p|.
-        radius: () that was used; chosen here where it came in negative.
+        radius: () the radius used; chosen by the proposal if the request's is negative.
         full: () bool, p is the full Newton step.
         definite: () bool, M is positive semi-definite to round-off, and not zero.
         met: () bool, the gradient is within the tolerance.
         noise: () the round-off of g / D.
-        quiet: () what round-off of y makes of the energy: a smaller predicted decrease is none.
-        near: () bool, p is small against y or the start: the last digits are at stake.
-        hidden: () what the energy could fall by along directions whose curvature is round-off.
-        rest: (n,) the Newton step along those directions, at the least curvature that is seen.
+        quiet: () energy change from round-off of y: a smaller predicted decrease counts as none.
+        near: () bool, p is small relative to y or the start: only the last digits change.
+        hidden: () possible decrease along directions whose curvature is round-off.
+        rest: (n,) the Newton step along these directions, at the smallest resolved curvature.
         blurred: () bool, near a minimum the step would follow a curvature that is round-off.
     """
 
@@ -76,16 +76,16 @@ class Proposal(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a proposal is asked for.
+    """The input of a proposal.
 
     Attributes:
         energy: () at y.
         gradient: (n,) at y.
         y: (n,).
-        radius: (); below zero: to be chosen.
-        start: (n,) |y| at the start of the solve; in local coordinates of a manifold 1.
-        size: (n,) |y|; in local coordinates 1 more.
-        tolerance: of the gradient, relative to |M| |y|.
+        radius: (); negative: the proposal chooses one.
+        start: (n,) |y| at the start of the solve; 1 in local coordinates of a manifold.
+        size: (n,) |y|; |y| + 1 in local coordinates.
+        tolerance: on the gradient, relative to |M| |y|.
     """
 
     energy: jax.Array
@@ -98,15 +98,15 @@ class Request(NamedTuple):
 
 
 class Local(NamedTuple):
-    """A problem as the engine sees it: four functions.
+    """The four functions of a problem that the engine calls.
 
     Attributes:
-        evaluate: y -> energy (), gradient (n,), and derivatives that come with them, any tree.
-        refresh: (accepted, reuse, point, derivatives, old matrices) -> matrices. `accepted` says
-            that the point is new; `reuse`, that the old matrices served well and may serve again.
-            The point is (y, energy, gradient).
+        evaluate: y -> energy (), gradient (n,), and any tree of further derivatives.
+        refresh: (accepted, reuse, point, derivatives, old matrices) -> matrices. `accepted`:
+            the point is new; `reuse`: the old matrices may be kept. The point is (y, energy,
+            gradient).
         turn: (wanted, trial, p, derivatives, matrices) -> (H(trial) - H(y)) p (n,), for
-            p = trial - y and the matrices at y; read where `wanted`.
+            p = trial - y and the matrices at y; used only where `wanted`.
         propose: (matrices, scale, request) -> `Proposal` and the new scale D (n,).
     """
 
@@ -117,21 +117,21 @@ class Local(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """What is remembered of a proposal until its point is evaluated."""
+    """The part of a proposal that is kept until its point is evaluated."""
 
     predicted: jax.Array
     length: jax.Array
     radius: jax.Array
     newton: jax.Array  # () bool, a full step at a minimum of the model
-    near: jax.Array  # () bool, a step for the last digits, likewise
-    settled: jax.Array  # () bool, little is to be gained; of a probe: it may show a minimum
+    near: jax.Array  # () bool, a step for the last digits, M likewise definite
+    settled: jax.Array  # () bool, little can be gained; for a probe: it may show a minimum
     noise: jax.Array
     far: jax.Array  # (n,) the point of a probe
-    probe: jax.Array  # () bool, this is one
+    probe: jax.Array  # () bool, the pending point is a probe
 
 
 class State(NamedTuple):
-    """Between two evaluations."""
+    """The state between two evaluations."""
 
     y: jax.Array
     energy: jax.Array  # inf before the first evaluation
@@ -142,12 +142,12 @@ class State(NamedTuple):
     extent: jax.Array  # (n,) |y| at the start
     pending: Pending
     start_energy: jax.Array
-    drop: jax.Array  # |E| at the start and the first decrease: the unit of "unbounded"
+    drop: jax.Array  # |E| at the start + the first decrease, see `runaway`
     status: jax.Array
 
 
 def begin(y: jax.Array, matrices: Any, local: bool = False) -> State:
-    """The state before the first evaluation; `matrices` has the right shapes and is not read."""
+    """The state before the first evaluation; `matrices` is a placeholder of the right shapes."""
     zero, no = jnp.zeros((), y.dtype), jnp.asarray(False)
     pending = Pending(zero, zero, zero - 1, no, no, no, zero, y, no)
     infinite = zero + jnp.inf
@@ -158,11 +158,11 @@ def begin(y: jax.Array, matrices: Any, local: bool = False) -> State:
 
 
 class _Decision(NamedTuple):
-    """What an evaluation decides before the next proposal."""
+    """The outcome of an evaluation, before the next proposal."""
 
     accept: jax.Array
     reuse: jax.Array
-    tried: jax.Array  # a full Newton step at a minimum, rejected
+    tried: jax.Array  # a rejected full Newton step, M definite
     point: tuple  # (y, energy, gradient)
     slope: jax.Array
     radius: jax.Array
@@ -174,7 +174,7 @@ class _Decision(NamedTuple):
 
 
 def _decide(s: State, energy: jax.Array, gradient: jax.Array, bounds: Any) -> _Decision:
-    """By energy; and, for a full Newton step, by gradient where energies are alike."""
+    """Accepts by energy or, for a full Newton step at a similar energy, by gradient."""
     eps = jnp.finfo(s.y.dtype).eps
     first = jnp.isinf(s.energy)
     finite = jnp.isfinite(energy) & every(jnp.isfinite(gradient))
@@ -183,7 +183,7 @@ def _decide(s: State, energy: jax.Array, gradient: jax.Array, bounds: Any) -> _D
     noise = 4 * eps * jnp.abs(old_energy)
     gain = jnp.where(finite, old_energy - energy, 0)
     level = gain >= -16 * noise
-    # Energies that are equal say nothing; the slopes at both ends do.
+    # Equal energies carry no information: use the directional derivatives at both ends.
     slopes = -0.5 * total((jnp.where(finite, gradient, 0) + s.gradient) * (s.trial - s.y))
     seen = jnp.where(gain == 0, slopes, gain)
     predicted = previous.predicted
@@ -201,7 +201,7 @@ def _decide(s: State, energy: jax.Array, gradient: jax.Array, bounds: Any) -> _D
     grown = jnp.where((ratio > 0.75) & (length > 0.8 * previous.radius), 2.5, 1)
     by_gain = jnp.where(ratio > 0.25, grown * previous.radius, 0.25 * length)
     by_gain = jnp.where(halved | previous.probe, previous.radius, by_gain)
-    # What full steps have not needed for long is no measure any more.
+    # After a full Newton step the radius is at most 16 times its length.
     by_gain = jnp.where(newton, jnp.minimum(by_gain, 16 * length), by_gain)
     radius = jnp.where(accept, by_gain, 0.25 * length)
     radius = jnp.where(first, -1, radius).astype(s.y.dtype)
@@ -240,15 +240,15 @@ def _verdict(
     s: State, new: _Decision, gradient: jax.Array, turn: jax.Array, proposal: Proposal,
     scale: jax.Array, bounds: Any,
 ) -> tuple[jax.Array, Pending, jax.Array]:  # fmt: skip
-    """The next point to evaluate, what is remembered of it, and the `Status`.
+    """The next point to evaluate, its `Pending`, and the `Status`.
 
     Args:
-        s: before the evaluation.
-        new: what the evaluation decided.
-        gradient: (n,) that it gave, accepted or not.
-        turn: (n,) what the Hessian changed by along a rejected Newton step, times that step.
+        s: the state before the evaluation.
+        new: the outcome of the evaluation.
+        gradient: (n,) at the evaluated point, accepted or not.
+        turn: (n,) change of the Hessian along a rejected Newton step, times that step.
         proposal: the next step.
-        scale: (n,) its D.
+        scale: (n,) D of `proposal`.
         bounds: as in `Problem`.
     """
     y, new_energy, new_gradient = new.point
@@ -258,10 +258,10 @@ def _verdict(
     trial, newton = inside(y, proposal.p, bounds), proposal.full & proposal.definite
     moved = ~every(trial == y)
 
-    # The Newton decrement: what is still expected must be little of the energy, or round-off of y.
+    # The Newton decrement must be small relative to the energy, or within round-off of y.
     eps = jnp.finfo(s.y.dtype).eps
     scarce = eps**0.5 * jnp.abs(new_energy)
-    # Round-off of y is no excuse for a gain that is seen.
+    # Allow less for round-off of y where the curvature is round-off, too.
     quiet = jnp.where(proposal.blurred, 1e-2, 1) * proposal.quiet
     settled = proposal.decrement <= scarce + quiet
     settled &= proposal.hidden <= scarce + 1e-2 * proposal.quiet
@@ -273,14 +273,14 @@ def _verdict(
     )
     blind = proposal.predicted <= 4 * eps * jnp.abs(new_energy)
     stuck = resting | floor | little | (blind & (new.tried | ~newton))
-    # Before a minimum of the model is given up, the energy is asked about its other side: at a
-    # degenerate minimum it rises there, behind an inflection it falls.
+    # Before stalling at a minimum of the model, evaluate the energy on its far side: beyond a
+    # degenerate minimum it rises, beyond an inflection it falls.
     far = inside(y, PROBE * (proposal.p + proposal.rest), bounds)
     far = jnp.where(new.tried, s.pending.far, far)
     probe = stuck & (newton | proposal.blurred | new.tried) & ~every(far == y)
     probed = s.pending.probe & ~new.accept
     bracketed = probed & rises(gradient, s.trial - y) & s.pending.settled
-    perfect = jnp.abs(new_energy) <= 1e-2 * proposal.quiet  # to round-off of y
+    perfect = jnp.abs(new_energy) <= 1e-2 * proposal.quiet  # zero to round-off of y
     settled = jnp.where(probe, ~new.tried & (little | perfect), settled)
     status = first_of(
         (new.failed, Status.NONFINITE), (minimum, Status.CONVERGED),
@@ -295,7 +295,7 @@ def _verdict(
 
 
 def _size(gradient, scale, y, bounds):
-    """The largest entry of g / D; at a bound only of what points inwards."""
+    """The largest |g_i / D_i|, without the unknowns held at a bound."""
     if bounds is not None:
         gradient = jnp.where(held(gradient, y, bounds), 0, gradient)
     return largest(jnp.abs(gradient) / jnp.where(scale > 0, scale, 1))
@@ -315,6 +315,6 @@ def rises(gradient: jax.Array, move: jax.Array) -> jax.Array:
 
 
 def _negligible(proposal: Proposal, y: jax.Array, start: jax.Array) -> jax.Array:
-    """() bool: a full Newton step below eps^2 of the unknowns, or of what they were."""
+    """() bool: a full Newton step below eps^2 of |y|, or of |y| at the start."""
     limit = float(jnp.finfo(y.dtype).eps) ** 2
     return proposal.full & every(jnp.abs(proposal.p) <= limit * jnp.maximum(jnp.abs(y), start))

@@ -1,4 +1,4 @@
-"""One pure entry point per task, put together from the rooms of the library."""
+"""One pure entry point per task, built from the other packages."""
 
 from jaxcv.systems.hand_pose import HandCrop, HandEstimate, predict_hand, preprocess
 from jaxcv.systems.hand_refinement import RefinedHand, refine_hand

@@ -1,6 +1,6 @@
-"""Curves fitted by a learned least-squares solver, and by Levenberg-Marquardt.
+"""Fits curves by a learned least-squares solver, or by Levenberg-Marquardt.
 
-Both start at the same point, stay in the family's domain, and show every step that they take.
+Both take the same start, clip the unknowns to the family's domain, and return every iterate.
 """
 
 import functools
@@ -22,12 +22,12 @@ __all__ = ["curve_energies", "fit_curves", "fit_curves_by_marquardt", "init_curv
 class _State(NamedTuple):
     x: jax.Array  # (F, P, 2)
     carry: Any
-    energy: jax.Array  # (F, P), over N, before the last move
+    energy: jax.Array  # (F, P), E / N before the last move
     move: jax.Array  # (F, P, 2)
 
 
 def init_curve_solver(key: jax.Array, network: CurveSolver) -> Any:
-    """Weights of a solver.
+    """Initial weights of a solver.
 
     Args:
         key: PRNG key.
@@ -67,7 +67,7 @@ def fit_curves(
 ) -> jax.Array:
     """The unknowns after each step of a learned solver, (num_steps, F, P, 2).
 
-    Differentiable in params and start, with the memory of the states alone.
+    Differentiable in params and start; memory holds only the states.
 
     Args:
         params: of `network`.
@@ -75,10 +75,10 @@ def fit_curves(
         t: (F, N); N a multiple of ten.
         y: (F, P, N).
         start: (F, P, 2).
-        network: what moves the unknowns.
-        num_steps: how many.
-        through_encoding: whether the gradient passes through what the network is shown; else that
-            is a constant, and the loss reaches the weights through the moves alone.
+        network: the network that updates the unknowns.
+        num_steps: number of steps.
+        through_encoding: whether to differentiate the network's inputs; False: they are constants,
+            and gradients flow through the moves and the LSTM's state.
 
     Raises:
         ValueError: unknown families, or shapes that do not fit.
@@ -123,7 +123,7 @@ def fit_curves_by_marquardt(
     rules: Sequence[MarquardtRule] | None = None,
     num_steps: int = 15,
 ) -> jax.Array:
-    """The same by Levenberg-Marquardt, (num_steps, F, P, 2); a refused trial is a step, too.
+    """The same by Levenberg-Marquardt, (num_steps, F, P, 2), rejected steps included.
 
     Args:
         families: F names.
@@ -131,7 +131,7 @@ def fit_curves_by_marquardt(
         y: (F, P, N).
         start: (F, P, 2).
         rules: of the damping, one for each family; None: the default of `MarquardtRule`.
-        num_steps: how many.
+        num_steps: number of steps.
     """
     _families(families, t, y, start)
     lower, upper = _domain(families, start.dtype)
@@ -160,7 +160,7 @@ def fit_curves_by_marquardt(
 
 
 def curve_energies(families: Sequence[str], t: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
-    """E (..., F, P) of unknowns x (..., F, P, 2), for t (F, N) and y (F, P, N)."""
+    """Energies E (..., F, P) of unknowns x (..., F, P, 2), for t (F, N) and y (F, P, N)."""
 
     def one(i, x):
         energy = functools.partial(curve_energy, str(families[i]))

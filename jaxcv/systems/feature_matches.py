@@ -9,17 +9,17 @@ from jaxcv.checks import argument_error, check_choice
 __all__ = ["FEATURES", "Matches", "find_matches", "normalised", "padded"]
 
 FEATURES = ("sift", "orb", "surf")
-_RATIO = 0.8  # of the distances to the nearest and the second descriptor
-_MOST = 2000  # features of an image
+_RATIO = 0.8  # largest nearest / second-nearest distance
+_MOST = 2000  # features per image
 
 
 class Matches(NamedTuple):
-    """M matches.
+    """M matches of two images.
 
     Attributes:
         points1: (M, 2) u, v [px], pixel centres at whole numbers.
         points2: (M, 2).
-        ratio: (M,) of the distances to the nearest and the second descriptor, in [0, 0.8).
+        ratio: (M,) nearest / second-nearest descriptor distance, in [0, 0.8).
     """
 
     points1: np.ndarray
@@ -28,7 +28,7 @@ class Matches(NamedTuple):
 
 
 def find_matches(first: Any, second: Any, features: str = "sift") -> Matches:
-    """Matches that are nearest both ways and pass the ratio test, best first.
+    """Mutual nearest neighbours that pass the ratio test, best first.
 
     Args:
         first: (H, W, 3) in 8 bits (uint8).
@@ -52,7 +52,7 @@ def find_matches(first: Any, second: Any, features: str = "sift") -> Matches:
 
 
 def _described(image: Any, features: str) -> tuple[np.ndarray, np.ndarray]:
-    """Places (N, 2) u, v [px] and descriptors (N, D) of an image's features."""
+    """Positions (N, 2) u, v [px] and descriptors (N, D) of an image's features."""
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         got = f"{image.dtype} {image.shape}"
@@ -80,7 +80,7 @@ def _described(image: Any, features: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _distances(one: np.ndarray, other: np.ndarray, *, binary: bool) -> np.ndarray:
-    """Distances (N, M) of descriptors: Euclidean, or how many bits differ."""
+    """Distances (N, M) of descriptors: Euclidean, or Hamming if binary."""
     if binary:
         bits = [np.unpackbits(x, axis=1).astype(np.float32) for x in (one, other)]
         sums = [x.sum(axis=1) for x in bits]

@@ -1,9 +1,9 @@
 """Joints of a hand from a depth image, and colour if there is any.
 
-The hand is what lies in a metric cube around a centre: given, or the centre of mass of the nearest
-thing that the camera sees, which is found again within its own cube. The cube's content at a fixed
-size goes to a network, whose numbers are joints in half sides of the cube. Behind it there
-may be the kinematic energy of `jaxcv.systems.hand_refinement`.
+The hand lies in a metric cube around a centre: given, or the centre of mass of the object nearest
+to the camera, recomputed within its own cube. A network takes the cube's content, resized, and
+regresses the joints in half sides of the cube. The kinematic energy of
+`jaxcv.systems.hand_refinement` can refine them.
 
 Source: Kazakos, MSc thesis, 2017, section 4.3; Oberweger et al., CVWW 2015.
 """
@@ -38,17 +38,17 @@ __all__ = [
 ]  # fmt: skip
 
 CUBE_MM = 300.0
-NUM_POINTS = 128  # of a depth image, that the kinematic energy sees
-_REFINEMENTS = 3  # of the centre of mass, within its own cube
-_NEAR_SHARE = 0.002  # of the known pixels, that may be nearer than the hand
+NUM_POINTS = 128  # points of the depth image in the kinematic energy
+_REFINEMENTS = 3  # updates of the centre of mass
+_NEAR_SHARE = 0.002  # fraction of the valid pixels nearer than the hand
 
 
 class HandCrop(NamedTuple):
-    """What a network is shown.
+    """The input of a network.
 
     Attributes:
-        depth: (..., S, S, 1) in [-1, 1]; 1: background, or nothing seen.
-        mask: (..., S, S) bool, where there is something in the cube.
+        depth: (..., S, S, 1) in [-1, 1]; 1: background or missing.
+        mask: (..., S, S) bool, pixels within the cube.
         centre: (..., 3) [mm] in the camera's frame.
         window: of the image, in pixels.
         cube: (...,) side [mm].
@@ -62,7 +62,7 @@ class HandCrop(NamedTuple):
 
 
 class ColorScale(NamedTuple):
-    """Mean and standard deviation (3,) of the masked colour crops of a training."""
+    """Mean and standard deviation (3,) of the masked colour crops of a training set."""
 
     mean: Any = (0.0, 0.0, 0.0)
     deviation: Any = (1.0, 1.0, 1.0)
@@ -85,13 +85,13 @@ class HandEstimate(NamedTuple):
 
 
 def find_hand(depth: jax.Array, intrinsics: jax.Array, cube: Any = CUBE_MM) -> jax.Array:
-    """The centre of mass (3,) [mm] of the nearest thing, nan where nothing was seen.
+    """The centre of mass (3,) [mm] of the nearest object; nan if no pixel has a depth.
 
-    The first centre is that of all within a cube's side of the nearest depth (all but 0.2% of the
-    pixels are further); then that of what lies in the cube around it, three times.
+    The first centre is that of all pixels within a cube's side of the nearest depth (the 0.2%
+    quantile). Three updates follow, each from the pixels in the cube around the last centre.
 
     Args:
-        depth: (H, W) [mm], 0 or nan where nothing was seen.
+        depth: (H, W) [mm], 0 or nan where missing.
         intrinsics: (3, 3) [px].
         cube: its side [mm].
     """
@@ -127,8 +127,8 @@ def preprocess(
     Pure and jitted: values are not checked here (`predict_hand` checks them).
 
     Args:
-        depth: (..., H, W) [mm], 0 or nan where nothing was seen.
-        intrinsics: (..., 3, 3) [px]; fy is negative where y goes up, as in NYU's labels.
+        depth: (..., H, W) [mm], 0 or nan where missing.
+        intrinsics: (..., 3, 3) [px]; fy is negative where y points up, as in NYU's labels.
         centre: (..., 3) [mm]; None: `find_hand`.
         side: S [px].
         cube: its side [mm].
@@ -157,12 +157,12 @@ def preprocess(
 
 @jax.jit
 def crop_color(color: jax.Array, crop: HandCrop, scale: ColorScale = ColorScale()) -> jax.Array:  # noqa: B008
-    """The colour (..., S, S, 3) of a crop: 0 where there is no hand, then standardised.
+    """The colour (..., S, S, 3) of a crop: 0 outside the mask, then standardised.
 
     Args:
         color: (..., H, W, 3) in [0, 1], registered to the depth.
-        crop: of the depth.
-        scale: of the training; the default leaves the masked colours as they are.
+        crop: the depth crop.
+        scale: of the training set; the default does not change the masked colours.
     """
     side = crop.mask.shape[-1]
     run = lambda image, window: image_crop(image, window, side)
@@ -185,23 +185,23 @@ def predict_hand(
     cube: float = CUBE_MM,
     scales: HandScales | None = None,
 ) -> HandEstimate:
-    """The joints of the hand in a depth image, or in several.
+    """The joints of the hand in one or more depth images.
 
     Args:
-        depth: (..., H, W) [mm], 0 or nan where nothing was seen.
-        intrinsics: (..., 3, 3) [px]; fy is negative where y goes up.
+        depth: (..., H, W) [mm], 0 or nan where missing.
+        intrinsics: (..., 3, 3) [px]; fy is negative where y points up.
         params: of the network.
         network: with images `depth`, `rgb`, `rgbd` (colour before depth in one), or two of them.
-        color: (..., H, W, 3) in [0, 1], registered to the depth, for networks that see it.
-        color_scale: of the training.
-        centre: (..., 3) [mm] of the hand; None: the nearest thing is one.
+        color: (..., H, W, 3) in [0, 1], registered to the depth, for networks that use it.
+        color_scale: of the training set.
+        centre: (..., 3) [mm] of the hand; None: `find_hand`.
         side: of the crops that the network was trained on [px].
         cube: of the crops that the network was trained on [mm].
-        scales: of the kinematic energy between the network's joints and the depth image's points;
-            None: the joints are the network's.
+        scales: of the kinematic energy, which refines the network's joints on the depth image's
+            points; None: no refinement.
 
     Raises:
-        ValueError: depths in metres, nothing seen, a centre behind the camera or outside the
+        ValueError: depths in metres or all missing, a centre behind the camera or outside the
             image, an empty cube, colour that is missing, of another size or beyond [0, 1], or
             weights of another network or another side.
     """
@@ -221,7 +221,7 @@ def predict_hand(
         got = f"{np.min(color)} to {np.max(color)}"
         raise argument_error("color", "expected values in [0, 1]", got, hint)
     crop = preprocess(depth, k, centre, side=side, cube=cube)
-    # What is nearer than the cube is drawn at its front, but is no hand.
+    # Depths in front of the cube are clipped to -1; they are no hand.
     empty = ~np.asarray(crop.mask & (crop.depth[..., 0] > -1)).any(axis=(-2, -1))
     if empty.any():
         where = np.asarray(crop.centre)[empty].reshape(-1, 3)[0].round(1).tolist()
@@ -248,7 +248,7 @@ def predict_hand(
 
 @functools.partial(jax.jit, static_argnames="network")
 def _network_joints(params, crop, images, network):
-    """Joints (..., J, 3) [mm] and log confidences (..., J), 0 of a network that has none."""
+    """Joints (..., J, 3) [mm] and log confidences (..., J), 0 if the network has none."""
     batch = crop.mask.shape[:-2]
     flat = [image.reshape(-1, *image.shape[-3:]) for image in images]
     found: Any = network.apply(params, *flat)
@@ -298,6 +298,6 @@ def _check_centre(centre: np.ndarray, k: np.ndarray, size: tuple[int, int]) -> N
     inside = (u > -0.5) & (u < size[1] - 0.5) & (v > -0.5) & (v < size[0] - 0.5)
     if not inside.all():
         got = f"pixel ({float(u[~inside].flat[0]):.1f}, {float(v[~inside].flat[0]):.1f})"
-        hint = "Centres are in the camera's frame; fy is negative where y goes up."
+        hint = "Centres are in the camera's frame; fy is negative where y points up."
         expected = f"expected a point within the image of {size[1]} x {size[0]}"
         raise argument_error("centre", expected, got, hint)

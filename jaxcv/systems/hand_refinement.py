@@ -1,9 +1,9 @@
-"""Joints of a hand by a kinematic energy between a network's joints and the depth image's points.
+"""Refines a network's hand joints on the depth image's points, by a kinematic energy.
 
-The energy is `jaxcv.energies.hand`'s. Its minimiser is differentiable in the network's joints, in
-its confidences and in the scales of the energy's parts, so that all of them are learned from the
-error of the refined joints. First, points are assigned to the nearest cones before each step; the
-minimiser that is differentiated has the last assignment, with which the energy is smooth.
+The energy is `jaxcv.energies.hand`'s. Its minimiser is differentiable in the network's joints and
+confidences and in the scales of the energy's terms, so all of them can be trained on the error of
+the refined joints. The first steps each reassign the points to the nearest cones; the final,
+differentiated minimisation keeps the last assignment, with which the energy is smooth.
 """
 
 import functools
@@ -25,19 +25,19 @@ from jaxcv.solvers.marquardt import MarquardtRule, MarquardtState, marquardt_ste
 
 __all__ = ["RefinedHand", "refine_hand"]
 
-ROBUST = 2.0  # of the points' scale, from where on their distance counts, not its square
+ROBUST = 2.0  # Huber threshold of the points, in their scale
 CHART = Product(rotation=SO3())
 
 
 class RefinedHand(NamedTuple):
-    """A hand that minimises the energy.
+    """The hand that minimises the energy.
 
     Attributes:
         joints: (..., 14, 3) [mm].
-        points: (..., 28, 3) [mm], the ends of its bones.
+        points: (..., 28, 3) [mm], the ends of its cones.
         radii: (..., 28) [mm].
-        converged: (...,) bool, whether the minimiser was reached.
-        steps: (...,) that it took.
+        converged: (...,) bool, whether the final solver converged.
+        steps: (...,) of the final solver.
     """
 
     joints: jax.Array
@@ -48,7 +48,7 @@ class RefinedHand(NamedTuple):
 
 
 def _near_start(theta: Any, seen: jax.Array, valid: jax.Array, trials: int) -> Any:
-    """Unknowns near the minimum, from predicted joints on; no gradient passes through."""
+    """Unknowns near the minimum, from predicted joints; no gradient."""
     theta = jax.lax.stop_gradient(theta)
     start = hand_start(theta["joints"])
     zero, unravel = ravel_pytree(CHART.tangent(start))
@@ -99,17 +99,17 @@ def refine_hand(
 ) -> RefinedHand:
     """The hand that minimises the energy of `jaxcv.energies.hand`.
 
-    Points further off than twice their scale count by the distance, not its square: of an arm, a
-    sleeve, or another hand.
+    Beyond twice their scale, points count by their distance, not its square: they may belong to
+    an arm, a sleeve, or another hand.
 
     Args:
         joints: (..., 14, 3) [mm] of a network.
-        log_confidence: (..., 14), logarithms of the weights of their squares.
+        log_confidence: (..., 14), log weights of the joints' squared residuals.
         seen: (..., P, 3) [mm] points of the depth image; (0, 0, 0): none.
-        scales: of the parts; differentiable.
-        damping: of the gradient.
-        trials: of Levenberg and Marquardt, each with the points assigned anew.
-        max_steps: of the solver after them, with the assignment as it is then.
+        scales: of the terms; differentiable.
+        damping: of the implicit gradient.
+        trials: Levenberg-Marquardt steps; each reassigns the points.
+        max_steps: of the final solver, with a fixed assignment.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -126,11 +126,11 @@ def refine_hand(
 
 @functools.partial(jax.jit, static_argnames=("trials", "max_steps"))
 def _refined(joints, log_confidence, seen, scales, damping, trials, max_steps):
-    """`refine_hand` of checked arrays: one program for all calls of a shape."""
+    """`refine_hand` of checked arrays, compiled once per shape."""
 
     def one(joints, log_confidence, seen):
         valid = (seen[:, 2] > 0).astype(joints.dtype)
-        middle = jax.lax.stop_gradient(jnp.mean(joints, axis=0))  # far from it floats are coarse
+        middle = jax.lax.stop_gradient(jnp.mean(joints, axis=0))  # float32 is coarse far from 0
         seen = seen - middle
         theta = {"joints": joints - middle, "log_confidence": log_confidence, "scales": scales}
         start = jax.lax.stop_gradient(_near_start(theta, seen, valid, trials))

@@ -23,21 +23,21 @@ from jaxcv.linear.damping import Damping
 
 __all__ = ["Reconstruction", "reconstruct_pose"]
 
-# What one unit of sharpness is worth: scores differ in the third digit.
+# Scale of the sharpness parameters: scores differ in the third digit.
 _SHARPNESS = {True: 5000.0, False: 56000.0}  # with and without a free pose
-_CHUNK = 8  # frames that are searched at a time: what they need stays in the cache
+_CHUNK = 8  # frames per chunk, so that a chunk fits in the cache
 
 
 class Reconstruction(NamedTuple):
-    """A pose and how it was put together.
+    """A fused pose, and its components.
 
     Attributes:
-        joints: (..., 17, 3) x, y and z up [mm], about the origin; not a number where no joint is
-            visible in any view. Differentiable in the parameters.
+        joints: (..., 17, 3) x, y and z up [mm], about the origin; nan where no joint is visible
+            in any view. Differentiable in the parameters.
         component_weights: (..., K) of the fusion, summing to one.
         scores: (..., K) lowest score of each component.
-        angles: (..., K) the rotation about the vertical where it is [rad].
-        slopes: (..., K) norm of the energy's gradient there: how far it is from a minimum.
+        angles: (..., K) rotation about the vertical with that score [rad].
+        slopes: (..., K) norm of the energy's gradient there; 0 at a minimum.
     """
 
     joints: jax.Array
@@ -72,40 +72,39 @@ def reconstruct_pose(
 ) -> Reconstruction:
     """Minimises the pose energy for every component and rotation, and fuses the minimisers.
 
-        q_k   = sum_t softmax_t(-5000 r_k (score_kt - min_t score_kt)) R_t q_kt / |limbs of it|
+        q_k   = -sum_t softmax_t(-5000 r_k (score_kt - min_t score_kt)) R_t q_kt / |its limbs|
         joints = output_scale * limb_norm * q / |limbs of q|,   q = sum_k w_k q_k
         w_k   ~ exp(-|5000 c_k (S_k - min S) + offset_k|),      S_k = min_t score_kt / 2
 
-    Use 64-bit floats: the scores are multiplied by thousands.
+    Without a free pose, 56000 replaces 5000. Use 64-bit floats: the factors are large.
 
     Args:
         points: (..., V, 17, 2) joints in each of V views, x right, y down [px], in the order of
-            `jaxcv.energies.human_pose.JOINTS`. One that is not finite is not visible.
-        model: of V cameras.
-        parameters: what was learned; None for those of the model.
-        readout: of the monocular variant: with one view and no free pose, coefficients become a
-            pose by arrays of their own, and are drawn to the detections.
-        visible: (..., V, 17) bool; all by default. A joint that no view sees follows the model.
-        limb_norm: (...) root sum of squared limb lengths of the person [mm]; None for the model's.
-            One view, or scaled orthographic ones, cannot tell it.
-        robust: the pseudo-Huber kernel on the points, by `passes` of reweighting; else squares.
-        free_pose: whether the pose may leave the model, as with several cameras; with False it is
-            that of the model, as in the monocular variant (whose prior has regularisation_scale
-            5.2 and whose kernel is that of least squares).
-        gradient: `unrolled` is that of the passes; `implicit` goes on to the minimum by two Newton
-            steps and takes the damped implicit gradient there, which is faster and smaller.
+            `jaxcv.energies.human_pose.JOINTS`. A joint that is not finite is not visible.
+        model: with V cameras.
+        parameters: the learned ones; None: those of the model.
+        readout: of the monocular variant, one view without a free pose: separate arrays map
+            coefficients to a pose, which is then drawn to the detections.
+        visible: (..., V, 17) bool; all by default. A joint visible in no view follows the model.
+        limb_norm: (...) root sum of squared limb lengths of the person [mm]; None: the model's.
+            Images do not determine it: the views are scaled orthographic.
+        robust: pseudo-Huber kernel on the points, by `passes` of reweighting; else least squares.
+        free_pose: True: the pose may leave the model, as with several cameras. False: it stays in
+            the model, as in the monocular variant (whose prior has regularisation_scale 5.2 and
+            which uses robust=False).
+        gradient: `unrolled` differentiates the passes; `implicit` adds two Newton steps and takes
+            the damped implicit gradient at the minimum, with less time and memory.
         selection: `soft` is the formula above; `hard` takes the best rotation of the best
             component.
         num_rotations: about the vertical, evenly spaced.
         passes: of reweighting.
         damping: of the implicit gradient.
-        compatibility: the conventions of the released code where they differ from the paper's or
-            from what they are meant to be: limbs, the robust kernel's constants, normalisation by
-            the first view's mask.
+        compatibility: follow the released code where it differs from the paper or from its own
+            intent: limbs, the robust kernel's constants, normalisation by the first view's mask.
 
     Raises:
         ValueError: points that are not (..., V, 17, 2), another number of views than the model's
-            cameras, parameters of another model, settings that are none.
+            cameras, parameters of another model, invalid settings.
 
     Source: Toso, Campbell, Russell, NeurIPS 2019.
     """
@@ -150,7 +149,7 @@ def reconstruct_pose(
         visible.reshape(-1, *visible.shape[-2:]),
     )
     some = jnp.any(visible, axis=(1, 2))
-    # A frame of which nothing is known would be singular: it is solved with a view of the model.
+    # A frame without visible joints is singular: solve a view of the model in its place.
     visible = visible | ~some[:, None, None]
     points = jnp.where(some[:, None, None, None], points, _any_view(model))
 
@@ -178,13 +177,13 @@ def reconstruct_pose(
 
 
 def _any_view(model):
-    """(V, 17, 2) the first mean pose as the cameras see it."""
+    """The first mean pose in the V views, (V, 17, 2)."""
     seen = jnp.einsum("vab,jb->vja", model.cameras[:, :2], model.mean_poses[0])
     return jax.lax.stop_gradient(-0.003 * seen)
 
 
 def _over_components(find, terms, points, visible):
-    """`find` for every component and a few frames at a time: (F, K, R, ...)."""
+    """`find` for every component, in chunks of frames: (F, K, R, ...)."""
     shared = {"target": None, "cameras": None}
     split = terms._replace(**shared)
 
@@ -209,7 +208,7 @@ def _over_components(find, terms, points, visible):
 
 
 def _fuse(parameters, found, angles, free_pose, selection, compatibility):
-    """Joints of unit limb norm, and the rest of a `Reconstruction`."""
+    """A `Reconstruction` with joints of unit limb norm."""
     size = lambda x: norm_of_limbs(x, compatibility=compatibility)[..., None, None]
     poses = -found.joints / size(found.joints)  # (F, K, R, 17, 3)
     lowest = jnp.min(found.score, axis=-1)  # (F, K)

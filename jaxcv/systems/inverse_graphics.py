@@ -1,13 +1,13 @@
-"""An image taken apart into pose, light and the rest, and drawn again with other ones.
+"""Encodes an image into pose, light and identity, and re-renders it with changed factors.
 
-The first entries of the code are the scene's, in the order of LATENTS; the rest is what the thing
-is. In training a batch varies one factor, and only that factor's entries are active: the others are
-held at one value (`jaxcv.implicit.clamp`), on the mean and on the log variance. With x the images
-of a batch of B, the loss is
+The first latents of the code are the scene's, in the order of LATENTS; the others describe the
+object. In training a batch varies one factor, and only that factor's latents are active: the others
+are clamped to one value (`jaxcv.implicit.clamp`), both mean and log variance. With x the images of
+a batch of B, the loss is
 
     1 / B sum_b (-log p(x_b | z_b) + KL(q(z | x_b) || N(0, 1))),  z_b ~ q(z | x_b) clamped,
 
-Bernoulli and per image; the pull of the inactive entries together is kappa / B.
+with a Bernoulli likelihood, per image; inactive latents are pulled together by kappa / B.
 
 Source: Kulkarni et al., Deep Convolutional Inverse Graphics Network, NIPS 2015, sections 3.1, 3.2.
 """
@@ -36,10 +36,10 @@ LATENTS = ("azimuth", "elevation", "light")
 
 
 class LatentScale(NamedTuple):
-    """Lines from the first entries of a code to their factors: factor = offset + slope z.
+    """Linear map from the first latents to their factors: factor = offset + slope z.
 
     Attributes:
-        offset: (F,), of the scene's entries, in the factors' unit.
+        offset: (F,), of the scene's latents, in the factors' unit.
         slope: (F,), not 0.
     """
 
@@ -48,12 +48,12 @@ class LatentScale(NamedTuple):
 
 
 class Rendering(NamedTuple):
-    """Images drawn from codes.
+    """Images decoded from codes.
 
     Attributes:
         images: (..., S, S, 1) in [0, 1].
-        code: (..., D) that they were drawn from.
-        found: name of LATENTS -> (...) the factor that the given images have.
+        code: (..., D) of the images.
+        found: name of LATENTS -> (...) factor inferred from the input images.
     """
 
     images: jax.Array
@@ -62,13 +62,13 @@ class Rendering(NamedTuple):
 
 
 def active_latents(kind: Any, latents: int, scene: int = len(LATENTS)) -> jax.Array:
-    """(D,) bool: which entries a batch of this kind may vary.
+    """Mask (D,) of the latents that a batch of this kind may vary.
 
     Args:
-        kind: which factor varies; 0 .. scene - 1 are one entry each, `scene` is all others. May be
-            traced.
+        kind: the factor that varies; 0 .. scene - 1 are one latent each, `scene` is all others.
+            May be traced.
         latents: D.
-        scene: how many entries are the scene's.
+        scene: number of the scene's latents.
     """
     entry = jnp.arange(latents)
     return jnp.where(entry < scene, entry == kind, kind == scene)
@@ -96,16 +96,16 @@ def graphics_loss(
         images: (B, S, S, 1) in [0, 1].
         key: of the code's noise.
         network: encoder and decoder.
-        active: (D,) of `active_latents`; None: all, the ordinary (entangled) training.
-        strength: kappa, of the sum over the batch. The released code adds its term twice: 0.02
+        active: (D,) of `active_latents`; None: all, ordinary (entangled) training.
+        strength: kappa, for the sum over the batch. The released code adds its term twice: 0.02
             here is 0.01 there.
         reference: see `clamp_inactive`: `mean` (paper) or `first` (released code).
         sign: see `clamp_inactive`: `attract` (paper) or `repel` (released code).
         clamp_on: `statistics`, the mean and the log variance before the noise (released code), or
             `sample`, the code after it (the paper's words).
-        log_variance_too: whether the inactive log variances are drawn together as well.
-        share_noise: one noise for the batch.
-        axis_name: of devices that share the batch; the mean of their gradients is the batch's.
+        log_variance_too: whether to pull the inactive log variances together as well.
+        share_noise: one noise vector for the batch.
+        axis_name: of devices that shard the batch; average their gradients.
 
     Returns:
         The loss per image, and {reconstruction, kl}, per image.
@@ -153,26 +153,26 @@ def render_latents(
     elevation: Any = None,
     light: Any = None,
 ) -> Rendering:
-    """Images drawn anew, with the factors that are given and otherwise those that are found.
+    """Re-renders images with the given factors; the others are inferred.
 
     Args:
         images: (..., S, S, 1) grey in [0, 1], of the network's size.
         params: of the network.
         network: encoder and decoder.
-        scale: of the training, with which factors are in its unit; the default leaves them as
-            entries of the code.
-        azimuth: (...) or a scalar; None: as found.
-        elevation: (...) or a scalar; None: as found.
-        light: (...) or a scalar; None: as found.
+        scale: of the training, for factors in its unit; with the default, factors are latents of
+            the code.
+        azimuth: (...) or a scalar; None: inferred.
+        elevation: (...) or a scalar; None: inferred.
+        light: (...) or a scalar; None: inferred.
 
     Raises:
         ValueError: images of another size or beyond [0, 1], or not finite; a factor that the
-            network does not have, or that is not finite.
+            network does not have, or is not finite.
     """
     side = network.size.image
     images = np.asarray(images)
     if images.ndim < 3 or images.shape[-3:] != (side, side, 1):
-        hint = "Make them grey, and resize them."
+        hint = "Convert to grey, and resize."
         raise argument_error("images", f"expected (..., {side}, {side}, 1)", images.shape, hint)
     if not (np.min(images) >= 0 and np.max(images) <= 1):  # nan as well
         hint = "Divide 8-bit values by 255; replace pixels that are nan."

@@ -1,4 +1,4 @@
-"""Trained models of every system, in files: written, read back, and checked."""
+"""Saves, loads and checks the trained models of every system."""
 
 import os
 import pathlib
@@ -28,7 +28,7 @@ from jaxcv.systems.two_view import MATCH_NUMBERS, PoseScales
 
 __all__ = ["SYSTEMS", "TYPES", "load_model", "on_device", "save_model"]
 
-# What a file may name: the classes of parameters and of settings.
+# Classes of parameters and settings that a file may contain.
 TYPES: tuple[type, ...] = (
     ColorScale, CurveSolver, FusionParameters, GraphicsNetwork, GraphicsSize, HandNetwork,
     HandScales, LatentScale, MatchHead, PoseModel, PoseNetwork, PoseParameters, PoseScales,
@@ -94,7 +94,7 @@ def _robust_mean(settings: Mapping[str, Any], params: Any) -> Any:
     return {"scale": jnp.zeros(())}
 
 
-# System -> parameters of the shapes that belong to (settings, params).
+# System -> template of the parameters' tree and shapes, from (settings, params).
 SYSTEMS: dict[str, Callable[[Mapping[str, Any], Any], Any]] = {
     "curve_fitting": _curve_fitting,
     "hand_pose": _hand_pose,
@@ -108,14 +108,14 @@ SYSTEMS: dict[str, Callable[[Mapping[str, Any], Any], Any]] = {
 
 
 def save_model(path: str | os.PathLike[str], model: Model) -> None:
-    """Writes a model to one safetensors file, at once.
+    """Writes a model to one safetensors file, atomically.
 
     Args:
         path: of the file.
         model: `card["system"]` is one of SYSTEMS.
 
     Raises:
-        ValueError: another system, parameters that do not belong to the settings, or a file that
+        ValueError: an unknown system, parameters that do not match the settings, or a file that
             cannot be written.
     """
     _check("model", model)
@@ -124,20 +124,20 @@ def save_model(path: str | os.PathLike[str], model: Model) -> None:
 
 
 def load_model(path: str | os.PathLike[str], *, system: str | None = None) -> Model:
-    """A model that `save_model` or a training wrote.
+    """Loads a model that `save_model` or a training run wrote.
 
     Args:
-        path: of the file, of a folder `model` of a training, or of its work folder.
-        system: which system's model is wanted; None: any.
+        path: of the file, of a run's folder `model`, or of its work folder.
+        system: the expected system; None: any.
 
     Returns:
-        Its parameters, and the keyword arguments of the system's function:
+        The parameters, and the keyword arguments of the system's function:
         `model = load_model("runs/hand_pose")`, then
         `predict_hand(depth, intrinsics, model.params, **model.settings)`.
 
     Raises:
-        ValueError: another file, a damaged one, a model of another system, or parameters that do
-            not belong to the settings or are not finite.
+        ValueError: not a model file, a damaged one, a model of another system, or parameters that
+            do not match the settings or are not finite.
     """
     path = _file_of(pathlib.Path(path).expanduser())
     tree, card = networks.read_tree(path, TYPES)
@@ -156,7 +156,7 @@ def load_model(path: str | os.PathLike[str], *, system: str | None = None) -> Mo
     for where, leaf in jax.tree_util.tree_leaves_with_path(model.params):
         if not np.all(np.isfinite(leaf)):
             name = str(path) + jax.tree_util.keystr(where)
-            hint = "Its training diverged: train again with smaller steps."
+            hint = "The training diverged: train again with smaller steps."
             raise argument_error(name, "expected finite parameters", "nan or inf", hint)
     return model._replace(params=jax.tree.map(on_device, model.params))
 
@@ -166,13 +166,13 @@ def _file_of(path: pathlib.Path) -> pathlib.Path:
         if (path / inside).is_file():
             return path / inside
     if path.is_dir():
-        hint = "Finish the training: the same command goes on."
+        hint = "Finish the training: the same command resumes it."
         raise argument_error(str(path), f"expected a folder with model/{FILE}", "none", hint)
     return path
 
 
 def _check(name: str, model: Model) -> None:
-    """Raises ValueError unless parameters and settings belong together."""
+    """Raises ValueError unless the parameters match the settings."""
     check_choice(f"{name}: system", model.card.get("system"), tuple(SYSTEMS))
     template = SYSTEMS[model.card["system"]]
     try:
@@ -185,5 +185,5 @@ def _check(name: str, model: Model) -> None:
 
 
 def on_device(array: Any) -> Any:
-    """Arrays of JAX; NumPy's where JAX would cut them to 32 bits."""
+    """A JAX array; NumPy's own where JAX would cut it to 32 bits."""
     return jnp.asarray(array) if jnp.result_type(array) == np.asarray(array).dtype else array

@@ -1,7 +1,7 @@
-"""A relative pose between feature matches and a prior, as a minimiser that can be learned through.
+"""A relative pose fitted to feature matches and a prior, as a differentiable minimiser.
 
 The pose minimises `jaxcv.energies.epipolar` on SO(3) x S^2. With the prior's precision 0 and the
-confidences alike it is the robust Sampson fit; with no matches it is the prior.
+confidences equal this is the robust Sampson fit; without matches, the prior.
 """
 
 from typing import Any, NamedTuple
@@ -34,22 +34,22 @@ __all__ = [
 ]
 
 _POSE = Product(rotation=SO3(), direction=Sphere())
-_SAMPLE = 5  # matches of a sample
-_SAMPLE_STEPS = 8  # of the search for its pose
-_EDGE = 1e-3  # of z, where a ray has no image
-_NEAR = 3.0  # deviations within which a match agrees with a pose
-_USUAL = 3.0  # log odds a priori of cameras that move
-NO_PRIOR = -30.0  # log precision where there is none
-_WIDEST = 15.0  # log of a kernel's width that makes it least squares
-_BEGIN = 1e-3  # the first damping of the search, of the mean curvature
+_SAMPLE = 5  # matches per sample
+_SAMPLE_STEPS = 8  # Levenberg-Marquardt steps per sample
+_EDGE = 1e-3  # smallest |z| in a projection
+_NEAR = 3.0  # standard deviations within which a match is an inlier
+_USUAL = 3.0  # prior log odds that the cameras moved
+NO_PRIOR = -30.0  # log precision of a missing prior
+_WIDEST = 15.0  # log kernel width at which Welsch is least squares
+_BEGIN = 1e-3  # initial damping, relative to the mean curvature
 _RULE = MarquardtRule(_BEGIN, minimum=1e-30, maximum=1e30)
 _SEARCH_STEPS = 10  # with each kernel
-# Times the kernel's own width, at which the search for the minimum begins: from afar, from nearby.
+# Factors on the kernel's width for the first steps: from distant starts, from nearby ones.
 WIDTHS, NEAR_WIDTHS = (1.0, 3.0, 10.0, 30.0, 100.0), (1.0, 3.0)
 
 
 class RefinedPose(NamedTuple):
-    """A pose and how its minimisation went.
+    """A minimiser of the energy, and its diagnostics.
 
     Attributes:
         rotation: (3, 3), x2 = R x1 + t.
@@ -57,11 +57,11 @@ class RefinedPose(NamedTuple):
         energy: ().
         converged: () bool.
         min_eigenvalue: () of the Hessian in five angles [1/rad^2]: the least certain direction.
-            Near the prior's precision where the matches say nothing of it.
-        moved: () the probability that the cameras moved and not only turned, by the matches: under
-            pure rotation every direction of t fits, and the least eigenvalue is one of noise.
-        supported: () the probability that as many matches do not agree by accident, before both
-            cameras: 1 / (1 + NFA), with the number of false alarms of Moisan and Stival, IJCV 2004.
+            Near the prior's precision where the matches do not constrain that direction.
+        moved: () probability, from the matches, that the cameras translated. Under pure rotation
+            every direction of t fits, and the smallest eigenvalue only reflects noise.
+        supported: () probability that the agreement of the matches is no accident: 1 / (1 + NFA),
+            with the number of false alarms of Moisan and Stival, IJCV 2004.
     """
 
     rotation: jax.Array
@@ -86,24 +86,23 @@ def refine_relative_pose(
 ) -> RefinedPose:
     """The pose of least energy, differentiable in theta.
 
-    Far from the pose all matches look like outliers, and to a wide kernel the outliers matter: the
-    search goes down with kernels of some `widths`, on from there with its own, and keeps the
-    minimum of greatest evidence, by Laplace's approximation the one of least
-    E + log det(H + I) / 2 and what matches behind a camera cost: some matches always agree by
-    accident on a narrow minimum, and a wide one, as the prior's, has more of the probability; and
-    the energy itself does not see the sign of t. Newton's method ends there, and only its
-    minimum is differentiated.
+    Far from the pose all matches are outliers. Each start therefore takes Levenberg-Marquardt
+    steps with the kernel widened by each of `widths`, then with the kernel itself. Evidence, not
+    energy, selects the minimum. By Laplace's approximation it has the least
+    E + log det(H + I) / 2, plus a cost of matches behind a camera: on a narrow minimum some
+    matches always agree by accident, a wide one holds more probability, and E does not depend
+    on the sign of t. Newton's method converges from there; only its minimum is differentiated.
 
     Args:
         theta: prior, precisions, confidences and scales of one pair; batch with `jax.vmap`.
         points1: (N, 2), normalised by the intrinsics.
         points2: (N, 2).
-        valid: (N,) which are matches; None: all.
-        start: rotation (S, 3, 3) and direction (S, 3), where the search begins as well as at
-            another; without S, at one. None: the prior. No gradient.
-        damping: of the gradient, in 1/rad^2.
-        max_steps: of Newton's method at the end.
-        widths: times the kernel's own, at which the search begins; 1 alone where the start is good.
+        valid: (N,) mask of the matches; None: all.
+        start: S starting points, rotations (S, 3, 3) and directions (S, 3), or a single one
+            without the axis S. None: the prior. No gradient.
+        damping: of the implicit gradient, in 1/rad^2.
+        max_steps: of the final Newton's method.
+        widths: factors on the kernel's width for the first steps; (1.0,) if the start is good.
     """
     valid = jnp.ones(points1.shape[0], bool) if valid is None else valid
     rotation, direction = (theta.rotation, theta.direction) if start is None else start
@@ -136,10 +135,10 @@ def refine_relative_pose(
 
 
 def _moved(pose, theta, points1, points2, valid) -> jax.Array:
-    """The probability of an epipolar geometry against that of a rotation, by Torr's GRIC.
+    """The probability of an epipolar geometry, against a pure rotation, by Torr's GRIC.
 
-    Both explain matches in four dimensions, by a surface of three dimensions and of two: with
-    residual costs C, half of their difference is to exceed n log(4) / 2. A priori cameras move.
+    Matches have four dimensions, the models three and two: half the difference of the residual
+    costs must exceed n log(4) / 2. The prior log odds, `_USUAL`, favour moving cameras.
     """
     weight = jnp.where(valid, jnp.exp(theta.log_confidence), 0)
     kernel = Welsch(jnp.exp(theta.log_width))
@@ -172,11 +171,11 @@ def _moved(pose, theta, points1, points2, valid) -> jax.Array:
 
 
 def _supported(pose, theta, points1, points2, valid) -> jax.Array:
-    """1 / (1 + NFA) of the matches near a pose (`_NEAR`) and not behind its cameras.
+    """1 / (1 + NFA) of the k matches within `_NEAR` of a pose and not behind its cameras.
 
-    NFA = (n - 5) C(n, k) C(k, 5) a^(k - 5): how often k of n matches would agree with the best of
-    the poses of five of them, if each did by chance a, the share of the image that is as near
-    a line.
+    NFA = (n - 5) C(n, k) C(k, 5) a^(k - 5), the expected number of poses of five matches with
+    which k of n agree by accident; a, the chance of one match, is the fraction of the image
+    within that distance of a line.
     """
     near = _NEAR * jnp.exp(theta.log_noise)
     behind = angle_behind(pose["rotation"], pose["direction"], points1, points2)
@@ -194,7 +193,7 @@ def _supported(pose, theta, points1, points2, valid) -> jax.Array:
 
 
 def _linearised(own, theta, points1, points2, valid):
-    """Chart, gradient (5,) and Gauss-Newton's Hessian (5, 5) of the reweighted least squares."""
+    """Local coordinates, gradient (5,) and Gauss-Newton Hessian (5, 5), reweighted."""
     weight = jnp.where(valid, jnp.exp(theta.log_confidence), 0)
     kernel = Welsch(jnp.exp(theta.log_width))
     precision = jnp.exp(theta.log_precision)
@@ -216,11 +215,10 @@ def _linearised(own, theta, points1, points2, valid):
 
 
 def _surprise(own, theta, points1, points2, valid) -> jax.Array:
-    """Minus the log evidence of a minimum; I is about the precision of an angle of which nothing
-    is known.
+    """Negative log evidence of a minimum; I is about the precision of an unconstrained angle.
 
-    The energy does not see the sign of t. Here a match that would be behind a camera costs its
-    angle to where it could be, as far as noise in both images does not explain it.
+    The energy does not depend on the sign of t. Here a match behind a camera also pays for the
+    angle by which its ray violates cheirality, under the same kernel and noise.
     """
     matches = points1, points2, valid
     _, _, hessian = _linearised(own, theta, *matches)
@@ -234,9 +232,9 @@ def _surprise(own, theta, points1, points2, valid) -> jax.Array:
 
 
 def _go_down(y, theta, points1, points2, valid, steps: int):
-    """y after some steps of Levenberg-Marquardt on the energy, as reweighted least squares.
+    """y after `steps` Levenberg-Marquardt steps on the energy, as reweighted least squares.
 
-    A step that would go up is not taken, and the next one is shorter.
+    A step that raises the energy is rejected, and the damping increases.
     """
 
     def energy(own):
@@ -269,31 +267,30 @@ def sampled_poses(
     num_samples: int = 256,
     count: int = 3,
 ) -> tuple[jax.Array, jax.Array]:
-    """Poses to begin at, without a prior: those of least energy among those of random matches.
+    """Starting poses without a prior: of the poses of random samples, those of least energy.
 
-    Five matches are drawn at a time, those of greater confidence more often, and give five Sampson
-    distances of five unknown angles: Levenberg-Marquardt from the prior's rotation and a random
-    direction. Of the four poses of that essential matrix the one with most of the five before both
-    cameras is scored by the whole energy. (Eight matches would give E by a linear system, but not
-    where they lie in a plane, as on a wall.)
+    Each sample has five matches, drawn in proportion to their confidence. Levenberg-Marquardt,
+    from the prior's rotation and a random direction, fits the pose's five angles to their Sampson
+    distances. Of the four poses of that essential matrix, the one with most of the five before
+    both cameras is scored by the energy of all matches. (The linear eight-point method fails on
+    matches in one plane, as on a wall.)
 
     Args:
         key: PRNG key.
         theta: prior, precisions, confidences and scales of one pair; batch with `jax.vmap`.
         points1: (N, 2), normalised by the intrinsics, N of 5 or more.
         points2: (N, 2).
-        valid: (N,) which are matches; None: all.
-        num_samples: how many times.
-        count: how many poses are returned.
+        valid: (N,) mask of the matches; None: all.
+        num_samples: number of samples.
+        count: number of poses returned.
 
     Returns:
-        Rotations (count, 3, 3), directions (count, 3). With fewer than five matches they are not to
-        be relied on.
+        Rotations (count, 3, 3), directions (count, 3); unreliable with fewer than five matches.
     """
     valid = jnp.ones(points1.shape[0], bool) if valid is None else valid
     theta = jax.lax.stop_gradient(theta)
     weight = jnp.where(valid, theta.log_confidence, -jnp.inf)
-    alike = theta._replace(  # of a sample: no prior, no outlier
+    alike = theta._replace(  # for a sample: no prior, no outliers
         log_precision=jnp.full_like(theta.log_precision, NO_PRIOR),
         log_confidence=jnp.zeros(_SAMPLE, points1.dtype),
         log_width=theta.log_width + _WIDEST,

@@ -1,9 +1,9 @@
 """Depth and motion from two or more views by a learned least-squares solver (LS-Net).
 
-Unknown are the inverse depths z of the target's pixels, at a quarter of its size, and for each
-source the motion T from target to source. A first network guesses; the optimiser moves z and T
-fifteen times by what it is shown of the photometric residual and its Jacobian; a last network
-brings z to the size of the image. Translations and depths are in baselines: |t| = 1 in training.
+The unknowns are the inverse depths z of the target's pixels, at a quarter of its size, and the
+motion T from the target to each source. A first network guesses z and T; the optimiser updates
+them fifteen times from the photometric residual and its Jacobian; a last network upsamples z to
+the image's size. Translations and depths are in baselines: |t| = 1 in training.
 
 Source: Clark et al., "LS-Net", ECCV 2018, Algorithm 1.
 """
@@ -46,30 +46,29 @@ __all__ = [
 ]
 
 RANGE = (1e-3, 10.0)  # of the inverse depth, in 1 / baseline
-_PRIORS = (1.0, 30.0)  # weights that hold the depths in the two damped steps that are proposed
+_PRIORS = (1.0, 30.0)  # weights of the depth prior in the two damped proposals
 _WIDTH = 0.1  # of the Cauchy weights in the proposals, in brightness
-_RADII = (2, 5)  # of the two steps of depths in common
+_RADII = (2, 5)  # window radii of the two common depth steps [px]
 _LUMA = (0.299, 0.587, 0.114)
 
 
 class StereoNetwork(NamedTuple):
-    """What the networks are and how they are used; hashable.
+    """Sizes and options of the networks; hashable.
 
     Attributes:
         size: widths.
-        encoding: what the optimiser is shown, of `ls_net.ENCODINGS`.
+        encoding: inputs of the optimiser, one of `ls_net.ENCODINGS`.
         residual: `grey` or `rgb`.
-        through_encoding: whether the gradient passes through what the optimiser is shown, the
-            proposals apart.
-        match_exposure: whether a source's brightness is brought to the target's mean and spread.
+        through_encoding: whether to differentiate the optimiser's inputs, without the proposals.
+        match_exposure: whether to match a source's brightness to the target's mean and spread.
         update: of the motion, `left`: T <- exp(d) T, or `additive`: xi <- xi + d.
-        unit: whether the solver starts from |t| = 1, with the guessed depths as they are, and each
-            step ends there. Images cannot tell (z, t) from (c z, t / c), so what a move of |t|
-            learns of the scale goes to the depths. With left updates only.
-        solver: `recurrent`, or `refinement`: the feed-forward network of the comparison.
+        unit: whether to normalise to |t| = 1, without changing the depths at the start, and with
+            (z, t) -> (c z, t / c) after each step. Images do not determine c, so a change of |t|
+            becomes a change of the depths. Needs left updates.
+        solver: `recurrent`, or `refinement`: the feed-forward baseline.
         num_steps: of the optimiser.
         epsilon: the optimiser stops before a move whose norm, over all unknowns of the problem, is
-            below it; 0: never.
+            below epsilon; 0: never.
     """
 
     size: ls_net.Size = ls_net.CPU_SIZE
@@ -85,12 +84,12 @@ class StereoNetwork(NamedTuple):
 
 
 class Views(NamedTuple):
-    """B problems of S sources at the size of the unknowns.
+    """B problems with S sources each, at the size of the unknowns.
 
     Attributes:
         target: (B, h, w, C).
         sources: (B, S, h, w, C).
-        intrinsics: (B, 3, 3) [px], of all images of a problem.
+        intrinsics: (B, 3, 3) [px], the same for all images of a problem.
     """
 
     target: jax.Array
@@ -113,14 +112,14 @@ class StereoEstimate(NamedTuple):
 
 
 def in_baselines(z: jax.Array, motion: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The same images in baselines of the first source: (c z, t / c) with c = |t_1|.
+    """Rescales to baselines of the first source: (c z, t / c) with c = |t_1|.
 
     Args:
         z: (B, h, w) inverse depths.
         motion: (B, S, 4, 4).
 
     Returns:
-        Both in the new unit, z within RANGE, for c from 0.1 to 10.
+        Both in the new unit; z is clipped to RANGE and c to [0.1, 10].
     """
     square = jnp.sum(motion[:, 0, :3, 3] ** 2, axis=-1)
     c = jnp.sqrt(jnp.clip(square, 0.1**2, 10.0**2))
@@ -129,7 +128,7 @@ def in_baselines(z: jax.Array, motion: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 def _propose(terms: PhotometricTerms) -> ls_net.Proposals:
-    """What Gauss-Newton would do with one source alone, within what one step may move; constant."""
+    """Clipped Gauss-Newton steps from one source alone; constant."""
     own = arrow_terms(jax.lax.stop_gradient(terms), _WIDTH)
     system = add_sources(jax.tree.map(lambda leaf: leaf[None], own))
     depth, motion = zip(*(damped_step(system, 1e-2, prior) for prior in _PRIORS), strict=True)
@@ -153,15 +152,15 @@ def quarter_views(
     residual: str = "grey",
     match_exposure: bool = False,
 ) -> Views:
-    """The images at a quarter of their size, means of 4 x 4 pixels, with their K.
+    """Means of 4 x 4 pixels, a quarter of the size, with K.
 
     Args:
         target: (B, H, W, 3) in [0, 1], H and W multiples of four.
         sources: (B, S, H, W, 3).
-        intrinsics: (B, 3, 3) [px] of the images as given.
+        intrinsics: (B, 3, 3) [px] of the full-size images.
         residual: `grey` or `rgb`.
-        match_exposure: whether each channel of a source gets the mean and the standard deviation
-            of the target's, which takes out most of a gain and a bias.
+        match_exposure: whether to give each channel of a source the target's mean and standard
+            deviation, which removes most of a gain and a bias.
     """
     check_choice("residual", residual, ("grey", "rgb"))
     target, sources, intrinsics = map(jnp.asarray, (target, sources, intrinsics))
@@ -185,11 +184,11 @@ def _optimiser(network: StereoNetwork) -> ls_net.Optimiser:
 
 @functools.partial(jax.jit, static_argnames="network")
 def init_stereo_network(key: jax.Array, network: StereoNetwork) -> dict[str, Any]:
-    """Weights {initial, solver, upscaler}.
+    """Initial weights {initial, solver, upscaler}.
 
     Args:
         key: PRNG key.
-        network: sizes and kinds.
+        network: sizes and options.
     """
     keys = jax.random.split(key, 3)
     image, small, one = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 4, 4)), jnp.ones((1, 4, 4))
@@ -241,23 +240,23 @@ def solve_stereo(
     """The estimates after each step, with a leading axis of num_steps.
 
     Differentiable in params and start with the memory of the states alone
-    (`jaxcv.implicit.unroll.unrolled_solve`). Sources count alike: they share the weights, depth
-    moves by the mean of what they propose, and their order does not matter.
+    (`jaxcv.implicit.unroll.unrolled_solve`). The sources share the weights, and the depths move by
+    the mean of their moves: order matters only to `unit`, which takes the first baseline.
 
     Args:
         params: with the entry `solver`.
         views: the images.
         start: inverse depth and motions.
-        network: what moves them, and how often.
+        network: sizes and options.
 
     Raises:
-        ValueError: a setting that is none, or shapes that do not fit.
+        ValueError: an invalid setting, or shapes that do not fit.
     """
     check_choice("solver", network.solver, ("recurrent", "refinement"))
     check_choice("update", network.update, ("left", "additive"))
     if network.unit and network.update != "left":
         expected = "expected 'left' with unit=True"
-        raise argument_error("update", expected, repr(network.update), "Say unit=False.")
+        raise argument_error("update", expected, repr(network.update), "Set unit=False.")
     check_shape("start.inverse_depth", start.inverse_depth, views.target.shape[:3])
     if start.motion.shape != (*views.sources.shape[:2], 4, 4):
         expected = f"expected {(*views.sources.shape[:2], 4, 4)}"
@@ -310,7 +309,7 @@ def solve_stereo(
     shape = (*views.sources.shape[:2], *views.target.shape[1:3])
     carry = model.start(shape, start.inverse_depth.dtype) if recurrent else ()
     motion = start.motion if left else log(start.motion)
-    if network.unit:  # a guess of |t| that falls short of 1 says nothing of the guessed depths
+    if network.unit:  # rescale t alone: the guessed depths are in baselines already
         motion = in_baselines(start.inverse_depth, motion)[1]
     state = _State(start.inverse_depth, motion, carry, jnp.ones(shape[:1], bool))
     states = unrolled_solve(
@@ -323,7 +322,7 @@ def solve_stereo(
 def upscale(
     params: Any, inverse_depth: jax.Array, target: jax.Array, network: StereoNetwork
 ) -> jax.Array:
-    """Inverse depth (B, H, W) at the size of the target, from that at a quarter.
+    """Upsamples an inverse depth from a quarter of the target's size to (B, H, W).
 
     Args:
         params: with the entry `upscaler`.
@@ -344,19 +343,19 @@ def estimate_depth_and_motion(
     *,
     network: StereoNetwork = StereoNetwork(),  # noqa: B008, an immutable value
 ) -> StereoEstimate:
-    """Depth of an image, and the motion to one or more others, by a trained LS-Net.
+    """Depth of an image and the motion to one or more others, by a trained LS-Net.
 
     Args:
         target: (..., H, W, 3) in [0, 1], H and W multiples of eight.
-        sources: (..., H, W, 3) of one other view, or (..., S, H, W, 3).
+        sources: (..., H, W, 3), one other view, or (..., S, H, W, 3).
         intrinsics: (..., 3, 3) [px] of all images, fy > 0 (`jaxcv.data.stereo.y_down`).
-        params: {initial, solver, upscaler}, e.g. those of `load_model`; they take the type of
-            the images, float32 at least.
-        network: that the params belong to.
+        params: {initial, solver, upscaler}, e.g. of `load_model`; cast to the type of the
+            images, float32 at least.
+        network: that of the params.
 
     Returns:
         Inverse depths in 1 / baseline at a quarter of the size and at full size, and motions
-        (..., S, 4, 4) with x_source = R x_target + t; the S is there also where it is 1.
+        (..., S, 4, 4) with x_source = R x_target + t; the axis S is kept if S is 1.
 
     Raises:
         ValueError: images of different sizes, or sizes that are not multiples of eight.
@@ -376,7 +375,7 @@ def estimate_depth_and_motion(
     if sources.ndim == target.ndim:
         sources = sources[..., None, :, :, :]
     if sources.shape[-3:] != target.shape[-3:] or sources.shape[: len(batch)] != batch:
-        hint = "Resize one of them, and its K alike."
+        hint = "Resize one of them, and its K."
         expected = f"expected the shape of `target`, {target.shape}, or (..., S, H, W, 3)"
         raise argument_error("sources", expected, sources.shape, hint)
     if intrinsics.shape[:-2] != batch:

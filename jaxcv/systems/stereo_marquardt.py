@@ -1,8 +1,8 @@
 """Depth and motion by Levenberg-Marquardt on the photometric energy: the classical baseline.
 
-The depths are eliminated (an arrow), which costs O(pixels). A trial is taken where it lowers the
-energy over the pixels that are visible both before and after: pixels that leave the image would
-lower it for free. Between the trials z stays within the range of the learned solver.
+The depths are eliminated (an arrow matrix), which costs O(pixels). A step is accepted if it lowers
+the energy over the pixels visible both before and after: otherwise pixels that leave the image
+would lower the energy. Each step clips z to the range of the learned solver.
 """
 
 import functools
@@ -30,7 +30,7 @@ class StereoMarquardt(NamedTuple):
     Attributes:
         rule: of the damping.
         prior_weight: w of the energy's second term, w / 2 sum (z - z_0)^2, z_0 at the start.
-        depth: whether depths move; else only the motion does.
+        depth: whether to optimise depths too, or the motion alone.
     """
 
     rule: MarquardtRule = MarquardtRule(1e-2, 3.0, 2.0)
@@ -54,7 +54,7 @@ def _solve(views, start, rule, prior_weight, num_steps, depth):
             both = (pair[0].visible & pair[1].visible)[..., None]
             square = jnp.where(both, pair[1].residual ** 2 - pair[0].residual ** 2, 0)
             prior = jnp.sum((after[0] - z0) ** 2 - (before[0] - z0) ** 2)
-            # Where hardly anything is seen by both, nothing can be said.
+            # Reject steps that leave too few common pixels to compare.
             enough = jnp.mean(both) > 0.05
             return jnp.where(enough, 0.5 * jnp.sum(square) + 0.5 * prior_weight * prior, jnp.inf)
 
@@ -78,13 +78,13 @@ def solve_stereo_by_marquardt(
     *,
     num_steps: int = 15,
 ) -> StereoEstimate:
-    """The estimates after each trial, with a leading axis of num_steps.
+    """The estimates after each step, with a leading axis of num_steps.
 
     Args:
         views: the images, grey or in colour.
         start: inverse depths (B, h, w), also the mean of the prior, and motions (B, S, 4, 4).
         settings: damping, prior, unknowns.
-        num_steps: how many trials.
+        num_steps: number of steps, rejected ones included.
     """
     weight = jnp.asarray(settings.prior_weight, start.inverse_depth.dtype)
     return _solve(views, start, settings.rule, weight, num_steps, settings.depth)

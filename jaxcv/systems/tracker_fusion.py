@@ -1,4 +1,4 @@
-"""Fusion of the boxes of many trackers into one."""
+"""Fuses the boxes of many trackers into one."""
 
 from typing import Any, NamedTuple
 
@@ -23,12 +23,12 @@ __all__ = ["FusedBox", "fuse_boxes", "fuse_frame"]
 
 
 class FusedBox(NamedTuple):
-    """A fused box and what is known of it.
+    """A fused box and its diagnostics.
 
     Attributes:
         box: (4,) corners x1, y1, x2, y2 [px]; differentiable in the parameters.
-        energy: (2,) of the top-left and the bottom-right corner, in [-1, 0]: minus the share of
-            the weight that agrees there.
+        energy: (2,) of the top-left and the bottom-right corner, in [-1, 0]: minus the fraction
+            of the weight that agrees there.
         min_eigenvalue: (2,) smallest eigenvalue of the Hessian, in squared inverse units of the
             frame.
         converged: (2,) bool.
@@ -48,7 +48,7 @@ _SOLVER = MultiStart(Newton(max_steps=30), _centres)
 
 
 def _is_box(boxes: jax.Array) -> jax.Array:
-    """(...) whether boxes (..., 4) are finite and have an area."""
+    """Mask (...) of boxes (..., 4) that are finite and have an area."""
     finite = jnp.all(jnp.isfinite(boxes), axis=-1)
     return finite & jnp.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
 
@@ -59,21 +59,21 @@ def fuse_frame(
     *,
     damping: Damping = Damping(),  # noqa: B008
 ) -> FusedBox:
-    """The box at the lowest energy of each corner, found from the tracker of lowest energy.
+    """Minimises the energy of each corner, from the tracker's corner of lowest energy.
 
     Pure and differentiable in `parameters` by the damped implicit gradient; batch over frames with
     `jax.vmap(fuse_frame, in_axes=(None, 0))`.
 
     Args:
         parameters: of K trackers, (2, K) each.
-        frame: what the K trackers say of one frame; a box that is not finite or has no area is
-            not reported.
+        frame: results of the K trackers in one frame; a box that is not finite or has no area
+            counts as not reported.
         damping: of the backward pass; lambda is in units of a Hessian that is 2 where all trackers
             agree at width one.
 
     Source: Toso, Campbell, Russell, NeurIPS 2019, section 5.
     """
-    # A box without area, or not finite, is none. Its numbers are replaced: zero times NaN is NaN.
+    # Replace the numbers of invalid boxes by 0: zero times NaN would be NaN.
     sound = _is_box(frame.boxes)
     frame = frame._replace(
         boxes=jnp.where(sound[:, None], frame.boxes, 0), reported=frame.reported & sound
@@ -109,17 +109,17 @@ def fuse_boxes(
         box = argmin_y -sum_k a_k exp(-|y - c_k|^2 / s_k^2)   for each corner
 
     Args:
-        boxes: (..., K, 4) corners x1, y1, x2, y2 [px], not sizes; one that is not finite or has
-            no area (x2 <= x1 or y2 <= y1) is not reported.
-        parameters: what was learned of the trackers, in their order; None weighs all alike.
+        boxes: (..., K, 4) corners x1, y1, x2, y2 [px], not sizes; a box that is not finite or
+            has no area (x2 <= x1 or y2 <= y1) counts as not reported.
+        parameters: learned ones of the K trackers, in their order; None: equal weights.
         reported: (..., K) bool, which trackers gave a box; all by default.
-        first_box: (..., 4) the box they were started with [px], which only the learned loss of
-            trust after a change of scale needs; by default it is not used.
-        frame: (...) frames since then.
+        first_box: (..., 4) the box that started the trackers [px]; only `scale_change` of the
+            parameters depends on it. None: without that term.
+        frame: (...) frames since the start.
         damping: of the backward pass, see `jaxcv.Damping`.
 
     Returns:
-        (..., 4) fused corners [px]; differentiable in `parameters`. Where no tracker reports, nan.
+        (..., 4) fused corners [px]; differentiable in `parameters`. nan if no tracker reports.
 
     Raises:
         ValueError: boxes that are not (..., K, 4), or not floating-point, or parameters of
@@ -143,12 +143,12 @@ def fuse_boxes(
             "parameters",
             f"expected those of {num_trackers} trackers, (2, {num_trackers})",
             parameters.log_width.shape,
-            "Give the boxes of the trackers that were learned, in their order.",
+            "Give the boxes of the trackers of the training, in their order.",
         )
     if reported is None:
         reported = jnp.ones(boxes.shape[:-1], bool)
     if first_box is None:
-        # A tracker without a change of scale: parameters.scale_change is then without effect.
+        # Drop the scale-change term, the only one that depends on first_box.
         parameters = parameters._replace(scale_change=jnp.zeros_like(parameters.scale_change))
         first_box = jnp.asarray([0.0, 0.0, 1.0, 1.0], boxes.dtype)
     frames = TrackerFrame(

@@ -1,8 +1,8 @@
-"""The relative pose of two images: a network's, refined by the matches of features.
+"""The relative pose of two images: a network's estimate, refined on feature matches.
 
     x2 = R x1 + t,  |t| = 1;  x right, y down, z forward
 
-Where only the network is there, or only matches, the pose is that of what is there.
+Without matches the pose is the network's; without a network, the matches'.
 """
 
 import functools
@@ -40,20 +40,20 @@ __all__ = [
     "relative_pose", "resized",
 ]  # fmt: skip
 
-MATCH_NUMBERS = 6  # of a match, that its confidence is a function of
-MATCHES = 128  # that enter the energy, the best by their ratio
+MATCH_NUMBERS = 6  # features of a match, inputs of its confidence
+MATCHES = 128  # in the energy, the best by their ratio
 FEWEST = 5
 _LIMIT = np.deg2rad(20.0)  # error beyond which a pose counts as failed
-_FOCAL = 1.2  # of the longer side, where no intrinsics are given
+_FOCAL = 1.2  # default focal length, over the longer side
 
 
 class PoseScales(NamedTuple):
-    """What the energy weighs its terms by.
+    """Scales of the energy's terms.
 
     Attributes:
         log_precision: (2,) log of the precisions of the network's rotation and direction [1/rad^2].
         log_noise: () log of the noise of a match [px].
-        log_width: () log of the kernel's scale over the noise.
+        log_width: () log of the kernel's scale / noise.
     """
 
     log_precision: Any = (0.0, 0.0)
@@ -67,8 +67,8 @@ class MatchArrays(NamedTuple):
     Attributes:
         points1: (B, M, 2), normalised by the intrinsics.
         points2: (B, M, 2).
-        ratio: (B, M) of the distances to the nearest and the second descriptor.
-        valid: (B, M) which of them are matches.
+        ratio: (B, M) nearest / second-nearest descriptor distance.
+        valid: (B, M) mask of the matches; the rest is padding.
         focal: (B,) mean focal length [px].
     """
 
@@ -84,11 +84,11 @@ class RelativePose(NamedTuple):
 
     Attributes:
         rotation: (3, 3).
-        direction: (3,) unit t; the length of a translation is not seen in two images.
-        confidence: () in [0, 1], how likely it is that neither angle is off by more than 20
-            degrees: `confidence_of`. Near 0 where too few matches agree, or where the translation
-            is not seen, as under pure rotation.
-        matches: () how many there were.
+        direction: (3,) unit t; two images do not determine the length of a translation.
+        confidence: () in [0, 1], probability that both angle errors are below 20 degrees:
+            `confidence_of`. Near 0 where too few matches agree, or where the translation cannot
+            be observed, as under pure rotation.
+        matches: () number of matches found.
     """
 
     rotation: Any
@@ -98,13 +98,13 @@ class RelativePose(NamedTuple):
 
 
 def confidence_of(refined: RefinedPose, log_precision: Any = None) -> jax.Array:
-    """How likely it is that neither angle of poses (...) is off by more than 20 degrees.
+    """Probability (...) that both angle errors of a pose are below 20 degrees.
 
         c = s P(h) + (1 - s) P(p),   P(h) = 1 - exp(-L^2 h / 2),   s = moved x supported
 
-    with L the limit, h the Hessian's least eigenvalue, p the lesser precision of the prior (0
-    without one) in 1/rad^2, P(h) the probability that a Gaussian angle of precision h is below L,
-    and s what the matches are worth: `RefinedPose.moved` and `RefinedPose.supported`.
+    with L the limit, h the Hessian's smallest eigenvalue, p the smaller precision of the prior (0
+    without one) in 1/rad^2, P(h) the probability that a two-dimensional Gaussian error of
+    precision h is below L, and s the weight of the matches, from `RefinedPose`.
     """
     within = lambda h: 1 - jnp.exp(-0.5 * _LIMIT**2 * jnp.maximum(h, 0))
     share = refined.moved * refined.supported
@@ -115,7 +115,7 @@ def confidence_of(refined: RefinedPose, log_precision: Any = None) -> jax.Array:
 def match_arrays(
     matches: list[Matches], intrinsics1: Any, intrinsics2: Any, count: int = MATCHES
 ) -> MatchArrays:
-    """Matches of B pairs, the best `count` of each; K (B, 3, 3) are theirs."""
+    """The best `count` matches of each of B pairs with intrinsics (B, 3, 3)."""
     rows = [padded(*one, count) for one in zip(matches, intrinsics1, intrinsics2, strict=True)]
     points1, points2, ratio, valid = (np.stack(leaves) for leaves in zip(*rows, strict=True))
     both = np.stack([np.asarray(intrinsics1, float), np.asarray(intrinsics2, float)])
@@ -124,7 +124,7 @@ def match_arrays(
 
 
 def _numbers_of(matches: MatchArrays) -> jax.Array:
-    """(B, M, MATCH_NUMBERS): ratio, places, and how many there are, about 1 in size."""
+    """Features (B, M, MATCH_NUMBERS): ratio, points and log count, of order 1."""
     count = jnp.sum(matches.valid, axis=-1, keepdims=True, dtype=matches.ratio.dtype)
     many = jnp.broadcast_to(0.5 * jnp.log1p(count) - 1, matches.ratio.shape)
     parts = [matches.ratio[..., None], matches.points1, matches.points2, many[..., None]]
@@ -143,20 +143,20 @@ def network_and_refined_poses(
     key: jax.Array | None = None,
     max_steps: int = 20,
 ) -> tuple[tuple[jax.Array, jax.Array], RefinedPose]:
-    """What the network says of B pairs, and the minimisers between that and the matches.
+    """The network's poses of B pairs, and the minimisers with the matches.
 
-    The network enters the energy as the prior and, with the head, as the confidence of each match,
-    so that both are learned through the minimiser.
+    The network gives the energy's prior and the head the confidence of each match; both are
+    trained through the minimiser.
 
     Args:
         params: {"network", "head", "scales": PoseScales}.
         first: (B, H, W, 3), standardised.
         second: (B, H, W, 3).
         matches: of the pairs.
-        network: that the params belong to.
-        head: that the params belong to.
-        damping: of the gradient [1/rad^2].
-        key: to begin at a sampled pose as well; None: at the prior only.
+        network: that of the params.
+        head: that of the params.
+        damping: of the implicit gradient [1/rad^2].
+        key: to start from sampled poses as well; None: from the prior only.
         max_steps: of each minimisation.
     """
     both: Any = network.apply(params["network"], first, second, method="both_features")
@@ -201,7 +201,7 @@ def refined_alone(matches: MatchArrays, key: jax.Array, *, start: str = "sampled
     Args:
         matches: of the pairs.
         key: PRNG key.
-        start: `sampled` poses, or the `identity` with motion to the side.
+        start: `sampled` poses, or the `identity` with t along x.
     """
     check_choice("start", start, ("sampled", "identity"))
 
@@ -239,7 +239,7 @@ def _image(name: str, image: Any) -> np.ndarray:
 
 
 def resized(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """An image (H, W, 3) in 8 bits at another size, by areas, each axis by itself."""
+    """Resizes an image (H, W, 3) of 8 bits by area averaging, each axis separately."""
     from PIL import Image
 
     if image.shape[:2] == tuple(shape):
@@ -249,7 +249,7 @@ def resized(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def intrinsics_or_guess(name: str, k: Any, image: np.ndarray) -> np.ndarray:
-    """K (3, 3) as it is given, or a focal length of 1.2 times the longer side, and the middle."""
+    """K (3, 3) as given; if None, focal length 1.2 x the longer side, and the centre."""
     height, width = image.shape[:2]
     if k is None:
         focal = _FOCAL * max(height, width)
@@ -270,21 +270,21 @@ def relative_pose(
     features: str = "sift",
     seed: int = 0,
 ) -> RelativePose:
-    """The pose of the second camera in terms of the first: x2 = R x1 + t with |t| = 1.
+    """The pose of the second camera relative to the first: x2 = R x1 + t, |t| = 1.
 
-    Features are matched (OpenCV), and the robust epipolar energy of the matches is minimised on
-    SO(3) x S^2, from poses of random samples and, with a network, from its pose, which is a prior.
+    Features are matched (OpenCV), and their robust epipolar energy is minimised on SO(3) x S^2,
+    from poses of random samples and, with a network, from its pose, which is also the prior.
 
     Args:
         image1: (H, W, 3) RGB, uint8 or floats in [0, 1].
         image2: (H', W', 3).
         K1: (3, 3) of the first image [px], pixel centres at whole numbers; None: a focal length of
-            1.2 times the longer side, and the middle.
+            1.2 times the longer side, and the centre.
         K2: of the second; None: the same rule.
         params: of a network (`load_model`); None: matches only.
-        network: that they belong to.
-        head: that they belong to.
-        shape: (H, W) that the network is shown.
+        network: that of the params.
+        head: that of the params.
+        shape: (H, W) of the network's input.
         features: `sift`, `orb` or `surf`.
         seed: of the samples.
 
@@ -292,7 +292,7 @@ def relative_pose(
         The pose. Without a network and with fewer than five matches: nan with confidence 0.
 
     Raises:
-        ValueError: no image, values out of range, K that is none.
+        ValueError: an invalid image, values out of range, an invalid K.
     """
     images = _image("image1", image1), _image("image2", image2)
     k1, k2 = intrinsics_or_guess("K1", K1, images[0]), intrinsics_or_guess("K2", K2, images[1])

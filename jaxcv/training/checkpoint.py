@@ -1,4 +1,4 @@
-"""Checkpoints of a training state: atomic, checked, and never taken for those of another model."""
+"""Checkpoints of a training state: atomic, verified, and tied to their model."""
 
 import errno
 import hashlib
@@ -19,7 +19,7 @@ __all__ = ["CheckpointError", "Checkpoints", "Restored"]
 
 _logger = logging.getLogger(__name__)
 
-# A failing device, rights, limits of the system: the file may well be sound.
+# Failing devices, permissions, system limits: the file itself may be intact.
 _REFUSED = frozenset({
     errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC,
     errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY, errno.EAGAIN,
@@ -28,21 +28,21 @@ _HINT = "Give the folder that belongs to this model, or train into a new one."
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, or it is of another model."""
+    """A checkpoint cannot be written or read, or belongs to another model."""
 
 
 class _DamagedError(Exception):
-    """A checkpoint was read, and is not what was saved."""
+    """A checkpoint was read, but differs from what was saved."""
 
 
 class Restored(NamedTuple):
-    """What a checkpoint holds.
+    """Content of a checkpoint.
 
     Attributes:
         state: the tree of NumPy arrays that was saved.
         step: the number of updates.
-        seconds: the time that the training took up to here, over all its runs.
-        note: what was saved with it.
+        seconds: training time so far, summed over interruptions.
+        note: text saved with it.
     """
 
     state: TrainState
@@ -54,19 +54,19 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one training, in one folder: `<folder>/<step>`, written by orbax.
 
-    A checkpoint appears under its name only when it is complete. It carries its identity, the
-    shapes and dtypes of the state, and a digest of its numbers. One that is damaged, i.e. of which
-    files are missing, cut or changed, is passed over with a warning, and the one before it is
-    taken. One of another model is an error, and so is one that the system does not let us read now.
+    A checkpoint appears under its name only when complete. It stores its identity, the shapes and
+    dtypes of the state, and a digest of its numbers. Damaged checkpoints (files missing, truncated
+    or changed) are skipped with a warning, in favour of the one before. A checkpoint of another
+    model is an error, and so is one that the system currently refuses to read.
 
     Each checkpoint can be read without this class:
     `orbax.checkpoint.StandardCheckpointer().restore(folder / step / "state")` gives a dictionary
     with `params`.
 
     Args:
-        folder: made when the first checkpoint is saved.
-        identity: what a checkpoint must agree on to be restored, e.g. the experiment's name.
-        keep: how many checkpoints stay, the latest ones.
+        folder: created when the first checkpoint is saved.
+        identity: must match for a checkpoint to be restored, e.g. the experiment's name.
+        keep: number of checkpoints kept, the latest ones.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isdecimal())
 
     def save(self, state: TrainState, *, seconds: float = 0.0, note: str = "") -> None:
-        """Saves `state` under its step; the folder of that name appears complete or not at all.
+        """Saves `state` under its step, atomically.
 
         Raises:
-            CheckpointError: if it cannot be written, e.g. on a full disk; earlier ones stay.
+            CheckpointError: it cannot be written, e.g. on a full disk; earlier ones stay.
         """
         saved = _saved_form(state)
         metadata = {
@@ -100,7 +100,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self._keep,
             enable_async_checkpointing=False,
-            cleanup_tmp_directories=True,  # what a killed run left half-written
+            cleanup_tmp_directories=True,  # half-written by a killed run
         )
         try:
             with ocp.CheckpointManager(self.folder, options=options) as manager:
@@ -111,11 +111,11 @@ class Checkpoints:
                         metadata=ocp.args.JsonSave(metadata),
                     ),
                 )
-        except Exception as error:  # tensorstore has kinds of its own for what a system refuses
+        except Exception as error:  # tensorstore wraps system errors in its own classes
             if not _is_refused(error):
                 raise
             got = _first_line(error)
-            hint = "Make room or give rights; the same training then goes on."
+            hint = "Free space or fix permissions; the same run then resumes."
             raise CheckpointError(
                 f"`{self.folder}`: expected to write a checkpoint, got {got}. {hint}"
             ) from error
@@ -126,11 +126,11 @@ class Checkpoints:
         Args:
             like: a state, or its shapes and dtypes.
             repair: rename a damaged checkpoint to `<step>.unreadable`, so that its step can be
-                saved again; without it the folder is only read.
+                saved again; False: only read the folder.
 
         Raises:
-            CheckpointError: if the checkpoint is of another model, or the system does not let us
-                read it (rights, too many open files, a device that fails); nothing is renamed.
+            CheckpointError: the checkpoint belongs to another model, or the system refuses to read
+                it (permissions, too many open files, a failing device); nothing is renamed.
         """
         target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _saved_form(like))
         for step in reversed(self.steps()):
@@ -139,10 +139,10 @@ class Checkpoints:
                 saved, metadata = self._read(step, like, target)
             except (CheckpointError, MemoryError):
                 raise
-            except Exception as error:  # orbax and tensorstore raise many kinds for a torn file
+            except Exception as error:  # orbax and tensorstore raise many types for a torn file
                 reason = _first_line(error)
                 if _is_refused(error):
-                    hint = "Nothing was changed: mend that, and give the same command again."
+                    hint = "Nothing was changed: fix that, and run the same command again."
                     raise CheckpointError(
                         f"`{folder}`: expected a checkpoint that can be read, got {reason}. {hint}"
                     ) from error
@@ -194,16 +194,16 @@ class Checkpoints:
 
 
 def _saved_form(state: TrainState) -> dict[str, Any]:
-    """The tree that is written: plain containers, PRNG keys as their data.
+    """The tree as written: plain containers, PRNG keys as their data.
 
-    Optax states are full of empty nodes and tuples whose names no reader needs, so they are saved
-    as the list of their leaves.
+    An optax state has many empty nodes and named tuples that readers do not need, so only its
+    leaves are saved, numbered.
     """
 
     def plain(x):
         if isinstance(x, jax.ShapeDtypeStruct):
             return jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x
-        # A copy: on the CPU NumPy would look into memory that the next step takes over.
+        # Copy: on the CPU a NumPy view would alias a buffer that the next step reuses.
         return np.array(jax.random.key_data(x) if _is_key(x) else x)
 
     params, optimizer = jax.tree.map(plain, (state.params, state.optimizer_state))
@@ -239,7 +239,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _is_refused(error: BaseException | None) -> bool:
-    """Whether the system refused to read or write, which says nothing of the file."""
+    """True if the system refused to read or write; the file may be intact."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _REFUSED:
             return True

@@ -8,15 +8,15 @@ __all__ = ["averaged_sgd"]
 def averaged_sgd(
     learning_rate: float, *, decay: float = 5e-4, power: float = 0.75
 ) -> optax.GradientTransformation:
-    """Stochastic gradient descent with the decaying step of averaged SGD; the raw iterate.
+    """SGD with the decaying step size of averaged SGD, but without the average.
 
         eta_t = eta / (1 + d eta t)^p,   x <- x (1 - d eta_t) - eta_t g
 
-    The released code of Wibergian learning trains its robust mean so and never reads the average.
+    The released code of Wibergian learning trains its robust mean this way.
 
     Args:
         learning_rate: eta.
-        decay: d, of the step and of the weights.
+        decay: d, of the step size and of the weights.
         power: p.
 
     Source: Polyak and Juditsky 1992; Xu 2011.

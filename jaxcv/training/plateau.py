@@ -1,9 +1,9 @@
-"""Smaller steps where the validation stops improving, taken from the best point so far.
+"""Reduces the step size when the validation stops improving, and restarts from the best point.
 
-When `patience` validations in a row have not improved, parameters and optimiser go back to where
-the validation was best, and all later steps are `factor` times as large. After `returns` of these
-the training stands still. All of it is part of the optimiser's state: a training that is resumed
-goes on with the same numbers, and trials of a sweep come and go apart from each other.
+After `patience` validations without improvement, parameters and optimiser state return to those of
+the best validation, and later steps are scaled by `factor`. At the plateau after `returns` such
+reductions, training stops. All of this is part of the optimiser's state: resuming is exact, and
+each trial of a sweep has its own schedule.
 
 Source: Kazakos, MSc thesis, 2017, section 2.7.2.
 """
@@ -22,17 +22,17 @@ __all__ = ["Plateau", "PlateauState"]
 
 
 class PlateauState(NamedTuple):
-    """What a plateau's optimiser remembers.
+    """State of the optimiser that `Plateau.wrap` returns.
 
     Attributes:
         inner: state of the optimiser.
         scale: factor on its updates.
-        best: least value of the metric; inf before the first, and where none was finite.
+        best: lowest value of the metric; inf before the first finite one.
         best_params: parameters there.
         best_inner: the optimiser's state there.
-        waited: validations since.
-        returned: how often it went back.
-        stopped: whether it stands still.
+        waited: validations since the last improvement or reduction.
+        returned: number of reductions.
+        stopped: whether training has stopped.
     """
 
     inner: Any
@@ -47,14 +47,14 @@ class PlateauState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plateau:
-    """When to take smaller steps, and when to stop.
+    """Schedule of step-size reductions and of the stop.
 
     Attributes:
-        metric: name of the validation's number that should fall.
-        patience: validations without an improvement before the steps become smaller.
-        factor: by which.
-        returns: how often; at the next plateau the training stands still.
-        threshold: the share of the best value by which a better one must lie below it.
+        metric: name of the validation metric to minimise.
+        patience: validations without improvement before a reduction.
+        factor: of the step size at each reduction.
+        returns: number of reductions; the next plateau stops the training.
+        threshold: fraction of |best| by which an improvement must be lower.
     """
 
     metric: str
@@ -72,7 +72,7 @@ class Plateau:
             raise argument_error("factor, threshold", expected, (self.factor, self.threshold))
 
     def wrap(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-        """The optimiser with the plateau's factor on its updates, zero where it stands still."""
+        """The optimiser with its updates scaled by the plateau, to zero once stopped."""
         inner = optax.with_extra_args_support(optimizer)
 
         def init(params):
@@ -92,9 +92,9 @@ class Plateau:
         return optax.GradientTransformationExtraArgs(init, update)
 
     def observe(self, state: TrainState, value: jax.Array) -> TrainState:
-        """The state after a validation of `state.params`, of one trial.
+        """The state of one trial after a validation of `state.params`.
 
-        A value that is not finite improves nothing.
+        A nan or inf is no improvement.
         """
         own: PlateauState = state.optimizer_state
         value = jnp.asarray(value, own.best.dtype)

@@ -1,4 +1,4 @@
-"""Random search in rounds: ranges shrink to where the best samples lay.
+"""Random search in rounds: ranges shrink around the best samples.
 
 Source: Kazakos, MSc thesis, 2017, section 4.4.1; Bergstra and Bengio, JMLR 2012.
 """
@@ -13,17 +13,17 @@ from jaxcv.checks import argument_error, check_choice
 __all__ = ["SearchRange", "draw_settings", "shrink_ranges"]
 
 SCALES = ("linear", "log", "log_complement")
-_BEST = 0.2  # of the samples span the next range
-_PADDING = 0.1  # of the former width, on both sides
-_LEAST = 0.1  # of the first width
+_BEST = 0.2  # fraction of the samples that spans the next range
+_PADDING = 0.1  # on each side, over the current width
+_LEAST = 0.1  # smallest width, over the first
 
 
 class SearchRange(NamedTuple):
-    """Where a setting is drawn from, evenly on its scale.
+    """The range of a setting, sampled uniformly on its scale.
 
     Attributes:
-        lower: least value.
-        upper: largest value.
+        lower: lower bound.
+        upper: upper bound.
         scale: `linear`, `log`, or `log_complement`, the logarithm of 1 - x (for a momentum).
     """
 
@@ -32,7 +32,7 @@ class SearchRange(NamedTuple):
     scale: str = "linear"
 
     def to_scale(self, x: Any) -> np.ndarray:
-        """Values on the scale."""
+        """Maps values to the scale."""
         x = np.asarray(x, float)
         if self.scale == "log":
             return np.log10(x)
@@ -63,7 +63,7 @@ def _check(ranges: Mapping[str, SearchRange]) -> None:
 def draw_settings(
     rng: np.random.Generator, ranges: Mapping[str, SearchRange], count: int
 ) -> dict[str, np.ndarray]:
-    """`count` settings, name -> (count,)."""
+    """Samples `count` settings, name -> (count,)."""
     _check(ranges)
     out = {}
     for name, one in ranges.items():
@@ -78,16 +78,16 @@ def shrink_ranges(
     settings: Mapping[str, np.ndarray],
     scores: np.ndarray,
 ) -> dict[str, SearchRange]:
-    """The ranges of the next round: what the best fifth of the samples spans, a tenth wider.
+    """The ranges of the next round: the span of the best fifth of the samples, padded.
 
-    They stay within the first ranges, and no narrower than a tenth of them. Without a finite score
-    they stay as they are.
+    Padding is a tenth of the current width on each side, on the scale. Ranges narrower than a tenth
+    of the first are widened, then clipped to the first; without a finite score nothing changes.
 
     Args:
         ranges: of this round.
         first: of the first round.
         settings: name -> (K,) of this round.
-        scores: (K,), lower is better; nan and inf: diverged.
+        scores: (K,), lower is better; nan or inf: diverged.
     """
     _check(ranges)
     scores = np.where(np.isfinite(scores), scores, np.inf)

@@ -1,4 +1,4 @@
-"""What a training needs to go on: nothing else is kept between two steps."""
+"""The training state: everything that is kept between two steps."""
 
 from typing import Any, NamedTuple
 
@@ -10,11 +10,11 @@ __all__ = ["TrainState", "create_state", "leaf_shapes"]
 
 
 class TrainState(NamedTuple):
-    """The whole state of a training; a step is a pure function of it and of the data.
+    """The whole state of a run; a step is a pure function of state and data.
 
     Attributes:
-        step: (), int32, updates done so far, the skipped ones included.
-        params: the tree that is learned.
+        step: (), int32, number of updates, skipped ones included.
+        params: the learned tree.
         optimizer_state: the optax state.
     """
 
@@ -25,7 +25,7 @@ class TrainState(NamedTuple):
 
 def create_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
-    # Weakly typed leaves would become strong in the first update and so compile the step twice.
+    # Weakly typed leaves would become strong in the first update: the step would compile twice.
     params = _strong(params)
     return TrainState(jnp.zeros((), jnp.int32), params, _strong(optimizer.init(params)))
 

@@ -1,4 +1,4 @@
-"""One update of one training problem."""
+"""One update step of one trial."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,8 +26,8 @@ def make_update(
     An update that would damage the state is skipped: params and optimiser state are kept bit for
     bit, the step counter moves on, and the metric `skipped` is 1. It is skipped when the loss or
     the gradient is not finite, or when the update would turn a finite number of the params or of
-    the optimiser state into one that is not (Adam squares the gradient: a finite but huge one
-    would leave an infinite second moment, and the training would stand still from then on).
+    the optimiser state into nan or inf (Adam squares the gradient: if that overflows, the second
+    moment stays infinite and training stalls).
 
     Args:
         loss: `loss(params, batch, key) -> (scalar, {name: scalar})`.
@@ -39,7 +39,7 @@ def make_update(
         before the optimiser) and `skipped`.
 
     Raises:
-        ValueError: at trace time, if the loss or a metric is no scalar, or a name is taken.
+        ValueError: at trace time, if the loss or a metric is not a scalar, or a name is taken.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
@@ -73,7 +73,7 @@ def make_update(
         if project is not None:
             params = project(params)
         old, new = (state.params, state.optimizer_state), (params, optimizer_state)
-        # The loss as well: a `where` can hide its nan from the gradient, which is then zero.
+        # Check the loss too: a `where` can hide its nan from the gradient, then zero.
         sound = _all_finite((value, gradient)) & ~_damaged(old, new)
         params, optimizer_state = jax.tree.map(
             lambda before, after: _like(before, jnp.where(sound, after, before)), old, new
@@ -96,7 +96,7 @@ def global_norm(tree: Any) -> jax.Array:
 
 
 def _like(before: jax.Array, x: jax.Array) -> jax.Array:
-    # PRNG keys, which some optimisers carry, know no astype.
+    # PRNG keys, which some optimisers carry, have no astype.
     return x if x.dtype == before.dtype else x.astype(before.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Several trainings of one static problem at once: `vmap` over trials, `lax.scan` over steps."""
+"""Trains several trials of one problem at once: `vmap` over trials, `lax.scan` over steps."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from jaxcv.training.step import make_update
 
 __all__ = ["Sweep", "check_trials"]
 
-# The axis of the trials: every leaf has it but the step, which the trials share.
+# The axis of the trials, in every leaf but the step, which the trials share.
 _AXES = TrainState(None, 0, 0)  # type: ignore[arg-type]
 
 
@@ -24,7 +24,7 @@ def check_trials(trials: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The trials as NumPy arrays of one common length.
 
     Raises:
-        ValueError: if an entry is no vector of numbers, the lengths differ, or a seed is no
+        ValueError: an entry is not a vector of numbers, the lengths differ, or a seed is not an
             integer from 0 to 2^31 - 1.
     """
     arrays = {name: np.asarray(values) for name, values in trials.items()}
@@ -51,20 +51,20 @@ class Sweep:
 
     A trial's random numbers are a pure function of its seed and the step: `init` gets
     `fold_in(key(seed), 0)`, and step `t` gets `fold_in(fold_in(key(seed), 1), t)`. So a trial
-    does not depend on its neighbours, nor on how often the training was interrupted.
+    depends neither on the other trials nor on interruptions of the run.
 
     Args:
-        init: `init(key, trial) -> params` for one trial; `init(key, trial, before)` where the
-            training goes on from another one.
+        init: `init(key, trial) -> params` for one trial; `init(key, trial, before)` to start
+            from an earlier run's params.
         loss: `loss(params, batch, key, trial) -> (scalar, {name: scalar})` for one trial.
         optimizer: `optimizer(**hyperparameters) -> optax.GradientTransformation`; it is called
             with traced scalars, so it must not branch on their values.
-        hyperparameters: the trials that go to `optimizer`.
+        hyperparameters: the entries of `trials` passed to `optimizer`.
         project: `params -> params`, after each update.
         validate: `validate(params, data, trial) -> {name: scalar}` for one trial.
-        plateau: when the steps become smaller; `observe` has to be called after `validate`.
-        sequential: run the trials one after the other through one compiled program. It is the
-            faster way with convolutions on a CPU: under `vmap` they are grouped convolutions.
+        plateau: schedule of the step size; call `observe` after each `validate`.
+        sequential: run the trials one after the other through one compiled program. This is
+            faster for convolutions on a CPU, which `vmap` turns into grouped ones.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Sweep:
                 axes = (_AXES, None, 0)
                 return _map(update_one, axes, (_AXES, 0), state, batch, trials)
 
-            if length == 1:  # no loop: XLA's code for a convolution in a loop is slow on the CPU
+            if length == 1:  # no loop: XLA compiles slow convolutions in loops on the CPU
                 batch = jax.tree.map(lambda x: x[0], batch) if stacked else batch
                 state, metrics = one(state, batch)
                 return state, jax.tree.map(lambda x: x[None], metrics)
@@ -126,7 +126,7 @@ class Sweep:
         self.hyperparameters = tuple(hyperparameters)
         self.plateau, self.sequential = plateau, sequential
         self._init = jax.jit(init_all)
-        # The old state is never read again, so its memory takes the new one.
+        # The old state is never read again, so its buffers are donated.
         self._advance = jax.jit(advance, static_argnums=(3, 4), donate_argnums=0)
         self._validate = jax.jit(validate_all)
         self._observe = jax.jit(observe_all)
@@ -136,7 +136,7 @@ class Sweep:
 
         Args:
             trials: name -> (M,).
-            before: params of an earlier training of as many trials, handed to `init`.
+            before: params of an earlier run of as many trials, passed to `init`.
         """
         return self._init(self._trials(trials), before)
 
@@ -145,11 +145,11 @@ class Sweep:
         return jax.eval_shape(self._init, self._trials(trials), before)
 
     def unpacked(self, state: TrainState) -> Any:
-        """The state as `run` takes it: with `loop` one state a trial, else as it is."""
+        """The state as `run` takes it: if sequential, a tuple with one state per trial."""
         if not self.sequential:
             return state
         count = jax.tree.leaves(state.params)[0].shape[0]
-        # Each its own step counter: `run` donates it.
+        # Copy the step counter: `run` donates it.
         return tuple(TrainState(jnp.array(state.step), *_rows(state[1:], i)) for i in range(count))
 
     def packed(self, state: Any) -> TrainState:
@@ -174,10 +174,10 @@ class Sweep:
         Args:
             state: `unpacked(state)` from `init`, `run` or a checkpoint.
             trials: name -> (M,).
-            batch: what the loss reads, the same at every step; or, if `stacked`, one batch per
+            batch: input of the loss, the same at every step; or, if `stacked`, one batch per
                 step along a new leading axis of `length`.
             length: the number of updates, static.
-            stacked: whether `batch` has the axis of the steps.
+            stacked: whether `batch` has an axis of steps.
 
         Returns:
             The new state, and the metrics of every step, name -> (length, M).
@@ -200,10 +200,10 @@ class Sweep:
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
     def observe(self, state: TrainState, values: Mapping[str, Any]) -> TrainState:
-        """The state after `plateau` has seen the values of `validate`, name -> (M,).
+        """The state after `plateau` observes the values of `validate`, name -> (M,).
 
         Raises:
-            ValueError: if the plateau's metric is not among them.
+            ValueError: the plateau's metric is not among them.
         """
         if self.plateau is None:
             return state
@@ -213,11 +213,11 @@ class Sweep:
         return self._observe(state, jnp.asarray(values[self.plateau.metric]))
 
     def result(self, state: TrainState) -> Any:
-        """The params that the training leaves, (M, ...): with a plateau the best."""
+        """The trained params, (M, ...): the best ones if there is a plateau."""
         return state.params if self.plateau is None else state.optimizer_state.best_params
 
     def stopped(self, state: TrainState) -> bool:
-        """Whether all trials stand still."""
+        """True if the plateau has stopped all trials."""
         return self.plateau is not None and bool(state.optimizer_state.stopped.all())
 
     def _trials(self, trials: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -235,10 +235,10 @@ def _rows(tree: Any, i: int) -> Any:
 
 
 def _map(function: Callable[..., Any], in_axes: Any, out_axes: Any, *args: Any) -> Any:
-    """`vmap`, but a single trial runs as it is.
+    """`vmap`, but a single trial runs without it.
 
     Under `vmap` a `cond` computes both branches and a `while_loop` carries its state through
-    `where`; one trial alone need not pay for that.
+    `where`, a cost that a single trial can avoid.
     """
     axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
     if jax.tree.leaves(args[-1])[0].shape[0] > 1:  # of trials, always the last

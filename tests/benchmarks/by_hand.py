@@ -1,6 +1,6 @@
 """Rows with hand-written derivatives: Newton's method and its implicit gradient, per energy.
 
-What is left to gain over automatic derivatives; no user of a library should have to write these.
+They show what automatic derivatives cost; no user of a library should have to write these.
 """
 
 import jax
@@ -12,7 +12,7 @@ __all__ = ["BY_HAND"]
 
 
 def _attached(energy, solve, y, theta, data):
-    """y with the gradient -B^T H^-1 y_bar of a minimiser; solve(y, theta, data, v) = H^-1 v."""
+    """Attaches the gradient -B^T H^-1 y_bar to a minimiser y; solve(y, theta, data, v) = H^-1 v."""
 
     @jax.custom_vjp
     def attached(y, theta, data):
@@ -36,7 +36,7 @@ def _bump_slopes(y, weights, points):
 
 
 def bumps_by_hand(problem, y0, theta, data):
-    """(a): Newton steps of at most 0.5, downhill where the curvature is negative."""
+    """(a): twelve Newton steps of at most 0.5, downhill where the curvature is negative."""
 
     def step(_, y):
         slope, curvature = _bump_slopes(y, theta, *data)
@@ -85,7 +85,7 @@ def _arrow_solve(blocks, v):
 
 
 def arrow_by_hand(problem, y0, theta, data):
-    """(c): six reweighted Gauss-Newton steps, then Newton steps guarded where not convex."""
+    """(c): eight reweighted Gauss-Newton steps, then eight Newton steps guarded if not convex."""
 
     def gauss_newton(_, y):
         gradient, _, blocks = _arrow_terms(y, theta, *data)

@@ -10,7 +10,7 @@ TITLES = {
 
 
 def draw(record):
-    """A figure of a record of `test_minimisers`."""
+    """Draws the figure of a record of `test_minimisers`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 9), layout="constrained")
@@ -24,7 +24,7 @@ def draw(record):
     return figure
 
 
-FAMILIES = {  # the start of a row's name: marker and colour
+FAMILIES = {  # prefix of a row's name: marker and colour
     "jaxcv newton": ("o", "tab:blue"),
     "jaxcv lbfgs": ("s", "tab:blue"),
     "jaxcv levenberg_marquardt": ("D", "tab:blue"),

@@ -20,14 +20,14 @@ _DIRECTIONS = 16
 
 
 def measure(problem: BenchmarkProblem, minimise: Callable) -> dict[str, Any]:
-    """One row: `minimise(problem, y0, theta, data) -> y` on every problem of the batch.
+    """Measures one row: `minimise(problem, y0, theta, data) -> y` on every problem of the batch.
 
     Returns:
         compile_s (trace and compile of value and gradient), forward_ms, forward_backward_ms,
         backward_ms (their difference), temp_bytes (XLA, of value and gradient), gradient_norm (the
         largest |dE/dy| at the result), gradient_error (relative, against float64 central
-        differences of a re-solve from the result), certified (the share of the batch whose result
-        jaxcv certifies, whoever found it).
+        differences of a re-solve from the result), certified (the fraction of the results that
+        jaxcv certifies, for any solver).
     """
     loss = problem.loss(minimise)
     start = time.perf_counter()
@@ -55,7 +55,7 @@ def measure(problem: BenchmarkProblem, minimise: Callable) -> dict[str, Any]:
 
 
 def certified(problem: BenchmarkProblem, values: Any) -> float:
-    """The share of the results that `argmin_vjp` certifies."""
+    """The fraction of the results that `argmin_vjp` certifies."""
     linear = (problem.arguments or {}).get("structure", "auto")
 
     def one(y, *data):
@@ -69,7 +69,7 @@ def certified(problem: BenchmarkProblem, values: Any) -> float:
 
 
 def gradient_error(problem: BenchmarkProblem, values: Any, gradient: Any) -> float:
-    """|g - exact| / |exact|, estimated in the root mean square along random directions."""
+    """|g - exact| / |exact|, estimated by root mean squares along random directions."""
     with jax.enable_x64(True):
         exact = problem.cast(jnp.float64)
         exact = exact._replace(y0=jax.tree.map(lambda y: jnp.asarray(np.asarray(y), float), values))

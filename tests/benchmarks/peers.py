@@ -1,4 +1,4 @@
-"""The solvers that are compared: jaxcv, jaxopt and optimistix, each by its public functions."""
+"""The compared solvers: jaxcv, jaxopt and optimistix, each through its public functions."""
 
 import warnings
 from collections.abc import Callable
@@ -72,10 +72,10 @@ def optimistix_row(kind: str, tolerance: float) -> Callable:
 
 
 def rows(problem: BenchmarkProblem, tolerances=(1e-4, 1e-5, 1e-6)) -> dict[str, Callable]:
-    """Name -> minimise(problem, y0, theta, data); every peer at several tolerances.
+    """Name -> minimise(problem, y0, theta, data); quasi-Newton peers at several tolerances.
 
-    The unrolled row is for problems that it can compile at all; dense quasi-Newton, Newton and
-    Levenberg-Marquardt of the peers would need (n, n) arrays of (c): 604 MB each, and 3 GB for J.
+    (c) has no unrolled row, which does not compile, and no dense rows of the peers (quasi-Newton,
+    Newton, Levenberg-Marquardt), whose (n, n) arrays would take 604 MB each, and J 3 GB.
     """
     out: dict[str, Callable] = {}
     small = problem.name != "c"
@@ -93,7 +93,7 @@ def rows(problem: BenchmarkProblem, tolerances=(1e-4, 1e-5, 1e-6)) -> dict[str, 
             out["optimistix BFGS" + at] = optimistix_row("BFGS", tolerance)
             out["optimistix LBFGS" + at] = optimistix_row("LBFGS", tolerance)
     out["jaxopt LBFGS, default 1e-05"] = jaxopt_row("LBFGS", 1e-5, "solve_normal_cg", maxiter=200)
-    more = {"maxiter": 2000}  # where 200 do not reach the tolerance
+    more = {"maxiter": 2000}  # in case 200 do not reach the tolerance
     out["jaxopt LBFGS, CG, 2000 steps 1e-05"] = jaxopt_row("LBFGS", 1e-5, "solve_cg", **more)
     if small:
         unrolled = {"maxiter": 50, "implicit_diff": False, "unroll": True, "jit": True}

@@ -1,7 +1,7 @@
 """(d) an arrow system of two-view stereo, 128 x 96 depths and 6 motion parameters, in float64.
 
-The Schur solve of jaxcv against scipy's sparse direct solve of the same matrix, and fifteen
-Levenberg-Marquardt iterations against one such solve.
+Compares jaxcv's Schur solve with scipy's sparse direct solve of the same matrix, and fifteen
+Levenberg-Marquardt iterations with one direct solve.
 """
 
 from typing import Any
@@ -32,10 +32,10 @@ def texture(u, v):
 
 
 def residual(y, theta, rays, source):
-    """Brightness of the source image at every warped pixel, less the reference, and a prior.
+    """Brightness of the source image at every warped pixel, less the reference, and priors.
 
-    A pixel with ray x (bilinear in the source, fixed where it leaves the image) sees the point
-    R x + z t, z its inverse depth; the motion is exp((t, w)).
+    A pixel with ray x and inverse depth z maps to R x + z t; the motion is exp((t, w)). The source
+    is sampled bilinearly, with its border values outside.
     """
     motion = se3.exp(y["motion"])
     points = rays @ motion[:3, :3].T + y["inverse_depth"][..., None] * motion[:3, 3]
@@ -50,7 +50,7 @@ def residual(y, theta, rays, source):
 
 
 def scene():
-    """y0, theta, data."""
+    """The starting point y0, theta and data."""
     u, v = jnp.meshgrid(jnp.arange(WIDTH, dtype=float), jnp.arange(HEIGHT, dtype=float))
     ones = jnp.ones_like(u)
     rays = jnp.stack([(u - WIDTH / 2) / FOCAL, (v - HEIGHT / 2) / FOCAL, ones], axis=-1)
@@ -64,12 +64,12 @@ def scene():
         "motion_weight": jnp.asarray(0.1),
     }
     theta["reference"] = residual(truth, theta, rays, source)["brightness"]
-    # At rest the image would tell nothing of depth.
+    # Without motion the brightness would not depend on depth.
     return {"inverse_depth": 0.5 * ones, "motion": 0.5 * truth["motion"]}, theta, (rays, source)
 
 
 def stereo() -> dict[str, Any]:
-    """Times in milliseconds, the error of the solve and what the iterations achieved."""
+    """Times in milliseconds, the error of the solve, and the energies of the iterations."""
     with jax.enable_x64(True):
         y0, theta, data = scene()
         structure = ARROW.structure(y0)

@@ -1,4 +1,4 @@
-"""Problems that every solver is measured on: batches of energies with shared parameters."""
+"""Benchmark problems of all solvers: batches of energies with shared parameters."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,13 +19,13 @@ class BenchmarkProblem(NamedTuple):
     Attributes:
         name: key in the results.
         energy: energy(y, theta, *data) -> ().
-        y0: the start, with a leading axis of problems where `batched`.
+        y0: the starting point, with a leading axis of problems if `batched`.
         theta: parameters, shared by a batch.
         data: tuple of arrays, with the same leading axis.
-        batched: whether there is one.
-        residual: the same energy as half the sum of squares of an array, for the solvers of least
-            squares; None where it is none.
-        arguments: of `argmin_least_squares` on what a user would write: residual and settings.
+        batched: True if y0 and data have this axis.
+        residual: array whose half sum of squares is the energy, for the peers' least-squares
+            solvers; None if there is no such array.
+        arguments: residual and settings of `argmin_least_squares`, as a user would write them.
     """
 
     name: str
@@ -38,7 +38,7 @@ class BenchmarkProblem(NamedTuple):
     arguments: dict | None = None
 
     def loss(self, minimise: Callable) -> Callable:
-        """theta -> (), of the values of `minimise(problem, y0, theta, data)`; and the values."""
+        """theta -> (loss (), values), for the values of `minimise(problem, y0, theta, data)`."""
 
         def loss(theta):
             one = lambda y0, *data: minimise(self, y0, theta, data)
@@ -49,7 +49,7 @@ class BenchmarkProblem(NamedTuple):
         return loss
 
     def over(self, function: Callable) -> Callable:
-        """function(y, *data) for every problem of the batch."""
+        """Maps function(y, *data) over the problems of the batch."""
         return jax.vmap(function) if self.batched else function
 
     def cast(self, dtype) -> "BenchmarkProblem":
@@ -66,7 +66,7 @@ def bump_energy(y, weights, points):
 
 
 def bumps(batch: int = 256) -> BenchmarkProblem:
-    """(a) one unknown and 110 bumps, started at the bump's centre nearest to the median."""
+    """(a) one unknown and 110 bumps, started at the median of their centres."""
     rng = np.random.default_rng(0)
     points = np.concatenate([rng.normal(size=(batch, 40)), rng.uniform(-8, 8, (batch, 70))], axis=1)
     y0 = np.median(points, axis=1)
@@ -132,7 +132,7 @@ def arrow_energy(y, theta, rays, gains):
 
 
 def arrow(locals_: int = 12_288) -> BenchmarkProblem:
-    """(c) an arrow: 12,288 local and 6 shared unknowns, 61,446 residuals, one in twenty wild."""
+    """(c) an arrow: 12,288 local and 6 shared unknowns, 61,446 residuals, 5% outliers."""
     rng = np.random.default_rng(3)
     rays, gains = rng.normal(size=(locals_, 4, 6)), rng.uniform(0.5, 1.5, (locals_, 4))
     truth, shared = rng.normal(size=locals_), 0.3 * rng.normal(size=6)

@@ -1,4 +1,4 @@
-"""What finished problems of a batch cost while the slowest goes on.
+"""Cost of the finished problems of a batch while the slowest continues.
 
 pytest -m benchmark tests/benchmarks/test_batches.py -s
 
@@ -6,12 +6,12 @@ Under `jax.vmap` every step evaluates all problems, and those that have finished
 and writes to runs/benchmarks/batches.json, for 256 problems of one unknown and 64 regressions:
 
   vmap     the time of the batch, and the steps of its problems
-  own      vmap times (mean steps / most steps): if each problem stopped at its own count
+  own      vmap x (mean steps / most steps): the time if each problem stopped at its own count
   two-stage at k: k steps for all, then the unfinished ones gathered into a smaller batch
 
-A second stage starts anew from the points of the first: it knows no curvature and no trust region.
-The vmap is timed again beside every pair of stages. Where Newton's limit does not count its warm
-start, no problem is left and there is no second stage. Nothing here asserts a time.
+A second stage restarts from the points of the first, without its curvature or trust region. The
+vmap is timed again beside every pair of stages. Newton's limit does not count the warm start; if
+all problems finish within the limit, there is no second stage. Nothing here asserts a time.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ from tests.benchmarks.problems import bumps, regressions
 
 FOLDER = pathlib.Path("runs/benchmarks")
 SOLVERS = {"newton": solvers.Newton(), "lbfgs": solvers.LBFGS()}
-QUANTILES = (0.5, 0.75, 0.9)  # of the steps, at which the first stage ends
-MULTIPLE = 8  # the second batch is padded to
+QUANTILES = (0.5, 0.75, 0.9)  # of the steps: the limits of the first stage
+MULTIPLE = 8  # the size of the second batch is padded to it
 
 
 def batch(problem, solver):

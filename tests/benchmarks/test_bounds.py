@@ -21,11 +21,11 @@ import jaxcv
 from tests.problems.bounded import PROBLEMS, Outcome, scipy_lbfgsb, scipy_trf
 
 FOLDER = pathlib.Path("runs/benchmarks")
-NEAR = 1e-7  # of |y|: an unknown of scipy's that counts as at its bound
+NEAR = 1e-7  # of 1 + |y|: largest distance at which an unknown counts as at its bound
 
 
 def of_jaxcv(problem, solver) -> tuple[Outcome, str]:
-    """`argmin`, or `argmin_least_squares` where the solver is None; and its status."""
+    """Outcome and status of `argmin`, or of `argmin_least_squares` if the solver is None."""
     bounds = problem.bounds(problem.theta)
     start = jnp.asarray(problem.start)
     if solver is None:
@@ -37,7 +37,7 @@ def of_jaxcv(problem, solver) -> tuple[Outcome, str]:
 
 
 def methods(problem) -> dict[str, Any]:
-    """Every method that the problem has a form for: () -> `Outcome` and a word on its end."""
+    """Every method that fits the problem: () -> `Outcome` and a status text."""
     told = lambda outcome: (outcome, "success" if outcome.success else "no success")
     table = {
         "jaxcv Newton": lambda: of_jaxcv(problem, jaxcv.solvers.Newton()),

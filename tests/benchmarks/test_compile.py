@@ -1,4 +1,4 @@
-"""What tracing and compiling a minimiser with its gradient costs, beside optimistix.
+"""Cost of tracing and compiling a minimiser with its gradient, beside optimistix.
 
 pytest -m benchmark -s tests/benchmarks/test_compile.py
 

@@ -1,10 +1,10 @@
-"""Hand pose: a training step beside PyTorch's, the search's members at once and in turn, frames.
+"""Hand pose: a training step beside PyTorch's, vmapped and sequential trials, and rendering.
 
 pytest -m benchmark tests/benchmarks/test_hand_pose.py
 
 The same Net6, gradient descent with momentum, batch of 32, in one process: PyTorch with
 channels-last tensors (`pip install torch`; skipped without it), two threads each. Prints one table;
-nothing here asserts a time but that the two losses are one.
+asserts that both losses agree, but no time.
 """
 
 import json
@@ -54,7 +54,7 @@ def members(count):
 
 
 def ours(network, side, images, target):
-    """Seconds of a step, of inference, and the first two losses."""
+    """Seconds of a step and of inference, the first two losses, and the initial parameters."""
     sweep, own = sweep_of(network, side, loop=True), members(1)  # as on CPUs
     packed, batch, losses = sweep.init(own), (images, target), []
     params = jax.tree.map(lambda leaf: jnp.array(leaf[0]), packed.params)
@@ -78,7 +78,7 @@ def ours(network, side, images, target):
 
 
 def theirs(torch, network, side, images, target, params):
-    """The same of PyTorch, from the same weights."""
+    """The same times and losses of PyTorch, from the same weights."""
     from torch import nn
 
     own, modules, channels = params["params"], [], 1
@@ -132,7 +132,7 @@ def theirs(torch, network, side, images, target, params):
 
 
 def separate_runs(network, side, batch, count=8, steps=20):
-    """Seconds of a search's members in turn, and of as many runs that each compile their own."""
+    """Seconds of a search with sequential trials, and of as many separately compiled runs."""
 
     def run(settings):
         sweep = sweep_of(network, side, loop=True)

@@ -1,4 +1,4 @@
-"""Pose reconstruction: the eliminated 29 x 29 systems against the 80 x 80 systems as written.
+"""Pose reconstruction: reduced 29 x 29 systems against the full 80 x 80 systems.
 
 pytest -m benchmark tests/benchmarks/test_human_pose.py
 

@@ -1,10 +1,10 @@
-"""Inverse graphics: a training step by phases, by plain convolutions, and PyTorch's.
+"""Inverse graphics: a training step by phases, by plain convolutions, and in PyTorch.
 
 pytest -m benchmark tests/benchmarks/test_inverse_graphics.py
 
-The same network, loss (batch of 20, everything active, the same noise) and Adam from the same
+The same network, loss (batch of 20, all latents active, the same noise) and Adam from the same
 weights, in one process: PyTorch with channels-last tensors (`pip install torch`; skipped without
-it). Prints one table; nothing here asserts a time but that the losses are one.
+it). Prints one table; asserts that the losses agree, but no time.
 """
 
 import functools
@@ -29,7 +29,7 @@ REPEATS = {"cpu": 21, "paper": 3}
 
 
 def ours(size, method, images, repeats):
-    """Median seconds of a step, the first two losses, and the weights at the start."""
+    """Median seconds of a step, the first two losses, the initial weights, and the noise."""
     network = GraphicsNetwork(size, method=method)
     params: Any = jax.jit(network.init)(jax.random.key(0), images)
     start = jax.device_get(params)
@@ -55,7 +55,7 @@ def ours(size, method, images, repeats):
 
 
 def quiet_loss(params, images, noise, network):
-    """`graphics_loss` with a noise that PyTorch is given, too."""
+    """`graphics_loss` with given noise, which PyTorch shares."""
     from jaxcv.models.inverse_graphics import bernoulli_loss, kl_divergence
 
     mean, log_variance = network.apply(params, images, method="encode")
@@ -75,7 +75,7 @@ def test_the_loss_is_that_of_the_training():
 
 
 def theirs(torch, size, images, params, noise, repeats):
-    """The same of PyTorch."""
+    """The same times and losses of PyTorch."""
     from torch import nn
 
     own = params["params"]
@@ -101,7 +101,7 @@ def theirs(torch, size, images, params, noise, repeats):
         layer.weight.data, layer.bias.data = tensor(kernel.T.copy()), tensor(bias)
         return layer
 
-    def channels_first(side, channels):  # place of each of (C, H, W) in (H, W, C)
+    def channels_first(side, channels):  # indices in (H, W, C) of (C, H, W)
         return np.arange(side * side * channels).reshape(side, side, channels).transpose(2, 0, 1)
 
     side = size.image

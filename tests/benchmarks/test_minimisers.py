@@ -26,7 +26,7 @@ from tests.benchmarks.unrolling import unrolling
 
 FOLDER = pathlib.Path("runs/benchmarks")
 LIMIT = 60  # seconds that one solve and its compilation may take
-SUSPECT = ("Newton", "LM", "unrolled", "2000")  # the peers' rows that are tried apart first
+SUSPECT = ("Newton", "LM", "unrolled", "2000")  # words in names of rows to try apart first
 
 TRIAL = """
 import sys, jax
@@ -39,7 +39,7 @@ jax.block_until_ready(jax.jit(jax.value_and_grad(loss, has_aux=True))(problem.th
 
 
 def finishes(problem, row):
-    """Whether a row comes to its end in `LIMIT` seconds, in a process of its own."""
+    """True if a row finishes within `LIMIT` seconds in its own process, or is not in SUSPECT."""
     if row.startswith("jaxcv") or not any(word in row for word in SUSPECT):
         return True
     root = str(pathlib.Path(__file__).parents[2])
@@ -53,7 +53,7 @@ def finishes(problem, row):
 
 
 def show(name, table):
-    """Prints a table, one line a row."""
+    """Prints a table, one line per row."""
     header = list(next(row for row in table.values() if row))
     print(f"\n{name:32s}" + "".join(f"{column:>20s}" for column in header))
     for label, row in table.items():
@@ -84,7 +84,7 @@ def test_minimisers():
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / "benchmarks.json").write_text(json.dumps(record, indent=1) + "\n")
     draw(record).savefig(FOLDER / "benchmarks.png", dpi=120)
-    # What the times are worth nothing without.
+    # Without these the times mean nothing.
     for name, row in (("a", "newton"), ("b", "newton"), ("c", "levenberg_marquardt")):
         ours = problems[name]["jaxcv " + row]
         assert ours["gradient_error"] < 1e-5

@@ -35,7 +35,7 @@ TIGHT = {"ftol": 1e-15, "xtol": 1e-15, "gtol": 1e-15}
 
 
 class Result(NamedTuple):
-    """End point (n,), whether the solver claims success, and evaluations of the residual."""
+    """End point (n,), claim of success, and number of evaluations of the residual."""
 
     value: Any
     success: Any
@@ -92,7 +92,7 @@ def scipy_row(**settings) -> Callable:
 
 
 def lmfit_leastsq(tools: Tools) -> Callable:
-    """`lmfit.Minimizer.leastsq` with an exact Jacobian; NaN is passed on, which solves most."""
+    """`lmfit.Minimizer.leastsq` with an exact Jacobian; propagating NaN solves most."""
     import lmfit
 
     array = lambda params: np.array([param.value for param in params.values()])
@@ -139,7 +139,7 @@ def optimistix_row(kind: str) -> Callable:
 
 
 def jaxopt_lm(tools: Tools) -> Callable:
-    """The best of QR, Cholesky and LU, both stopping rules, tolerances from 1e-13 to 1e-3."""
+    """The best settings among QR, Cholesky, LU, both stopping rules, tolerances 1e-13 to 1e-3."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import jaxopt
@@ -178,7 +178,7 @@ METHODS = {
 
 
 def is_stationary(tools: Tools, value: np.ndarray) -> bool:
-    """Whether the residual is orthogonal to the Jacobian's columns; true on a plateau, too."""
+    """True if the residual is orthogonal to the Jacobian's columns, as also on a plateau."""
     terms, jacobian = tools.terms(value), tools.jacobian(value)
     if not (np.all(np.isfinite(terms)) and np.all(np.isfinite(jacobian))):
         return False
@@ -189,7 +189,7 @@ def is_stationary(tools: Tools, value: np.ndarray) -> bool:
 
 
 def same_sum(tools: Tools, value: np.ndarray) -> bool:
-    """Whether the certified residual sum is reached, e.g. with exponentials in another order."""
+    """True if the certified residual sum is reached, e.g. with exponentials in another order."""
     terms = tools.terms(value)
     floor = 1e-20 * np.sum(tools.problem.y**2)  # of a fit without residual
     return bool(terms @ terms <= tools.problem.residual_sum * (1 + 1e-6) + floor)
@@ -229,12 +229,12 @@ def solve_all(paths: list[pathlib.Path]) -> list[dict[str, Any]]:
 
 
 def select(records, **fields):
-    """Records with these values."""
+    """Records whose fields have these values."""
     return [r for r in records if all(r[key] == value for key, value in fields.items())]
 
 
 def evaluation_ratio(ours, theirs):
-    """Median of our evaluations by theirs, over the runs that both solve; None without any."""
+    """Median ratio of our evaluations to theirs, over runs that both solve; None without any."""
     pairs = zip(ours, theirs, strict=True)
     both = [(a, b) for a, b in pairs if min(a["digits"], b["digits"]) >= SOLVED]
     ratios = [a["evaluations"] / b["evaluations"] for a, b in both]

@@ -2,7 +2,7 @@
 
 pytest -m benchmark tests/benchmarks/test_problem_sets.py -s
 
-Prints correct digits, evaluations and end of every method on every problem, then a summary, and
+Prints correct digits, evaluations and outcome of every method on every problem, then a summary;
 writes runs/benchmarks/problem_sets.json. Evaluations:
 
 | method            | counts                                                    |
@@ -12,8 +12,8 @@ writes runs/benchmarks/problem_sets.json. Evaluations:
 | scipy BFGS, ...   | nfev, each with its gradient; trust-exact nhev Hessians   |
 | optimistix        | num_steps, rejected steps included                        |
 
-scipy's methods run to tight tolerances. `needed` is therefore counted, too: evaluations up to the
-first energy that has six digits. For optimistix it is not known, and null.
+scipy's methods run to tight tolerances, so `needed` counts only the evaluations up to the first
+energy with six digits. It is unknown, and null, for optimistix.
 """
 
 import json
@@ -48,7 +48,7 @@ COMPARISONS = {
     "jaxcv LBFGS": ("scipy L-BFGS-B", "scipy BFGS"),
     "jaxcv least squares": ("scipy lm", "scipy trf", "optimistix LM"),
 }
-HISTORY = 2000  # steps of which energies are kept; no solver takes more
+HISTORY = 2000  # number of steps whose energies are kept; no solver takes more
 SMALL = 12  # unknowns of the small problems, which have a summary of their own
 SYMBOLS = {"listed": "*", "minimum": "m", "saddle": "s", "none": " "}
 
@@ -67,7 +67,7 @@ class Functions(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a method returned: the point, counts, its claim and its own words."""
+    """The result of a method: point, counts, claimed convergence and message."""
 
     value: Any
     evaluations: int
@@ -95,7 +95,7 @@ def functions(case: Case) -> Functions:
 
 
 class Counter:
-    """Calls a function of y that gives an energy or residuals, and notes when six digits came."""
+    """Counts calls of an energy or residual, and notes the first one with six digits."""
 
     def __init__(self, function, f: Functions):
         self.function, self.f, self.count, self.needed = function, f, 0, None
@@ -174,7 +174,7 @@ def of_optimistix(problem) -> Outcome:
 
 
 def methods(problem, f: Functions) -> dict[str, Callable[[], Outcome]]:
-    """Every method that the problem has a form for."""
+    """Every method that fits the problem."""
     table = {}
     if f.residual is not None:
         table["jaxcv least squares"] = lambda: of_jaxcv(problem, "least_squares")
@@ -207,7 +207,7 @@ def judged(f: Functions, outcome: Outcome) -> dict[str, Any]:
 
 
 def attempt(f: Functions, run: Callable[[], Outcome]) -> dict[str, Any]:
-    """The record, or what was raised."""
+    """The record, with the message of an error if one was raised."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
@@ -240,8 +240,8 @@ def summary(table: dict[str, dict[str, dict]]) -> dict[str, dict]:
     """Per method: problems solved, claims, false claims, and evaluations against the peers'.
 
     A claim is false where the result is a saddle or no stationary point. `ratio/<peer>` is the
-    median of evaluations over problems that both solve, `ratio_needed/<peer>` that of what both
-    needed for six digits.
+    median ratio of evaluations over problems that both solve, `ratio_needed/<peer>` that of
+    `needed`.
     """
     result = {}
     for label in next(iter(table.values())):
@@ -309,7 +309,7 @@ def test_problem_sets():
             show_summary(f"{title}, n <= {SMALL}", summary(few))
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / "problem_sets.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
-    # A listed minimum that no method reaches would be a wrong problem.
+    # If no method reaches a listed minimum, the problem is wrong.
     for table in record["problems"].values():
         for name, row in table.items():
             assert max(entry["digits"] for entry in row.values()) >= SOLVED, name

@@ -1,10 +1,10 @@
-"""Relative poses of 1,000 pairs from matches: batched here, one by one with PoseLib and OpenCV.
+"""Relative poses of 1,000 pairs from matches: batched in jaxcv, one by one in PoseLib and OpenCV.
 
 pytest -m benchmark tests/benchmarks/test_relative_pose.py
 
 The same matches for all, in one process: points in a volume seen by two cameras up to 30 degrees
-apart, with half a pixel of noise, and once more with 30% of the matches wrong. Times leave out
-compilation, which is in a column of its own. Nothing here asserts a time.
+apart, with half a pixel of noise; repeated with 30% of the matches wrong. Times exclude
+compilation, which has its own column. Nothing here asserts a time.
 """
 
 import json
@@ -29,7 +29,7 @@ PAIRS, MATCHES, FOCAL, AT_ONCE, REPEATS = 1000, 64, 300.0, 100, 5
 
 
 def problems(outliers, seed=0):
-    """Points (P, M, 2) twice, normalised, and the poses; some of the matches are wrong."""
+    """Normalised points (P, M, 2) of both views, and the poses; `outliers`: the wrong fraction."""
     rng = np.random.default_rng(seed)
     axis = rng.normal(size=(PAIRS, 3))
     axis /= np.linalg.norm(axis, axis=1, keepdims=True)
@@ -48,7 +48,7 @@ def problems(outliers, seed=0):
 
 
 def robust(points1, points2):
-    """From poses of five-match samples."""
+    """Poses from matches, started at poses of five-match samples."""
     count = len(points1)
     own = MatchArrays(
         points1, points2, jnp.full((count, MATCHES), 0.5), jnp.ones((count, MATCHES), bool),
@@ -59,7 +59,7 @@ def robust(points1, points2):
 
 
 def linear(points1, points2):
-    """From the eight-point algorithm on all matches."""
+    """Poses from matches, started at the eight-point algorithm on all matches."""
 
     def one(p1, p2):
         start = essential_pose(eight_point(p1, p2), p1, p2)
@@ -75,7 +75,7 @@ def linear(points1, points2):
 
 
 def ours(method, points1, points2):
-    """Poses, seconds for all pairs, seconds of compilation."""
+    """Poses, seconds for all pairs, and seconds of compilation."""
     run = jax.jit(method)
     parts = [
         tuple(jnp.asarray(x[i : i + AT_ONCE], jnp.float32) for x in (points1, points2))

@@ -1,11 +1,11 @@
-"""Two-view stereo: an iteration of LS-Net and one of Levenberg-Marquardt, by size of the problem.
+"""Two-view stereo: iterations of LS-Net and of Levenberg-Marquardt, by size of the problem.
 
 pytest -m benchmark tests/benchmarks/test_stereo.py
 
-The source states 532 ms for the sparse inverse of one Levenberg-Marquardt iteration at 128 x 96 and
-25 ms for a pass of LS-Net, on hardware that it does not name. Temporary memory is XLA's, of 15
-iterations, and for training of the gradient through them, by `unrolled_solve` and by a plain scan.
-Prints one table; nothing here asserts a time.
+The LS-Net paper states 532 ms for the sparse inverse of one Levenberg-Marquardt iteration at 128 x
+96 and 25 ms for a pass of LS-Net, on unnamed hardware. Temporary memory is XLA's, for 15 iterations
+and, in training, for their gradient by `unrolled_solve` and by a plain scan. Prints one table;
+nothing here asserts a time.
 """
 
 import functools
@@ -31,7 +31,7 @@ STEPS = 15
 
 
 def plain_scan(step, state, theta, data, *, num_steps):
-    """What `unrolled_solve` does, by automatic differentiation alone."""
+    """The same as `unrolled_solve`, by automatic differentiation of a scan."""
 
     def one(state, _):
         state = step(state, theta, *data)
@@ -41,7 +41,7 @@ def plain_scan(step, state, theta, data, *, num_steps):
 
 
 def iteration_ms(run):
-    """Of one of `run(num_steps)`'s steps, by the difference of 16 and 1."""
+    """Time [ms] of one step of `run(num_steps)`, from the difference of 16 steps and 1."""
     long, short = (jax.jit(functools.partial(run, k)) for k in (16, 1))
     return 1e3 * (seconds_per_call(long, repeats=7) - seconds_per_call(short, repeats=7)) / 15
 
@@ -94,7 +94,7 @@ def test_stereo(monkeypatch):
                 with monkeypatch.context() as patch:
                     if kind == "plain scan":
                         patch.setattr(system, "unrolled_solve", plain_scan)
-                    jax.clear_caches()  # else the other's trace would be found
+                    jax.clear_caches()  # else the cached trace of the other would be used
                     compiled = jax.jit(jax.grad(loss)).lower(params).compile()
                 memory: Any = compiled.memory_analysis()
                 out[f"{name}/{kind}: training_temp_MB"] = memory.temp_size_in_bytes / 1e6
@@ -105,7 +105,7 @@ def test_stereo(monkeypatch):
             if gradients:
                 error = relative_error(*gradients.values())
                 out[f"{name}/gradient_difference"] = error
-                assert 0 < error < 1e-3  # not one program twice
+                assert 0 < error < 1e-3  # not the same program twice
     arrow = sparse_against_arrow()
     out |= {f"large/arrow/{name}": value for name, value in arrow.items()}
     print(json.dumps(out, indent=1))

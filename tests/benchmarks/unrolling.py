@@ -1,6 +1,6 @@
 """(e) the gradient through a learned solver of 5, 15 and 45 steps: time and temporary memory.
 
-`unrolled_solve` against a plain `jax.lax.scan` and against a scan of `jax.checkpoint(step)`.
+Compares `unrolled_solve` with a plain `jax.lax.scan` and a scan of `jax.checkpoint(step)`.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ def _scan(body):
 
 
 def unrolling() -> dict[str, dict[str, Any]]:
-    """Row -> ms_<k> and temp_bytes_<k> for k steps, and the gradient's difference to plain."""
+    """Row -> ms_<k>, temp_bytes_<k> and difference_<k> (of the gradient, to plain) for k steps."""
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     data = draw(BATCH, POINTS, UNKNOWNS), draw(BATCH, POINTS)

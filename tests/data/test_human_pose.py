@@ -119,7 +119,7 @@ def test_the_same_key_gives_the_same_people():
     ("changes", "message"),
     [
         ({"num_subjects": 0}, "`num_subjects`"),
-        ({"outliers": 0.9}, "`outliers`: expected a share"),
+        ({"outliers": 0.9}, "`outliers`: expected a fraction"),
         ({"noise": -1.0}, "`noise`"),
     ],
 )

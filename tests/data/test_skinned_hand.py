@@ -124,7 +124,7 @@ def test_frames_are_sound_and_reproducible(hand):
     [
         ({"names": ("wrist", *WEBXR_JOINTS[:24])}, r"names, \['pinky-finger-tip'\] are missing"),
         ({"truncate": 400}, "within the buffer"),
-        ({"weights": (0.0, 0.0)}, "hang on a named joint"),
+        ({"weights": (0.0, 0.0)}, "weight on a named joint"),
         ({"weights": (-1.0, 2.0)}, "weights of 0 or more"),
     ],
 )

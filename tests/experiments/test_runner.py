@@ -80,7 +80,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(toy, run_toy, undisturbed, tmp_path)
     assert stopped.returncode == 130
     assert "Traceback" not in stopped.stderr
     last = stopped.stderr.strip().splitlines()[-1]
-    assert last == "stopped: batched is saved at step 12 of 23. The same command goes on."
+    assert last == "stopped: batched is saved at step 12 of 23. Run the same command to resume."
     again = run_toy(f"--workdir={tmp_path}")
     assert again.returncode == 0, again.stderr
     assert "batched: goes on from step 12" in again.stderr

@@ -59,7 +59,7 @@ def test_workdir_of_another_config(toy, unloadable, undisturbed):
 def test_workdir_in_which_another_process_trains(toy, unloadable, tmp_path):
     with (
         records.only_writer(tmp_path),
-        pytest.raises(records.FolderError, match=r"no other process works, got .* Wait for"),
+        pytest.raises(records.FolderError, match=r"no other process uses, got .* Wait for"),
     ):
         runner.train(unloadable, toy.Config(), tmp_path)
     with pytest.raises(AssertionError, match="computed something"):  # it was let go
@@ -106,7 +106,7 @@ def test_workdir_with_an_unreadable_config(toy, unloadable, tmp_path):
 
 
 def test_evaluation_into_the_training_is_refused(toy, unloadable, undisturbed):
-    with pytest.raises(records.FolderError, match="another folder than that of a training"):
+    with pytest.raises(records.FolderError, match="expected a folder without a training"):
         runner.evaluate(unloadable, None, undisturbed, undisturbed)
 
 
@@ -187,9 +187,13 @@ def test_a_changed_loss_is_an_error(toy, undisturbed, tmp_path, finished):
     text = (folder / "metrics.jsonl").read_text()
     at = text.index('"loss": [', text.index('"run": "batched"'))
     (folder / "metrics.jsonl").write_text(text[:at] + text[at:].replace("[", "[1", 1))
-    with pytest.raises(records.FolderError, match=r"lines of 'batched' that its .*got others"):
+    with pytest.raises(
+        records.FolderError, match=r"lines of 'batched' that belong .*got other lines"
+    ):
         runner.train(toy.EXPERIMENT, toy.Config(), folder)
-    with pytest.raises(records.FolderError, match=r"lines of 'batched' that its .*got others"):
+    with pytest.raises(
+        records.FolderError, match=r"lines of 'batched' that belong .*got other lines"
+    ):
         runner.evaluate(toy.EXPERIMENT, None, tmp_path / "out", folder)
 
 
@@ -343,6 +347,6 @@ def _config():
 
 @pytest.mark.parametrize("name", ["gs://bucket/runs", "s3://bucket", "a" * 5000])
 def test_what_is_no_folder_of_this_machine(toy, unloadable, name):
-    with pytest.raises(records.FolderError, match="`workdir`: expected a folder") as error:
+    with pytest.raises(records.FolderError, match="`workdir`: expected a (local )?folder") as error:
         runner.train(unloadable, toy.Config(), name)
     assert len(str(error.value)) < 600

@@ -147,7 +147,9 @@ def test_flat_polygons_are_degenerate_without_nan():
 
 
 def test_errors_name_argument_rule_and_way_out():
-    with pytest.raises(ValueError, match=r"`ltwh`: expected \(\.\.\., 4\), got \(3,\)\. Corners"):
+    with pytest.raises(
+        ValueError, match=r"`ltwh`: expected \(\.\.\., 4\), got \(3,\)\. Convert corners"
+    ):
         boxes.ltwh_to_corners(np.zeros(3))
     with pytest.raises(ValueError, match=r"`b_corners`.*ltwh_to_corners"):
         boxes.iou(np.zeros(4), np.zeros(5))

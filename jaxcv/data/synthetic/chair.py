@@ -1,12 +1,13 @@
-"""Chairs written in code: seats, backs, legs and arms put together from boxes and cylinders.
+"""Procedural chairs: seats, backs, legs and arms of boxes and cylinders.
 
-A chair stands on y = 0 with its front towards +z, is scaled to a sphere of radius 1, and is seen by
-the orthographic camera of `head`, turned by azimuth about the vertical and by elevation about the
-camera's x axis. Its faces are flat; the light is the camera's, from above on the left:
+A chair is built on y = 0 with its front towards +z, centred and scaled to the unit sphere. It is
+rendered by the orthographic camera of `head`, rotated by azimuth about the vertical and by
+elevation about the camera's x axis. Shading is flat; the light moves with the camera, from above
+left:
 
     shade = tone (0.35 + 0.65 max(0, n l)).
 
-Stools without a back have a sled, which is open behind: the azimuth of others could not be told.
+Chairs without a back get a sled base, open at the rear: otherwise azimuth would be ambiguous.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ __all__ = ["AZIMUTHS", "ELEVATIONS", "ChairMesh", "Chairs", "chair_mesh", "rende
 
 AZIMUTHS = 2 * np.pi * np.arange(30) / 30 - np.pi  # [rad], 12 degrees apart
 ELEVATIONS = np.deg2rad([20.0, 35.0])
-_HALF = 1.05  # of the image's side
+_HALF = 1.05  # half the image's side
 _LAMP = np.array([-0.45, 0.65, 0.62]) / np.linalg.norm([-0.45, 0.65, 0.62])
 _AMBIENT = 0.35
 _ROUND = 10  # sides of a cylinder
@@ -41,7 +42,7 @@ class ChairMesh(NamedTuple):
 
 
 def _prism(base: np.ndarray, top: np.ndarray) -> np.ndarray:
-    """Triangles between two polygons (N, 3), which run counter-clockwise seen from the top."""
+    """Triangles between two polygons (N, 3), counter-clockwise as seen from the top."""
     n = len(base)
     i, j = np.arange(n), (np.arange(n) + 1) % n
     sides = [np.stack([base[i], base[j], top[j]], 1), np.stack([base[i], top[j], top[i]], 1)]
@@ -71,7 +72,7 @@ def _bar(start: ArrayLike, end: ArrayLike, radius: float, sides: int = _ROUND) -
 
 
 class _Parts:
-    """Triangles and tones, put together."""
+    """Accumulates triangles and tones."""
 
     def __init__(self) -> None:
         self.triangles: list[np.ndarray] = []
@@ -83,7 +84,7 @@ class _Parts:
 
 
 def chair_mesh(rng: np.random.Generator) -> ChairMesh:
-    """A chair whose kinds of seat, back and base, sizes and tones are drawn."""
+    """A chair with random kinds of seat, back and base, sizes and tones."""
     back = rng.choice(_BACKS, p=_BACK_ODDS)
     base = "sled" if back == "none" else rng.choice(_BASES, p=_BASE_ODDS)
     width, depth = rng.uniform(0.42, 0.60), rng.uniform(0.42, 0.58)
@@ -143,7 +144,7 @@ def _add_base(parts, base, rng, width, depth, under, tone) -> None:
     elif base == "pedestal":
         parts.add(_bar((0, 0.03, 0), (0, under, 0), 1.3 * thin), tone)
         parts.add(_bar((0, 0, 0), (0, 0.03, 0), rng.uniform(0.18, 0.26), 20), tone)
-    else:  # a sled: two runners that are open behind
+    else:  # a sled: two runners, open at the rear
         for i in (-1, 1):
             front, floor = (i * x, under, z), (i * x, thin, z)
             parts.add(_bar(front, floor, thin), tone)
@@ -152,7 +153,7 @@ def _add_base(parts, base, rng, width, depth, under, tone) -> None:
 
 
 def _add_back(parts, back, rng, width, depth, height, tall, tilt, tones) -> None:
-    """What stands at the rear of the seat, leaning back."""
+    """Adds the back at the seat's rear edge, leaning backwards."""
     z = -0.46 * depth
     lean = lambda y: z - np.tan(tilt) * (y - height)
     at = lambda x, y: (x, y, lean(y))
@@ -207,11 +208,11 @@ def _add_arms(parts, width, depth, height, rise, tone) -> None:
 
 
 def render_chair(mesh: ChairMesh, azimuth: float, elevation: float, side: int = 48) -> np.ndarray:
-    """A grey image (S, S) uint8 before white, the mean of 2 x 2 samples a pixel.
+    """A grey image (S, S) uint8 on white, with 2 x 2 samples per pixel.
 
     Args:
         mesh: of `chair_mesh`.
-        azimuth: turn about the vertical [rad]; positive: the front to the right of the image.
+        azimuth: about the vertical [rad]; positive: the front turns to the image's right.
         elevation: of the camera [rad]; positive: from above.
         side: S [px].
     """
@@ -227,13 +228,13 @@ def render_chair(mesh: ChairMesh, azimuth: float, elevation: float, side: int = 
 
 @dataclasses.dataclass(frozen=True)
 class Chairs:
-    """Chairs at 30 azimuths and two elevations; the azimuth is the scene's entry.
+    """Chairs at 30 azimuths and two elevations; only azimuth is a scene latent.
 
-    A batch of azimuths shows one chair at one elevation; one of identities shows chairs at one
-    azimuth, at either elevation.
+    In a batch of azimuths, chair and elevation are fixed; in a batch of identities, azimuth is
+    fixed and the elevation varies.
 
     Attributes:
-        models: how many chairs a seed has.
+        models: number of chairs per seed.
         side: of the images [px].
     """
 
@@ -257,7 +258,7 @@ class Chairs:
         return self._seen(seed, who, at, low)
 
     def images(self, seed: int, count: int, identities: int) -> FactorImages:
-        """Images of a few chairs, all factors drawn for each."""
+        """Images of a few chairs, each with random angles."""
         check_identities(identities, min(count, self.models))
         rng = np.random.default_rng(seed)
         at, low = rng.integers(len(AZIMUTHS), size=count), rng.integers(2, size=count)

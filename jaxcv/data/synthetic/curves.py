@@ -1,4 +1,4 @@
-"""Noisy samples of curves with two parameters, and where a solver starts.
+"""Noisy samples of two-parameter curves, with starting points for solvers.
 
 Source: Clark et al., "LS-Net", ECCV 2018, section 7.1: 100 points with noise of 0.1 (taken as the
 standard deviation); truth and start are drawn from the family's box, independently.
@@ -16,7 +16,7 @@ __all__ = ["CurveProblems", "draw_curves"]
 
 
 class CurveProblems(NamedTuple):
-    """P problems of each of F families, on the points of the family.
+    """P problems of each of F families, at the family's points t.
 
     Attributes:
         t: (F, N).
@@ -39,11 +39,11 @@ def draw_curves(
     num_points: int = 100,
     noise: float = 0.1,
 ) -> CurveProblems:
-    """Problems of some families.
+    """Draws problems of each family.
 
     Args:
         key: PRNG key.
-        families: of `jaxcv.energies.curves`; their `value`, `lower`, `upper` and `interval` count.
+        families: of `jaxcv.energies.curves`; reads `value`, `lower`, `upper` and `interval`.
         num_problems: P.
         num_points: N.
         noise: standard deviation of y.

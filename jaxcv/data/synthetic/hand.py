@@ -1,11 +1,11 @@
-"""Hands of round cones, ray-cast exactly to depth and shaded colour, seen by a noisy sensor.
+"""Hands of round cones, ray-cast exactly to depth and shaded colour, with a noisy sensor.
 
 People differ in the sizes of palm, bones and flesh. Poses are drawn within the joints' limits, and
-again while fingers pass through each other. The light, the skin and the noise of the image change
-with every frame: under one clean light colour would be a map of normals without noise.
+redrawn while fingers intersect. Light, skin and image noise change with every frame: with one fixed
+light and no noise, colour would be an exact normal map.
 
-The sensor has noise that grows with the square of the depth, steps of a disparity, pixels that drop
-out, and edges that are eaten away: where depth jumps, and where the surface is seen edge on.
+The sensor's noise and quantisation grow with the square of the depth, as from disparities. Pixels
+drop out at random, beside depth jumps, and where the surface is seen at a grazing angle.
 """
 
 import functools
@@ -37,19 +37,19 @@ __all__ = [
 ]  # fmt: skip
 
 _CAMERA = np.array([[240.0, 0, 159.5], [0, 240.0, 119.5], [0, 0, 1]])  # of 320 x 240 pixels
-_MARGIN = 10  # [px] by which a hand may be off the middle of its window
-_ALLOWED = 3.0  # [mm] that flesh may give way where fingers touch
+_MARGIN = 10  # largest offset of a hand from its window's centre [px]
+_ALLOWED = 3.0  # overlap of touching fingers, as of soft flesh [mm]
 _AT_ONCE = 64
 
 
 class Sensor(NamedTuple):
-    """Errors of the depth; each is switched off by 0.
+    """Errors of the depth; 0 switches each off.
 
     Attributes:
         noise: standard deviation at 800 mm [mm]; it grows with the square of the depth.
         step: quantisation at 1 m [mm]; it grows with the square of the depth.
         dropout: probability that a pixel is missing.
-        edge: probability that a pixel beside a jump of 20 mm is missing.
+        edge: probability that a pixel beside a jump of over 20 mm is missing.
         grazing: cosine between normal and ray below which pixels are missing.
     """
 
@@ -61,12 +61,12 @@ class Sensor(NamedTuple):
 
 
 class HandView(NamedTuple):
-    """What an ideal camera sees.
+    """The image of an ideal camera.
 
     Attributes:
-        depth: (H, W) along z [mm]; inf where there is no hand.
-        normal: (H, W, 3) outward; 0 where there is no hand.
-        cone: (H, W) which of CONES; -1 where there is no hand.
+        depth: (H, W) along z [mm]; inf on the background.
+        normal: (H, W, 3) outward; 0 on the background.
+        cone: (H, W) index into CONES; -1 on the background.
     """
 
     depth: jax.Array
@@ -75,7 +75,7 @@ class HandView(NamedTuple):
 
 
 def draw_hand_shape(key: jax.Array) -> HandShape:
-    """A person's sizes: palm and bones vary by about 8%, those of one finger together by 3%."""
+    """Sizes of a person: 8% overall spread; 3% per finger and bone, 4% palm, 6% flesh."""
     keys = jax.random.split(key, 5)
     mean = mean_shape()
     factor = lambda key, shape, spread: jnp.exp(spread * jax.random.normal(key, shape))
@@ -88,9 +88,9 @@ def draw_hand_shape(key: jax.Array) -> HandShape:
 
 
 def overlap(points: jax.Array, radii: jax.Array) -> jax.Array:
-    """How deep each finger goes into others and into the palm (5,) [mm]; negative: a gap.
+    """Penetration depth of each finger into the others and the palm (5,) [mm]; negative: a gap.
 
-    The spheres of a finger beyond its base, and between them, against all cones but its own.
+    Tests four spheres on a finger's last two bones against all cones but its own.
 
     Args:
         points: (28, 3) of `hand_points`.
@@ -98,7 +98,7 @@ def overlap(points: jax.Array, radii: jax.Array) -> jax.Array:
     """
     cones = hand_cones(points, radii)
     owner = np.where(CONES[:, 1] < 20, CONES[:, 1] // 4, -1)
-    owner[15:] = -1  # the palm's
+    owner[15:] = -1  # cones of the palm
 
     def of_finger(finger, p, r):
         spheres = jnp.concatenate([p[2:], 0.5 * (p[1:3] + p[2:])])
@@ -111,18 +111,18 @@ def overlap(points: jax.Array, radii: jax.Array) -> jax.Array:
 
 
 def _draw_angles(key: jax.Array) -> jax.Array:
-    """(5, 4) within the limits; the joints of a finger bend together."""
+    """Angles (5, 4) within the limits; the joints of a finger bend together."""
     keys = jax.random.split(key, 3)
     curl = jax.random.uniform(keys[0], (5, 1))
     own = jax.random.uniform(keys[1], (5, 4))
     together = 0.7 * curl + 0.3 * own
-    share = together.at[:, 1].set(own[:, 1])  # abduction does not
+    share = together.at[:, 1].set(own[:, 1])  # abduction is independent
     lower, upper = jnp.asarray(LIMITS[..., 0]), jnp.asarray(LIMITS[..., 1])
     return lower + share * (upper - lower)
 
 
 def draw_hand_pose(key: jax.Array, shape: HandShape) -> HandPose:
-    """A pose without self-collision, seen as `draw_hand_view` says."""
+    """A pose without self-collision, in a view of `draw_hand_view`."""
     keys = jax.random.split(key, 3)
 
     def points_of(angles):
@@ -145,10 +145,10 @@ def draw_hand_pose(key: jax.Array, shape: HandShape) -> HandPose:
 
 def draw_hand_view(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Rotation (3, 3) of a hand's frame (x to the thumb, y along the fingers, z out of the palm)
-    into the camera's, and the palm's place (3,) there [mm].
+    into the camera's, and the palm's position (3,) there [mm].
 
-    The palm faces the camera and the fingers point up, but for turns within 0.7, 0.9 and 0.8 rad
-    about x, y and z; the palm is within 100 and 80 mm of the axis and 600 to 1000 mm away.
+    The palm faces the camera, fingers up, up to rotations of 0.7, 0.9 and 0.8 rad about x, y and z.
+    It is within 100 and 80 mm of the optical axis in x and y, and 600 to 1000 mm away.
     """
     turn = jax.random.uniform(key, (6,), minval=-1)
     about = [so3.exp(turn[k] * s * jnp.eye(3)[k]) for k, s in enumerate((0.7, 0.9, 0.8))]
@@ -158,7 +158,7 @@ def draw_hand_view(key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def draw_window(key: jax.Array, joints: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """K (3, 3) of a window of whole pixels about joints (J, 3) [mm], up to 10 px off their middle.
+    """K (3, 3) of a pixel-aligned window around joints (J, 3) [mm], up to 10 px off centre.
 
     Args:
         key: PRNG key.
@@ -175,7 +175,7 @@ def draw_window(key: jax.Array, joints: jax.Array, size: tuple[int, int]) -> jax
 def render_hand(
     points: jax.Array, radii: jax.Array, intrinsics: jax.Array, size: tuple[int, int]
 ) -> HandView:
-    """The first hit of every pixel's ray with the hand.
+    """The first intersection of every pixel's ray with the hand.
 
     Args:
         points: (28, 3) of `hand_points` [mm].
@@ -188,7 +188,7 @@ def render_hand(
     origin = jnp.zeros(3, points.dtype)
     single = lambda cone: jax.tree.map(lambda leaf: leaf[None], cone)
 
-    def nearer(nearest, numbered):  # cone by cone: all pixels lie side by side then
+    def nearer(nearest, numbered):  # one cone at a time, vectorised over all pixels
         number, cone = numbered
         t = jax.vmap(lambda ray: intersect(origin, ray, single(cone))[0])(rays)
         closer = t < nearest[0]
@@ -204,11 +204,11 @@ def render_hand(
 
 
 def sense_depth(key: jax.Array, view: HandView, rays: jax.Array, sensor: Sensor) -> jax.Array:
-    """What the sensor reports (H, W) [mm], 0 where it sees nothing.
+    """The sensor's depth image (H, W) [mm], 0 where missing.
 
     Args:
         key: PRNG key.
-        view: what there is.
+        view: the ideal image.
         rays: (H, W, 3) of `pixel_rays`.
         sensor: its errors.
     """
@@ -231,10 +231,10 @@ def sense_depth(key: jax.Array, view: HandView, rays: jax.Array, sensor: Sensor)
 
 
 def shade_hand(key: jax.Array, view: HandView) -> jax.Array:
-    """Colour (H, W, 3) in [0, 1]: one lamp and the sky on skin, before a smooth background.
+    """Colour (H, W, 3) in [0, 1]: skin under one lamp and ambient light, on a smooth background.
 
-    Direction, strength and tint of the light, the skin, its change from bone to bone, the
-    background and the noise are drawn anew.
+    The light's direction, strength and tint, the skin and its change between bones, the
+    background and the noise are random.
     """
     keys = jax.random.split(key, 9)
     uniform = jax.random.uniform
@@ -280,17 +280,17 @@ def generate_hands(
     size: tuple[int, int] = (112, 112),
     sensor: Sensor | None = None,
 ) -> HandFrames:
-    """Frames of several people in equal shares, in windows of a camera of 320 x 240.
+    """Frames of several people in turn, in windows of a camera of 320 x 240 pixels.
 
     Args:
-        key: PRNG key; other keys are other people.
+        key: PRNG key; other keys give other people.
         count: frames.
         subjects: people.
         size: (H, W) of the windows; `intrinsics` has one K for each.
-        sensor: None: that of `Sensor`.
+        sensor: None: `Sensor()`.
 
     Returns:
-        Depth in whole millimetres (uint16), colour in 8 bits (uint8; over 255 in [0, 1]).
+        Depth in whole millimetres (uint16), colour in 8 bits (uint8).
     """
     if not 1 <= subjects <= count:
         raise argument_error("subjects", f"expected 1 to {count}", subjects)
@@ -299,7 +299,7 @@ def generate_hands(
     keys, who = jax.random.split(frames, count), np.arange(count) % subjects
     parts = []
     for i in range(0, count, _AT_ONCE):
-        rows = np.minimum(np.arange(i, i + _AT_ONCE), count - 1)  # of one shape: compiled once
+        rows = np.minimum(np.arange(i, i + _AT_ONCE), count - 1)  # equal shapes: compiled once
         own = jax.tree.map(lambda leaf: leaf[who[rows]], shapes)  # noqa: B023
         depth, color, joints, k = jax.device_get(_frames(keys[rows], own, size, sensor or Sensor()))
         parts.append((depth.astype(np.uint16), color.astype(np.uint8), joints, k))

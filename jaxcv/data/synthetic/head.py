@@ -1,11 +1,11 @@
-"""Heads written in code: who it is, how it is turned, where the light comes from.
+"""Procedural heads: identity, rotation and direction of the light.
 
 A head is a deformed sphere in longitude and latitude: an ellipsoid whose jaw tapers, with smooth
 bumps for brows, sockets, eyes, nose, cheeks, lips, chin and ears, and an albedo with irises, brows,
-lips and hair. Twenty-four numbers, each N(0, 1), are an identity. It is drawn by an orthographic
-camera before a white background; turned by azimuth about the vertical and by elevation about the
-camera's x axis, through a pivot behind its middle as on a neck (0.18 of half its height), and lit
-from an azimuth that is the camera's, not the head's:
+lips and hair. An identity is twenty-four numbers, each N(0, 1). An orthographic camera renders the
+head on white. The head rotates by azimuth about the vertical and by elevation about the camera's x
+axis, around a pivot behind its centre, as on a neck (by 0.18 half heights). The light's azimuth is
+relative to the camera, not the head:
 
     R = R_x(elevation) R_y(azimuth),   l ~ (sin light, 0.25, cos light),
     shade = albedo (0.25 + 0.75 max(0, n l)).
@@ -23,7 +23,7 @@ from jaxcv.data.synthetic.scenes import check_batch, check_identities, eight_bit
 
 __all__ = ["IDENTITY", "Heads", "head_mesh", "render_head"]
 
-# What an identity changes: name, mean and standard deviation.
+# Sizes and tones of an identity: name, mean and standard deviation.
 _SIZES = (
     ("width", 0.74, 0.05), ("height", 1.0, 0.05), ("length", 0.9, 0.05), ("jaw", 0.32, 0.08),
     ("nose", 0.17, 0.04), ("nose_width", 0.11, 0.02), ("nose_place", -0.10, 0.04),
@@ -37,12 +37,12 @@ _SIZES = (
 IDENTITY = tuple(name for name, _, _ in _SIZES)
 _AT_MOST = 2.0  # standard deviations
 _PIVOT = np.array([0.0, 0.0, -0.18])
-_HALF = 1.15  # of the image's side, in units of the head's height
+_HALF = 1.15  # half the image's side, in mean half heights
 _BACKGROUND = 1.0
 
 
 def _grid(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Longitudes and latitudes of the vertices, and the faces; poles are rows of equal points."""
+    """Longitudes and latitudes of the vertices, and the faces; the poles are degenerate rows."""
     latitude = np.linspace(-0.5 * np.pi, 0.5 * np.pi, rows)
     longitude = np.linspace(-np.pi, np.pi, columns, endpoint=False)
     lat, lon = np.meshgrid(latitude, longitude, indexing="ij")
@@ -54,7 +54,7 @@ def _grid(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _bump(lon, lat, place, size, both=False):
-    """A Gaussian at (longitude, latitude), and at its mirror image."""
+    """A Gaussian at (longitude, latitude); `both` adds its mirror image."""
     one = lambda side: np.exp(
         -(((lon - side * place[0]) / size[0]) ** 2) - ((lat - place[1]) / size[1]) ** 2
     )
@@ -64,10 +64,10 @@ def _bump(lon, lat, place, size, both=False):
 def head_mesh(
     identity: np.ndarray, rows: int = 61, columns: int = 96
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vertices (V, 3) (x to its left, y up, z out of the face), faces (F, 3), albedo (V,).
+    """Vertices (V, 3) (x to the head's left, y up, z forward), faces (F, 3), albedo (V,).
 
     Args:
-        identity: (24,), each as from N(0, 1); cut at two standard deviations.
+        identity: (24,), each from N(0, 1); clipped to two standard deviations.
         rows: of vertices, in latitude.
         columns: of vertices, in longitude.
     """
@@ -106,7 +106,7 @@ def head_mesh(
     albedo = albedo + white * (0.95 - albedo)
     iris = np.minimum(1, 2 * bump(eye, (0.038, 0.04), both=True) ** 2)
     albedo = albedo + iris * (0.15 - albedo)
-    front = np.cos(lon)  # hair begins higher in front
+    front = np.cos(lon)  # the hairline is higher in front
     line = s["hairline"] * (0.5 + 0.5 * front) + 0.15 * (0.5 - 0.5 * front) - 0.35 * (front < -0.2)
     line = line + s["fringe"] * np.cos(3 * lon) * (front > 0)
     hair = 1 / (1 + np.exp(-(lat - line) / 0.04))
@@ -121,11 +121,11 @@ def render_head(
     light: float,
     side: int = 48,
 ) -> np.ndarray:
-    """A grey image (S, S) uint8, the mean of 2 x 2 samples a pixel.
+    """A grey image (S, S) uint8, with 2 x 2 samples per pixel.
 
     Args:
         mesh: of `head_mesh`.
-        azimuth: turn about the vertical [rad]; positive: the nose to the right of the image.
+        azimuth: about the vertical [rad]; positive: the nose turns to the image's right.
         elevation: nod [rad]; positive: the nose down.
         light: azimuth of the light [rad]; positive: from the right of the image.
         side: S [px].
@@ -157,13 +157,13 @@ def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Heads:
-    """Heads whose azimuth, elevation and light are the scene's entries.
+    """Heads with scene latents azimuth, elevation and light.
 
-    In a batch one factor is drawn anew for every image; every batch has a head of its own, and in
-    those of the identity every image has. Angles are uniform within +- their range.
+    In a batch one factor is drawn for every image, the others once. Every batch has another head,
+    and in batches of identity every image has. Angles are uniform within +- their range.
 
     Attributes:
-        azimuth: its range [rad]; the source's are the defaults.
+        azimuth: its range [rad]; the defaults are Kulkarni et al.'s.
         elevation: its range [rad].
         light: its range [rad].
         side: of the images [px].

@@ -1,14 +1,14 @@
-"""Synthetic people in motion, seen by four cameras that detect their joints with errors.
+"""Synthetic people in motion, with noisy joint detections in four cameras.
 
-A person is a tree of seventeen joints with limb lengths of their own. Activities are motion
-programs: joint angles (degrees) as functions of time and of parameters drawn for each clip, held
-within the limits of human joints, with slow random movements added. Nothing is linear in the
-joints' positions, so no mixture of principal components contains these poses.
+A person is a tree of seventeen joints with individual limb lengths. Activities are motion
+programs: joint angles (degrees) as functions of time and of parameters drawn for each clip, plus
+slow random movements, clipped to the limits of human joints. The joints' positions are not linear
+in these parameters, so no mixture of principal components contains the poses.
 
-Four pinhole cameras stand around a room of about eight metres, at slightly different places and
-angles for each subject. Detections have heavy-tailed errors, occluded joints that are reported far
-away or not at all, and views in which left and right are exchanged; the neck is never detected, as
-with detectors of sixteen joints.
+Four pinhole cameras stand around a room of about eight metres, at slightly different positions and
+angles for each subject. Detections have heavy-tailed errors, joints that are reported near another
+joint or not at all, and views with left and right exchanged; the neck is never detected, as with
+detectors of sixteen joints.
 """
 
 from typing import Any
@@ -21,8 +21,8 @@ from jaxcv.data.human_pose import NUM_JOINTS, PoseFrames, check_frames
 
 __all__ = ["ACTIONS", "generate", "joint_positions"]
 
-# Child, parent, and rest offset from it over the body height: x to the person's left, y to their
-# back, z up. Arms hang down.
+# Child, parent, and the child's rest offset in body heights: x to the person's left, y to the back,
+# z up. Arms hang down.
 _TREE = (
     (1, 0, (-0.075, 0, 0)), (2, 1, (0, 0, -0.26)), (3, 2, (0, 0, -0.26)),
     (4, 0, (0.075, 0, 0)), (5, 4, (0, 0, -0.26)), (6, 5, (0, 0, -0.26)),
@@ -141,21 +141,20 @@ def _turn(axis: int, degrees: np.ndarray) -> np.ndarray:
 def joint_positions(
     angles: dict[str, Any], offsets: np.ndarray, heading: np.ndarray, place: np.ndarray
 ) -> np.ndarray:
-    """(T, 17, 3) joints in the world, z up [mm], by the chain of rotations from the hip.
+    """World joints (T, 17, 3), z up [mm], by forward kinematics from the hip.
 
     Args:
-        angles: name -> (T,) or number [deg]; clipped to the limits of the joint, zero if missing.
-        offsets: (17, 3) rest offset of every joint from its parent [mm]; the hip's is not read.
+        angles: name -> (T,) or number [deg]; clipped to the joint's limits, zero if missing.
+        offsets: (17, 3) rest offset of every joint from its parent [mm]; the hip's is unused.
         heading: (T,) about the vertical [deg].
-        place: (T, 2) of the hip [mm]; its height follows from the lower foot.
+        place: (T, 2) of the hip [mm]; the lower foot is at z = 0.
     """
     num = len(heading)
 
     def angle(name):
         return np.clip(np.broadcast_to(angles.get(name, 0.0), num), *_LIMITS[name])
 
-    # With the person looking along -y, a turn about x by a negative angle moves a hanging limb
-    # forward.
+    # The person faces -y: a negative rotation about x moves a hanging limb forward.
     frames = {0: _turn(2, heading)}
     bend = _turn(0, angle("spine_flex") / 2) @ _turn(1, angle("spine_side") / 2)
     frames[7] = frames[0] @ bend @ _turn(2, angle("spine_twist") / 2)
@@ -172,7 +171,7 @@ def joint_positions(
         frames[shoulder + 1] = frames[shoulder] @ _turn(0, -angle(f"{name}_elbow"))
     joints = np.zeros((num, NUM_JOINTS, 3))
     for child, parent, _ in _TREE:
-        # The hips and the shoulders turn with the trunk, the rest with its parent.
+        # Hips and shoulders rotate with the torso, other joints with their parent.
         frame = frames[0 if parent == 0 else 8 if parent == 8 else parent]
         joints[:, child] = joints[:, parent] + frame @ offsets[child]
     joints[:, :, 2] -= joints[:, [3, 6], 2].min(axis=1, keepdims=True)
@@ -186,7 +185,7 @@ def _offsets(rng: np.random.Generator) -> np.ndarray:
     offsets = np.zeros((NUM_JOINTS, 3))
     for child, _, rest in _TREE:
         offsets[child] = height * np.asarray(rest) * rng.normal(1, 0.06)
-    for right, left in _MIRRORED:  # both sides alike, to half a percent
+    for right, left in _MIRRORED:  # both sides alike, within 0.5%
         offsets[left] = offsets[right] * [-1, 1, 1] * rng.normal(1, 0.005)
     return offsets
 
@@ -221,7 +220,7 @@ def _detect(joints, rotations, centres, noise, outliers, swaps, rng):
     seen = np.einsum("vab,tvjb->tvja", rotations, joints[:, None] - centres[:, None])
     points = _CENTRE + _FOCAL * seen[..., :2] / seen[..., 2:]
     shape = points.shape[:3]
-    # Hands and feet are harder than hips.
+    # Elbows, wrists and feet are harder.
     hard = np.ones(NUM_JOINTS)
     hard[[3, 6, 13, 16, 12, 15]] = 1.8
     scale = noise * hard[:, None] / np.sqrt(rng.chisquare(3, (*shape, 1)) / 3)
@@ -254,21 +253,23 @@ def generate(
 ) -> PoseFrames:
     """Frames of every subject doing every action, a few clips of each.
 
+    Elbows, wrists and feet have 1.8 times the `noise` and `outliers`.
+
     Args:
         key: of the random numbers.
-        num_subjects: people, each with limbs and cameras of their own.
-        clips: of each subject and action.
-        frames: of a clip, a fifth of a second to 1.5 seconds apart.
+        num_subjects: people, each with different limbs and cameras.
+        clips: per subject and action.
+        frames: per clip, 0.2 to 1.5 seconds apart.
         num_views: cameras around the room.
         noise: scale of the detector's errors [px], Student's t with three degrees of freedom.
-        outliers: share of joints that are lost: reported near another joint, or not at all.
-        swaps: share of views in which left and right legs are exchanged; the same for arms.
+        outliers: fraction of joints that are lost: reported near another joint, or not at all.
+        swaps: fraction of views with left and right legs exchanged; the same for arms.
 
     Returns:
-        `num_subjects * len(ACTIONS) * clips * frames` frames, by subject, action and clip.
+        `num_subjects * len(ACTIONS) * clips * frames` frames, ordered by subject, action and clip.
 
     Raises:
-        ValueError: numbers below one, or shares outside [0, 0.5].
+        ValueError: numbers below one, or fractions outside [0, 0.5].
     """
     for name, value in {
         "num_subjects": num_subjects, "clips": clips, "frames": frames, "num_views": num_views,
@@ -277,7 +278,7 @@ def generate(
             raise argument_error(name, "expected 1 or more", value)
     for name, value in {"outliers": outliers, "swaps": swaps}.items():
         if not 0 <= value <= 0.5:
-            raise argument_error(name, "expected a share from 0 to 0.5", value)
+            raise argument_error(name, "expected a fraction from 0 to 0.5", value)
     if not noise >= 0:
         raise argument_error("noise", "expected a scale of 0 or more [px]", noise)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())

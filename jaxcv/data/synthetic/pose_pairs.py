@@ -1,9 +1,9 @@
-"""Two views of generated rooms from cameras far apart, with and without texture.
+"""Wide-baseline pairs of generated rooms, with and without texture.
 
-The rooms are those of `jaxcv.data.synthetic.stereo`, rendered exactly, but as rooms mostly are: the
-floor level and darker than the ceiling, the right wall lighter than the left. The second camera
-goes sideways around what the first looks at, and looks at it, too, but for a turn of its own; each
-pair has intrinsics, exposure, blur and noise of its own.
+The rooms of `jaxcv.data.synthetic.stereo` are rendered exactly, but with a level floor darker than
+the ceiling, and a right wall lighter than the left. The second camera orbits the point that the
+first looks at, mostly sideways, and looks at it up to a small rotation. Intrinsics, exposure, blur
+and noise vary between pairs.
 """
 
 import concurrent.futures
@@ -23,24 +23,24 @@ from jaxcv.geometry.camera import pixel_rays
 
 __all__ = ["PairRanges", "draw_pose_pair", "generate_pose_pairs"]
 
-_NEARER = 0.05  # relative depth by which a point may be hidden and still count as seen
+_NEARER = 0.05  # relative depth by which a visible point may be occluded
 _CLEARANCE = 0.15  # between a camera and the walls [m]
-_FAINT = 0.02  # of the amplitude of textures, where there is none
+_FAINT = 0.02  # factor on textures in pairs without texture
 
 
 class PairRanges(NamedTuple):
-    """What is drawn.
+    """Ranges of the random numbers.
 
     Attributes:
-        yaw: largest angle [rad] between the first camera and the room, about the vertical, +-.
+        yaw: largest angle [rad] of the first camera in the room, about the vertical, +-.
         tilt: standard deviation [rad] of its angles about the two other axes.
-        angle: largest angle [rad] between the cameras, as seen from what they look at; at least a
-            tenth of it, and less where a wall is in the way. The median of DTU's pairs is 0.5.
-        climb: up and down, over sideways.
-        turn: standard deviation of the second camera's own turn [rad].
-        roll: standard deviation of its turn about the optical axis [rad].
-        focal: least and largest focal length, in image widths.
-        blur: least and largest sigma [px].
+        angle: largest angle [rad] between the cameras, at their common target. Draws are at least
+            a tenth of it, but less where a wall is in the way. The median of DTU's pairs is 0.5.
+        climb: ratio of vertical to sideways motion.
+        turn: standard deviation of the second camera's extra rotation [rad].
+        roll: standard deviation of its rotation about the optical axis [rad].
+        focal: smallest and largest focal length, in image widths.
+        blur: smallest and largest sigma [px].
         noise: largest standard deviation of the brightness.
         exposure: largest change of gain.
     """
@@ -69,7 +69,7 @@ def draw_pose_pair(
         key: PRNG key.
         shape: (H, W).
         textured: () bool, may be traced.
-        ranges: what is drawn.
+        ranges: of the random numbers.
     """
     keys = iter(jax.random.split(key, 16))
     uniform = lambda low, high, shape=(): jax.random.uniform(
@@ -84,7 +84,7 @@ def draw_pose_pair(
     blur = uniform(*ranges.blur)
     one = render(scene, jnp.eye(4), k, shape, blur)
     middle = one.depth[height // 4 : -height // 4, width // 4 : -width // 4]
-    target = jnp.array([0.0, 0.0, 1.0]) * jnp.median(middle)  # what both look at
+    target = jnp.array([0.0, 0.0, 1.0]) * jnp.median(middle)  # of both cameras
     angle = uniform(0.1 * ranges.angle, ranges.angle)
     way = jax.random.normal(next(keys), (2,)) * jnp.array([ranges.climb, 1.0])
     axis = jnp.append(way / jnp.linalg.norm(way), 0.0)  # across the optical axis
@@ -93,7 +93,7 @@ def draw_pose_pair(
     own = so3.exp(
         jax.random.normal(next(keys), (3,)) * jnp.array([ranges.turn, ranges.turn, ranges.roll])
     )
-    # In the second camera's frame the target is straight ahead, before its own turn.
+    # Before `own`, the target is straight ahead of the second camera.
     rotation = own @ around
     move = own @ (closer * target - around @ target)
     bottom = jnp.array([[0.0, 0.0, 0.0, 1.0]])
@@ -109,7 +109,7 @@ def draw_pose_pair(
 
 
 def _indoors(scene: Scene, angle: Any, axis: Any, target: Any, closer: Any) -> jax.Array:
-    """The angle, or the largest share of it at which the second camera has not left the room."""
+    """The angle, or the largest fraction of it that keeps the second camera in the room."""
     shares = angle * jnp.linspace(0.05, 1.0, 20)
     turns = jax.vmap(lambda a: so3.exp(a * axis))(shares)
     places = target - closer * jnp.einsum("kji,j->ki", turns, target)
@@ -125,7 +125,7 @@ def _furnished(key: jax.Array, scene: Scene, ranges: PairRanges) -> Scene:
     tilt = ranges.tilt * jax.random.normal(keys[1], (2,))
     turn = so3.exp(jnp.array([tilt[0], 0.0, tilt[1]])) @ so3.exp(yaw * jnp.array([0.0, 1.0, 0.0]))
     middle = scene.turn[0] @ scene.centre[0]
-    # Inward normals; y points down, so that the floor's is -y.
+    # Inward normals; y points down, so the floor's normal is -y.
     level = jnp.array([-0.2, 0.25, 0.0, 0.2, -0.3, 0.0])[:, None]
     spread = jnp.array([0.06, 0.05, 0.1, 0.06, 0.05, 0.1])[:, None]
     return scene._replace(
@@ -135,7 +135,7 @@ def _furnished(key: jax.Array, scene: Scene, ranges: PairRanges) -> Scene:
 
 
 def _overlap(depth1: jax.Array, depth2: jax.Array, pose: jax.Array, k: jax.Array) -> jax.Array:
-    """The share of the first image's pixels that the second sees and nothing hides."""
+    """Fraction of the first image's pixels that are visible in the second."""
     height, width = depth1.shape
     points = depth1[..., None] * pixel_rays(k, height, width)
     moved = points @ pose[:3, :3].T + pose[:3, 3]
@@ -157,14 +157,14 @@ def generate_pose_pairs(
     """Pairs of different rooms, in 8 bits; pair i depends on the seed and on i alone.
 
     Args:
-        seed: of everything; other seeds are other rooms, textures and intrinsics.
+        seed: other seeds give other rooms, textures and intrinsics.
         count: N.
         shape: (H, W).
-        textureless: the share of pairs without texture, spread evenly.
-        ranges: what is drawn.
+        textureless: fraction of pairs without texture, spread evenly.
+        ranges: of the random numbers.
 
     Raises:
-        ValueError: no pair, an image of fewer than 8 pixels a side, a share beyond [0, 1].
+        ValueError: a count below 1, a side below 8 pixels, a fraction outside [0, 1].
     """
     if count < 1:
         raise argument_error("count", "expected 1 or more", count)
@@ -188,7 +188,7 @@ def generate_pose_pairs(
         for stack, leaf in zip(out, one(i) if i else first, strict=True):
             stack[i] = leaf
 
-    # A pair is too little work for the threads of one program: one pair a core.
+    # A pair is too small for XLA's threads: render one pair per core.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         list(pool.map(fill, numbers))
     return out

@@ -1,7 +1,7 @@
-"""A z-buffer for small meshes: which triangle each pixel of an orthographic camera sees, and where.
+"""A z-buffer for small meshes under an orthographic camera: the visible triangle of each pixel.
 
-The camera looks along -z: x is right, y up, and the largest z is seen. A pixel is covered where its
-centre lies in the triangle. Triangles that turn away (clockwise as seen) are left out on request.
+The camera looks along -z: x is right, y up, and the largest z is visible. A triangle covers the
+pixels whose centres lie inside. Back faces (clockwise in the image) are culled by default.
 """
 
 from typing import NamedTuple
@@ -14,12 +14,12 @@ __all__ = ["Raster", "interpolate", "rasterise"]
 
 
 class Raster(NamedTuple):
-    """What is seen.
+    """The visible surface.
 
     Attributes:
-        face: (H, W) index of the triangle; -1 where there is none.
-        weight: (H, W, 3) barycentric coordinates in it; 0 where there is none.
-        depth: (H, W) z; -inf where there is none.
+        face: (H, W) index of the triangle; -1 if none.
+        weight: (H, W, 3) barycentric coordinates; 0 if none.
+        depth: (H, W) z; -inf if none.
     """
 
     face: np.ndarray
@@ -36,8 +36,8 @@ def rasterise(
         vertices: (V, 3).
         faces: (F, 3), counter-clockwise from outside.
         side: of the image [px].
-        half: of the image's side in units of the vertices; the middle of the image is x = y = 0.
-        cull: whether triangles that turn away are left out.
+        half: half the image's side in units of the vertices; x = y = 0 is the image's centre.
+        cull: whether to leave out back faces.
     """
     vertices, faces = np.asarray(vertices, float), np.asarray(faces)
     if vertices.ndim != 2 or vertices.shape[1] != 3 or not np.isfinite(vertices).all():
@@ -47,7 +47,7 @@ def rasterise(
     v = scale * (half - vertices[:, 1]) - 0.5
     corner = np.stack([u, v, vertices[:, 2]], axis=-1)[faces]  # (F, 3, 3)
     (ua, va), (ub, vb), (uc, vc) = (corner[:, i, :2].T for i in range(3))
-    area = (ub - ua) * (vc - va) - (uc - ua) * (vb - va)  # v goes down: seen ones are negative
+    area = (ub - ua) * (vc - va) - (uc - ua) * (vb - va)  # v points down: front faces are negative
     kept = np.flatnonzero(area < 0 if cull else area != 0)
     first = np.maximum(np.ceil(corner[kept, :, :2].min(axis=1)), 0).astype(int)
     last = np.minimum(np.floor(corner[kept, :, :2].max(axis=1)), side - 1).astype(int)
@@ -76,6 +76,6 @@ def rasterise(
 
 
 def interpolate(raster: Raster, faces: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Values (H, W, C) of the vertices (V, C) at every pixel; 0 where nothing is seen."""
+    """Interpolates vertex values (V, C) to pixels (H, W, C); 0 on the background."""
     corners = values[faces[np.maximum(raster.face, 0)]]  # (H, W, 3, C)
     return np.einsum("hwk,hwkc->hwc", raster.weight, corners)

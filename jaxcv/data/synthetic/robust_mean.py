@@ -1,4 +1,4 @@
-"""Samples of a mean hidden among outliers, as drawn for Fig. 2 of Wibergian learning."""
+"""Samples of a mean hidden among outliers, as in Fig. 2 of Wibergian learning."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ __all__ = ["PROTOCOLS", "Protocol", "RobustMeanSample", "draw"]
 
 
 class Protocol(NamedTuple):
-    """How samples are drawn; numbers only, so that it may be traced and vmapped.
+    """Distribution of the samples; only numbers, so it can be traced and vmapped.
 
     Attributes:
-        centre_low, centre_high: the inliers' centre is uniform in between.
+        centre_low, centre_high: bounds of the inliers' centre, uniform.
         spread: standard deviation of the inliers.
-        outlier_low, outlier_high: outliers are uniform in between.
-        sample_mean: 1 where the target is the mean of the inliers drawn, 0 where it is the centre.
+        outlier_low, outlier_high: bounds of the outliers, uniform.
+        sample_mean: 1: the target is the mean of the drawn inliers; 0: it is their centre.
     """
 
     centre_low: jax.Array | float
@@ -46,7 +46,7 @@ def draw(
 
     Args:
         key: PRNG key.
-        protocol: one of `PROTOCOLS`, or a user's own.
+        protocol: one of `PROTOCOLS`, or another one.
 
     Source: Toso, Campbell, Russell, NeurIPS 2019, section 4 and released code.
     """

@@ -1,4 +1,4 @@
-"""Batches of generated scenes, in each of which one factor changes."""
+"""Batches of generated scenes; within each batch one factor varies."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -12,12 +12,12 @@ __all__ = ["Scenes", "check_names", "eight_bits", "generate_batches", "turn"]
 
 
 class Scenes(Protocol):
-    """What there is to see; a frozen value.
+    """A family of generated scenes; a frozen value.
 
     Attributes:
         names: of the factors; the last is the identity.
-        entries: how many of them, from the first, have batches and entries of a code of their own;
-            those between them and the identity change with the identity.
+        entries: the number of leading factors with their own batches and latents; those between
+            them and the identity vary with the identity.
         side: of the images [px].
     """
 
@@ -26,27 +26,27 @@ class Scenes(Protocol):
 
     @property
     def side(self) -> int:
-        """Of the images [px]."""
+        """Side of the images [px]."""
         ...
 
     def batch(self, seed: int, number: int, kind: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images (B, S, S) uint8 and factors (B, F) of one batch, which depend on no other batch.
+        """Images (B, S, S) uint8 and factors (B, F) of one batch; depends on no other batch.
 
         Args:
-            seed: of all batches; other seeds are other things.
-            number: of this one.
-            kind: which of `names` changes, its index.
+            seed: of all batches; other seeds give other scenes.
+            number: of this batch.
+            kind: index in `names` of the factor that varies.
             size: B, two or more.
         """
         ...
 
     def images(self, seed: int, count: int, identities: int) -> FactorImages:
-        """Images of a few things, with all other factors drawn for every image.
+        """Images of a few identities, with all other factors drawn for every image.
 
         Args:
             seed: of everything.
-            count: of images.
-            identities: of things, in equal shares.
+            count: number of images.
+            identities: number of identities, in turn.
         """
         ...
 
@@ -54,15 +54,13 @@ class Scenes(Protocol):
 def generate_batches(
     scenes: Scenes, seed: int, counts: Mapping[str, int], *, size: int = 20
 ) -> FactorBatches:
-    """Batches in which one factor is drawn anew for every image, and the others for the batch.
-
-    They come in random order.
+    """Batches in random order; one factor is drawn for every image, the others once a batch.
 
     Args:
-        scenes: what is seen.
+        scenes: the family of scenes.
         seed: of everything.
-        counts: of the batches in which each factor changes.
-        size: images of one.
+        counts: factor -> number of batches in which it varies.
+        size: images per batch.
     """
     kinds = drawn_kinds(scenes, seed, counts)
     made = [scenes.batch(seed, n, int(kind), size) for n, kind in enumerate(kinds)]
@@ -79,7 +77,7 @@ def drawn_kinds(scenes: Scenes, seed: int, counts: Mapping[str, int]) -> np.ndar
 
 
 def check_batch(scenes: Scenes, kind: int, size: int) -> None:
-    """Raises ValueError unless there is such a batch."""
+    """Raises ValueError unless `kind` and `size` are valid."""
     if size < 2:
         raise argument_error("size", "expected two images or more", size)
     kinds = [*range(scenes.entries), len(scenes.names) - 1]
@@ -88,13 +86,13 @@ def check_batch(scenes: Scenes, kind: int, size: int) -> None:
 
 
 def check_identities(identities: int, most: int) -> None:
-    """Raises ValueError unless so many can be shown."""
+    """Raises ValueError unless the number is from 1 to `most`."""
     if not 1 <= identities <= most:
         raise argument_error("identities", f"expected 1 to {most}", identities)
 
 
 def check_names(name: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    """Raises ValueError unless all keys are known, and there are some."""
+    """Raises ValueError if there are no keys, or an unknown one."""
     unknown = [key for key in given if key not in known]
     if unknown or not given:
         raise argument_error(name, f"expected some of {known}", unknown or "none")
@@ -109,6 +107,6 @@ def turn(azimuth: float, elevation: float) -> np.ndarray:
 
 
 def eight_bits(image: np.ndarray) -> np.ndarray:
-    """An image in [0, 1] as uint8, without its 2 x 2 samples a pixel: (2 S, 2 S) to (S, S)."""
+    """Averages 2 x 2 samples a pixel: (2 S, 2 S) in [0, 1] to (S, S) uint8."""
     side = len(image) // 2
     return np.round(255 * image.reshape(side, 2, side, 2).mean(axis=(1, 3))).astype(np.uint8)

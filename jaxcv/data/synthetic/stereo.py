@@ -1,9 +1,9 @@
 """Two views of rooms with boxes, slabs and balls, ray-cast exactly.
 
-Surfaces carry solid textures, sums of waves in space. What a pixel would blur is damped in closed
-form: a wave of projected frequency f [rad/px] is scaled by exp(-(sigma f)^2 / 2), which is a
-Gaussian filter wherever the surface is flat. So the depth of every pixel is exact, and textures do
-not alias. The second view has another gain and bias, and both have noise.
+Surfaces carry solid textures, sums of waves in space, low-pass filtered in closed form: a wave of
+projected frequency f [rad/px] is scaled by exp(-(sigma f)^2 / 2), a Gaussian filter on flat
+surfaces. So every pixel's depth is exact, and textures do not alias. The second view has another
+gain and bias, and both have noise.
 """
 
 from typing import Any, NamedTuple
@@ -25,10 +25,10 @@ _FAR = 1e6
 
 
 class Scene(NamedTuple):
-    """A room, its things, and their textures; metres, in the frame of the first camera.
+    """A room, its objects, and their textures; metres, in the frame of the first camera.
 
     Attributes:
-        turn: (1 + 5, 3, 3) world to the frame of the room and of the boxes.
+        turn: (1 + 5, 3, 3) world to the frames of the room and of the boxes.
         centre: (1 + 5, 3).
         half: (1 + 5, 3) half extents.
         ball_centre: (3, 3).
@@ -36,10 +36,10 @@ class Scene(NamedTuple):
         colour: (1 + 5 + 3, 3) mean colour.
         wave: (1 + 5 + 3, 16, 3) wave vectors [rad/m].
         phase: (1 + 5 + 3, 16).
-        amplitude: (1 + 5 + 3, 16, 3) by colour.
+        amplitude: (1 + 5 + 3, 16, 3) per colour channel.
         light: (3,) direction to the light.
-        faces: (6, 3) what is added to the colour of the room's faces, by their inward normals
-            +x, +y, +z, -x, -y, -z in the room's frame; None: nothing.
+        faces: (6, 3) added to the colour of the room's faces, by their inward normals +x, +y,
+            +z, -x, -y, -z in the room's frame; None: nothing.
     """
 
     turn: jax.Array
@@ -56,7 +56,7 @@ class Scene(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a camera sees.
+    """An image and its depth.
 
     Attributes:
         image: (H, W, 3), without noise; may leave [0, 1].
@@ -68,14 +68,14 @@ class View(NamedTuple):
 
 
 def _rotation(key, angle):
-    """A rotation about a random axis by a normal angle of that standard deviation [rad]."""
+    """A random axis, and a normal angle with standard deviation `angle` [rad]."""
     keys = jax.random.split(key)
     axis = jax.random.normal(keys[0], (3,))
     return so3.exp(angle * jax.random.normal(keys[1]) * axis / jnp.linalg.norm(axis))
 
 
 def draw_scene(key: jax.Array) -> Scene:
-    """A room of 4 to 10 m, and things between 1 and 6 m away."""
+    """A room of 3-6 x 2.4-4.8 x 5.5-11 m, and objects 1.2 to 6 m away."""
     keys = iter(jax.random.split(key, 24))
     uniform = lambda shape, low, high: jax.random.uniform(
         next(keys), shape, minval=low, maxval=high
@@ -93,7 +93,7 @@ def draw_scene(key: jax.Array) -> Scene:
     turns = [_rotation(next(keys), 0.4)[None]]
     turns.append(jax.vmap(lambda k: _rotation(k, 2.0))(jax.random.split(next(keys), _BOXES)))
     middle = (room_high - room_low) / 2
-    # Wave lengths from about 1.5 to 0.05 of a thing's size, or of the room's 3 m; 1 / f spectra.
+    # Wavelengths from 1.5 to 0.05 of an object's size, or of the room's 3 m.
     scale = jnp.concatenate([jnp.array([3.0]), jnp.maximum(size, 0.05) * 2])
     octave = uniform((1 + things, _WAVES), 0.0, 5.0)
     length = 1.5 * scale[:, None] * 2.0**-octave
@@ -124,7 +124,7 @@ def _boxes(scene: Scene, origin, rays):
     far = (jnp.sign(way) * scene.half - start) / way
     enter, leave = jnp.max(near, axis=-1), jnp.min(far, axis=-1)
     hit = (enter < leave) & (enter > 0)
-    # One is inside the room, and sees the wall that the ray leaves through.
+    # The camera is inside the room: it sees the wall where the ray leaves.
     room = jnp.arange(1 + _BOXES) == 0
     distance = jnp.where(room, leave, jnp.where(hit, enter, _FAR))
     axis = jnp.where(room, jnp.argmin(far, axis=-1), jnp.argmax(near, axis=-1))
@@ -152,7 +152,7 @@ def render(
     """A view of a scene.
 
     Args:
-        scene: what is seen.
+        scene: of `draw_scene`.
         pose: (4, 4) world to camera.
         intrinsics: (3, 3) [px].
         shape: (H, W).
@@ -169,7 +169,7 @@ def render(
     normal = jnp.take_along_axis(normals, which[..., None, None], axis=-2)[..., 0, :]
     point = origin + depth[..., None] * rays
     wave = scene.wave[which]  # (H, W, 16, 3)
-    # How a point moves on its surface, taken for flat, as u and v go on by one pixel.
+    # Shift of a point on its locally flat surface per pixel of u and v.
     facing = jnp.sum(normal * rays, axis=-1)
     facing = jnp.where(jnp.abs(facing) < 1e-3, -1e-3, facing)
     frequency = jnp.zeros(wave.shape[:-1])
@@ -193,10 +193,10 @@ def render(
 def draw_pair(
     key: jax.Array, shape: tuple[int, int], *, blur: float = 1.5, noise: float = 0.01
 ) -> StereoPairs:
-    """One pair, without the leading axis, |t| = 1; every number of it is a function of the key.
+    """One pair, without the leading axis, |t| = 1; a function of the key alone.
 
     The rotation's angle has a standard deviation of 5 degrees; baselines are 2 to 20% of the median
-    depth, sideways more often than forward; gain 10% and bias 0.05 either way.
+    depth, sideways more often than forward; gains are +-10%, biases +-0.05.
     """
     keys = jax.random.split(key, 8)
     scene = draw_scene(keys[0])
@@ -226,7 +226,7 @@ def draw_pair(
 def generate_pairs(
     key: jax.Array, num_pairs: int, shape: tuple[int, int] = (96, 128), *, noise: float = 0.01
 ) -> StereoPairs:
-    """Pairs of different scenes, in float32; pair i depends on the key and on i alone.
+    """Pairs of different scenes, in float32; pair i depends only on the key and i.
 
     Args:
         key: PRNG key.
@@ -235,7 +235,7 @@ def generate_pairs(
         noise: standard deviation of the brightness.
 
     Raises:
-        ValueError: no pair, or sizes that are not multiples of four.
+        ValueError: no pair, sides below 8 or not multiples of four.
     """
     if num_pairs < 1:
         raise argument_error("num_pairs", "expected 1 or more", num_pairs)

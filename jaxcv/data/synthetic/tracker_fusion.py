@@ -2,15 +2,14 @@
 
 The object moves smoothly through a 640 x 480 image while its size changes; sequences differ in
 difficulty. At random moments something happens to the object (an occlusion, a blur, a sudden
-move), and trackers may fail then: more often in difficult sequences, late in a sequence, and
-when they are fragile. Trackers come in families, which share a part of their errors, as methods
-built on the same features do. Identity persists: bias, skill and way of failing belong to the
-tracker and are the same in all sequences.
+move), and trackers may then fail: more often in difficult sequences, late in a sequence, and if
+they are fragile. Trackers come in families that share part of their errors, as methods built on
+the same features do. A tracker's bias, skill and failure mode are the same in all sequences.
 
 This is a simulation of behaviour, not a sample from an energy model: no tracker is an unbiased
-observation with a known noise. The constants were set by hand until the untrained baselines
-ranked as on real results (mean, median, mode of equal RBFs near the best tracker, oracle), so that
-this ranking is put in, not found; no learned method was run while they were set.
+observation with a known noise. The constants were tuned by hand until the untrained baselines
+ranked as on real results (mean, median, mode of equal RBFs near the best tracker, oracle). This
+ranking is therefore an input, not a finding; no learned method was run during the tuning.
 """
 
 from typing import NamedTuple
@@ -26,11 +25,11 @@ __all__ = ["FAMILIES", "generate"]
 _IMAGE = np.array([640.0, 480.0])  # width, height [px]
 _SIZE_RANGE = (20.0, 150.0)  # of the true boxes, sqrt(w h) [px]
 
-# What a family has in common. noise: of the centre, in object sizes, and of the log size.
-# lag: frames behind the object. drift: of the centre, in object sizes a frame and square root
-# of frame (a random walk that is not corrected). log_scale: mean and spread of the log of
-# reported size over true size. follow: how much of a change of size is followed. robust:
-# resistance to events. failure: what happens after one.
+# Parameters of a family. noise: of the centre, in object sizes, and of the log size. lag:
+# frames behind the object. drift: of the centre, in object sizes per square root of a frame (an
+# uncorrected random walk). log_scale: mean and spread of log(reported size / true size).
+# follow: fraction of a change of size that is followed. robust: resistance to events. failure:
+# what happens after a failure.
 FAMILIES: dict[str, dict] = {
     "accurate": dict(noise=0.03, lag=0.1, drift=0.003, log_scale=(-0.04, 0.05), follow=0.95,
                      robust=0.75, failure="distractor"),
@@ -46,7 +45,7 @@ FAMILIES: dict[str, dict] = {
                     robust=0.1, failure="explode"),
 }  # fmt: skip
 
-# The families of the first trackers, then again from the start.
+# Families of the trackers in order, repeated cyclically.
 _ORDER = ("accurate", "drifting", "undersized", "lagging", "accurate", "jumping", "undersized",
           "failing")  # fmt: skip
 
@@ -87,8 +86,8 @@ def generate(
 ) -> TrackerSequences:
     """Results of `num_trackers` trackers on `num_sequences` sequences.
 
-    Box sizes are 20 to 150 px. Sequences have between two thirds of `num_frames` and all of
-    them. Trackers take the families of `FAMILIES` in turn and are named after them. The same
+    True boxes measure 20 to 150 px. Sequences have two thirds of `num_frames` to all of them.
+    Trackers take the families in the order of `_ORDER` and are named after them. The same
     arguments give the same arrays; sequence s does not depend on `num_sequences`.
 
     Args:
@@ -138,7 +137,7 @@ def _draw_trackers(rng: np.random.Generator, num: int) -> _Trackers:
     def each(name: str) -> np.ndarray:
         return np.array([kind[name] for kind in kinds])
 
-    spread = np.exp(0.25 * rng.standard_normal((3, num)))  # members differ in degree
+    spread = np.exp(0.25 * rng.standard_normal((3, num)))  # within a family
     mean, width = each("log_scale").T
     shared = mean + width * rng.standard_normal(num)
     return _Trackers(
@@ -170,7 +169,7 @@ def _draw_scene(rng: np.random.Generator, n: int) -> _Scene:
     events = (rng.random(n) < 0.02 + 0.05 * difficulty) * rng.uniform(0.3, 1, n)
     events[:3] = 0
 
-    # Centre: velocity with a memory, events kick it, a weak spring holds it in the image.
+    # Centre: smooth velocity, kicks at events, a weak spring towards the image's centre.
     speed = size * (0.015 + 0.1 * difficulty)  # [px / frame]
     swing = speed * _smooth(rng, (n, 2), 0.9)
     kick = events[:, None] * difficulty * size * 0.5 * rng.standard_normal((n, 2))
@@ -188,7 +187,7 @@ def _draw_scene(rng: np.random.Generator, n: int) -> _Scene:
     aspect = 0.3 * rng.standard_normal() + np.cumsum(0.4 * rate * _smooth(rng, (n,), 0.8))
     log_side = folded[:, None] + 0.5 * np.stack([-aspect, aspect], axis=-1)
 
-    # One look-alike, on its own path beside the object's.
+    # One distractor, on its own path beside the object's.
     angle = rng.uniform(0, 2 * np.pi)
     offset = size * rng.uniform(0.9, 2.5) * np.array([np.cos(angle), np.sin(angle)])
     own = size * 0.4 * _smooth(rng, (n, 2), 0.95)
@@ -211,7 +210,7 @@ def _track(
     drift = np.sqrt(0.4) * drift_shared + np.sqrt(0.6) * rng.standard_normal((n, k, 2))
     drift = np.cumsum(trackers.drift[:, None] * hard * drift, axis=0)
 
-    # Where a tracker that still has the object puts its box; size grows into its bias.
+    # Box of a tracker that has not lost the object; the size bias sets in gradually.
     t = np.arange(n)
     past = np.clip(t[:, None] - trackers.lag, 0, None)  # (n, K), a time in frames
     behind = np.stack([np.interp(past, t, scene.centre[:, i]) for i in range(2)], axis=-1)
@@ -232,14 +231,14 @@ def _track(
     lost = np.zeros(k, bool)
     heading = np.zeros((k, 2))
     for i in range(1, n):
-        # An event is the same for all; who fails depends on robustness, and on time.
+        # All trackers share an event; failure depends on robustness and time.
         pressure = scene.events[i] * (0.5 + scene.difficulty) * (0.7 + 0.6 * i / (i + 30))
         chance = np.clip(1.4 * pressure - 0.9 * trackers.robust, 0.05 * pressure, 1)
         chance += 0.002 * scene.difficulty
         fails = ~lost & (rng.random(k) < chance)
         heading[fails] = 0.03 * size[i] * rng.standard_normal((int(fails.sum()), 2))
         lost |= fails
-        # A robust tracker finds the object again when it is close to its own box.
+        # A robust tracker recovers the object when it is near the tracker's box.
         distance = np.linalg.norm(centre[i - 1] - scene.centre[i], axis=-1) / size[i]
         found = lost & (rng.random(k) < 0.12 * trackers.robust * np.exp(-(distance**2)))
         lost &= ~found
