@@ -48,6 +48,7 @@ def test_generated_pairs_agree_with_their_depth_and_motion(pairs):
     assert np.all((shares > 0.019) & (shares < 0.21))
 
 
+@pytest.mark.slow
 def test_a_pair_depends_on_its_key_and_number_alone(pairs):
     first = generate_pairs(jax.random.key(3), 1, (48, 64), noise=0.0)
     jax.tree.map(np.testing.assert_array_equal, tuple(first), tuple(pairs.take(slice(0, 1))))

@@ -23,6 +23,7 @@ from jaxcv.data.pipelines import load_pose_pairs
 from jaxcv.data.synthetic.pose_pairs import generate_pose_pairs
 from jaxcv.io.colmap import read_colmap
 from jaxcv.io.posed_folder import PosedViews, read_posed_folder
+from tests.helpers import mostly_slow
 
 FLIP = np.diag([1.0, -1.0, -1.0])
 K = np.array([[30.0, 0, 19.5], [0, 32.0, 14.5], [0, 0, 1]])
@@ -336,7 +337,10 @@ def test_the_reader_finds_the_places(places):
 @_robot
 @pytest.mark.parametrize(
     ("far", "count", "shared"),
-    [(None, 1176, 512), (300, 333, 303), (350, 559, 419), (400, 845, 506), (520, 1176, 512)],
+    mostly_slow(
+        [(None, 1176, 512), (300, 333, 303), (350, 559, 419), (400, 845, 506), (520, 1176, 512)],
+        [(350, 559, 419)],
+    ),
 )
 def test_frusta_do_not_make_the_authors_pairs(places, far, count, shared):
     k, r, t, listed = places

@@ -347,6 +347,7 @@ def _config():
 
 @pytest.mark.parametrize("name", ["gs://bucket/runs", "s3://bucket", "a" * 5000])
 def test_what_is_no_folder_of_this_machine(toy, unloadable, name):
-    with pytest.raises(records.FolderError, match=r"`workdir`: expected a (local )?folder") as error:
+    expected = r"`workdir`: expected a (local )?folder"
+    with pytest.raises(records.FolderError, match=expected) as error:
         runner.train(unloadable, toy.Config(), name)
     assert len(str(error.value)) < 600

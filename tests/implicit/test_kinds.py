@@ -20,6 +20,7 @@ from jaxcv import Damping, argmin, argmin_jvp, argmin_least_squares, argmin_vjp,
 from jaxcv.least_squares import Huber, Welsch
 from jaxcv.linear import Arrow, BlockDiagonal, ConjugateGradient
 from jaxcv.solvers import LBFGS, GradientDescent, LevenbergMarquardt, MultiStart, Newton
+from tests.helpers import mostly_slow
 
 UNDAMPED = Damping(0.0)
 FLOAT32 = jnp.float32
@@ -106,6 +107,7 @@ def test_what_is_not_differentiated_may_have_no_derivative(call, made):
 
 
 _ONES, _Y, _T = np.ones(2), np.full(2, 0.5, np.float32), np.float32(2)  # float64, float32, float32
+QUICK = ("theta", "data", "kernel", "bounds")
 _FLOAT64 = {
     "theta": lambda: argmin(energy, _Y, 2 * _ONES),
     "theta_cg": lambda: argmin(energy, _Y, 2 * _ONES, linear="cg"),
@@ -125,7 +127,7 @@ _FLOAT64 = {
 @pytest.mark.parametrize(
     "call",
     [
-        pytest.param(call, id=name, marks=[pytest.mark.slow] * (name in ("theta_many", "seeds")))
+        pytest.param(call, id=name, marks=[pytest.mark.slow] * (name not in QUICK))
         for name, call in _FLOAT64.items()
     ],
 )
@@ -285,7 +287,7 @@ _NO_MINIMUM = {
 }
 
 
-@pytest.mark.parametrize("name", _NO_MINIMUM)
+@pytest.mark.parametrize("name", mostly_slow(_NO_MINIMUM, ("inverse", "parabola", "nan")))
 @pytest.mark.parametrize("solver", [Newton(), LBFGS()], ids=["newton", "lbfgs"])
 def test_no_minimum_is_never_called_converged(name, solver):
     found = argmin(_NO_MINIMUM[name], jnp.float32(0.2), 0.0, solver=solver)

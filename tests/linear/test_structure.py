@@ -17,7 +17,7 @@ from jaxcv.linear.system import (
     damped_system,
     resolve_method,
 )
-from tests.helpers import relative_error
+from tests.helpers import mostly_slow, relative_error
 
 
 def arrow_matrix(rng, blocks, size, shared, least):
@@ -162,7 +162,7 @@ def badly_scaled(rng, n):
     return scale[:, None] * (np.eye(n) + 0.1 * (q + q.T)) * scale
 
 
-@pytest.mark.parametrize("block_size", [1, 2, 3])
+@pytest.mark.parametrize("block_size", mostly_slow([1, 2, 3], [2]))
 def test_block_jacobi_of_a_block_diagonal_matrix_is_its_inverse(block_size):
     rng = np.random.default_rng(0)
     parts = rng.normal(size=(6, block_size, block_size))

@@ -17,6 +17,7 @@ from jaxcv.models.hand_pose import (
     pose_loss,
 )
 from jaxcv.models.layers import convolve
+from tests.helpers import mostly_slow
 
 PUBLISHED = {
     "net1": 151_415_466, "net2": 151_563_050, "net3": 151_597_098, "net4": 286_942_762,
@@ -86,10 +87,10 @@ def test_interleaved_channels_are_plain_ones_with_a_permuted_kernel():
 
 
 @pytest.mark.parametrize("fusion", ["max", "sum", "mean"])
-@pytest.mark.parametrize("at", [("conv2",), ("pool2",), ("fc1",), ("output",)])
+@pytest.mark.parametrize("at", mostly_slow(["conv2", "pool2", "fc1", "output"], ["pool2"]))
 def test_fusions_that_do_not_care_which_stream_comes_first(fusion, at):
     first, second = images(2, 2)
-    network = HandNetwork(images=("a", "b"), fusion=fusion, fuse_at=at, **SMALL)
+    network = HandNetwork(images=("a", "b"), fusion=fusion, fuse_at=(at,), **SMALL)
     params = network.init(jax.random.key(3), first, second)
     swapped = {}
     for name, leaf in params["params"].items():
@@ -115,7 +116,7 @@ def test_fusion_of_equal_streams():
         np.testing.assert_allclose(out, want, atol=1e-6)
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", mostly_slow(FUSIONS, ["concatenate", "convolve"]))
 def test_several_layers_of_fusion(fusion):
     depth, rgb = images(1, 3)
     network = HandNetwork(images=BOTH, fusion=fusion, fuse_at=("conv2", "pool1", "fc1"), **SMALL)

@@ -55,6 +55,7 @@ def errors(pose, pairs, i):
     return float(turned), float(translation_error(pose.direction, pairs.direction[i]))
 
 
+@pytest.mark.slow  # the README's example is such a call
 def test_two_images_are_enough(pairs):
     found = []
     for i in range(3):
@@ -70,6 +71,7 @@ def test_two_images_are_enough(pairs):
     assert confidence > 0.9
 
 
+@pytest.mark.slow
 def test_without_intrinsics_the_pose_is_still_near(pairs):
     guessed = [errors(relative_pose(pairs.first[i], pairs.second[i]), pairs, i) for i in range(3)]
     assert np.median([turned for turned, _ in guessed]) < 8  # focal lengths are 0.8 to 1.2 widths
