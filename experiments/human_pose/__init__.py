@@ -1,4 +1,4 @@
-"""Human pose: learn the energy of a multi-camera 3-D pose model (NeurIPS 2019, section 6).
+"""Human pose: learn the energy of a multi-camera 3-D pose model (NeurIPS 2019, section 5).
 
   python -m experiments.human_pose --workdir=runs/human_pose
   python -m experiments.human_pose --workdir=runs/my_groups --groups=scaling --groups=fusion --huber

@@ -1,4 +1,4 @@
-"""Tracker fusion: learn how much to trust each of many trackers (NeurIPS 2019, section 5).
+"""Tracker fusion: learn how much to trust each of many trackers (NeurIPS 2019, section 4).
 
   python -m experiments.tracker_fusion --workdir=runs/tracker_fusion
   python -m experiments.tracker_fusion --workdir=runs/vot --data=vot --data_dir=DIR

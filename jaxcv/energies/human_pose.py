@@ -15,7 +15,7 @@ rho(r) = |r|^2 / 2, or with the pseudo-Huber kernel delta^2 (sqrt(1 + |r|^2 / de
 combines them. Units: poses in mm, points in the normalised units of `normalise_points`, so a_0, the
 scale, is a negative number near -0.003.
 
-Source: Toso, Campbell, Russell, NeurIPS 2019, sections 4 and 6; Tome et al., CVPR 2017, 3DV 2018.
+Source: Toso, Campbell, Russell, NeurIPS 2019, section 5; Tome et al., CVPR 2017, 3DV 2018.
 """
 
 import math

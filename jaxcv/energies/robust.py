@@ -25,7 +25,7 @@ def rbf_energy(
     Returns:
         () in [-sum(w), 0], without unit.
 
-    Source: Toso, Campbell, Russell, NeurIPS 2019, section 4; Dennis and Welsch 1978.
+    Source: Toso, Campbell, Russell, NeurIPS 2019, section 3; Dennis and Welsch 1978.
     """
     if points.ndim == 1:
         square = (points - y) ** 2

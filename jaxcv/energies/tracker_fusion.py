@@ -7,7 +7,7 @@ weight of its function and the correction of its box.
 All lengths are divided by the unit of the frame, `UNIT` times the median box size of the trackers
 that report. One set of parameters and one damping of the Hessian then serve objects of any size.
 
-Source: Toso, Campbell, Russell, NeurIPS 2019, section 5. The exact form of the energy is not
+Source: Toso, Campbell, Russell, NeurIPS 2019, section 4. The exact form of the energy is not
 published; this one is reconstructed from the text.
 """
 

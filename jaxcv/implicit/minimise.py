@@ -3,8 +3,9 @@
 The rule belongs to the solution, not to the solver: `argmin` runs any solver without gradient and
 passes the result to an identity whose derivative is one damped solve (`jaxcv.implicit.rules`).
 
-Source: Toso, Campbell, Russell, "Wibergian learning of continuous energy functions",
-NeurIPS 2019, eq. 8-9; Samuel and Tappen, CVPR 2009, for value 0.
+Source: Toso, Campbell, Russell, "Fixing implicit derivatives: trust-region based learning of
+continuous energy functions", NeurIPS 2019, eq. 10; for value 0, eq. 9, Samuel and Tappen, CVPR
+2009.
 """
 
 import functools

@@ -5,7 +5,7 @@ At a minimiser y* of E(., theta) the implicit function theorem gives, for a cota
     theta_bar = -B^T u,    u = H^-1 v,    H = d2E/dy2,  B = d(dE/dy)/dtheta.
 
 Near a degenerate minimum u explodes. Wibergian learning (Toso, Campbell, Russell, NeurIPS 2019,
-eq. 9) damps it, u = (H + lambda I)^-1 v, which is also one step of the proximal-point iteration
+eq. 10) damps it, u = (H + lambda I)^-1 v, which is also one step of the proximal-point iteration
 differentiated exactly. The filter of order k differentiates k steps,
 
     u_k = sum_{j<k} lambda^j (H + lambda I)^-(j+1) v,

@@ -30,7 +30,7 @@ class FinalNewtonStep:
             0.1, and with 0 for its undamped baseline, whose step may be very long. The other modes
             reject a step that raises the energy: far from a minimum g / lambda is unreliable.
 
-    Source: Wibergian learning, eq. 8.
+    Source: Toso, Campbell, Russell, NeurIPS 2019, section 3.
     """
 
     solver: Solver

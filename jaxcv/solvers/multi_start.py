@@ -36,7 +36,8 @@ class MultiStart:
             of a minimum and their energies agree as closely; None: eps^1/4 (1e-4 in float64, 0.02
             in float32).
 
-    Source: Wibergian learning, section 4 (the energy is evaluated at every data point).
+    Source: Toso, Campbell, Russell, NeurIPS 2019, section 3 (starts at the data point of
+    lowest energy).
     """
 
     solver: Solver

@@ -71,7 +71,7 @@ def fuse_frame(
         damping: of the backward pass; lambda is in units of a Hessian that is 2 where all trackers
             agree at width one.
 
-    Source: Toso, Campbell, Russell, NeurIPS 2019, section 5.
+    Source: Toso, Campbell, Russell, NeurIPS 2019, section 4.
     """
     # Replace the numbers of invalid boxes by 0: zero times NaN would be NaN.
     sound = _is_box(frame.boxes)

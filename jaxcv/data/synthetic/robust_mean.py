@@ -48,7 +48,7 @@ def draw(
         key: PRNG key.
         protocol: one of `PROTOCOLS`, or another one.
 
-    Source: Toso, Campbell, Russell, NeurIPS 2019, section 4 and released code.
+    Source: Toso, Campbell, Russell, NeurIPS 2019, section 3 and released code.
     """
     centre_key, inlier_key, outlier_key = jax.random.split(key, 3)
     centre = jax.random.uniform(centre_key) * (protocol.centre_high - protocol.centre_low)
