@@ -12,6 +12,7 @@ import numpy as np
 from experiments import runner
 from experiments.relative_pose import refinement, training
 from experiments.relative_pose.baselines import pose_of_matches
+from experiments.relative_pose.conditions import conditions_of
 from experiments.relative_pose.data import (
     Data,
     Matched,
@@ -248,7 +249,10 @@ def regimes_of(pairs: Any) -> dict[str, np.ndarray]:
 
 
 def _scores(poses: Poses, pairs: Any) -> dict[str, float]:
-    """Scores by regime; `confident_failures` is nan if no pose is confident."""
+    """Scores by regime; `confident_failures` is nan if no pose is confident.
+
+    A pair without an answer counts with 180 degrees, but in `answered_...`.
+    """
     out = {}
     for regime, rows in regimes_of(pairs).items():
         turned, moved = (error[rows] for error in errors_of(poses, pairs))
@@ -260,6 +264,11 @@ def _scores(poses: Poses, pairs: Any) -> dict[str, float]:
             "rte_folded_median_deg": np.median(unsigned),
             "auc5": auc[0], "auc10": auc[1], "auc20": auc[2], "failures": failed.mean(),
         }  # fmt: skip
+        answered = ~_none(poses)[rows]
+        own["answered"] = answered.mean()
+        if answered.any():
+            own["answered_roe_median_deg"] = np.median(turned[answered])
+            own["answered_rte_median_deg"] = np.median(moved[answered])
         if np.isfinite(poses.confidence[rows]).all():
             confident = poses.confidence[rows] >= 0.5
             own["confident"] = confident.mean()
@@ -289,7 +298,9 @@ def metrics(config: Any, data: Data, trained: runner.TrainedRuns) -> dict[str, A
             if all(key in kept for key in keys):
                 found = change_over_seeds(*(kept[key] for key in keys))
                 out |= {f"{first}_over_{second}/{name}_{k}": v for k, v in found.items()}
-    out |= _over_pairs(config, data, trained)
+    out |= _over_pairs(config, data, trained) | _by_condition(
+        data, answers(config, data, trained, 0)
+    )
     for method, poses in answers(config, data, trained, 0, unrelated=True).items():
         turned, _ = errors_of(poses, data.test.pairs)
         out[f"{method}/unrelated/answered"] = float(np.mean(np.isfinite(poses.direction[:, 0])))
@@ -298,6 +309,17 @@ def metrics(config: Any, data: Data, trained: runner.TrainedRuns) -> dict[str, A
             out[f"{method}/unrelated/confident"] = float(np.mean(poses.confidence >= 0.5))
     out |= {f"{name}/training_minutes": trained[name].seconds / 60 for name in trained}
     return out | _speeds(config, data, trained)
+
+
+def _by_condition(data: Data, poses: dict[str, Poses]) -> dict[str, Any]:
+    """Failures of the first seed by the conditions of the pairs, and their numbers."""
+    out: dict[str, Any] = {}
+    for name, rows in conditions_of(data.test).items():
+        out[f"pairs/{name}"] = int(rows.sum())
+        for method, own in poses.items():
+            failed = pose_failures(*errors_of(own, data.test.pairs))
+            out[f"{method}/{name}/failures"] = float(failed[rows].mean())
+    return out
 
 
 def _over_pairs(config: Any, data: Data, trained: runner.TrainedRuns) -> dict[str, Any]:

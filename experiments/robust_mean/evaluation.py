@@ -103,7 +103,7 @@ def evaluate(config: training.Config, data: None, trained: Any) -> dict[str, Any
             f"{prefix}/plain_mean_loss": plain,
         }
     for protocol, optimizer, method in itertools.product(
-        config.protocol, config.optimizer, training.METHODS
+        config.protocol, config.optimizer, training.methods(config)
     ):
         run, index = selected(trained, method, optimizer, protocol)
         key = key_of(protocol, optimizer, method)

@@ -30,6 +30,7 @@ METHODS = {  # name -> (lambda, mode, order)
     "shift": (0.1, "shift", 1),
     "order4": (0.1, "shift", 4),
 }
+DAMPINGS = {f"damping_{value:g}": (value, "plain", 1) for value in (1e-3, 1e-2, 1.0, 10.0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Config:
         "Solver: newton, or the paper's ten L-BFGS steps and one damped Newton step.",
         choices=("newton", "lbfgs"),
     )
+    dampings: bool = runner.flag(False, "Also train with lambda of 0.001, 0.01, 1 and 10.")
     num_test: int = runner.flag(
         400, "Test samples for the loss of the final width.", lower=1, of_data=True
     )
@@ -72,6 +74,9 @@ PRESETS = {
     "default": Config(),
     "study": Config(steps=10_000, num_seeds=20),
     "paper": Config(steps=10_000, forward="lbfgs"),
+    "dampings": Config(steps=10_000, optimizer=("asgd",), dampings=True),
+    "narrow": Config(steps=10_000, optimizer=("asgd",), initial_scale=0.1),
+    "wide": Config(steps=10_000, optimizer=("asgd",), initial_scale=10.0),
     # Learning rates, with exact minimisers and with the paper's solver.
     "sgd_rates": Config(steps=10_000, optimizer=("sgd",), learning_rate=_SGD_RATES),
     "sgd_rates_lbfgs": Config(
@@ -111,7 +116,7 @@ def estimate(
     `lbfgs` is the paper's solver: ten L-BFGS steps and a Newton step with the method's damping.
     `diagnostics` as in `jaxcv.argmin`.
     """
-    value, mode, order = METHODS[method]
+    value, mode, order = (METHODS | DAMPINGS)[method]
     damping = Damping(value, order=order, mode=mode)
     solver = Newton()
     if forward == "lbfgs":
@@ -129,12 +134,17 @@ def protocol_of(trial: Any) -> Protocol:
     return Protocol(*(trial[name] for name in Protocol._fields))
 
 
+def methods(config: Config) -> tuple[str, ...]:
+    """The rows that are trained."""
+    return (*METHODS, *(DAMPINGS if config.dampings else ()))
+
+
 def runs(config: Config, data: None) -> dict[str, runner.Run]:
     """One run per optimiser and method; protocols, learning rates and seeds are trials."""
     del data
     seeds = range(config.seed, config.seed + config.num_seeds)
     out = {}
-    for optimizer, method in itertools.product(config.optimizer, METHODS):
+    for optimizer, method in itertools.product(config.optimizer, methods(config)):
         factory, own_rate = OPTIMIZERS[optimizer]
         rows = list(itertools.product(config.protocol, config.learning_rate or (own_rate,), seeds))
         trials = {

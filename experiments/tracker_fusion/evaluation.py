@@ -10,7 +10,7 @@ import numpy as np
 from experiments import runner
 from experiments.tracker_fusion import training
 from jaxcv.data.tracker_fusion import TrackerFrames
-from jaxcv.energies.tracker_fusion import FusionParameters, TrackerFrame
+from jaxcv.energies.tracker_fusion import UNIT, FusionParameters, TrackerFrame
 from jaxcv.io import Model
 from jaxcv.metrics.tracking import box_iou, paired_bootstrap, sequence_means
 
@@ -96,7 +96,7 @@ def fused_boxes(config: Any, trained: Any, frames: TrackerFrames, which: np.ndar
     learned = chosen_models(config, trained, "learned")
     equal = training.equal_width(frames.boxes.shape[1], learned.rbf_width)
     boxes["rbf"] = np.asarray(training.fuse_all(equal, index, inputs))
-    for method in ("undamped", "learned"):
+    for method in ("undamped", "learned", *training.ABLATIONS[config.ablation]):
         models = chosen_models(config, trained, method)
         boxes[method] = np.asarray(training.fuse_all(models.parameters, index, inputs))
     return boxes
@@ -121,7 +121,10 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
     num = len(data.sequences.names)
     means = {name: sequence_means(iou, data.frames.sequence, num) for name, iou in ious.items()}
     best = max(data.sequences.trackers, key=lambda name: out[f"{name}/iou"])
+    more = training.ABLATIONS[config.ablation]
     for name, a, b in (
+        *((f"{name}_minus_rbf", name, "rbf") for name in more),
+        *((f"learned_minus_{name}", "learned", name) for name in more),
         ("learned_minus_rbf", "learned", "rbf"),
         ("learned_minus_undamped", "learned", "undamped"),
         ("learned_minus_best_tracker", "learned", best),
@@ -137,8 +140,12 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
         by_frame = np.full(which.shape, training.NUM_FOLDS + 1)
         for name, iou in per_frame_iou(config, data, trained, by_frame).items():
             out[f"{name}/iou_frames"] = float(iou[test].mean())
-    for method in training.METHODS:
-        out[f"{method}/strength"] = list(chosen_models(config, trained, method).strength)
+    for method, settings in training.methods(config).items():
+        models = chosen_models(config, trained, method)
+        out[f"{method}/strength"] = list(models.strength)
+        moved = np.asarray(models.parameters.log_width)[training.NUM_FOLDS]
+        moved = np.abs(moved - np.log(settings.width / UNIT)).mean()
+        out[f"{method}/log_width_moved"] = float(moved)
         history = trained[f"{method}.final"].history
         if "gradient_norm" in history:
             out[f"{method}/largest_gradient"] = float(np.nanmax(history["gradient_norm"]))

@@ -32,7 +32,7 @@ def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tup
     ious = evaluation.per_frame_iou(config, data, trained, which)
     yield "energy_maps.png", _energy_maps(config, data, trained, which, ious)
     yield "success.png", _success(data, ious)
-    yield "iou.png", _bars(data, metrics)
+    yield "iou.png", _bars(config, data, metrics)
     yield "parameters.png", _parameters(config, data, trained)
     if all("loss" in run.history for run in trained.values()):
         yield "training.png", _training(config, trained)
@@ -106,10 +106,11 @@ def _success(data: Any, ious: Any) -> Any:
     return figure
 
 
-def _bars(data: Any, metrics: Any) -> Any:
+def _bars(config: Any, data: Any, metrics: Any) -> Any:
     """Mean IoU of all rows, split by sequence and by frame, beside the paper's where it has one."""
     names = sorted(data.sequences.trackers, key=lambda n: metrics[f"{n}/iou"])
-    names += ["mean", "median", "rbf", "undamped", "learned", "oracle"]
+    names += ["mean", "median", "rbf", *training.ABLATIONS[config.ablation]]
+    names += ["undamped", "learned", "oracle"]
     figure = runner.new_figure(figsize=(8, 1.5 + 0.3 * len(names)))
     ax = figure.subplots()
     place = np.arange(len(names))
@@ -174,7 +175,11 @@ def _training(config: Any, trained: Any) -> Any:
         gradient = trained[f"{method}.final"].history
         largest = np.nanmax(gradient["gradient_norm"], axis=1)
         right.plot(gradient["step"], largest, label=method, **style)
-    left.set(xscale="log", xlabel="strength of the shrinkage", ylabel="IoU on validation folds")
+    if min(config.strength) > 0:
+        left.set(xscale="log")
+    else:
+        left.set_xscale("symlog", linthresh=1e-4)
+    left.set(xlabel="strength of the shrinkage", ylabel="IoU on validation folds")
     right.set(
         yscale="log", xlabel="step", ylabel="largest gradient norm since last point, all models"
     )

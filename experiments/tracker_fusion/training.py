@@ -26,9 +26,31 @@ from jaxcv.systems import fuse_frame
 
 NUM_FOLDS = 5
 WIDTHS = (0.10, 0.15, 0.20, 0.30, 0.40)  # tried for the equal-width baseline [median box sizes]
-METHODS = {  # name -> damping of the training
-    "learned": Damping(0.1),
-    "undamped": Damping(0.0, mode="plain"),
+
+
+class Method(NamedTuple):
+    """A trained row: its damping, the kinds of parameters it learns, its initial width."""
+
+    damping: Damping = Damping(0.1)
+    kinds: tuple[str, ...] = FusionParameters._fields
+    width: float = UNIT
+
+
+METHODS = {"learned": Method(), "undamped": Method(Damping(0.0, mode="plain"))}
+_WIDTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
+ABLATIONS = {  # further rows
+    "none": {},
+    "kinds": {f"only_{kind}": Method(kinds=(kind,)) for kind in FusionParameters._fields}
+    | {
+        f"without_{kind}": Method(kinds=tuple(k for k in FusionParameters._fields if k != kind))
+        for kind in FusionParameters._fields
+    },
+    "dampings": {f"damping_{value:g}": Method(Damping(value)) for value in (1e-3, 1e-2, 1.0, 10.0)},
+    "widths": {f"learned_from_{width:g}": Method(width=width) for width in _WIDTHS}
+    | {
+        f"undamped_from_{width:g}": Method(Damping(0.0, mode="plain"), width=width)
+        for width in _WIDTHS
+    },
 }
 # Expected spread over the trackers of each kind of parameter: the unit of the penalty.
 SPREADS = {
@@ -86,6 +108,11 @@ class Config:
         "Strengths of the shrinkage; validation folds choose one.",
         lower=0.0,
     )
+    ablation: str = runner.flag(
+        "none",
+        "Further rows: kinds of parameters alone or left out, dampings, initial widths.",
+        choices=tuple(ABLATIONS),
+    )
     saturation: float = runner.flag(
         3.0, "Upper limit of a frame's l1 loss [true box sizes]; 0: no limit.", lower=0.0
     )
@@ -93,6 +120,10 @@ class Config:
 
 PRESETS = {
     "default": Config(),
+    # On a folder in VOT layout: what matters of what is learned.
+    "kinds": Config(data="vot", ablation="kinds"),
+    "dampings": Config(data="vot", ablation="dampings"),
+    "widths": Config(data="vot", ablation="widths", strength=(0.0, 1e-4)),
     "study": Config(
         steps=600, batch_size=256, num_sequences=60, strength=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     ),
@@ -203,6 +234,11 @@ def _fold_of_frames(folds: dict[str, int], data: Data) -> np.ndarray:
     return of_sequence[data.frames.sequence]
 
 
+def methods(config: Config) -> dict[str, Method]:
+    """The rows that are trained."""
+    return METHODS | ABLATIONS[config.ablation]
+
+
 def runs(config: Config, data: Data) -> dict[str, runner.Run]:
     """Per method, a run `choose` to choose the shrinkage, and a run `final` to be tested.
 
@@ -222,12 +258,13 @@ def runs(config: Config, data: Data) -> dict[str, runner.Run]:
     }
     widths = _best_widths(data, masks) if masks else np.full(12, UNIT)
     out = {}
-    for method, splits in itertools.product(METHODS, ("choose", "final")):
+    for (name, method), splits in itertools.product(methods(config).items(), ("choose", "final")):
         numbers = range(NUM_FOLDS) if splits == "choose" else range(NUM_FOLDS, FRAMES + 1)
         rows = list(itertools.product(config.strength, numbers))
-        out[f"{method}.{splits}"] = runner.Run(
-            init=functools.partial(_init, num_trackers=len(data.sequences.trackers)),
-            loss=functools.partial(_loss, config=config, damping=METHODS[method]),
+        count = len(data.sequences.trackers)
+        out[f"{name}.{splits}"] = runner.Run(
+            init=functools.partial(_init, num_trackers=count, width=method.width),
+            loss=functools.partial(_loss, config=config, method=method),
             optimizer=functools.partial(_optimizer, config.learning_rate, config.steps),
             hyperparameters=(),
             trials={
@@ -251,19 +288,26 @@ def _optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation
     return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
 
-def _init(key, trial, *, num_trackers: int):
+def _init(key, trial, *, num_trackers: int, width: float):
     del key
+    start = initial_parameters(num_trackers)
+    start = start._replace(log_width=start.log_width + np.log(width / UNIT).astype(np.float32))
     # The baseline's width, chosen on the same frames, is stored with the model but not trained.
-    return {"fusion": initial_parameters(num_trackers), "rbf_width": jnp.asarray(trial["width"])}
+    return {"fusion": start, "rbf_width": jnp.asarray(trial["width"])}
 
 
-def _loss(params, batch, key, trial, *, config: Config, damping: Damping):
+def _loss(params, batch, key, trial, *, config: Config, method: Method):
     """Mean l1 distance of the corners over the true box size, plus the shrinkage."""
     row, count = batch["table"][trial["split"]], batch["count"][trial["split"]]
     chosen = row[jax.random.randint(key, (config.batch_size,), 0, count)]
     frames = jax.tree.map(lambda leaf: leaf[chosen], batch["frames"])
     truth = batch["truth"][chosen]
-    fused = jax.vmap(lambda frame: fuse_frame(params["fusion"], frame, damping=damping))(frames)
+    parameters = params["fusion"]._asdict()
+    parameters = FusionParameters(**{
+        kind: leaf if kind in method.kinds else jax.lax.stop_gradient(leaf)
+        for kind, leaf in parameters.items()
+    })  # fmt: skip
+    fused = jax.vmap(lambda frame: fuse_frame(parameters, frame, damping=method.damping))(frames)
     distance = jnp.sum(jnp.abs(fused.box - truth), axis=-1) / box_geometry.box_size(truth)
     if config.saturation > 0:  # bounds the influence of frames where every tracker is lost
         distance = config.saturation * jnp.tanh(distance / config.saturation)
@@ -272,7 +316,7 @@ def _loss(params, batch, key, trial, *, config: Config, damping: Damping):
         "unconverged": jnp.mean(~fused.converged),
         "min_eigenvalue": jnp.min(fused.min_eigenvalue),
     }
-    return jnp.mean(distance) + trial["strength"] * penalty(params["fusion"]), metrics
+    return jnp.mean(distance) + trial["strength"] * penalty(parameters), metrics
 
 
 def penalty(parameters: FusionParameters) -> jax.Array:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.relative_pose.baselines import ESTIMATORS, pose_of_matches
+from experiments.relative_pose.conditions import covered_area
 from jaxcv.data.synthetic.pose_pairs import PairRanges, generate_pose_pairs
 from jaxcv.metrics.motion import rotation_error, translation_error
 from jaxcv.systems.feature_matches import FEATURES, Matches, find_matches, normalised, padded
@@ -103,3 +104,10 @@ def test_too_little_to_go_on(pairs):
         find_matches(blank, blank, "harris")
     with pytest.raises(ValueError, match=r"`image`: expected \(H, W, 3\) in 8 bits"):
         find_matches(blank / 255, blank, "sift")
+
+
+def test_the_area_of_matches_is_that_of_their_hull():
+    corners = np.array([[0, 0], [40, 0], [40, 30], [0, 30], [20, 15]], float)
+    assert covered_area(corners, (60, 80)) == pytest.approx(0.25)
+    assert covered_area(corners[:2], (60, 80)) == 0
+    assert covered_area(np.c_[np.arange(9), np.arange(9)], (60, 80)) == 0  # on a line
