@@ -60,7 +60,7 @@ def draw(record):
     """Plots the error against tolerance, and against conditioning."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    figure = Figure(figsize=(14, 5.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for (name, errors), style in zip(record["tolerance"].items(), ("o-", "s--", "^:"), strict=True):
         left.plot(TOLERANCES, np.maximum(errors, 1e-16), style, label=name)
@@ -80,7 +80,8 @@ def draw(record):
     for ax in (left, right):
         ax.set(xscale="log", yscale="log", ylabel="relative error of the gradient")
         ax.grid(alpha=0.3)
-        ax.legend(fontsize=8, ncols=2 if ax is right else 1)
+    left.legend(fontsize=8)
+    right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
