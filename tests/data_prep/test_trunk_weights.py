@@ -43,14 +43,14 @@ def test_alexnet_goes_into_a_network(tmp_path):
         trunk, about = read_tree(tmp_path / "out.safetensors")
         assert about == {"trunk": "alexnet", "sha256": digest}
     network, image = PoseNetwork("cnnBspp"), jnp.zeros((1, 64, 64, 3))
-    params = network.init(jax.random.key(0), image, image)
+    params = jax.jit(network.init)(jax.random.key(0), image, image)
     loaded = with_trunk(params, trunk)
     for k, (kernel, bias) in enumerate(layers("alexnet")):
         np.testing.assert_array_equal(loaded["params"][f"convolutions_{k}"]["kernel"], kernel)
         np.testing.assert_array_equal(loaded["params"][f"convolutions_{k}"]["bias"], bias)
     heads = ("rotation_head", "translation_head")
     assert all(loaded["params"][h] is params["params"][h] for h in heads)
-    narrow = PoseNetwork("cnnBspp", width=0.5).init(jax.random.key(0), image, image)
+    narrow = jax.jit(PoseNetwork("cnnBspp", width=0.5).init)(jax.random.key(0), image, image)
     with pytest.raises(ValueError, match=r"expected \(11, 11, 3, 32\), got \(11, 11, 3, 64\)"):
         with_trunk(narrow, trunk)
 

@@ -145,7 +145,7 @@ def test_crops_kept_in_few_bits_are_shown_as_they_were(data):
 @pytest.mark.slow
 def test_many_validation_frames_are_judged_as_few(data, monkeypatch):
     network = HandNetwork(net="net1", width=0.0625, dense=8)
-    params = network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
     frames = (data.train.depth,), data.train.target
     validate = lambda: training._validate(params, frames, None, network=network, cube=300.0)
     whole = validate()

@@ -107,7 +107,7 @@ def test_the_refinement_goes_on_from_a_file_that_has_been_through_it():
     none: Any = None
     network = training.network(CONFIG, CONFIG.net[-1])
     image, key = jnp.zeros((1, *CONFIG.shape, 3)), jax.random.key(3)
-    before = {"network": network.init(jax.random.key(0), image, image)}
+    before = {"network": jax.jit(network.init)(jax.random.key(0), image, image)}
     config = dataclasses.replace(CONFIG, refine=True)
     run = lambda file: refinement.runs(config, Data(none, none, none, none, file))["joint"]
     fresh = refinement.untrained(CONFIG, before["network"], jax.random.key(1))
@@ -127,7 +127,7 @@ def test_published_networks_add_what_each_image_says():
     """The heads are linear: g(first) + h(second), whatever the other image shows."""
     network = training.network(CONFIG, "cnnBspp")
     images = jax.random.normal(jax.random.key(0), (4, 1, 40, 48, 3))
-    params = network.init(jax.random.key(1), images[0], images[0])
+    params = jax.jit(network.init)(jax.random.key(1), images[0], images[0])
     out = lambda i, j: jnp.concatenate(network.apply(params, images[i], images[j]), axis=-1)
     np.testing.assert_allclose(out(0, 1) + out(2, 3), out(0, 3) + out(2, 1), atol=1e-5)
 

@@ -69,10 +69,10 @@ def test_layers_have_the_published_order():
 def test_concatenation_at_the_input_is_a_network_of_four_channels():
     rgb, depth = images(3, 1)
     early = HandNetwork(images=("rgb", "depth"), fusion="concatenate", fuse_at=("input",), **SMALL)
-    params = early.init(jax.random.key(0), rgb, depth)
+    params = jax.jit(early.init)(jax.random.key(0), rgb, depth)
     plain = HandNetwork(images=("rgbd",), **SMALL)
-    want = plain.apply(params, jnp.concatenate([rgb, depth], axis=-1))
-    np.testing.assert_array_equal(early.apply(params, rgb, depth), want)
+    want = jax.jit(plain.apply)(params, jnp.concatenate([rgb, depth], axis=-1))
+    np.testing.assert_array_equal(jax.jit(early.apply)(params, rgb, depth), want)
 
 
 def test_interleaved_channels_are_plain_ones_with_a_permuted_kernel():
@@ -91,13 +91,13 @@ def test_interleaved_channels_are_plain_ones_with_a_permuted_kernel():
 def test_fusions_that_do_not_care_which_stream_comes_first(fusion, at):
     first, second = images(2, 2)
     network = HandNetwork(images=("a", "b"), fusion=fusion, fuse_at=(at,), **SMALL)
-    params = network.init(jax.random.key(3), first, second)
+    params = jax.jit(network.init)(jax.random.key(3), first, second)
     swapped = {}
     for name, leaf in params["params"].items():
         other = name[:-1] + {"a": "b", "b": "a"}[name[-1]] if name[-2:] in ("_a", "_b") else name
         swapped[other] = leaf
-    out = network.apply({"params": swapped}, second, first)
-    np.testing.assert_allclose(network.apply(params, first, second), out, atol=1e-6)
+    out = jax.jit(network.apply)({"params": swapped}, second, first)
+    np.testing.assert_allclose(jax.jit(network.apply)(params, first, second), out, atol=1e-6)
 
 
 def test_fusion_of_equal_streams():
@@ -105,14 +105,14 @@ def test_fusion_of_equal_streams():
     network = lambda fusion: HandNetwork(
         images=("a", "b"), fusion=fusion, fuse_at=("conv4",), **SMALL
     )
-    params = network("max").init(jax.random.key(4), image, image)
+    params = jax.jit(network("max").init)(jax.random.key(4), image, image)
     one = {}
     for name, leaf in params["params"].items():
         one[name] = params["params"][f"{name[:-2]}_a"] if name.endswith("_b") else leaf
     alone = {name.removesuffix("_a"): leaf for name, leaf in one.items() if name[-2:] != "_b"}
-    want = HandNetwork(images=("a",), **SMALL).apply({"params": alone}, image)
+    want = jax.jit(HandNetwork(images=("a",), **SMALL).apply)({"params": alone}, image)
     for fusion in ("max", "mean"):
-        out = network(fusion).apply({"params": one}, image, image)
+        out = jax.jit(network(fusion).apply)({"params": one}, image, image)
         np.testing.assert_allclose(out, want, atol=1e-6)
 
 
@@ -120,25 +120,25 @@ def test_fusion_of_equal_streams():
 def test_several_layers_of_fusion(fusion):
     depth, rgb = images(1, 3)
     network = HandNetwork(images=BOTH, fusion=fusion, fuse_at=("conv2", "pool1", "fc1"), **SMALL)
-    params = network.init(jax.random.key(5), depth, rgb)
+    params = jax.jit(network.init)(jax.random.key(5), depth, rgb)
     names = set(params["params"])
     assert {"conv9_depth", "conv9_rgb", "fc1_depth", "fc1_rgb", "fc2", "output"} < names
-    out = network.apply(params, depth, rgb)
+    out = jax.jit(network.apply)(params, depth, rgb)
     assert out.shape == (2, 14, 3)
     assert np.abs(out).max() < 1
-    assert np.abs(out - network.apply(params, depth, 0 * rgb)).max() > 0
+    assert np.abs(out - jax.jit(network.apply)(params, depth, 0 * rgb)).max() > 0
 
 
 def test_outputs_fused_by_their_mean_are_two_networks():
     depth, rgb = images(1, 3)
     late = HandNetwork(images=BOTH, fusion="mean", fuse_at=("output",), **SMALL)
-    params = late.init(jax.random.key(6), depth, rgb)["params"]
+    params = jax.jit(late.init)(jax.random.key(6), depth, rgb)["params"]
     alone = []
     for kind, image in (("depth", depth), ("rgb", rgb)):
         own = {n.removesuffix(f"_{kind}"): p for n, p in params.items() if n.endswith(f"_{kind}")}
-        alone.append(HandNetwork(images=(kind,), **SMALL).apply({"params": own}, image))
+        alone.append(jax.jit(HandNetwork(images=(kind,), **SMALL).apply)({"params": own}, image))
     want = fuse_predictions(*alone)
-    np.testing.assert_allclose(late.apply({"params": params}, depth, rgb), want, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(late.apply)({"params": params}, depth, rgb), want, atol=1e-6)
 
 
 def test_dropout_keeps_the_mean_and_takes_a_traced_rate():
@@ -149,10 +149,10 @@ def test_dropout_keeps_the_mean_and_takes_a_traced_rate():
     np.testing.assert_array_equal(jax.jit(dropout)(x, 0.0, jax.random.key(0)), x)
     network = HandNetwork(**SMALL)
     (depth,) = images(1)
-    params = network.init(jax.random.key(1), depth)
+    params = jax.jit(network.init)(jax.random.key(1), depth)
     rates = jnp.array([0.0, 0.5])
     outs = jax.vmap(lambda r: network.apply(params, depth, rate=r, key=jax.random.key(2)))(rates)
-    np.testing.assert_allclose(outs[0], network.apply(params, depth), atol=1e-6)
+    np.testing.assert_allclose(outs[0], jax.jit(network.apply)(params, depth), atol=1e-6)
     assert np.abs(outs[1] - outs[0]).max() > 1e-3
 
 
@@ -184,4 +184,4 @@ def test_bad_input(change, message):
     depth, rgb = images(1, 3)
     network = HandNetwork(**({"images": BOTH} | SMALL | change))
     with pytest.raises(ValueError, match=message):
-        network.init(jax.random.key(0), depth, rgb)
+        jax.jit(network.init)(jax.random.key(0), depth, rgb)

@@ -50,17 +50,17 @@ def test_published_parameter_counts_and_shapes():
 def test_initial_images_and_methods(initial):
     network = GraphicsNetwork(CPU_SIZE, initial=initial, mean_pixel=0.8)
     images = jax.random.uniform(jax.random.key(1), (3, 48, 48, 1))
-    params = network.init(jax.random.key(0), images)
-    mean, log_variance, logits = network.apply(params, images)
+    params = jax.jit(network.init)(jax.random.key(0), images)
+    mean, log_variance, logits = jax.jit(network.apply)(params, images)
     if initial == "he":
         assert np.abs(np.asarray(log_variance) + 3).max() < 0.5
         assert 0.1 < np.asarray(mean).std() < 3
         assert np.median(jax.nn.sigmoid(logits)) == pytest.approx(0.8, abs=0.1)
     else:
         assert np.abs(np.asarray(mean)).max() < 0.2
-    other = network.clone(method="convolution").apply(params, images)[2]
-    np.testing.assert_allclose(network.clone(method="phases").apply(params, images)[2], other,
-                               atol=1e-4)  # fmt: skip
+    other = jax.jit(network.clone(method="convolution").apply)(params, images)[2]
+    phases = jax.jit(network.clone(method="phases").apply)(params, images)[2]
+    np.testing.assert_allclose(phases, other, atol=1e-4)
     encoded = network.apply(params, images, method="encode")
     np.testing.assert_array_equal(encoded[0], mean)
     np.testing.assert_array_equal(network.apply(params, mean, method="decode"), logits)
@@ -99,7 +99,7 @@ def test_threshold_is_the_sources():
 def test_bad_input():
     network = GraphicsNetwork(CPU_SIZE)
     with pytest.raises(ValueError, match=r"`images`: expected \(B, 48, 48, 1\), got \(1, 50, 50"):
-        network.init(jax.random.key(0), jnp.zeros((1, 50, 50, 1)))
+        jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 50, 50, 1)))
     params = shapes_of(network)[0]
     with pytest.raises(ValueError, match=r"`code`: expected \(B, 32\)"):
         jax.eval_shape(lambda p: network.apply(p, jnp.zeros((1, 5)), method="decode"), params)

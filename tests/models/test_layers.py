@@ -71,7 +71,7 @@ def test_images_of_few_channels_are_convolved_alike(size, width, channels, featu
 def test_weights_are_those_of_an_ordinary_convolution():
     x = jax.random.normal(jax.random.key(0), (1, 4, 4, 3))
     layer = Convolution3x3(5, bias=-2.5)
-    params = layer.init(jax.random.key(1), x)
+    params = jax.jit(layer.init)(jax.random.key(1), x)
     np.testing.assert_array_equal(params["params"]["bias"], -2.5)
     want = nn.Conv(5, (3, 3)).apply(params, x)
     np.testing.assert_allclose(layer.apply(params, x), want, atol=1e-5)
@@ -81,7 +81,7 @@ def test_memory_of_the_lstm():
     """With a gate wide open the state is kept, and with it shut it is forgotten."""
     layer, x = ConvolutionalLSTM(2), jnp.ones((1, 3, 3, 4))
     carry = (jnp.zeros((1, 3, 3, 2)), jnp.arange(18.0).reshape(1, 3, 3, 2) / 9)
-    params = layer.init(jax.random.key(0), carry, x)
+    params = jax.jit(layer.init)(jax.random.key(0), carry, x)
     gates = params["params"]["Convolution3x3_0"]
     zero = gates["kernel"] * 0
     for forget, share in ((30.0, 1.0), (-30.0, 0.0)):

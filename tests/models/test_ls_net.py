@@ -79,9 +79,9 @@ def test_pixels_that_are_not_seen_have_no_say_in_the_motion():
     keys = jax.random.split(jax.random.key(0), 2)
     shown = jax.random.normal(keys[0], (1, 8, 8, 38))
     none = jnp.zeros((1, 8, 8), bool)
-    params = module.init(keys[1], module.start((1, 8, 8)), shown, none)
-    *_, first = module.apply(params, module.start((1, 8, 8)), shown, none)
-    *_, second = module.apply(params, module.start((1, 8, 8)), 2 * shown, none)
+    params = jax.jit(module.init)(keys[1], module.start((1, 8, 8)), shown, none)
+    *_, first = jax.jit(module.apply)(params, module.start((1, 8, 8)), shown, none)
+    *_, second = jax.jit(module.apply)(params, module.start((1, 8, 8)), 2 * shown, none)
     np.testing.assert_array_equal(first, second)
 
 
@@ -89,13 +89,13 @@ def test_pixels_that_are_not_seen_have_no_say_in_the_motion():
 def test_first_moves_are_small_and_the_guess_can_be_improved():
     module = InitialNetwork(CPU_SIZE)
     image = jax.random.uniform(jax.random.key(0), (2, 16, 24, 3))
-    params = module.init(jax.random.key(1), image, image, image[..., :2])
-    guess = module.apply(params, image, image, image[..., :2])
+    params = jax.jit(module.init)(jax.random.key(1), image, image, image[..., :2])
+    guess = jax.jit(module.apply)(params, image, image, image[..., :2])
     assert guess.inverse_depth.shape == (2, 4, 6)
     assert np.all(np.abs(guess.inverse_depth - 0.08) < 0.05)
     assert np.all(np.linalg.norm(guess.xi[:, :3], axis=1) > 0.02)  # or depth could not be seen
     upscaler = Upscaler(CPU_SIZE)
-    params = upscaler.init(jax.random.key(2), guess.inverse_depth, image)
-    full = upscaler.apply(params, guess.inverse_depth, image)
+    params = jax.jit(upscaler.init)(jax.random.key(2), guess.inverse_depth, image)
+    full = jax.jit(upscaler.apply)(params, guess.inverse_depth, image)
     assert full.shape == (2, 16, 24)
     np.testing.assert_allclose(jnp.mean(full), jnp.mean(guess.inverse_depth), atol=5e-3)

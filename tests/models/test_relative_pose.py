@@ -64,7 +64,7 @@ def test_the_map_is_what_feature_shape_says():
         for size in ((67, 80), (101, 99)):
             network = PoseNetwork("cnnAspp", trunk, width=1 / 32)
             image = jnp.zeros((1, *size, 3))
-            params = network.init(jax.random.key(0), image, image)
+            params = jax.jit(network.init)(jax.random.key(0), image, image)
             module = network.bind(params)
             x = image
             for k, convolution in enumerate(module.convolutions):
@@ -118,7 +118,7 @@ def test_pyramid_against_brute_force():
 def test_siamese():
     network = PoseNetwork("cnnBspp", width=1 / 16)
     images = jax.random.normal(jax.random.key(1), (2, 3, 80, 64, 3))
-    params = network.init(jax.random.key(0), *images)
+    params = jax.jit(network.init)(jax.random.key(0), *images)
     apply = jax.jit(network.apply)
     rotation, translation = apply(params, *images)
     assert rotation.shape == (3, 4)

@@ -41,7 +41,7 @@ def test_upsampled_pixels_and_a_kernel_of_one():
 
 def test_layer():
     x = jnp.ones((2, 4, 4, 3))
-    params = UpsampledConvolution(5, 3).init(jax.random.key(0), x)
+    params = jax.jit(UpsampledConvolution(5, 3).init)(jax.random.key(0), x)
     assert params["params"]["kernel"].shape == (3, 3, 3, 5)
     for method in ("phases", "convolution"):
         out = UpsampledConvolution(5, 3, method=method).apply(params, x)

@@ -30,7 +30,7 @@ def scene(place=(10.0, -20.0, 700.0), wall=1500.0, speckle=0):
 
 @pytest.fixture(scope="module")
 def params():
-    return NETWORK.init(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 1)))
+    return jax.jit(NETWORK.init)(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 1)))
 
 
 def test_a_network_in_a_file_predicts_as_before(tmp_path):
@@ -38,7 +38,7 @@ def test_a_network_in_a_file_predicts_as_before(tmp_path):
         net="net1", images=("depth", "rgb"), fuse_at=("conv2", "pool2"), width=0.0625, dense=8
     )
     crops = [jnp.zeros((1, SIDE, SIDE, channels)) for channels in (1, 3)]
-    params = network.init(jax.random.key(0), *crops)
+    params = jax.jit(network.init)(jax.random.key(0), *crops)
     scale = ColorScale((0.1, 0.2, 0.3), (0.5, 0.5, 0.4))
     settings = {
         "network": network, "side": SIDE, "cube": 250.0, "color_scale": scale, "scales": None
@@ -125,7 +125,7 @@ def test_networks_of_colour(params):
         net="net1", width=0.0625, dense=8, images=("depth", "rgb"), fuse_at=("conv2",)
     )
     shapes = jnp.zeros((1, SIDE, SIDE, 1)), jnp.zeros((1, SIDE, SIDE, 3))
-    weights = fused.init(jax.random.key(1), *shapes)
+    weights = jax.jit(fused.init)(jax.random.key(1), *shapes)
     color = np.random.default_rng(0).random((120, 160, 3))
     found = predict_hand(scene(), K, weights, network=fused, side=SIDE, color=color)
     other = predict_hand(scene(), K, weights, network=fused, side=SIDE, color=1 - color)

@@ -18,7 +18,7 @@ IMAGES = jax.random.uniform(jax.random.key(5), (4, 16, 16, 1))
 
 @pytest.fixture(scope="module")
 def params():
-    return NETWORK.init(jax.random.key(0), IMAGES)
+    return jax.jit(NETWORK.init)(jax.random.key(0), IMAGES)
 
 
 def slopes(params, **options):

@@ -167,10 +167,10 @@ def test_entry_point_shapes_files_and_bad_input(tmp_path):
     save_model(path, Model(params, {"network": NETWORK}, {"system": "monocular_stereo"}))
     again = load_model(path)
     assert again.settings == {"network": NETWORK}
-    one = estimate_depth_and_motion(
-        p.target[1], p.source[1], p.intrinsics[1], again.params, **again.settings
+    same = estimate_depth_and_motion(
+        p.target, p.source, p.intrinsics, again.params, **again.settings
     )
-    np.testing.assert_allclose(one.full, found.full[1], atol=1e-5)
+    np.testing.assert_array_equal(same.full, found.full)
 
     run = functools.partial(estimate_depth_and_motion, params=params, network=NETWORK)
     with pytest.raises(ValueError, match=r"`target`: expected multiples of eight, got \(30, 48\)"):
@@ -187,6 +187,14 @@ def test_entry_point_shapes_files_and_bad_input(tmp_path):
         run(p.target, p.source, p.intrinsics, network=NETWORK._replace(residual="hue"))
     with pytest.raises(ValueError, match=r"`update`: expected 'left' with unit=True"):
         run(p.target, p.source, p.intrinsics, network=NETWORK._replace(update="additive"))
+
+
+@pytest.mark.slow
+def test_one_pair_alone_is_that_of_a_batch():
+    p, params = pairs(), init_stereo_network(jax.random.key(2), NETWORK)
+    run = functools.partial(estimate_depth_and_motion, params=params, network=NETWORK)
+    one = run(p.target[1], p.source[1], p.intrinsics[1])
+    np.testing.assert_allclose(one.full, run(p.target, p.source, p.intrinsics).full[1], atol=1e-5)
 
 
 @pytest.mark.slow

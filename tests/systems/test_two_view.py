@@ -44,9 +44,9 @@ def pairs():
 @pytest.fixture(scope="module")
 def params():
     image = jnp.zeros((1, *SHAPE, 3))
-    own = NETWORK.init(jax.random.key(0), image, image)
+    own = jax.jit(NETWORK.init)(jax.random.key(0), image, image)
     both = NETWORK.apply(own, image, image, method="both_features")
-    head = HEAD.init(jax.random.key(1), both, jnp.zeros((1, 1, MATCH_NUMBERS)))
+    head = jax.jit(HEAD.init)(jax.random.key(1), both, jnp.zeros((1, 1, MATCH_NUMBERS)))
     return {"network": own, "head": head, "scales": PoseScales()}
 
 
