@@ -39,6 +39,9 @@ __all__ = [
 ]
 
 
+_LONGEST = 600  # characters of `got` in an error
+
+
 def argument_error(name: str, expected: str, got: Any, hint: str = "") -> ValueError:
     """The error format of the library, in one line: ``` `name`: expected, got ... . hint ```.
 
@@ -48,6 +51,8 @@ def argument_error(name: str, expected: str, got: Any, hint: str = "") -> ValueE
         got: what was passed instead.
         hint: what to pass or call instead; a full sentence.
     """
+    got = str(got)
+    got = got if len(got) <= _LONGEST else f"{got[: _LONGEST - 100]} ... {got[-80:]}"
     return ValueError(" ".join(f"`{name}`: {expected}, got {got}. {hint}".split()))
 
 

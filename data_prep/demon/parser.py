@@ -21,12 +21,11 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 
 from jaxcv.checks import argument_error
 from jaxcv.geometry.camera import check_intrinsics
-from jaxcv.io.files import check_file
+from jaxcv.io.hdf5 import open_hdf5
 from jaxcv.io.pictures import read_stored
 
 __all__ = ["DemonPair", "DemonView", "list_pairs", "read_view"]
@@ -72,7 +71,7 @@ def list_pairs(path: str | os.PathLike[str]) -> list[DemonPair]:
             views.
     """
     out = []
-    with _open(path) as file:
+    with open_hdf5(path, _HINT) as file:
         for group in sorted(file):
             if group.startswith("."):
                 continue
@@ -102,13 +101,16 @@ def read_view(path: str | os.PathLike[str], group: str, view: int) -> DemonView:
             depth, sizes that differ, or an invalid camera. The error names file, group and view.
     """
     name = f"{path}, {group}/frames/t0/v{view}"
-    with _open(path) as file:
-        node: Any = file.get(f"{group}/frames/t0/v{view}", {})
-        missing = [key for key in _PARTS if key not in node]
-        if missing:
-            raise argument_error(name, f"expected {missing}", "none", _HINT)
-        image, depth, camera = (np.asarray(node[key]) for key in _PARTS)
-        about = {key: _attributes(f"{name}/{key}", node[key]) for key in _PARTS}
+    with open_hdf5(path, _HINT) as file:
+        return _view(name, file.get(f"{group}/frames/t0/v{view}", {}))
+
+
+def _view(name: str, node: Any) -> DemonView:
+    missing = [key for key in _PARTS if key not in node]
+    if missing:
+        raise argument_error(name, f"expected {missing}", "none", _HINT)
+    image, depth, camera = (np.asarray(node[key]) for key in _PARTS)
+    about = {key: _attributes(f"{name}/{key}", node[key]) for key in _PARTS}
     for key, kind in (("image", "webp"), ("depth", "lz4half"), ("camera", "pinhole")):
         got = _text(about[key].get("format"))
         if got != kind:
@@ -142,15 +144,6 @@ def _attributes(name: str, node: Any) -> dict[str, Any]:
 def _text(value: Any) -> str:
     value = value.item() if isinstance(value, np.ndarray) else value
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _open(path: str | os.PathLike[str]) -> Any:
-    check_file(path, hint=_HINT)
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        expected = "expected an HDF5 file of DeMoN"
-        raise argument_error(str(path), expected, str(error), _HINT) from error
 
 
 def _image_size(name: str, encoded: bytes) -> tuple[int, int]:

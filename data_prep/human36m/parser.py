@@ -21,9 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcv.checks import argument_error
-from jaxcv.data.human_pose import load_arrays
 from jaxcv.geometry.camera import check_rotations
-from jaxcv.io.files import check_file
+from jaxcv.io.hdf5 import load_arrays, open_hdf5
 
 __all__ = ["CAMERAS", "Layout", "Sequence", "find_layout", "read_sequence"]
 
@@ -156,14 +155,11 @@ def _cameras(path: pathlib.Path, subject: str) -> np.ndarray:
 
 def _camera_name(path: pathlib.Path, name: str) -> str | None:
     """A name stored as text or as character codes; None if there is none."""
-    import h5py
-
-    check_file(path)
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         if name not in file:
             return None
         value = np.asarray(file[name])
-    if value.dtype.kind in "iuf":
-        return "".join(chr(int(code)) for code in value.ravel())
-    text = value.item()
-    return text.decode() if isinstance(text, bytes) else str(text)
+        if value.dtype.kind in "iuf":
+            return "".join(chr(int(code)) for code in value.ravel())
+        text = value.item()
+        return text.decode() if isinstance(text, bytes) else str(text)

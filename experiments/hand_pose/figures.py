@@ -99,6 +99,7 @@ def _images(data: Any, found: Any, row: str, titles: dict[str, str]) -> Any:
 def _points(data: Any, found: Any, row: str, titles: dict[str, str]) -> Any:
     """Predictions among the points of the depth image, as in the thesis' Fig. 4.11."""
     figure = runner.new_figure(figsize=(14, 8.4))
+    figure.set_layout_engine("none")  # it leaves too little room between axes in 3-D
     figure.subplots_adjust(left=0.02, right=0.96, bottom=0.06, top=0.9, wspace=0.25, hspace=0.28)
     for k, test in enumerate(evaluation.TESTS):
         crops = getattr(data, test)

@@ -69,7 +69,7 @@ class Config:
     )
 
 
-_SGD_RATES = (5e-7, 1.6e-6, 5e-6, 1.6e-5, 5e-5, 1.6e-4, 5e-4)
+_SGD_RATES = (5e-8, 1.6e-7, 5e-7, 1.6e-6, 5e-6, 1.6e-5, 5e-5, 1.6e-4, 5e-4)
 PRESETS = {
     "default": Config(),
     "study": Config(steps=10_000, num_seeds=20),

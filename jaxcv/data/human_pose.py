@@ -9,21 +9,16 @@ Layout of a released model (HDF5, float64; K components, joints last)::
 Source: the files of the released code of Toso, Campbell, Russell, NeurIPS 2019.
 """
 
-import os
-import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxcv.checks import argument_error
 from jaxcv.geometry.camera import check_rotations
-from jaxcv.io.files import check_file, check_memory
 
 __all__ = [
     "PoseFrames",
     "check_frames",
-    "load_arrays",
-    "save_arrays",
 ]
 
 NUM_JOINTS = 17
@@ -104,60 +99,3 @@ def check_frames(frames: PoseFrames) -> None:
         raise argument_error(
             "frames.joints", expected, got, "See jaxcv.energies.human_pose.JOINTS."
         )
-
-
-def load_arrays(path: str | os.PathLike[str], shapes: dict[str, tuple]) -> dict[str, np.ndarray]:
-    """Reads arrays of an HDF5 file by name; checks their shapes and values.
-
-    Args:
-        path: of the file.
-        shapes: name -> shape; None is any size.
-
-    Raises:
-        ValueError: not an HDF5 file, a missing name, another shape, nan or inf.
-    """
-    import h5py
-
-    path = pathlib.Path(path)
-    check_file(path)
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise argument_error("path", "expected an HDF5 file", str(path), str(error)) from error
-    out = {}
-    with file:
-        for name, shape in shapes.items():
-            if not isinstance(file.get(name), h5py.Dataset):
-                listed = ", ".join(sorted(file)) or "nothing"
-                raise argument_error(str(path), f"expected an array {name!r}", listed)
-            stored: Any = file[name]
-            fits = len(stored.shape) == len(shape) and all(
-                want in (None, got) for want, got in zip(shape, stored.shape, strict=True)
-            )
-            if not fits:
-                want = "(" + ", ".join("?" if size is None else str(size) for size in shape) + ")"
-                raise argument_error(f"{path}: {name}", f"expected {want}", stored.shape)
-            check_memory(f"{path}: {name}", float(stored.nbytes))
-            array = np.asarray(stored)
-            if not (np.issubdtype(array.dtype, np.number) and np.all(np.isfinite(array))):
-                raise argument_error(f"{path}: {name}", "expected finite numbers", array.dtype)
-            out[name] = array
-    return out
-
-
-def save_arrays(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
-    """Writes an HDF5 file, renamed into place when complete.
-
-    Args:
-        path: of the file; an existing one is replaced.
-        arrays: name -> array.
-    """
-    import h5py
-
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with h5py.File(temporary, "w") as file:
-        for name, array in arrays.items():
-            file[name] = np.asarray(array)
-    temporary.replace(path)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcv.checks import argument_error
-from jaxcv.data.human_pose import load_arrays, save_arrays
 from jaxcv.energies.human_pose import (
     NUM_BASES,
     NUM_JOINTS,
@@ -17,6 +16,7 @@ from jaxcv.energies.human_pose import (
 )
 from jaxcv.energies.human_pose_readout import PoseReadout
 from jaxcv.geometry.camera import check_rotations
+from jaxcv.io.hdf5 import load_arrays, save_arrays
 
 __all__ = [
     "fit_pose_model",

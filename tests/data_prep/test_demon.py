@@ -182,6 +182,6 @@ def test_truncated_file_leaves_nothing_behind(tmp_path):
     path = tmp_path / "rgbd_test.h5"
     write_file(path)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(ValueError, match=r"rgbd_test.h5`: expected an HDF5 file of DeMoN"):
+    with pytest.raises(ValueError, match=r"rgbd_test.h5`: expected an HDF5 file"):
         prepare(tmp_path, tmp_path / "cache", name="rgbd")
     assert not list((tmp_path / "cache").rglob("dataset_info.json"))

@@ -76,12 +76,10 @@ def test_predictions_are_those_of_the_metrics(trained, tmp_path):
 def test_the_usual_solver_finds_what_scipy_finds(trained):
     p = training.load(CONFIG).test
     i = training.NAMES.index("exponential")
-    problems = zip(*(np.asarray(leaf[i], float) for leaf in (p.t, p.y, p.start)), strict=True)
-    curve = CURVES["exponential"]
-    ends = [
-        scipy.optimize.least_squares(lambda x, t=t, y=y: curve(x[None], t)[0] - y, start).cost
-        for t, y, start in problems
-    ]
+    times = np.asarray(p.t[i], float)
+    problems = zip(np.asarray(p.y[i], float), np.asarray(p.start[i], float), strict=True)
+    residual = lambda x, y: CURVES["exponential"](x[None], times)[0] - y
+    ends = [scipy.optimize.least_squares(residual, start, args=(y,)).cost for y, start in problems]
     got = trained[1]["metrics"]["lm_tuned/exponential/energy_median_15"]
     np.testing.assert_allclose(got, np.median(ends), rtol=0.02)
 
