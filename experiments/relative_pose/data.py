@@ -11,7 +11,7 @@ from data_prep._prepare import cache_folder
 from experiments import runner
 from jaxcv.data.pose_labels import check_labels
 from jaxcv.data.relative_pose import Gathered, PosePairs
-from jaxcv.systems.feature_matches import Matches, find_matches
+from jaxcv.systems.feature_matches import MOST, Matches, find_matches
 from jaxcv.systems.two_view import MatchArrays, match_arrays, resized
 
 __all__ = ["SOURCES", "Data", "Matched", "found_matches", "load", "matched_pairs", "quaternions"]
@@ -178,9 +178,9 @@ def _all_resized(images: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.stack([resized(image, shape) for image in images])
 
 
-def found_matches(full: PosePairs, features: str = "sift") -> list[Matches]:
+def found_matches(full: PosePairs, features: str = "sift", most: int = MOST) -> list[Matches]:
     """Feature matches of each pair, computed in parallel on all cores."""
-    own = lambda i: find_matches(full.first[i], full.second[i], features)
+    own = lambda i: find_matches(full.first[i], full.second[i], features, most=most)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(own, range(len(full.rotation))))
 

@@ -22,6 +22,7 @@ from experiments.relative_pose.data import (
 )
 from experiments.runner.statistics import change_over_seeds, interval_of_mean
 from experiments.runner.timing import seconds_per_call
+from jaxcv.geometry.camera import resize_intrinsics
 from jaxcv.metrics.motion import (
     folded,
     pose_auc,
@@ -51,6 +52,11 @@ METHODS = {
     "orb_ransac": ("orb", "ransac"), "surf_ransac": ("surf", "ransac"),
     "poselib": ("sift", "poselib"),
 }  # fmt: skip
+# In the networks' own images, and with the number of features that OpenCV's ORB has by default.
+FURTHER = {
+    "sift_ransac_small": ("sift", "ransac"), "poselib_small": ("sift", "poselib"),
+    "orb_ransac_small": ("orb", "ransac"), "orb_ransac_500": ("orb", "ransac"),
+}  # fmt: skip
 REGIMES = ("textured", "textureless")
 COMPARED = (
     ("cnnB", "cnnA"), ("cnnBspp", "cnnAspp"), ("cnnAspp", "cnnA"), ("cnnBspp", "cnnB"),
@@ -59,7 +65,8 @@ COMPARED = (
 # Method -> methods with which its failures are compared, pair by pair.
 AGAINST = {
     "joint": ("poselib", "sift_ransac", "refined_sampled", "refined", *NETS),
-    "refined": ("poselib", "sift_ransac", *NETS), **dict.fromkeys(NETS, ("sift_ransac", "poselib")),
+    "refined": ("poselib", "sift_ransac", *NETS),
+    **dict.fromkeys(NETS, ("sift_ransac", "poselib", "sift_ransac_small", "poselib_small")),
 }  # fmt: skip
 
 
@@ -122,11 +129,11 @@ def _by_refinement(config: Any, params: Any, test: Matched) -> Poses:
     return Poses(*_in_parts(run, len(test.found)))
 
 
-def _by_features(test: Matched, found: Any, estimator: str, seed: int) -> Poses:
+def _by_features(pairs: Any, found: Any, estimator: str, seed: int) -> Poses:
     count = len(found)
     rotation, direction = np.full((count, 3, 3), np.nan), np.full((count, 3), np.nan)
     for i, matches in enumerate(found):
-        k = test.full.intrinsics1[i], test.full.intrinsics2[i]
+        k = pairs.intrinsics1[i], pairs.intrinsics2[i]
         pose = pose_of_matches(matches, *k, estimator, seed)
         if pose is not None:
             rotation[i], direction[i] = pose.rotation, pose.direction
@@ -162,7 +169,7 @@ def _methods(
         params = _trial(trained[net], i)["network"]
         out[net] = functools.partial(_by_network, config, params, net, test.pairs)
     if i == 0:  # these do not depend on trained parameters: once is enough
-        for name in METHODS:
+        for name in (*METHODS, *FURTHER):
             out[name] = functools.partial(_of_method, config, test, name)
         for start in ("sampled", "identity"):
             out[f"refined_{start}"] = functools.partial(_alone, test, start, config.seed)
@@ -187,11 +194,20 @@ def _constant(data: Data, count: int) -> Poses:
 
 
 def _of_method(config: Any, test: Matched, name: str) -> Poses:
-    features, estimator = METHODS[name]
-    found = test.found
-    if features != "sift":
-        found = found_matches(test.full, features)
-    return _by_features(test, found, estimator, config.seed)
+    features, estimator = (METHODS | FURTHER)[name]
+    if name in METHODS:
+        found = test.found if features == "sift" else found_matches(test.full, features)
+        return _by_features(test.full, found, estimator, config.seed)
+    if name.endswith("_500"):
+        found = found_matches(test.full, features, 500)
+        return _by_features(test.full, found, estimator, config.seed)
+    (h, w), (height, width) = (pairs.first.shape[1:3] for pairs in (test.pairs, test.full))
+    k1, k2 = (
+        np.asarray(resize_intrinsics(jnp.asarray(k), w / width, h / height))
+        for k in (test.full.intrinsics1, test.full.intrinsics2)
+    )
+    small = test.pairs._replace(intrinsics1=k1, intrinsics2=k2)
+    return _by_features(small, found_matches(small, features), estimator, config.seed)
 
 
 def _alone(test: Matched, start: str, seed: int) -> Poses:
@@ -358,7 +374,7 @@ def _speeds(config: Any, data: Data, trained: Any) -> dict[str, float]:
     for name, (features, estimator) in METHODS.items():
         start = time.perf_counter()
         found = found_matches(some.full, features)
-        _by_features(some, found, estimator, config.seed)
+        _by_features(some.full, found, estimator, config.seed)
         out[f"{name}/pairs_per_second"] = count / (time.perf_counter() - start)
     if config.refine:
         params = _trial(trained["joint"], 0)

@@ -10,7 +10,7 @@ __all__ = ["FEATURES", "Matches", "find_matches", "normalised", "padded"]
 
 FEATURES = ("sift", "orb", "surf")
 _RATIO = 0.8  # largest nearest / second-nearest distance
-_MOST = 2000  # features per image
+MOST = 2000  # features per image
 
 
 class Matches(NamedTuple):
@@ -27,17 +27,18 @@ class Matches(NamedTuple):
     ratio: np.ndarray
 
 
-def find_matches(first: Any, second: Any, features: str = "sift") -> Matches:
+def find_matches(first: Any, second: Any, features: str = "sift", *, most: int = MOST) -> Matches:
     """Mutual nearest neighbours that pass the ratio test, best first.
 
     Args:
         first: (H, W, 3) in 8 bits (uint8).
         second: (H', W', 3).
         features: one of FEATURES; `surf` needs the package mahotas.
+        most: features per image.
     """
     check_choice("features", features, FEATURES)
-    points1, own1 = _described(first, features)
-    points2, own2 = _described(second, features)
+    points1, own1 = _described(first, features, most)
+    points2, own2 = _described(second, features, most)
     if min(len(own1), len(own2)) < 2:
         return Matches(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0))
     apart = _distances(own1, own2, binary=features == "orb")
@@ -51,7 +52,7 @@ def find_matches(first: Any, second: Any, features: str = "sift") -> Matches:
     return Matches(points1[kept], points2[order[kept, 0]], ratio[kept])
 
 
-def _described(image: Any, features: str) -> tuple[np.ndarray, np.ndarray]:
+def _described(image: Any, features: str, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions (N, 2) u, v [px] and descriptors (N, D) of an image's features."""
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -69,11 +70,11 @@ def _described(image: Any, features: str) -> tuple[np.ndarray, np.ndarray]:
         ) from error
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     if features == "surf":
-        found = surf.surf(grey, threshold=0.1, max_points=_MOST)
+        found = surf.surf(grey, threshold=0.1, max_points=most)
         found = found.reshape(-1, 70)
         return found[:, 1::-1], found[:, 6:]
     make: Any = cv2.SIFT.create if features == "sift" else cv2.ORB.create
-    keys, descriptors = make(_MOST).detectAndCompute(grey, None)
+    keys, descriptors = make(most).detectAndCompute(grey, None)
     if descriptors is None:
         return np.zeros((0, 2)), np.zeros((0, 1))
     return np.array([key.pt for key in keys], float).reshape(-1, 2), descriptors

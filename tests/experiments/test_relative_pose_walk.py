@@ -120,7 +120,7 @@ def test_known_errors(data, method, rotation, direction, failures):
         poses = evaluation._alone(data.test, "sampled", 0)
     else:
         estimator = evaluation.METHODS[method][1]
-        poses = evaluation._by_features(data.test, data.test.found, estimator, 0)
+        poses = evaluation._by_features(data.test.full, data.test.found, estimator, 0)
     turned, moved = evaluation.errors_of(poses, data.test.full)
     assert np.median(turned) == pytest.approx(rotation, rel=0.25)
     assert np.median(moved) == pytest.approx(direction, rel=0.25)
