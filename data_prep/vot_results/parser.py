@@ -97,7 +97,8 @@ def find_layout(root: str | os.PathLike[str]) -> Layout:
         if name in sequences:
             raise argument_error(where, "expected distinct names", repr(name), "Remove one.")
         folder = root / "sequences" / name
-        if pathlib.Path(name).name != name or not folder.is_dir():
+        # os.path: a name that is too long is no folder, and no OSError.
+        if pathlib.Path(name).name != name or not os.path.isdir(folder):
             hint = "Add its folder beside the list, or remove the line."
             raise argument_error(where, f"expected a folder {folder}", "none", hint)
         sequences.append(name)

@@ -48,7 +48,7 @@ def check_views(views: PosedViews, name: str) -> None:
     if not views.files:
         raise argument_error(name, "expected one view or more", "none", _HINT)
     for path in views.files:
-        if not path.is_file():
+        if not os.path.isfile(path):  # False for names that are too long
             raise argument_error(name, "expected the image", f"no file {path}", _HINT)
     check_intrinsics(f"{name}, intrinsics", views.intrinsics)
     check_rotations(f"{name}, rotation", np.asarray(views.rotation), 1e-3)

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from jaxcv.checks import argument_error
-from jaxcv.io.files import read_json
+from jaxcv.io.files import check_file, read_json
 
 __all__ = ["open_prepared", "splits_of"]
 
@@ -48,6 +48,9 @@ def builder_of(source: Any) -> Any:
         expected = "expected the folder of a prepared data set, with a dataset_info.json"
         hint = "Prepare the data set first; see data_prep/README.md."
         raise argument_error("source", expected, str(folder), hint)
+    for path in folder.iterdir():
+        if not path.is_dir():
+            check_file(path, hint=_AGAIN)  # reading a named pipe would block
     _check_features(folder / "features.json")
     try:
         return tfds.builder_from_directory(os.fspath(folder))

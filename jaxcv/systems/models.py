@@ -163,9 +163,9 @@ def load_model(path: str | os.PathLike[str], *, system: str | None = None) -> Mo
 
 def _file_of(path: pathlib.Path) -> pathlib.Path:
     for inside in (pathlib.Path("model", FILE), pathlib.Path(FILE)):
-        if (path / inside).is_file():
+        if os.path.isfile(path / inside):  # False for names that are too long
             return path / inside
-    if path.is_dir():
+    if os.path.isdir(path):
         hint = "Finish the training: the same command resumes it."
         raise argument_error(str(path), f"expected a folder with model/{FILE}", "none", hint)
     return path
