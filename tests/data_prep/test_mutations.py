@@ -263,9 +263,11 @@ def changed_json(draw, content):
         tree = json.loads(content)
     except ValueError:
         return changed_number(draw, content)
+    if not isinstance(tree, (dict, list)):
+        return changed_number(draw, content)
     if draw(st.integers(0, 9)) == 0:
         return draw(st.sampled_from((b"[" * 5000 + b"]" * 5000, b"[]", b"3", b"null", b'{"a":1}')))
-    places = []
+    places: list[tuple] = []
 
     def walk(node):
         for key in node if isinstance(node, dict) else range(len(node)):
@@ -274,6 +276,8 @@ def changed_json(draw, content):
                 walk(node[key])
 
     walk(tree)
+    if not places:
+        return changed_bytes(draw, content)
     node, key = draw(st.sampled_from(places))
     if draw(st.booleans()):
         node[key] = draw(st.sampled_from(VALUES))
