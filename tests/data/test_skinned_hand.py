@@ -11,6 +11,8 @@ from jaxcv.data.hand import check_frames
 from jaxcv.data.skinned_hand import posed_hand, render_mesh, skinned_hands
 from jaxcv.io.gltf_hand import WEBXR_JOINTS, read_skinned_hand
 
+pytestmark = pytest.mark.optimised
+
 OCTAHEDRON = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], float)
 SIDES = np.array([
     [0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]

@@ -7,6 +7,8 @@ import pytest
 
 from jaxcv.energies.robust import rbf_energy
 
+pytestmark = pytest.mark.optimised
+
 
 @pytest.fixture
 def points():

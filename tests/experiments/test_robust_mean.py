@@ -10,6 +10,8 @@ from experiments import robust_mean, runner
 from experiments.robust_mean import prediction, training
 from jaxcv.data.synthetic.robust_mean import PROTOCOLS, draw
 
+pytestmark = pytest.mark.optimised
+
 CONFIG = training.Config(
     steps=1500, num_seeds=5, optimizer=("asgd",), protocol=("released",), num_test=20
 )

@@ -16,6 +16,8 @@ from jaxcv.geometry.camera import (
 )
 from jaxcv.geometry.warp import bilinear, warp_pixels
 
+pytestmark = pytest.mark.optimised
+
 K = np.array([[28.5, 0.4, 15.2], [0, -28.1, 11.7], [0, 0, 1]])
 
 

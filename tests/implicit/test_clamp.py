@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from jaxcv.implicit.clamp import clamp_inactive, invariance_penalty
 
+pytestmark = pytest.mark.optimised
+
 ACTIVE = np.array([True, False, False, True])
 
 

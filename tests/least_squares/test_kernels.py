@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from jaxcv.least_squares.kernels import GemanMcClure, Huber, PseudoHuber, Welsch
 
+pytestmark = pytest.mark.optimised
+
 FORMULAS = {
     Huber: lambda s, c: np.where(s <= c * c, s, 2 * c * np.sqrt(s) - c * c),
     PseudoHuber: lambda s, c: 2 * c * c * (np.sqrt(1 + s / c**2) - 1),

@@ -66,6 +66,7 @@ def norms(x):
     return np.linalg.norm(np.asarray(x, float), axis=-1)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n", mostly_slow([1, 2, 3, 4, 7, 12], [1, 3, 12]))
 def test_shift_never_exceeds_its_bound(n, dtype):

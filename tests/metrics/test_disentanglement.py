@@ -14,6 +14,8 @@ from jaxcv.metrics.disentanglement import (
     squared_correlations,
 )
 
+pytestmark = pytest.mark.optimised
+
 RNG = np.random.default_rng(0)
 FACTORS = np.stack([RNG.uniform(-1, 1, 600), RNG.uniform(0, 2, 600), RNG.integers(0, 4, 600)], 1)
 DISCRETE = (False, False, True)

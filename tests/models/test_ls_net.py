@@ -18,6 +18,8 @@ from jaxcv.models.ls_net import (
     encoding_channels,
 )
 
+pytestmark = pytest.mark.optimised
+
 
 def count(module, *inputs):
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))

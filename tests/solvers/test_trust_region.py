@@ -9,6 +9,8 @@ from jaxcv import Status, argmin
 from jaxcv.solvers import Newton
 from tests.helpers import mostly_slow
 
+pytestmark = pytest.mark.optimised
+
 
 def rosenbrock(y):
     return jnp.sum(100 * (y[1:] - y[:-1] ** 2) ** 2 + (1 - y[:-1]) ** 2)

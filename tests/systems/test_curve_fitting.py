@@ -17,6 +17,8 @@ from jaxcv.systems.curve_fitting import (
     init_curve_solver,
 )
 
+pytestmark = pytest.mark.optimised
+
 NAMES = tuple(FAMILIES)
 
 

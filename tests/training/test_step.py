@@ -6,6 +6,8 @@ import pytest
 
 from jaxcv.training import create_state, global_norm, make_update
 
+pytestmark = pytest.mark.optimised
+
 KEY = jax.random.key(0)
 
 
