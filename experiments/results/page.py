@@ -88,11 +88,12 @@ def _tracker_fusion(m: Mapping[str, Any]) -> str:
 def _human_pose(m: Mapping[str, Any]) -> str:
     parts = []
     for kind, title in (("multicamera", "4 cameras"), ("monocular", "1 camera")):
-        rows = ", ".join(
-            f"{name} {np.mean(m[f'{name}/{kind}_mpjpe_mm']):.1f}"
-            for name in ("baseline", "body_model", "l2", "huber")
-        )
-        parts.append(f"{title}: {rows}")
+        tail = f"/{kind}_mpjpe_mm"
+        names = ("baseline_l2", "baseline", "body_model", "body_and_cameras", "l2",
+                 "huber_body_model", "huber")  # fmt: skip
+        rows = [f"{name} {np.mean(m[name + tail]):.1f}" for name in names if name + tail in m]
+        if rows:
+            parts.append(f"{title}: {', '.join(rows)}")
     change = "huber_over_baseline/multicamera"
     ends = [m[f"{change}_{end}"] for end in ("low", "high") if f"{change}_{end}" in m]
     interval = f" [{', '.join(f'{100 * end:+.0f}' for end in ends)}]" if ends else ""
