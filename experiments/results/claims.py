@@ -142,7 +142,7 @@ def _formatted(values: Mapping[str, Any], key: str, form: str) -> str:
 
 def _signless(value: float, spec: str) -> str:
     """A formatted number with a true minus sign, and without that of a zero."""
-    text = format(value, spec)
+    text = format(value, spec).replace("e-0", "e-")
     return text.removeprefix("-") if not text.strip("-0.%") else text.replace("-", "−")
 
 
