@@ -47,18 +47,22 @@ def _rates(m: Mapping[str, Any]) -> str:
 def _robust_mean(m: Mapping[str, Any]) -> str:
     if any(key.endswith("/best_rate") for key in m):
         return _rates(m)
-    ends = {k: np.asarray(m[f"{k}/sigma2"], float) for k in ("damped", "undamped")}
-    most = {k: np.asarray(m[f"{k}/largest_sigma2"], float) for k in ("damped", "undamped")}
-    ratio = np.asarray(m["undamped_over_damped/largest_gradient"], float)
-    loss = {k: np.nanmedian(np.asarray(m[f"{k}/loss"], float)) for k in ("damped", "undamped")}
-    return (
-        f"σ² < 2000 at the end: damped {(ends['damped'] < 2000).sum()}, undamped "
-        f"{(ends['undamped'] < 2000).sum()} of {ends['damped'].size} seeds; all along: "
-        f"{(most['damped'] < 2000).sum()} and {(most['undamped'] < 2000).sum()}. Median squared "
-        f"error {loss['damped']:.0f} and {loss['undamped']:.0f}. Largest "
-        f"gradient, undamped over damped: median {np.nanmedian(ratio):.1f}, from "
-        f"{np.nanmin(ratio):.1f} to {np.nanmax(ratio):.1f}"
-    )
+    parts = []
+    for prefix, title in (("", "released code's data"), ("paper/", "paper's data")):
+        if f"{prefix}damped/loss" not in m:
+            continue
+        rows = []
+        for name in ("damped", "undamped"):
+            over = np.asarray(m[f"{prefix}{name}/loss_over_least"], float)
+            sigma2 = np.asarray(m[f"{prefix}{name}/sigma2"], float)
+            rows.append(f"{name} {np.nanmedian(over):.2f} (σ² {np.nanmedian(sigma2):.0f})")
+        ratio = np.asarray(m[f"{prefix}undamped_over_damped/largest_gradient"], float)
+        best = m[f"{prefix}scan/best_sigma2"]
+        parts.append(
+            f"{title}: {', '.join(rows)}, best fixed σ² {best:.0f}; largest gradient, undamped over "
+            f"damped, {np.nanmedian(ratio):.1f}"
+        )
+    return f"median loss over that of the best fixed width, averaged SGD; {'. '.join(parts)}"
 
 
 def _robust_mean_minima(m: Mapping[str, Any]) -> str:
