@@ -59,7 +59,7 @@ def _robust_mean(m: Mapping[str, Any]) -> str:
         ratio = np.asarray(m[f"{prefix}undamped_over_damped/largest_gradient"], float)
         best = m[f"{prefix}scan/best_sigma2"]
         parts.append(
-            f"{title}: {', '.join(rows)}, best fixed σ² {best:.0f}; largest gradient, undamped over "
+            f"{title}: {', '.join(rows)}, best fixed σ² {best:.0f}; largest gradient undamped over "
             f"damped, {np.nanmedian(ratio):.1f}"
         )
     return f"median loss over that of the best fixed width, averaged SGD; {'. '.join(parts)}"
