@@ -58,7 +58,7 @@ def rows(config: Any, views: int) -> dict[str, dict[str, Any]]:
 
 
 def row_poses(config: Any, trained: Any, batch: Any, seed: int, views: int, row: Any) -> np.ndarray:
-    """Poses (N, 17, 3) [mm] that one row reconstructs."""
+    """Poses (N, 17, 3) [mm] that one row reconstructs; rows of equal settings are computed once."""
     settings = dict(row)
     name = settings.pop("run")
     any_method = next(iter(training.methods(config, views)))
@@ -67,7 +67,8 @@ def row_poses(config: Any, trained: Any, batch: Any, seed: int, views: int, row:
     settings = {"robust": bool(params["robust"] > 0.5)} | settings
     baseline = "huber" if settings["robust"] else "l2"
     parameters = params["parameters" if name else baseline]
-    return training.poses(config, params["model"], parameters, batch, **settings)
+    solve = lambda: training.poses(config, params["model"], parameters, batch, **settings)
+    return trained.once((seed, views, name, tuple(sorted(settings.items()))), solve)
 
 
 def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from jaxcv.metrics.motion import (
 )
 from jaxcv.metrics.tracking import paired_bootstrap
 from jaxcv.models.relative_pose import NETS, direction_of, rotation_of, standardised
+from jaxcv.systems.feature_matches import MOST
 from jaxcv.systems.two_view import (
     FEWEST,
     PoseScales,
@@ -46,17 +47,28 @@ __all__ = [
 ]  # fmt: skip
 
 AT_ONCE = 50
-# Feature methods: features and estimator.
+
+
+class Classical(NamedTuple):
+    """A feature method: features, estimator, whether in the networks' images, features an image."""
+
+    features: str
+    estimator: str
+    small: bool = False
+    most: int = MOST
+
+
 METHODS = {
-    "sift_ransac": ("sift", "ransac"), "sift_magsac": ("sift", "magsac"),
-    "orb_ransac": ("orb", "ransac"), "surf_ransac": ("surf", "ransac"),
-    "poselib": ("sift", "poselib"),
+    "sift_ransac": Classical("sift", "ransac"), "sift_magsac": Classical("sift", "magsac"),
+    "orb_ransac": Classical("orb", "ransac"), "surf_ransac": Classical("surf", "ransac"),
+    "poselib": Classical("sift", "poselib"),
 }  # fmt: skip
-# In the networks' own images, and with the number of features that OpenCV's ORB has by default.
 FURTHER = {
-    "sift_ransac_small": ("sift", "ransac"), "poselib_small": ("sift", "poselib"),
-    "orb_ransac_small": ("orb", "ransac"), "orb_ransac_500": ("orb", "ransac"),
-}  # fmt: skip
+    "sift_ransac_small": Classical("sift", "ransac", small=True),
+    "poselib_small": Classical("sift", "poselib", small=True),
+    "orb_ransac_small": Classical("orb", "ransac", small=True),
+    "orb_ransac_500": Classical("orb", "ransac", most=500),  # as many as OpenCV's ORB by default
+}
 REGIMES = ("textured", "textureless")
 COMPARED = (
     ("cnnB", "cnnA"), ("cnnBspp", "cnnAspp"), ("cnnAspp", "cnnA"), ("cnnBspp", "cnnB"),
@@ -169,8 +181,9 @@ def _methods(
         params = _trial(trained[net], i)["network"]
         out[net] = functools.partial(_by_network, config, params, net, test.pairs)
     if i == 0:  # these do not depend on trained parameters: once is enough
-        for name in (*METHODS, *FURTHER):
-            out[name] = functools.partial(_of_method, config, test, name)
+        matched = functools.cache(functools.partial(_matched, test))
+        for name, method in (METHODS | FURTHER).items():
+            out[name] = functools.partial(_by_classical, matched, method, config.seed)
         for start in ("sampled", "identity"):
             out[f"refined_{start}"] = functools.partial(_alone, test, start, config.seed)
     if config.refine:
@@ -193,21 +206,27 @@ def _constant(data: Data, count: int) -> Poses:
     return Poses(np.tile(rotation, (count, 1, 1)), np.tile(direction, (count, 1)), nothing)
 
 
-def _of_method(config: Any, test: Matched, name: str) -> Poses:
-    features, estimator = (METHODS | FURTHER)[name]
-    if name in METHODS:
-        found = test.found if features == "sift" else found_matches(test.full, features)
-        return _by_features(test.full, found, estimator, config.seed)
-    if name.endswith("_500"):
-        found = found_matches(test.full, features, 500)
-        return _by_features(test.full, found, estimator, config.seed)
+def _small(test: Matched) -> Any:
+    """The pairs at the networks' size, with intrinsics of that size."""
     (h, w), (height, width) = (pairs.first.shape[1:3] for pairs in (test.pairs, test.full))
     k1, k2 = (
         np.asarray(resize_intrinsics(jnp.asarray(k), w / width, h / height))
         for k in (test.full.intrinsics1, test.full.intrinsics2)
     )
-    small = test.pairs._replace(intrinsics1=k1, intrinsics2=k2)
-    return _by_features(small, found_matches(small, features), estimator, config.seed)
+    return test.pairs._replace(intrinsics1=k1, intrinsics2=k2)
+
+
+def _by_classical(matched: Any, method: Classical, seed: int) -> Poses:
+    """Poses by a feature method; `matched(features, small, most)` are the pairs and matches."""
+    pairs, found = matched(method.features, method.small, method.most)
+    return _by_features(pairs, found, method.estimator, seed)
+
+
+def _matched(test: Matched, features: str, small: bool, most: int) -> tuple[Any, Any]:
+    pairs = _small(test) if small else test.full
+    if (features, small, most) == ("sift", False, MOST):
+        return pairs, test.found
+    return pairs, found_matches(pairs, features, most)
 
 
 def _alone(test: Matched, start: str, seed: int) -> Poses:
@@ -371,7 +390,7 @@ def _speeds(config: Any, data: Data, trained: Any) -> dict[str, float]:
         params = _trial(trained[net], 0)["network"]
         images = jnp.asarray(some.pairs.first[:]), jnp.asarray(some.pairs.second[:])
         out[f"{net}/pairs_per_second"] = count / seconds_per_call(_apply, params, *images, own)
-    for name, (features, estimator) in METHODS.items():
+    for name, (features, estimator, *_) in METHODS.items():
         start = time.perf_counter()
         found = found_matches(some.full, features)
         _by_features(some.full, found, estimator, config.seed)

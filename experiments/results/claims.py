@@ -130,17 +130,17 @@ def _formatted(values: Mapping[str, Any], key: str, form: str) -> str:
     own = np.asarray([np.nan if x is None else x for x in np.ravel(values[key])], float) * factor
     if "range" in words:
         parts = (own.mean(), own.min(), own.max())
-        return "{} [{}, {}]".format(*(_signless(x, spec) for x in parts))
+        return "{} [{}, {}]".format(*(_written(x, spec) for x in parts))
     many = next((_MANY[word] for word in words if word in _MANY), np.mean)
-    text = _signless(float(many(own)), spec)
+    text = _written(float(many(own)), spec)
     if "interval" in words:
         stem = key.removesuffix("_change")
         ends = (factor * float(np.mean(values[f"{stem}_{end}"])) for end in ("low", "high"))
-        text += " [{}, {}]".format(*(_signless(x, spec) for x in ends))
+        text += " [{}, {}]".format(*(_written(x, spec) for x in ends))
     return text
 
 
-def _signless(value: float, spec: str) -> str:
+def _written(value: float, spec: str) -> str:
     """A formatted number with a true minus sign, and without that of a zero."""
     text = format(value, spec).replace("e-0", "e-")
     return text.removeprefix("-") if not text.strip("-0.%") else text.replace("-", "−")
@@ -156,9 +156,8 @@ def metrics_of_records(folder: pathlib.Path = RECORDS) -> dict[str, Mapping[str,
     return {path.stem: json.loads(path.read_text())["metrics"] for path in paths}
 
 
-def render_beyond(folder: pathlib.Path = FOLDER) -> str:
+def render_beyond(metrics: Mapping[str, Mapping[str, Any]], folder: pathlib.Path = FOLDER) -> str:
     """Results that no source claims, as a list in Markdown."""
-    metrics = metrics_of_records()
     content = tomllib.loads((folder / "beyond.toml").read_text())
     lines = []
     for entry in content["result"]:
@@ -168,9 +167,8 @@ def render_beyond(folder: pathlib.Path = FOLDER) -> str:
     return "\n".join(lines)
 
 
-def render(sources: Iterable[Source]) -> str:
+def render(sources: Iterable[Source], metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """The tables of all sources in Markdown, and the paragraphs on disagreements."""
-    metrics = metrics_of_records()
     lines, disagreements = [], []
     for source in sources:
         counts = ", ".join(f"{n} {word}" for word, n in count_verdicts([source]).items() if n)

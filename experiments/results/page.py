@@ -4,7 +4,6 @@ python -m experiments.results            # from the records and claims/*.toml
 python -m experiments.results --record=runs/tracker_fusion/results.json [--name=tracker_fusion]
 """
 
-import dataclasses
 import importlib
 import json
 import pathlib
@@ -202,9 +201,7 @@ def _is_stale(record: Mapping[str, Any]) -> bool:
     where = {"data": None, "data_dir": None, "cache_dir": None, "init_from": None}
     normal = lambda config: json.loads(json.dumps(config | where))
     presets = experiment.presets.values()
-    # A field that is newer than the record had its default's effect before.
-    new = {field.name: field.default for field in dataclasses.fields(experiment.config)}
-    saved = new | settings.with_new_names(experiment.config, record["config"])
+    saved = settings.as_of_today(experiment.config, record["config"])
     return normal(saved) not in [normal(settings.config_to_dict(p)) for p in presets]
 
 
@@ -228,12 +225,12 @@ def table(folder: pathlib.Path = RESULTS) -> str:
 def page(text: str) -> str:
     """The page with its parts made anew."""
     sources = claims.read_sources()
-    counts = claims.count_verdicts(sources)
+    counts, metrics = claims.count_verdicts(sources), claims.metrics_of_records()
     total = ", ".join(f"{count} *{word}*" for word, count in counts.items())
     made = {
         "results": table(),
-        "claims": f"{sum(counts.values())} claims: {total}.\n\n{claims.render(sources)}",
-        "beyond": claims.render_beyond(),
+        "claims": f"{sum(counts.values())} claims: {total}.\n\n{claims.render(sources, metrics)}",
+        "beyond": claims.render_beyond(metrics),
     }
     for part in PARTS:
         begin, end = (f"<!-- {part}: {edge} -->" for edge in ("begin", "end"))

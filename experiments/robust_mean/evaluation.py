@@ -93,7 +93,7 @@ def evaluate(config: training.Config, data: None, trained: Any) -> dict[str, Any
     least = {}
     for protocol in config.protocol:
         sigma2, losses, plain = _scan(config, protocol)
-        prefix = "paper/scan" if protocol == "paper" else "scan"
+        prefix = key_of(protocol, "asgd", "scan")
         least[protocol] = float(losses.min())
         metrics |= {
             f"{prefix}/sigma2": sigma2,

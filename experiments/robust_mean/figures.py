@@ -28,6 +28,7 @@ LABELS = {
     "shift": "shift, λ = 0.1",
     "order4": "shift, order 4, λ = 0.1",
 }
+DRAWN = ("undamped", "order4", "shift", "damped")  # damped often hides shift
 TITLES = {"released": "released code's data", "paper": "paper's data"}
 
 
@@ -53,9 +54,8 @@ def draw_all(config: Any, data: None, trained: Any, metrics: Any) -> Iterable[tu
 
 def _best_widths(config: Any, metrics: Any) -> dict[str, tuple[float, str]]:
     """Protocol -> sigma^2 with the least test loss, and its label."""
-    prefix = {"released": "scan", "paper": "paper/scan"}
-    best = {name: float(metrics[f"{prefix[name]}/best_sigma2"]) for name in config.protocol}
-    return {name: (value, "least test loss") for name, value in best.items()}
+    key = lambda name: f"{evaluation.key_of(name, 'asgd', 'scan')}/best_sigma2"
+    return {name: (float(metrics[key(name)]), "least test loss") for name in config.protocol}
 
 
 def _energies(config: Any, trained: Any) -> Any:
@@ -102,7 +102,7 @@ def _traces(config: Any, trained: Any, metric: str, label: str, lines: Any) -> A
         enumerate(config.protocol), enumerate(config.optimizer)
     ):
         ax = axes[r, c]
-        for method in ("undamped", "order4", "shift", "damped"):  # damped often hides shift
+        for method in DRAWN:
             run, index = evaluation.selected(trained, method, optimizer, protocol)
             values = run.history[metric][:, index]
             plot_trace(
@@ -130,12 +130,12 @@ def _losses(config: Any, metrics: Any) -> Any:
     for (r, protocol), (c, optimizer) in itertools.product(
         enumerate(config.protocol), enumerate(config.optimizer)
     ):
-        ax, prefix = axes[r, c], "paper/scan" if protocol == "paper" else "scan"
+        ax, prefix = axes[r, c], evaluation.key_of(protocol, "asgd", "scan")
         sigma2 = np.asarray(metrics[f"{prefix}/sigma2"])
         ax.plot(sigma2, metrics[f"{prefix}/loss"], color="black", label="fixed width")
         plain = float(metrics[f"{prefix}/plain_mean_loss"])
         ax.axhline(plain, color="0.5", linestyle=":", label="plain mean")
-        for method in ("undamped", "order4", "shift", "damped"):  # damped often hides shift
+        for method in DRAWN:
             key = evaluation.key_of(protocol, optimizer, method)
             ends = np.clip(np.asarray(metrics[f"{key}/sigma2"], float), sigma2[0], sigma2[-1])
             ax.plot(ends, metrics[f"{key}/loss"], "o", ms=5, alpha=0.6, color=COLORS[method],

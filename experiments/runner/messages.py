@@ -38,7 +38,7 @@ def recorded_seconds(experiment: str, config: Any) -> float | None:
     now = kept(settings.config_to_dict(config))
     for path in sorted(RECORDS.glob(f"{experiment}*.json")):
         record = json.loads(path.read_text())
-        saved = settings.with_new_names(type(config), record["config"])
+        saved = settings.as_of_today(type(config), record["config"])
         if record["experiment"] == experiment and kept(saved) == now:
             return float(record["environment"]["seconds"])
     return None

@@ -17,6 +17,7 @@ from jaxcv.io import files
 
 __all__ = [
     "ConfigError",
+    "as_of_today",
     "check_config",
     "check_data_dir",
     "check_evaluated",
@@ -348,6 +349,12 @@ def with_new_names(config_type: type, values: Mapping[str, Any]) -> dict[str, An
     """Fields that an older version saved, under their present names."""
     new = {old: name for name, old in _renamed(config_type).items()}
     return {new.get(name, name): value for name, value in values.items()}
+
+
+def as_of_today(config_type: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a record under their present names; newer fields have their defaults' effect."""
+    new = {field.name: field.default for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    return new | with_new_names(config_type, values)
 
 
 def _renamed(config_type: type) -> dict[str, str]:

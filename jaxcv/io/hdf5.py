@@ -1,6 +1,7 @@
 """HDF5 files: arrays by name, with checked shapes and values."""
 
 import contextlib
+import io
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxcv.checks import argument_error
-from jaxcv.io.files import check_file, check_memory
+from jaxcv.io.files import check_file, check_memory, write_bytes
 
 if TYPE_CHECKING:
     import h5py
@@ -79,18 +80,20 @@ def load_arrays(
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-    """Writes an HDF5 file, renamed into place when complete.
+    """Writes an HDF5 file atomically.
 
     Args:
         path: of the file; an existing one is replaced.
         arrays: name -> array.
+
+    Raises:
+        ValueError: as `jaxcv.io.files.write_bytes`.
     """
     import h5py
 
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with h5py.File(partial, "w") as file:
+    path, content = pathlib.Path(path), io.BytesIO()
+    with h5py.File(content, "w") as file:
         for name, array in arrays.items():
             file[name] = np.asarray(array)
-    partial.replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, content.getvalue(), "Make room or give rights, then write it again.")
