@@ -21,6 +21,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 
 from jaxcv.checks import argument_error
@@ -76,11 +77,11 @@ def list_pairs(path: str | os.PathLike[str]) -> list[DemonPair]:
             if group.startswith("."):
                 continue
             frames = file.get(f"{group}/frames/t0")
-            pairs = None if frames is None else frames.attrs.get("viewpoint_pairs")
             name = f"{path}, {group}"
-            if frames is None or pairs is None:
+            if not isinstance(frames, h5py.Group) or "viewpoint_pairs" not in frames.attrs:
                 expected = "expected frames/t0 with the attribute viewpoint_pairs"
-                raise argument_error(name, expected, list(file[group]), _HINT)
+                raise argument_error(name, expected, frames, _HINT)
+            pairs = frames.attrs["viewpoint_pairs"]
             pairs = np.asarray(pairs).ravel()
             views = pairs.reshape(-1, 2) if pairs.size % 2 == 0 else np.zeros((1, 2), int)
             missing = [int(v) for v in views.ravel() if f"v{int(v)}" not in frames]

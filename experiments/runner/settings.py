@@ -289,7 +289,7 @@ def define_flags(
     """Defines one flag per field of the Config, and the common flags."""
     fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     text = lambda name: COMMON_FLAGS[name][1]
-    own = {"flag_values": flag_values}
+    own: dict[str, Any] = {"flag_values": flag_values}
     flags.DEFINE_string("workdir", None, text("workdir"), required=True, **own)
     flags.DEFINE_enum("preset", "default", sorted(presets), text("preset"), **own)
     flags.DEFINE_enum("mode", "train", MODES, text("mode"), **own)
