@@ -78,10 +78,11 @@ def load(config: Any) -> Data:
         expected = f"expected the folder of --data={config.data}"
         raise runner.data_error("data_dir", expected, "none", "data_prep/README.md has its layout.")
     try:
-        return _generated(config) if config.data == "synthetic" else _photographs(config)
+        with runner.data_errors():
+            return _generated(config) if config.data == "synthetic" else _photographs(config)
     except ModuleNotFoundError:
         raise  # the runner says how to install the module
-    except (ValueError, ImportError) as error:
+    except ImportError as error:  # a feature that the installed build of a package lacks
         raise runner.DataError(str(error)) from error
 
 
