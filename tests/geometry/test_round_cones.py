@@ -86,12 +86,13 @@ def test_rays_end_where_the_distance_is_zero(scale):
         t = jax.jit(jax.vmap(lambda ray: intersect(origin, ray, cones)))(rays)
         hit = np.isfinite(t)
         at = origin + jnp.where(hit, t, 0)[..., None] * rays[:, None]
-        each = jax.vmap(lambda p: distances(p, cones))
+        each = jax.jit(jax.vmap(lambda p: distances(p, cones)))
         on = jnp.stack([each(at[:, p])[:, p] for p in range(5)], axis=1)
         np.testing.assert_allclose(np.asarray(on)[hit], 0, atol=1e-8 * scale)
         # Marching finds nothing earlier, and nothing at all where there is no hit.
         steps = jnp.linspace(0, 3, 1001)
-        along = jax.vmap(lambda ray: jax.vmap(lambda u: distances(origin + u * ray, cones))(steps))
+        at_steps = jax.vmap(lambda u, ray: distances(origin + u * ray, cones), (0, None))
+        along = jax.jit(jax.vmap(lambda ray: at_steps(steps, ray)))
         inside = np.asarray(along(rays)) < -1e-3 * scale
         first = np.where(inside.any(1), steps[inside.argmax(1)], np.inf)
         assert (first[~hit] == np.inf).all()

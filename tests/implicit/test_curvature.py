@@ -21,15 +21,15 @@ from tests.helpers import (
 def test_covariance_is_the_inverse_hessian(name):
     with jax.enable_x64(True):
         energy, y0, theta, data = problem(name)
-        y = argmin(energy, y0, theta, data).value
+        y = jax.jit(lambda theta: argmin(energy, y0, theta, data).value)(theta)
         point, unravel = jax.flatten_util.ravel_pytree(y)
-        want = jax.hessian(lambda p: energy(unravel(p), theta, *data))(point)
-        found = curvature(energy, y, theta, data)
+        want = jax.jit(jax.hessian(lambda p: energy(unravel(p), theta, *data)))(point)
+        found = jax.jit(lambda y: curvature(energy, y, theta, data))(y)
         assert_close(found.hessian, want, 1e-12)
         assert_close(found.covariance @ want, np.eye(point.size), 1e-9)
         assert_close(found.factor @ found.factor.T, want, 1e-12)
         assert found.shift == 0
-        damped = curvature(energy, y, theta, data, damping=Damping(0.7))
+        damped = jax.jit(lambda y: curvature(energy, y, theta, data, damping=Damping(0.7)))(y)
         shifted = np.asarray(want) + 0.7 * np.eye(point.size)
         assert_close(damped.covariance, np.linalg.inv(shifted), 1e-9)
 

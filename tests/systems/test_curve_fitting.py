@@ -23,7 +23,8 @@ NAMES = tuple(FAMILIES)
 
 
 def problems(count, names=NAMES, seed=0):
-    return draw_curves(jax.random.key(seed), [FAMILIES[name] for name in names], count)
+    draw = lambda key: draw_curves(key, [FAMILIES[name] for name in names], count)
+    return jax.jit(draw)(jax.random.key(seed))
 
 
 @pytest.mark.slow

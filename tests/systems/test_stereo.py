@@ -158,8 +158,9 @@ def test_marquardt_finds_the_motion_back_and_lowers_the_energy():
 
 def test_entry_point_shapes_files_and_bad_input(tmp_path):
     p = pairs()
-    params = init_stereo_network(jax.random.key(2), NETWORK)
-    found = estimate_depth_and_motion(p.target, p.source, p.intrinsics, params, network=NETWORK)
+    params = jax.jit(init_stereo_network, static_argnums=1)(jax.random.key(2), NETWORK)
+    solve = jax.jit(estimate_depth_and_motion, static_argnames="network")
+    found = solve(p.target, p.source, p.intrinsics, params, network=NETWORK)
     assert found.full.shape == (3, 32, 48)
     assert found.inverse_depth.shape == (3, 8, 12)
     assert found.motion.shape == (3, 1, 4, 4)
@@ -167,9 +168,7 @@ def test_entry_point_shapes_files_and_bad_input(tmp_path):
     save_model(path, Model(params, {"network": NETWORK}, {"system": "monocular_stereo"}))
     again = load_model(path)
     assert again.settings == {"network": NETWORK}
-    same = estimate_depth_and_motion(
-        p.target, p.source, p.intrinsics, again.params, **again.settings
-    )
+    same = solve(p.target, p.source, p.intrinsics, again.params, **again.settings)
     np.testing.assert_array_equal(same.full, found.full)
 
     run = functools.partial(estimate_depth_and_motion, params=params, network=NETWORK)
