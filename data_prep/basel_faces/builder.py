@@ -8,7 +8,9 @@
     SHAPE_VARIED/face_<n>/*.png
     <any of these>/factors.csv       file,azimuth,elevation,light,identity; one line per image [rad]
 
-Images are square, in grey or colour; each folder holds at least `batch` of them.
+Images are square, in grey or colour; each folder holds at least `batch` of them. The folders of the
+test need factors.csv, for the scores. In folders of the training it is optional: there a batch
+tells only that one factor changes, and its factors are nan without the file.
 
 Source: Kulkarni et al., NIPS 2015, and its released code, which has no factors.csv.
 """
@@ -35,6 +37,7 @@ __all__ = ["BaselFaces", "FacesConfig", "prepare"]
 FOLDERS = ("AZ_VARIED", "EL_VARIED", "LIGHT_AZ_VARIED", "SHAPE_VARIED")
 COLUMNS = ("azimuth", "elevation", "light", "identity")
 _TABLE = "factors.csv"
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _HINT = "data_prep/README.md describes the layout."
 
 
@@ -79,33 +82,44 @@ class BaselFaces(FactorBuilder):
                 raise argument_error(str(dl_manager.manual_dir), expected, len(folders), _HINT)
             for split, rows in (("train", folders[:cut]), ("test", folders[cut:])):
                 parts[split] += [(kind, folder) for folder in rows]
-        out = {split: self._generate_examples(rows) for split, rows in parts.items()}
+        out = {
+            split: self._generate_examples(rows, labelled=split == "test")
+            for split, rows in parts.items()
+        }
         return out | {FACTORS: self._mixed(parts["test"])}
 
     def _generate_examples(
-        self, rows: list[tuple[int, pathlib.Path]]
+        self, rows: list[tuple[int, pathlib.Path]], *, labelled: bool
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         for n, (kind, folder) in enumerate(rows):
-            images, factors = self._read(folder)
+            images, factors = self._read(folder, labelled=labelled)
             yield n, {"images": images, "kind": kind, "factors": factors}
 
     def _mixed(self, rows: list[tuple[int, pathlib.Path]]) -> Iterator[tuple[int, dict[str, Any]]]:
         """The test images in random order, so that all factors vary within a batch."""
-        parts = [self._read(folder) for _, folder in rows]
+        parts = [self._read(folder, labelled=True) for _, folder in rows]
         images, factors = (np.concatenate(leaves) for leaves in zip(*parts, strict=True))
         order = np.random.default_rng(0).permutation(len(images)).reshape(len(rows), -1)
         for n, own in enumerate(order):
             yield n, {"images": images[own], "kind": ALL, "factors": factors[own]}
 
-    def _read(self, folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, folder: pathlib.Path, *, labelled: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Images and factors of a folder; without a table, nan if it need not be `labelled`."""
         config: Any = self.builder_config
-        table = read_factors(folder / _TABLE)
-        if len(table) < config.batch:
+        path = folder / _TABLE
+        if labelled or path.exists():
+            table = read_factors(path)
+            names, where = sorted(table), str(path)
+        else:
+            table, where = {}, str(folder)
+            names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in _PICTURES)
+        if len(names) < config.batch:
             expected = f"expected {config.batch} images or more"
-            raise argument_error(str(folder / _TABLE), expected, len(table), _HINT)
-        names = sorted(table)[: config.batch]
+            raise argument_error(where, expected, len(names), _HINT)
+        names = names[: config.batch]
         images = np.array([read_grey(folder / name, config.side) for name in names])
-        return images, np.array([table[name] for name in names])
+        nothing = [np.nan] * len(COLUMNS)
+        return images, np.array([table.get(name, nothing) for name in names])
 
 
 def found_batches(folder: pathlib.Path) -> list[list[pathlib.Path]]:

@@ -33,6 +33,8 @@ class ScenesConfig(tfds.core.BuilderConfig):
         seed: seed of the training; the test and the factors use the next two.
         beam: render with Apache Beam on all its workers (`pip install jaxcv[beam]`); the data
             are the same.
+        test_scenes: of the test and of the batches in which all factors vary, with the same side
+            and factors, e.g. heads with wider ranges; None: `scenes`.
     """
 
     name: str = ""
@@ -44,6 +46,7 @@ class ScenesConfig(tfds.core.BuilderConfig):
     identities: int = 20
     seed: int = 0
     beam: bool = False
+    test_scenes: Scenes | None = None
 
     def __post_init__(self) -> None:
         """Checks the counts, and names the config by a hash of its settings."""
@@ -51,8 +54,16 @@ class ScenesConfig(tfds.core.BuilderConfig):
             check_counts(split, getattr(self, split), self.scenes.entries + 1)
         if self.factor_batches < 1:
             raise argument_error("factor_batches", "expected 1 or more", self.factor_batches)
+        other = self.scenes_of("test")
+        if (other.side, other.names) != (self.scenes.side, self.scenes.names):
+            expected = f"expected images of {self.scenes.side} pixels with {self.scenes.names}"
+            raise argument_error("test_scenes", expected, (other.side, other.names))
         own = [self.scenes, self.train, self.test, self.batch, self.factor_batches]
-        self.name = config_name([*own, self.identities, self.seed])
+        self.name = config_name([*own, self.identities, self.seed, self.test_scenes])
+
+    def scenes_of(self, split: str) -> Scenes:
+        """The scenes of `train`, `test` or `factors`."""
+        return self.scenes if split == "train" or self.test_scenes is None else self.test_scenes
 
     @property
     def side(self) -> int:
@@ -75,7 +86,7 @@ class RenderedScenes(FactorBuilder):
 
     def _generate_examples(self, split: str) -> Any:
         config: Any = self.builder_config
-        seed, scenes = config.seed + SPLITS.index(split), config.scenes
+        seed, scenes = config.seed + SPLITS.index(split), config.scenes_of(split)
         names = (*scenes.names[: scenes.entries], scenes.names[-1])
         counts = dict(zip(names, getattr(config, split), strict=True))
         jobs = [(n, int(kind)) for n, kind in enumerate(drawn_kinds(scenes, seed, counts))]
@@ -88,7 +99,7 @@ class RenderedScenes(FactorBuilder):
     def _factor_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         config: Any = self.builder_config
         count = config.factor_batches * config.batch
-        made = config.scenes.images(config.seed + len(SPLITS), count, config.identities)
+        made = config.scenes_of(FACTORS).images(config.seed + len(SPLITS), count, config.identities)
         for number in range(config.factor_batches):
             rows = slice(number * config.batch, (number + 1) * config.batch)
             yield number, {

@@ -21,7 +21,8 @@ class FactorBatches(NamedTuple):
     Attributes:
         images: (N, B, S, S) grey, in 8 bits (uint8).
         kind: (N,) index in `names` of the factor that varies within a batch.
-        factors: (N, B, F) values; the last is a number of the identity.
+        factors: (N, B, F) values; the last is a number of the identity. All nan in a batch
+            without labels: training needs none, see `labelled`.
         names: of the factors; angles in rad.
         entries: number of leading factors with their own batches; those between them and the
             identity vary with the identity.
@@ -32,6 +33,11 @@ class FactorBatches(NamedTuple):
     factors: np.ndarray
     names: tuple[str, ...]
     entries: int
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """(N,) true for batches whose factors are given."""
+        return ~_without_labels(self.factors)
 
     def take(self, rows: Any) -> "FactorBatches":
         """A subset of the batches."""
@@ -53,11 +59,16 @@ class FactorImages(NamedTuple):
     names: tuple[str, ...]
 
 
+def _without_labels(factors: np.ndarray) -> np.ndarray:
+    return np.all(np.isnan(factors), axis=(1, 2), keepdims=True)[:, 0, 0]
+
+
 def check_batches(batches: FactorBatches, name: str = "batches") -> None:
     """Raises ValueError unless the batches are valid training data.
 
     Checks shapes, types, at least two images a batch, and that within a batch only its own factor
-    varies; factors between `entries` and the identity may vary with the identity.
+    varies; factors between `entries` and the identity may vary with the identity. The factors of
+    a batch may be all nan.
     """
     shape = np.shape(batches.images)
     if len(shape) != 4 or shape[2] != shape[3]:
@@ -74,15 +85,17 @@ def check_batches(batches: FactorBatches, name: str = "batches") -> None:
         got = np.shape(getattr(batches, field))
         if got != wanted:
             raise argument_error(f"{name}.{field}", f"expected {wanted}", got)
-    if not np.isfinite(batches.factors).all():
-        raise argument_error(f"{name}.factors", "expected finite values", "nan or inf")
+    missing = _without_labels(batches.factors)
+    if not np.isfinite(batches.factors[~missing]).all():
+        expected = "expected finite values, or nan in a whole batch"
+        raise argument_error(f"{name}.factors", expected, "nan or inf")
     kind = np.asarray(batches.kind)
     last = len(batches.names) - 1
     own = [*range(batches.entries), last]
     if not (np.issubdtype(kind.dtype, np.integer) and np.isin(kind, own).all()):
         expected = f"expected some of {own}, indices of {batches.names}"
         raise argument_error(f"{name}.kind", expected, np.unique(kind).tolist())
-    still = np.ptp(batches.factors, axis=1) == 0
+    still = (np.ptp(batches.factors, axis=1) == 0) | missing[:, None]
     still[np.arange(n), kind] = True
     still[kind == last, batches.entries :] = True
     if not still.all():

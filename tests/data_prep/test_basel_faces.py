@@ -46,6 +46,28 @@ def test_a_folder_is_a_batch(tmp_path):
     )
 
 
+def test_labels_are_needed_for_the_test_only(tmp_path):
+    faces = tmp_path / "faces"
+    write_faces(faces)
+    labelled = prepare(faces, tmp_path / "cache", CONFIG)
+    want = {split: load_factor_batches(labelled, split=split) for split in ("train", "test")}
+    assert want["train"].labelled.all()
+    for name in FOLDERS:
+        for n in (1, 2):  # of the training
+            (faces / name / f"face_{n}" / "factors.csv").unlink()
+    builder = prepare(faces, tmp_path / "cache", CONFIG)
+    train, test = (load_factor_batches(builder, split=split) for split in ("train", "test"))
+    np.testing.assert_array_equal(train.images, want["train"].images)
+    np.testing.assert_array_equal(train.kind, want["train"].kind)
+    assert not train.labelled.any()
+    assert np.isnan(train.factors).all()
+    np.testing.assert_array_equal(test.factors, want["test"].factors)
+    assert np.isfinite(load_factor_images(builder).factors).all()
+    (faces / FOLDERS[0] / "face_1" / "1.png").unlink()
+    with pytest.raises(ValueError, match=r"face_1`: expected 3 images or more, got 2"):
+        prepare(faces, tmp_path / "cache", CONFIG)
+
+
 def test_missing_and_broken_files(tmp_path):
     faces = tmp_path / "faces"
     run = lambda: prepare(faces, tmp_path / "cache", CONFIG)
@@ -63,6 +85,9 @@ def test_missing_and_broken_files(tmp_path):
         table.write_text(text)
         with pytest.raises(ValueError, match=message):
             load_factor_batches(run())
+    table.write_text(plain)
+    table = faces / "EL_VARIED" / "face_4" / "factors.csv"  # of the test
+    plain = table.read_text()
     table.unlink()
     with pytest.raises(ValueError, match=r"factors\.csv`: expected a file, got no such file"):
         run()

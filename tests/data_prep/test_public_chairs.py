@@ -1,5 +1,8 @@
 """The public chairs: files in the official layout, views missing, models of the test apart."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,14 +15,14 @@ CONFIG = ChairsConfig(
 )
 
 
-def write_chairs(folder, models=10, side=24):
+def write_chairs(folder, models=10, side=24, azimuths=31):
     """Each image tells its model by its brightness, its view by the place of a dark square."""
     for k in range(models):
         renders = folder / f"{k:032x}" / "renders"
         renders.mkdir(parents=True)
         number = 0
         for elevation in (20, 30):
-            for azimuth in np.round(np.arange(31) * 360 / 31).astype(int):
+            for azimuth in np.round(np.arange(azimuths) * 360 / azimuths).astype(int):
                 pixels = np.full((side, side, 3), 100 + 15 * k, np.uint8)
                 pixels[: 3 + elevation // 10, : 1 + azimuth // 20] = 0
                 name = f"image_{number:03d}_p{elevation:03d}_t{azimuth:03d}_r096.png"
@@ -68,7 +71,24 @@ def test_missing_and_broken_files(tmp_path):
     with pytest.raises(ValueError, match=r"image_.*: expected a picture that can be read"):
         prepare(tmp_path / "chairs", tmp_path / "cache", config)
     broken.unlink()
-    with pytest.raises(ValueError, match=r"expected 31 views at each of 2 elevations, got .*30"):
+    with pytest.raises(ValueError, match=r"expected 30 or 31 views at each of 2 elevations.*30"):
         prepare(tmp_path / "chairs", tmp_path / "cache", CONFIG)
     with pytest.raises(ValueError, match="`batch`: expected 2 to 31"):
         ChairsConfig(batch=32)
+
+
+def test_sixty_views_are_read_and_all_models_have_as_many(tmp_path):
+    write_chairs(tmp_path / "chairs", azimuths=30)
+    builder = prepare(tmp_path / "chairs", tmp_path / "cache", CONFIG)
+    batches = load_factor_batches(builder, split="train")
+    turns = np.rad2deg(np.concatenate([batches.factors[..., 0].ravel(), [0]])) / 12
+    np.testing.assert_allclose(turns, np.round(turns), atol=1e-9)
+    whole = dataclasses.replace(CONFIG, batch=31, train=(3, 0), test=(2, 0))
+    with pytest.raises(ValueError, match="`batch`: expected 2 to 30 images, one per azimuth"):
+        prepare(tmp_path / "chairs", tmp_path / "cache", whole)
+    last = sorted((tmp_path / "chairs").iterdir())[-1]
+    shutil.rmtree(last)
+    write_chairs(tmp_path / "other", models=1)
+    shutil.copytree(next((tmp_path / "other").iterdir()), last)
+    with pytest.raises(ValueError, match=r"expected 30 azimuths, as many as the first .* got 31"):
+        prepare(tmp_path / "chairs", tmp_path / "cache", CONFIG)

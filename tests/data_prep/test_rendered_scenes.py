@@ -43,6 +43,19 @@ def test_what_is_read_is_what_is_generated(folder, config):
         np.testing.assert_array_equal(one, other)
 
 
+def test_the_test_may_have_other_scenes(folder):
+    wide = Heads(elevation=0.6, light=3.0, frame=1.6, side=16)
+    builder = prepare(folder, dataclasses.replace(HEADS, test_scenes=wide))
+    narrow = load_factor_batches(prepare(folder, HEADS))
+    np.testing.assert_array_equal(load_factor_batches(builder).images, narrow.images)
+    want = generate_batches(wide, 1, {"azimuth": 1, "identity": 1}, size=3)
+    got = load_factor_batches(builder, split="test")
+    np.testing.assert_array_equal(got.images, want.images)
+    np.testing.assert_array_equal(load_factor_images(builder).factors, wide.images(2, 6, 2).factors)
+    with pytest.raises(ValueError, match="`test_scenes`: expected images of 16 pixels"):
+        dataclasses.replace(HEADS, test_scenes=Heads(side=20))
+
+
 def test_nothing_is_rendered_twice_and_another_config_is_another_set(folder, monkeypatch):
     calls = []
     plain = Heads.batch

@@ -21,7 +21,7 @@ from jaxcv.data.graphics import FACTORS, FactorImages
 from jaxcv.data.synthetic.rasterise import interpolate, rasterise
 from jaxcv.data.synthetic.scenes import check_batch, check_identities, eight_bits, turn
 
-__all__ = ["IDENTITY", "Heads", "head_mesh", "render_head"]
+__all__ = ["IDENTITY", "NARROW_FRAME", "WHOLE_FRAME", "Heads", "head_mesh", "render_head"]
 
 # Sizes and tones of an identity: name, mean and standard deviation.
 _SIZES = (
@@ -37,8 +37,13 @@ _SIZES = (
 IDENTITY = tuple(name for name, _, _ in _SIZES)
 _AT_MOST = 2.0  # standard deviations
 _PIVOT = np.array([0.0, 0.0, -0.18])
-_HALF = 1.15  # half the image's side, in mean half heights
 _BACKGROUND = 1.0
+
+# Half the image's side, in mean half heights.
+NARROW_FRAME = 1.15  # the head fills the image; at large angles the border cuts it
+# No vertex of a head is further than 1.52 from the middle of the image, for azimuths up to 1.5 and
+# elevations up to 0.6 rad, so that even the border pixels of 48 are background.
+WHOLE_FRAME = 1.6
 
 
 def _grid(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -120,6 +125,7 @@ def render_head(
     elevation: float,
     light: float,
     side: int = 48,
+    frame: float = NARROW_FRAME,
 ) -> np.ndarray:
     """A grey image (S, S) uint8, with 2 x 2 samples per pixel.
 
@@ -129,10 +135,11 @@ def render_head(
         elevation: nod [rad]; positive: the nose down.
         light: azimuth of the light [rad]; positive: from the right of the image.
         side: S [px].
+        frame: half the image's side, in mean half heights of a head.
     """
     vertices, faces, albedo = mesh
     turned = (vertices - _PIVOT) @ turn(azimuth, elevation).T
-    raster = rasterise(turned, faces, 2 * side, _HALF)
+    raster = rasterise(turned, faces, 2 * side, frame)
     normals = _vertex_normals(turned, faces)
     seen = interpolate(raster, faces, np.c_[normals, albedo])
     normal = seen[..., :3] / np.maximum(np.linalg.norm(seen[..., :3], axis=-1, keepdims=True), 1e-9)
@@ -167,16 +174,21 @@ class Heads:
         elevation: its range [rad].
         light: its range [rad].
         side: of the images [px].
+        frame: half the image's side, in mean half heights of a head; the border cuts some heads
+            below WHOLE_FRAME, none from there on.
     """
 
     azimuth: float = 1.5
     elevation: float = 0.4
     light: float = 1.4
     side: int = 48
+    frame: float = NARROW_FRAME
     names, entries = FACTORS[4]
 
     def __post_init__(self) -> None:
-        """Checks the ranges."""
+        """Checks the ranges and the frame."""
+        if not 0.5 <= self.frame <= 5:
+            raise argument_error("frame", "expected 0.5 to 5 half heights", self.frame)
         for name in self.names[: self.entries]:
             if not 0 <= getattr(self, name) <= np.pi:
                 raise argument_error(name, "expected 0 to pi [rad]", getattr(self, name))
@@ -210,6 +222,5 @@ class Heads:
 
     def _seen(self, meshes: list[Any], angles: np.ndarray) -> np.ndarray:
         pairs = zip(meshes, angles, strict=True)
-        return np.array(
-            [render_head(mesh, a, e, light, self.side) for mesh, (a, e, light) in pairs]
-        )
+        size = {"side": self.side, "frame": self.frame}
+        return np.array([render_head(mesh, *own, **size) for mesh, own in pairs])

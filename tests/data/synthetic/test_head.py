@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 
 from jaxcv.data.graphics import check_batches
-from jaxcv.data.synthetic.head import IDENTITY, Heads, head_mesh, render_head
+from jaxcv.data.synthetic.head import (
+    _PIVOT,
+    IDENTITY,
+    WHOLE_FRAME,
+    Heads,
+    head_mesh,
+    render_head,
+)
 from jaxcv.data.synthetic.rasterise import interpolate, rasterise
-from jaxcv.data.synthetic.scenes import generate_batches
+from jaxcv.data.synthetic.scenes import generate_batches, turn
 
 trimesh = pytest.importorskip("trimesh")
 
@@ -90,6 +97,39 @@ def test_what_the_factors_change(mesh):
     assert np.abs(render_head(other, 0, 0, 0) / 255 - plain).mean() > 0.01
 
 
+def outermost(angles, axis, sign):
+    """The identity, within two standard deviations, that reaches furthest along an image axis."""
+    identity = np.zeros(len(IDENTITY))
+
+    def reach(each):
+        vertices = head_mesh(each, 31, 48)[0] - _PIVOT
+        return (sign * (vertices @ turn(*angles).T)[:, axis]).max()
+
+    for k in range(len(IDENTITY)):
+        ends = [np.where(np.arange(len(IDENTITY)) == k, end, identity) for end in (-2.0, 2.0)]
+        identity = max(ends, key=reach)
+    return identity
+
+
+@pytest.mark.parametrize("azimuth", [-1.5, 0.0, 1.5])
+def test_no_head_is_cut_in_the_whole_frame(azimuth):
+    """The furthest vertex of the largest heads lies inside the border pixels at all angles."""
+    rim = WHOLE_FRAME * (1 - 2 / 48)
+    grid = [(a, e) for a in np.linspace(-1.5, 1.5, 13) for e in np.linspace(-0.6, 0.6, 5)]
+    for elevation in (-0.6, 0.6):
+        for axis, sign in ((0, 1), (0, -1), (1, 1), (1, -1)):
+            identity = outermost((azimuth, elevation), axis, sign)
+            mesh = head_mesh(identity)
+            turned = [(mesh[0] - _PIVOT) @ turn(*angles).T for angles in grid]
+            assert np.abs(np.array(turned)[..., :2]).max() < rim
+            image = render_head(mesh, azimuth, elevation, 0.0, 48, WHOLE_FRAME)
+            border = np.ones((48, 48), bool)
+            border[1:-1, 1:-1] = False
+            assert (image[border] == 255).all()
+    wide = head_mesh(outermost((1.5, 0.0), 0, 1))
+    assert (render_head(wide, 1.5, 0.0, 0.0)[:, -1] < 255).any()  # the narrow frame cuts it
+
+
 def test_batches_change_in_one_factor():
     counts = {"azimuth": 2, "elevation": 1, "identity": 2, "light": 1}
     heads = Heads(elevation=0.6, side=16)
@@ -108,6 +148,15 @@ def test_batches_change_in_one_factor():
     broken[0, 0, (batches.kind[0] + 1) % 4] += 1
     with pytest.raises(ValueError, match=r"`batches.factors`: expected only .* within batch 0"):
         check_batches(batches._replace(factors=broken))
+    unlabelled = batches.factors.copy()
+    unlabelled[1:3] = np.nan
+    check_batches(batches._replace(factors=unlabelled))
+    assert (
+        batches._replace(factors=unlabelled).labelled.tolist() == [True, False, False] + [True] * 3
+    )
+    unlabelled[1, 0] = 0.0
+    with pytest.raises(ValueError, match=r"`batches.factors`: expected finite values, or nan"):
+        check_batches(batches._replace(factors=unlabelled))
     with pytest.raises(ValueError, match=r"expected batches of two or more, got 1"):
         check_batches(batches._replace(images=batches.images[:, :1]))
     with pytest.raises(ValueError, match=r"`batches.images`: expected 8 bits"):
@@ -134,6 +183,8 @@ def test_bad_input():
         Heads().batch(0, 0, 4)
     with pytest.raises(ValueError, match=r"`azimuth`: expected 0 to pi \[rad\], got 90"):
         Heads(azimuth=90.0)
+    with pytest.raises(ValueError, match=r"`frame`: expected 0.5 to 5 half heights, got 0"):
+        Heads(frame=0.0)
     with pytest.raises(ValueError, match="`identities`: expected 1 to 3"):
         Heads().images(0, 3, 20)
     with pytest.raises(ValueError, match=r"`identity`: expected finite \(24,\), got \(3,\)"):
