@@ -17,8 +17,9 @@ import numpy as np
 from jaxcv.checks import argument_error
 
 __all__ = [
-    "DciScore", "NovelViews", "dci", "explained", "factorvae_score", "mutual_information_gap",
-    "novel_views", "rows_with_a_fixed_factor", "sap", "squared_correlations",
+    "DciScore", "NovelViews", "cyclic_correlation", "dci", "distinct_views", "explained",
+    "factorvae_score", "mutual_information_gap", "novel_views", "rows_with_a_fixed_factor", "sap",
+    "squared_correlations",
 ]  # fmt: skip
 
 _STILL = 1e-12  # a latent with a variance up to this is constant
@@ -41,7 +42,8 @@ class NovelViews(NamedTuple):
         swap: decoded from the first view's code, with one latent of the other view.
         copy: decoded from the first view's code.
         reconstruction: decoded from the other view's code.
-        gain: (copy - swap) / (copy - reconstruction): 1 if only this latent differs.
+        gain: (copy - swap) / (copy - reconstruction): 1 if only this latent differs; nan where
+            the denominator is not large enough for a quotient.
     """
 
     swap: float
@@ -78,6 +80,22 @@ def squared_correlations(codes: Any, factors: Any) -> np.ndarray:
     product = (codes.T @ factors / len(codes)) ** 2
     seen = (codes**2).mean(axis=0)[:, None] > _STILL
     return np.where(seen, product / np.where(seen, variance, 1), 0)
+
+
+def cyclic_correlation(code: Any, angle: Any) -> float:
+    """R^2 of one latent (N,) on cos and sin of an angle (N,) [rad], by least squares.
+
+    Unlike r^2 with the angle itself, it does not depend on where the circle is cut. 0 for a
+    constant latent.
+    """
+    code, angle = np.ravel(code)[:, None], np.ravel(angle)[:, None]
+    codes, angles, _ = _checked(code, angle, None)
+    z = codes[:, 0] - codes[:, 0].mean()
+    if np.mean(z**2) <= _STILL:
+        return 0.0
+    base = np.c_[np.cos(angles), np.sin(angles), np.ones(len(z))]
+    rest = z - base @ np.linalg.lstsq(base, z, rcond=None)[0]
+    return float(1 - np.sum(rest**2) / np.sum(z**2))
 
 
 def explained(
@@ -300,8 +318,30 @@ def rows_with_a_fixed_factor(
     return np.array(rows), fixed
 
 
+def distinct_views(images: Any) -> float:
+    """Effective number of different images along a sweep of T images (T, ...).
+
+    1 + (sum_t d_t)^2 / sum_t d_t^2, with d_t the root mean square difference of images t and t + 1:
+    T if every step changes the image alike, k + 1 if k equal jumps do all, 1 if nothing changes.
+    """
+    images = np.asarray(images, float)
+    if images.ndim < 2 or len(images) < 2 or not np.isfinite(images).all():
+        raise argument_error("images", "expected finite (T, ...), two or more", images.shape)
+    steps = np.diff(images.reshape(len(images), -1), axis=0)
+    squared = np.mean(steps**2, axis=1)
+    if squared.sum() == 0:
+        return 1.0
+    return float(1 + np.sqrt(squared).sum() ** 2 / squared.sum())
+
+
 def novel_views(
-    decode: Callable[[np.ndarray], Any], codes: Any, images: Any, entry: int
+    decode: Callable[[np.ndarray], Any],
+    codes: Any,
+    images: Any,
+    entry: int,
+    *,
+    scored: Any = None,
+    smallest_gap: float = 0.0,
 ) -> NovelViews:
     """Errors of a scene's other views, decoded from its first view with one latent exchanged.
 
@@ -310,6 +350,9 @@ def novel_views(
         codes: (S, V, D) of V views of S scenes, between which one factor changes.
         images: (S, V, ...).
         entry: index of the latent to exchange.
+        scored: (S, V - 1) true for the views after the first that count; None: all.
+        smallest_gap: copy - reconstruction up to which there is no gain: a code that is dead, or
+            the same for all views, makes the quotient meaningless.
     """
     codes, images = np.asarray(codes), np.asarray(images)
     if codes.ndim != 3 or codes.shape[1] < 2 or images.shape[:2] != codes.shape[:2]:
@@ -321,13 +364,17 @@ def novel_views(
     other = codes[:, 1:]
     swapped = first.copy()
     swapped[..., entry] = other[..., entry]
-    target = images[:, 1:].reshape(-1, *images.shape[2:])
+    kept = np.ones(other.shape[:2], bool) if scored is None else np.asarray(scored, bool)
+    if kept.shape != other.shape[:2] or not kept.any():
+        expected = f"expected {other.shape[:2]}, some true"
+        raise argument_error("scored", expected, (kept.shape, int(kept.sum())))
+    target = images[:, 1:][kept]
 
     def error(code: np.ndarray) -> float:
-        made = np.asarray(decode(code.reshape(-1, code.shape[-1])))
+        made = np.asarray(decode(code[kept]))
         return float(np.mean((made.reshape(target.shape) - target) ** 2))
 
     swap, copy, reconstruction = error(swapped), error(first), error(other)
     apart = copy - reconstruction
-    gain = (copy - swap) / apart if apart != 0 else float("nan")
+    gain = (copy - swap) / apart if apart > smallest_gap else float("nan")
     return NovelViews(swap, copy, reconstruction, gain)

@@ -7,9 +7,12 @@ a batch of B, the loss is
 
     1 / B sum_b (-log p(x_b | z_b) + KL(q(z | x_b) || N(0, 1))),  z_b ~ q(z | x_b) clamped,
 
-with a Bernoulli likelihood, per image; inactive latents are pulled together by kappa / B.
+with a Bernoulli likelihood, per image; inactive latents are pulled together by kappa / B. Other
+methods differ in the posterior, `jaxcv.models.posteriors`, or in the weight beta of the divergence
+(beta-VAE).
 
-Source: Kulkarni et al., Deep Convolutional Inverse Graphics Network, NIPS 2015, sections 3.1, 3.2.
+Sources: Kulkarni et al., Deep Convolutional Inverse Graphics Network, NIPS 2015, sections 3.1, 3.2;
+Higgins et al., beta-VAE, ICLR 2017.
 """
 
 import functools
@@ -27,12 +30,14 @@ from jaxcv.models.inverse_graphics import (
     kl_divergence,
     sample_code,
 )
+from jaxcv.models.posteriors import adaptive_posterior, group_posterior
 
 __all__ = [
     "LATENTS", "LatentScale", "Rendering", "active_latents", "graphics_loss", "render_latents",
 ]  # fmt: skip
 
 LATENTS = ("azimuth", "elevation", "light")
+POSTERIORS = ("clamp", "average", "adaptive")
 
 
 class LatentScale(NamedTuple):
@@ -87,6 +92,8 @@ def graphics_loss(
     clamp_on: str = "statistics",
     log_variance_too: bool = True,
     share_noise: bool = False,
+    posterior: str = "clamp",
+    beta: Any = 1.0,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of a batch, and its parts.
@@ -105,30 +112,44 @@ def graphics_loss(
             `sample`, the code after it (the paper's words).
         log_variance_too: whether to pull the inactive log variances together as well.
         share_noise: one noise vector for the batch.
+        posterior: `clamp` as above; `average`, the inactive latents' posteriors are averaged over
+            the batch (Group-VAE); or `adaptive`, equal latents of random pairs are averaged, which
+            needs no `active` (Ada-GVAE). The last two have no pull, and ordinary gradients.
+        beta: weight of the divergence, a scalar that may be traced.
         axis_name: of devices that shard the batch; average their gradients.
 
     Returns:
         The loss per image, and {reconstruction, kl}, per image.
     """
     check_choice("clamp_on", clamp_on, ("statistics", "sample"))
+    check_choice("posterior", posterior, POSTERIORS)
+    if posterior != "clamp" and axis_name is not None:
+        raise argument_error("axis_name", f"expected None with posterior={posterior!r}", axis_name)
+    count = images.shape[0]
+    if posterior == "adaptive":  # a batch comes in one order, but its pairs change with the step
+        images = images[jax.random.permutation(jax.random.fold_in(key, 1), count)]
     encoded: Any = network.apply(params, images, method="encode")
     mean, log_variance = encoded
-    count = images.shape[0]
     clamp = functools.partial(
         clamp_inactive, active=active, reference=reference, sign=sign, axis_name=axis_name
     )
-    if active is not None and clamp_on == "statistics":
+    if posterior == "adaptive":
+        mean, log_variance = adaptive_posterior(mean, log_variance)
+    elif posterior == "average" and active is not None:
+        mean, log_variance = group_posterior(mean, log_variance, active)
+    clamped = active is not None and posterior == "clamp"
+    if clamped and clamp_on == "statistics":
         mean = clamp(mean, strength=strength / count)
         log_variance = clamp(log_variance, strength=strength / count * log_variance_too)
     code = sample_code(key, mean, log_variance, share_noise=share_noise)
-    if active is not None and clamp_on == "sample":
+    if clamped and clamp_on == "sample":
         code = clamp(code, strength=strength / count)
     logits: Any = network.apply(params, code, method="decode")
     parts = {
         "reconstruction": jnp.mean(bernoulli_loss(logits, images)),
         "kl": jnp.mean(kl_divergence(mean, log_variance)),
     }
-    return parts["reconstruction"] + parts["kl"], parts
+    return parts["reconstruction"] + beta * parts["kl"], parts
 
 
 @functools.partial(jax.jit, static_argnames="network")

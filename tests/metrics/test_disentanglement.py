@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from jaxcv.metrics.disentanglement import (
+    cyclic_correlation,
     dci,
+    distinct_views,
     explained,
     factorvae_score,
     mutual_information_gap,
@@ -122,6 +124,48 @@ def test_novel_views():
     assert half.reconstruction > 0
 
 
+def test_no_gain_of_a_dead_code_and_scores_of_some_views():
+    codes = np.random.default_rng(0).normal(size=(6, 5, 3))
+    mix = np.random.default_rng(1).normal(size=(3, 7))
+    images = codes @ mix
+    dead = novel_views(lambda c: np.zeros((len(c), 7)), codes, images, 0)
+    assert np.isnan(dead.gain)
+    assert (
+        dead.swap == dead.copy == dead.reconstruction == pytest.approx(np.mean(images[:, 1:] ** 2))
+    )
+    decode = lambda c: c @ mix
+    views = novel_views(decode, codes, images, 0)
+    assert np.isnan(novel_views(decode, codes, images, 0, smallest_gap=views.copy).gain)
+    assert novel_views(decode, codes, images, 0, smallest_gap=0.99 * views.copy) == views
+    scored = np.zeros((6, 4), bool)
+    scored[2, 1] = scored[4, 3] = True
+    some = novel_views(decode, codes, images, 0, scored=scored)
+    apart = images[[2, 4], [2, 4]] - images[[2, 4], 0]
+    assert some.copy == pytest.approx(np.mean(apart**2))
+    moved = apart - (codes[[2, 4], [2, 4], 0] - codes[[2, 4], 0, 0])[:, None] * mix[0]
+    assert some.swap == pytest.approx(np.mean(moved**2))
+
+
+def test_distinct_views_count_the_jumps():
+    smooth = np.linspace(0, 1, 9)[:, None, None] * np.ones((1, 4, 4))
+    assert distinct_views(smooth) == pytest.approx(9)
+    keys = np.repeat(np.eye(4), 5, axis=0)  # three jumps between four pictures
+    assert distinct_views(keys) == pytest.approx(4)
+    assert distinct_views(np.ones((5, 3))) == 1
+    assert distinct_views(3 * smooth + 1) == pytest.approx(9)
+
+
+def test_cyclic_correlation():
+    angle = np.random.default_rng(0).uniform(-np.pi, np.pi, 2000)
+    assert cyclic_correlation(2 * np.cos(angle - 0.7) + 5, angle) == pytest.approx(1)
+    shifted = cyclic_correlation(angle, angle + 1)
+    assert shifted == pytest.approx(cyclic_correlation(angle, angle))
+    # the angle itself is 2 sum (-1)^(k+1) sin(k a) / k: its first term has 6 / pi^2 of the variance
+    assert shifted == pytest.approx(6 / np.pi**2, abs=0.02)
+    assert cyclic_correlation(np.cos(2 * angle), angle) < 0.01
+    assert cyclic_correlation(np.ones(2000), angle) == 0
+
+
 @pytest.mark.parametrize(
     ("run", "message"),
     [
@@ -133,6 +177,13 @@ def test_novel_views():
         (lambda: factorvae_score(CLEAN, np.ones((4, 1, 4)), np.zeros(4, int)), "`batches`"),
         (lambda: factorvae_score(CLEAN, np.ones((4, 3, 4)), np.zeros(4)), "`fixed`: expected int"),
         (lambda: novel_views(len, np.ones((2, 3, 4)), np.ones((2, 3)), 4), "`entry`: expected 0"),
+        (lambda: distinct_views(np.ones((1, 4))), r"`images`: expected finite \(T, ...\)"),
+        (
+            lambda: novel_views(
+                len, np.ones((2, 3, 4)), np.ones((2, 3)), 0, scored=[[False] * 2] * 2
+            ),
+            r"`scored`: expected \(2, 2\), some true",
+        ),
         (lambda: novel_views(len, np.ones((2, 1, 4)), np.ones((2, 1)), 0), "`codes`: expected"),
     ],
 )

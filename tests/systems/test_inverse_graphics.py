@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcv.models.inverse_graphics import GraphicsNetwork, GraphicsSize
+from jaxcv.models.inverse_graphics import GraphicsNetwork, GraphicsSize, kl_divergence
+from jaxcv.models.posteriors import group_posterior
 from jaxcv.systems import render_latents
 from jaxcv.systems.inverse_graphics import LatentScale, active_latents, graphics_loss
+from tests.helpers import assert_grad_matches
 
 SIZE = GraphicsSize(16, 6, ((3, 4), (3, 4)), (5, 4), ((3, 4), (1, 1)))
 NETWORK = GraphicsNetwork(SIZE)
@@ -75,6 +77,47 @@ def test_options_of_paper_and_released_code(params):
     np.testing.assert_array_equal(run(active=active, sign="repel")[0], plain)
     with pytest.raises(ValueError, match="`clamp_on`: expected one of"):
         run(active=active, clamp_on="image")
+
+
+def test_beta_weighs_the_divergence_and_posteriors_are_shared(params):
+    run = functools.partial(graphics_loss, params, IMAGES, jax.random.key(1), network=NETWORK)
+    loss, parts = run()
+    np.testing.assert_array_equal(run(beta=1.0)[0], loss)  # the ordinary autoencoder
+    weighed, same = run(beta=4.0)
+    np.testing.assert_array_equal(same["kl"], parts["kl"])
+    np.testing.assert_allclose(weighed, parts["reconstruction"] + 4 * parts["kl"], rtol=1e-6)
+    np.testing.assert_array_equal(run(posterior="average", active=np.ones(6))[0], loss)
+    active = active_latents(1, 6)
+    mean, log_variance = NETWORK.apply(params, IMAGES, method="encode")
+    shared = group_posterior(mean, log_variance, active)
+    found = run(posterior="average", active=active)[1]["kl"]
+    np.testing.assert_allclose(found, kl_divergence(*shared).mean(), rtol=1e-5)
+    assert found < parts["kl"]  # the divergence is convex in mean and variance
+    adaptive = run(posterior="adaptive")[1]["kl"]
+    assert adaptive < parts["kl"]
+    with pytest.raises(ValueError, match="`posterior`: expected one of"):
+        run(posterior="product")
+    with pytest.raises(ValueError, match="`axis_name`: expected None with posterior='average'"):
+        run(posterior="average", axis_name="devices")
+
+
+@pytest.mark.parametrize("posterior", ["average", "adaptive"])
+def test_gradients_of_shared_posteriors_are_ordinary(params, posterior):
+    """Central differences of the loss; clamping would ignore inactive latents' gradients."""
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
+        images = jnp.asarray(IMAGES, jnp.float64)
+        loss = jax.jit(
+            lambda p: graphics_loss(
+                p, images, jax.random.key(1), network=NETWORK, active=active_latents(1, 6),
+                posterior=posterior, beta=3.0,
+            )[0]
+        )  # fmt: skip
+        heads = ("mean", "log_variance")
+        own = {name: double["params"][name] for name in heads}
+        part = lambda own: loss({"params": {**double["params"], **own}})
+        steps = (1e-3, 1e-4, 1e-5)  # short: the decoder has thresholds, too
+        assert_grad_matches(part, own, jax.random.key(2), steps=steps, rtol=1e-5)
 
 
 @pytest.mark.slow
