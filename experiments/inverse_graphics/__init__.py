@@ -6,26 +6,27 @@
 
 Each batch varies one factor of the scene. All entries of the code but that factor's are clamped to
 one value and pulled together (Kulkarni et al. 2015). The baseline `entangled` trains the same
-network on the same batches without clamping. Tests use heads or chairs outside the training.
+network on the same batches without clamping; `beta_vae_*`, `group_vae_*` and `ada_gvae_*` are later
+methods with the same network and batches. Tests use heads or chairs outside the training.
 """
 
 from experiments import runner
-from experiments.inverse_graphics import data, evaluation, figures, training
-from experiments.inverse_graphics.training import Config
+from experiments.inverse_graphics import config, data, evaluation, figures, prediction, training
+from experiments.inverse_graphics.config import Config
 
 __all__ = ["EXPERIMENT", "Config", "load", "train"]
 
 EXPERIMENT = runner.Experiment(
     name="inverse_graphics",
-    config=training.Config,
-    presets=training.PRESETS,
+    config=Config,
+    presets=config.PRESETS,
     memory=training.memory,
     load=data.load,
     runs=training.runs,
     evaluate=evaluation.metrics,
     figures=figures.draw_all,
-    predict=evaluation.write_networks,
-    source=training.SOURCE,
+    predict=prediction.write_networks,
+    source=config.SOURCE,
     source_data="the paper's chairs",
     metadata=training.metadata,
     fixed_metadata=("names",),

@@ -1,31 +1,47 @@
 """The images of inverse graphics: generated heads and chairs, or the user's renderings."""
 
+import dataclasses
 import logging
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from data_prep._prepare import cache_folder
 from experiments import runner
+from experiments.inverse_graphics.config import SIZES
 from jaxcv.data.graphics import FactorBatches, FactorImages
-from jaxcv.models.inverse_graphics import CPU_SIZE, PAPER_SIZE
 
-__all__ = ["SIZES", "SOURCES", "Data", "load"]
+__all__ = ["Data", "load"]
 
 _logger = logging.getLogger(__name__)
-
-SIZES = {"cpu": CPU_SIZE, "paper": PAPER_SIZE}
-SOURCES = ("faces", "chairs", "basel", "public_chairs")
 
 
 class Data(NamedTuple):
     """Batches for training and test, and test images in which all factors vary.
 
-    Test batches and images show heads or chairs that are not in the training.
+    Test batches and images show heads or chairs that are not in the training. Batches of the
+    training may have no factors.
     """
 
     train: FactorBatches
     test: FactorBatches
     images: FactorImages
+
+    def labelled(self, count: int) -> FactorImages:
+        """Images of the first `count` training batches with factors; without any, `images`."""
+        rows = np.flatnonzero(self.train.labelled)[:count]
+        if not len(rows):
+            return self.images
+        some = self.train.take(rows)
+        flat = lambda x: x.reshape(-1, *x.shape[2:])
+        return FactorImages(flat(some.images), flat(some.factors), some.names)
+
+    def largest(self) -> np.ndarray:
+        """(F,) largest absolute factor of the training, or of `images` if it has no factors."""
+        factors = self.train.factors[self.train.labelled]
+        factors = factors if len(factors) else self.images.factors
+        return np.abs(factors).reshape(-1, factors.shape[-1]).max(axis=0)
 
 
 def load(config: Any) -> Data:
@@ -39,6 +55,10 @@ def load(config: Any) -> Data:
     if config.data in ("basel", "public_chairs") and not config.data_dir:
         expected = f"expected the folder of --data={config.data}"
         raise runner.data_error("data_dir", expected, "none", "data_prep/README.md has its layout.")
+    for name in ("test_azimuth", "test_light"):
+        value = getattr(config, name)
+        if value is not None and config.data != "faces":
+            raise runner.data_error(name, "goes with --data=faces", value, "Leave it out.")
     _logger.info("images of %s: prepared at the first run, which takes minutes", config.data)
     with runner.data_errors():
         builder = _BUILDERS[config.data](config)
@@ -61,12 +81,15 @@ def _rendered(config: Any) -> Any:
     from jaxcv.data.synthetic.chair import Chairs
     from jaxcv.data.synthetic.head import Heads
 
-    side = SIZES[config.size].image
+    side, test = SIZES[config.size].image, None
     if config.data == "faces":
-        scenes: Any = Heads(elevation=config.elevation, side=side)
+        scenes: Any = Heads(config.azimuth, config.elevation, config.light, side, config.frame)
+        wider = {"azimuth": config.test_azimuth, "light": config.test_light}
+        wider = {name: value for name, value in wider.items() if value is not None}
+        test = dataclasses.replace(scenes, **wider) if wider else None
     else:
         scenes = Chairs(models=config.models, side=side)
-    what = ScenesConfig(scenes=scenes, **_counts(config, scenes.entries + 1))
+    what = ScenesConfig(scenes=scenes, test_scenes=test, **_counts(config, scenes.entries + 1))
     return prepare(cache_folder(config.cache_dir, "rendered_scenes"), what)
 
 

@@ -34,7 +34,7 @@ def page(config: Any, data: Any, trained: Any) -> str:
     codes = evaluation.codes_of(config, data, trained, method, 0)
     scale = evaluation.scale_of(trained, method, 0)
     entries = data.test.entries
-    ends = [np.abs(data.train.factors[..., k]).max() for k in range(entries)]
+    ends = data.largest()[:entries]
     angles = [np.linspace(-end, end, n) for end, n in zip(ends, STEPS[entries], strict=True)]
     grid = np.array(list(itertools.product(*angles)))  # (G, E)
     people = []

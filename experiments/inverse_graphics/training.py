@@ -1,8 +1,8 @@
-"""Settings and training of the inverse graphics network."""
+"""Training of the inverse graphics network."""
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,120 +10,19 @@ import numpy as np
 import optax
 
 from experiments import runner
-from experiments.inverse_graphics.data import SIZES, SOURCES, Data
+from experiments.inverse_graphics.config import CHECKED, METHODS, SIZES, Config, Method
+from experiments.inverse_graphics.data import Data
 from jaxcv.models.inverse_graphics import GraphicsNetwork
 from jaxcv.systems.inverse_graphics import active_latents, graphics_loss
-
-
-class Method(NamedTuple):
-    """Settings of a method.
-
-    Attributes:
-        clamped: inactive entries are clamped; if not, all entries are active.
-        pull: factor on kappa.
-        sign: of the pull, `attract` or `repel`.
-        equal: all kinds of batches are equally frequent.
-    """
-
-    clamped: bool = True
-    pull: float = 1.0
-    sign: str = "attract"
-    equal: bool = False
-
-
-METHODS = {
-    "dcign": Method(),
-    "dcign_no_invariance": Method(pull=0.0),
-    "dcign_equal_ratio": Method(equal=True),
-    "dcign_repel": Method(sign="repel"),
-    "entangled": Method(clamped=False),
-}
-SOURCE = {"dcign/chairs_reconstruction_mse": 2.7722e-4}  # the paper, on its chairs
-_CHECKED = 2  # test batches of each kind for the validation
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Settings of the inverse graphics; every field is a flag."""
-
-    data: str = runner.flag(
-        "faces", "Generated heads or chairs, your renderings of a face model, or Aubry's chairs.",
-        choices=SOURCES,
-    )  # fmt: skip
-    data_dir: str | None = runner.flag(
-        None, "Folder of --data=basel or --data=public_chairs.", of_data=True
-    )
-    cache_dir: str | None = runner.flag(
-        None, "Folder for prepared images; none: jaxcv in the user's cache.", of_data=True
-    )
-    method: tuple[str, ...] = runner.flag(
-        ("dcign", "entangled"), "Methods to train.", choices=tuple(METHODS)
-    )
-    steps: int = runner.flag(8000, "Optimiser steps.", lower=1)
-    seed: int = runner.flag(0, "Seed of weights, noise and batches.", lower=0, upper=2**31 - 1)
-    num_seeds: int = runner.flag(1, "Number of seeds, from --seed on.", lower=1, upper=100)
-    warm_steps: int = runner.flag(0, "First steps, without clamping.", lower=0)
-    ratio: tuple[float, ...] = runner.flag(
-        (1, 1, 2, 1), "Relative frequency of batches of azimuth, elevation, light and identity "
-        "(chairs: of azimuth, and of all the rest).", lower=0.0,
-    )  # fmt: skip
-    strength: float = runner.flag(1.0, "Kappa, the pull on inactive entries.", lower=0.0)
-    reference: str = runner.flag(
-        "mean", "Value of inactive entries: the batch's mean (paper) or first (released code).",
-        choices=("mean", "first"),
-    )  # fmt: skip
-    clamp_on: str = runner.flag(
-        "statistics", "Clamped quantity: mean and log variance (released code) or sample (paper).",
-        choices=("statistics", "sample"),
-    )  # fmt: skip
-    share_noise: bool = runner.flag(False, "Use one noise sample for a whole batch.")
-    log_variance_too: bool = runner.flag(True, "Pull inactive log variances together, too.")
-    trials_by: str = runner.flag(
-        "auto", "Order of trials: at once (vmap) or in turn (loop); auto: loop on CPUs, else vmap.",
-        choices=("auto", "vmap", "loop"), formerly="members_by",
-    )  # fmt: skip
-    num_train: int = runner.flag(250, "Training batches per kind.", lower=1, of_data=True)
-    num_test: int = runner.flag(10, "Test batches per kind.", lower=_CHECKED, of_data=True)
-    num_images: int = runner.flag(
-        1500, "Test images in which all factors vary.", lower=200, of_data=True
-    )
-    identities: int = runner.flag(20, "Heads or chairs in --num_images.", lower=2, of_data=True)
-    models: int = runner.flag(400, "Generated chairs per split.", lower=2, of_data=True)
-    batch_size: int = runner.flag(20, "Images per batch.", lower=2, of_data=True)
-    elevation: float = runner.flag(
-        0.6, "Largest elevation of heads, up and down [rad]; paper: 0.4.", lower=0.01, upper=1.5,
-        of_data=True,
-    )  # fmt: skip
-    size: str = runner.flag("cpu", "Size of the network and the images.", choices=tuple(SIZES))
-    initial: str = runner.flag(
-        "he", "Initial weights; the released ones leave small networks at the mean image.",
-        choices=("he", "released"),
-    )  # fmt: skip
-    optimizer: str = runner.flag(
-        "adam", "Optimiser: adam (.9, .99; released code) or rmsprop (paper).",
-        choices=("adam", "rmsprop"),
-    )  # fmt: skip
-    learning_rate: float = runner.flag(1.5e-3, "Learning rate of the optimiser.", lower=0.0)
-    decay: bool = runner.flag(True, "Cosine decay of the learning rate to 0.")
-
-
-PRESETS = {
-    "default": Config(),
-    "chairs": Config(data="chairs", ratio=(1, 1)),
-    "study": Config(method=tuple(METHODS), num_seeds=3),
-    "paper": Config(
-        size="paper", initial="released", steps=240_000, learning_rate=5e-4, decay=False,
-        ratio=(1, 1, 1, 10), strength=0.01, num_train=3000, num_test=350, elevation=0.4,
-    ),
-}  # fmt: skip
 
 
 def memory(config: Config) -> dict[str, float]:
     """Bytes of the images, and of a batch with the maps of the network."""
     pixels = float(SIZES[config.size].image ** 2)
+    kinds = 2 if config.data in ("chairs", "public_chairs") else 4
     return {
-        "num_train": 4 * pixels * config.num_train * config.batch_size,
-        "num_test": 4 * pixels * config.num_test * config.batch_size,
+        "num_train": kinds * pixels * config.num_train * config.batch_size,
+        "num_test": kinds * pixels * config.num_test * config.batch_size,
         "num_images": pixels * config.num_images,
         "batch_size": 400 * pixels * config.batch_size,
     }
@@ -149,10 +48,18 @@ def programs(config: Config) -> dict[str, list[str]]:
     """Run -> its methods, which share batches and code."""
     out: dict[str, list[str]] = {}
     for name in config.method:
-        method = METHODS[name]
-        run = "equal_ratio" if method.equal else method.sign
-        out.setdefault(run, []).append(name)
+        out.setdefault(_run_of(METHODS[name]), []).append(name)
     return out
+
+
+def _run_of(method: Method) -> str:
+    """The name of a method's run, by all settings but the numbers of its trials."""
+    if method.posterior != "clamp":
+        kind = method.posterior
+    else:
+        kind = "equal_ratio" if method.equal else method.sign
+    word = lambda value: "_".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return "-".join([kind, *(f"{field}={word(value)}" for field, value in method.changes)])
 
 
 def trial_of(config: Config, method: str, i: int) -> tuple[str, int]:
@@ -166,30 +73,37 @@ def trial_of(config: Config, method: str, i: int) -> tuple[str, int]:
 def runs(config: Config, data: Data) -> dict[str, runner.Run]:
     """One run per entry of `programs`; methods and seeds are trials."""
     network, entries = make_network(config, metadata(config, data)), data.train.entries
-    if len(config.ratio) != entries + 1 or not sum(config.ratio):
-        expected = f"expected {entries + 1} numbers for --data={config.data}, not all 0"
-        raise runner.data_error("ratio", expected, config.ratio, "Repeat --ratio.")
     checked = _checked(data)
     out = {}
     for run, methods in programs(config).items():
         own = [METHODS[name] for name in methods for _ in range(config.num_seeds)]
+        changed = dataclasses.replace(config, **dict(own[0].changes))
+        if len(changed.ratio) != entries + 1 or not sum(changed.ratio):
+            expected = f"expected {entries + 1} numbers for --data={config.data}, not all 0"
+            hint = f"Repeat --ratio, or leave out --method={methods[0]}."
+            raise runner.data_error("ratio", expected, changed.ratio, hint)
+        if own[0].posterior == "adaptive" and config.batch_size % 2:
+            expected = f"expected an even number, in pairs, for --method={methods[0]}"
+            raise runner.data_error("batch_size", expected, config.batch_size, "Add one image.")
+        kappas = [config.strength * m.pull if m.kappa is None else m.kappa for m in own]
         seeds = np.arange(config.seed, config.seed + config.num_seeds)
         log_every = min(250, config.steps)
         out[run] = runner.Run(
             init=functools.partial(_init, network=network),
             loss=functools.partial(
-                _loss, network=network, config=config, sign=own[0].sign, entries=entries
+                _loss, network=network, config=changed, method=own[0], entries=entries
             ),
-            optimizer=functools.partial(_optimizer, config),
+            optimizer=functools.partial(_optimizer, changed),
             hyperparameters=(),
             trials={
                 "clamped": np.array([m.clamped for m in own]),
-                "pull": np.array([m.pull for m in own], np.float32),
+                "kappa": np.array(kappas, np.float32),
+                "beta": np.array([m.beta for m in own], np.float32),
                 "seed": np.tile(seeds, len(methods)),
             },
             steps=config.steps,
             data=checked,
-            batches=functools.partial(_batch, data, config, _shares(config, own[0])),
+            batches=functools.partial(_batch, data, changed, _shares(changed, own[0])),
             validate=functools.partial(_validate, network=network, entries=entries),
             sequential=runner.in_turn(config.trials_by),
             log_every=log_every,
@@ -207,7 +121,7 @@ def _shares(config: Config, method: Method) -> np.ndarray:
 
 def _checked(data: Data) -> dict[str, np.ndarray]:
     """The first test batches of each kind, for the validation."""
-    kinds = [np.flatnonzero(data.test.kind == k)[:_CHECKED] for k in np.unique(data.test.kind)]
+    kinds = [np.flatnonzero(data.test.kind == k)[:CHECKED] for k in np.unique(data.test.kind)]
     some = data.test.take(np.concatenate(kinds))
     return {"images": some.images, "kind": entry_of(some.kind, some.entries)}
 
@@ -259,7 +173,7 @@ def _optimizer(config: Config) -> optax.GradientTransformation:
     )
 
 
-def _loss(params, batch, key, trial, *, network, config: Config, sign: str, entries: int):
+def _loss(params, batch, key, trial, *, network, config: Config, method: Method, entries: int):
     latents = network.size.latents
     own = active_latents(batch["kind"], latents, entries)
     active = jnp.where(trial["clamped"] & batch["held"], own, True)
@@ -269,12 +183,14 @@ def _loss(params, batch, key, trial, *, network, config: Config, sign: str, entr
         key,
         network=network,
         active=active,
-        strength=config.strength * trial["pull"],
+        strength=trial["kappa"],
         reference=config.reference,
-        sign=sign,
+        sign=method.sign,
         clamp_on=config.clamp_on,
         log_variance_too=config.log_variance_too,
         share_noise=config.share_noise,
+        posterior=method.posterior,
+        beta=trial["beta"],
     )
 
 
