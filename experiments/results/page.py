@@ -157,7 +157,9 @@ def _inverse_graphics(m: Mapping[str, Any]) -> str:
         if f"{name}/mig" not in m:  # the mean image
             rows.append(f"{name} {m[name + tail]:.4f}")
             continue
-        pairs = (f"{m[f'{name}/corr2_{f}']:.2f} / {m[f'{name}/gain_{f}']:.2f}" for f in factors)
+        gains = (m[f"{name}/gain_{f}"] for f in factors)
+        gains = ("none" if gain is None else f"{gain:.2f}" for gain in gains)  # of a dead code
+        pairs = (f"{m[f'{name}/corr2_{f}']:.2f} / {g}" for f, g in zip(factors, gains, strict=True))
         rows.append(f"{name} {', '.join(pairs)}; {m[name + tail]:.4f}")
     return (
         f"corr² of the entry / gain of novel views for {', '.join(factors)}; squared error of "

@@ -12,6 +12,7 @@ from experiments import inverse_graphics, runner
 from experiments.inverse_graphics import data as inverse_graphics_data
 from experiments.inverse_graphics import evaluation, figures, training
 from experiments.inverse_graphics.config import FAMILIES, METHODS, PRESETS, SIZES, Config
+from experiments.results import page
 from experiments.runner import run
 from jaxcv.models.inverse_graphics import GraphicsSize
 from jaxcv.systems import load_model, render_latents
@@ -51,18 +52,19 @@ def test_files_figures_page_and_networks(trained, data, tmp_path):
     folder, results = trained
     metrics = json.loads((folder / "results.json").read_text())["metrics"]
     for row in CONFIG.method:
-        for name in ("corr2_azimuth", "gain_light", "reconstruction_mse", "mig", "dci", "sap"):
+        for name in ("corr2_azimuth", "swap_mse_light", "reconstruction_mse", "mig", "dci", "sap"):
             assert metrics[f"{row}/{name}"] is not None
+        assert metrics[f"{row}/gain_light"] is None  # six steps leave a dead code
         assert 0 <= metrics[f"{row}/factorvae"] <= 1
     assert results["metrics"]["mean_image/reconstruction_mse"] > 0
     figures = folder / "figures"
     for name in ("sweeps_dcign", "inferred", "scores", "invariance", "baseline", "rotation",
                  "random", "disentanglement"):  # fmt: skip
         assert (figures / f"{name}.png").stat().st_size > 10_000
-    page = (figures / "sliders.html").read_text()
-    assert page.count("data:image/webp;base64,") == 8
-    assert "@" not in page.replace("@charset", "")
-    assert "http" not in page  # nothing is loaded from elsewhere
+    sliders = (figures / "sliders.html").read_text()
+    assert sliders.count("data:image/webp;base64,") == 8
+    assert "@" not in sliders.replace("@charset", "")
+    assert "http" not in sliders  # nothing is loaded from elsewhere
     out = runner.predict(inverse_graphics.EXPERIMENT, None, tmp_path / "networks", folder)
     params, settings, _ = load_model(out / "dcign.safetensors")
     jax.tree.map(np.testing.assert_array_equal, inverse_graphics.load(folder).params, params)
@@ -199,9 +201,9 @@ def test_bad_settings(config, tmp_path):
         ({"method": ("ada_gvae_1",), "batch_size": 5}, "`batch_size`: expected an even number"),
         ({"data": "chairs", "ratio": (1, 1), "test_light": 1.5}, "`test_light`: goes with --data"),
     ):
+        own, folder = dataclasses.replace(config, **changes), tmp_path / "-".join(changes)
         with pytest.raises(ValueError, match=message):
-            folder = tmp_path / "-".join(changes)
-            inverse_graphics.train(dataclasses.replace(config, **changes), folder)
+            inverse_graphics.train(own, folder)
     for changes in ({"batch_size": 1}, {"data": "cars"}, {"method": ("vae",)}, {"strength": -1.0}):
         with pytest.raises(ValueError, match=f"`{next(iter(changes))}`: expected"):
             inverse_graphics.train(dataclasses.replace(config, **changes), tmp_path / "other")
@@ -235,6 +237,12 @@ def test_the_best_of_a_family_and_differences_paired_by_seed(config):
     assert apart["dcign_minus_beta_vae_4/mig"] == pytest.approx(0.2)
     assert apart["dcign_minus_beta_vae_4/mig_low"] == pytest.approx(0.2)  # each seed has the same
     assert list(figures._grids(own)) == ["beta_vae, by beta"]
+
+
+def test_a_record_of_a_dead_code_has_a_row():
+    metrics = {"dcign/corr2_azimuth": 0.1, "dcign/gain_azimuth": None, "dcign/mig": 0.0}
+    metrics |= {"dcign/reconstruction_mse": 0.08, "mean_image/reconstruction_mse": 0.04}
+    assert "dcign 0.10 / none; 0.0800" in page._inverse_graphics(metrics)
 
 
 @pytest.mark.slow
