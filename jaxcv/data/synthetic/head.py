@@ -41,8 +41,8 @@ _BACKGROUND = 1.0
 
 # Half the image's side, in mean half heights.
 NARROW_FRAME = 1.15  # the head fills the image; at large angles the border cuts it
-# No vertex of a head is further than 1.52 from the middle of the image, for azimuths up to 1.5 and
-# elevations up to 0.6 rad, so that even the border pixels of 48 are background.
+# No vertex of a head is further than 1.53 from the pivot, the middle of the image, so that at no
+# angle a head reaches the border pixels of an image of 48.
 WHOLE_FRAME = 1.6
 
 

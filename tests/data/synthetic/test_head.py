@@ -122,6 +122,7 @@ def test_no_head_is_cut_in_the_whole_frame(azimuth):
             mesh = head_mesh(identity)
             turned = [(mesh[0] - _PIVOT) @ turn(*angles).T for angles in grid]
             assert np.abs(np.array(turned)[..., :2]).max() < rim
+            assert np.linalg.norm(turned[0], axis=1).max() < rim  # at any other angle, too
             image = render_head(mesh, azimuth, elevation, 0.0, 48, WHOLE_FRAME)
             border = np.ones((48, 48), bool)
             border[1:-1, 1:-1] = False
