@@ -35,10 +35,12 @@ class Layout(NamedTuple):
     Attributes:
         read: folder -> its views, and the pairs (N, 2) that it lists, or None.
         files_of: folder -> the files that the prepared data depend on.
+        lights: whether both take a light, of `dtu.LIGHTS`, as well.
     """
 
-    read: Callable[[pathlib.Path], tuple[PosedViews, Any]]
-    files_of: Callable[[pathlib.Path], list[pathlib.Path]]
+    read: Callable[..., tuple[PosedViews, Any]]
+    files_of: Callable[..., list[pathlib.Path]]
+    lights: bool = False
 
 
 def _layout_of(read: Callable[..., Any], *tables: str) -> Layout:
@@ -50,10 +52,11 @@ def _layout_of(read: Callable[..., Any], *tables: str) -> Layout:
 SOURCES: dict[str, Layout] = {
     "folder": _layout_of(read_posed_folder, "cameras.json"),
     "colmap": _layout_of(read_colmap, "cameras.txt", "images.txt"),
-    "dtu": Layout(dtu.read, dtu.files_of),
+    "dtu": Layout(dtu.read, dtu.files_of, lights=True),
     "landmarks": Layout(landmarks.read, landmarks.files_of),
 }
 SPLITS = ("train", "test")
+ALL = "all"  # instead of the names of test scenes
 VIEWS = "views"  # the split of the images; pairs refer to them by number
 _SOURCES = ("pose_pairs.py", "stereo.py")  # files that rendered images depend on
 
@@ -61,12 +64,16 @@ _SOURCES = ("pose_pairs.py", "stereo.py")  # files that rendered images depend o
 class _Pairs(ArrayRecordBuilder):
     """Splits `train` and `test` of pairs, `views` of images; the config has `shape`."""
 
+    SCENES = False  # whether pairs have a scene
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012
 
     def _info(self) -> tfds.core.DatasetInfo:
         config: Any = self.builder_config
-        features = {
+        size = f"{config.shape[0]} x {config.shape[1]} px"
+        if getattr(config, "short_side", None):
+            size = f"shorter side {config.short_side} px"
+        features: dict[str, Any] = {
             "image": tensor((None, None, 3), np.uint8),  # of a view; empty for a pair
             "intrinsics": tensor((3, 3), np.float64),  # of a view [px]
             "name": tfds.features.Text(),
@@ -76,9 +83,11 @@ class _Pairs(ArrayRecordBuilder):
             "textured": np.bool_,
             "overlap": np.float32,  # nan: not known
         }
+        if self.SCENES:
+            features["scene"] = tfds.features.Text()  # of both views of a pair
         return tfds.core.DatasetInfo(
             builder=self,
-            description=f"{config.shape[0]} x {config.shape[1]} px",
+            description=size,
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,
         )
@@ -111,10 +120,18 @@ class PosedConfig(tfds.core.BuilderConfig):
     Attributes:
         source: layout of the folder, a key of SOURCES.
         shape: (H, W) that images and K are resized to, each axis by its own factor.
-        test_scenes: test scenes (scans, landmarks, or scenes of the folder); if empty, the last
-            fifth of the views of each scene. Pairs of a training and a test view are left out.
+        test_scenes: test scenes (scans, landmarks, or scenes of the folder), or `all`; if empty,
+            the last fifth of the views of each scene. Pairs of a training and a test view are left
+            out.
         largest_angle: largest angle [rad] between the optical axes, if the folder lists no pairs.
-        most_pairs: largest number of pairs per split, sampled at random; None: all.
+        most_pairs: largest number of training pairs, sampled at random; None: all.
+        most_held: largest number of pairs of the other splits; None: `most_pairs`, 0: all.
+        valid_scenes: scenes of the split `valid`, which may also be test scenes; all views of the
+            other scenes are then trained on or tested. Empty: no such split.
+        short_side: shorter side [px] that images are scaled to, with their aspect ratio, instead of
+            `shape`; None: `shape`.
+        light: light of DTU's images, of `dtu.LIGHTS`.
+        splits: splits to keep; empty: all.
     """
 
     name: str = ""
@@ -123,6 +140,11 @@ class PosedConfig(tfds.core.BuilderConfig):
     test_scenes: tuple[str, ...] = ()
     largest_angle: float = 0.8
     most_pairs: int | None = None
+    most_held: int | None = None
+    valid_scenes: tuple[str, ...] = ()
+    short_side: int | None = None
+    light: str = "all"
+    splits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks the values, and names the config by a hash of them."""
@@ -131,30 +153,46 @@ class PosedConfig(tfds.core.BuilderConfig):
             raise argument_error("shape", "expected (H, W), 8 pixels a side or more", self.shape)
         if self.most_pairs is not None and self.most_pairs < 1:
             raise argument_error("most_pairs", "expected 1 or more", self.most_pairs)
+        if self.short_side is not None and self.short_side < 8:
+            raise argument_error("short_side", "expected 8 pixels or more", self.short_side)
+        if self.light != "all" and not SOURCES[self.source].lights:
+            raise argument_error("light", f"is not read with {self.source!r}", self.light)
         own = (
-            self.source, self.shape, self.test_scenes, self.largest_angle, self.most_pairs
+            self.source, self.shape, self.test_scenes, self.largest_angle, self.most_pairs,
+            self.most_held, self.valid_scenes, self.short_side, self.light, self.splits,
         )  # fmt: skip
         self.name = config_name(own)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What the layout's functions take beside the folder."""
+        return (self.light,) if SOURCES[self.source].lights else ()
 
 
 class PosedImages(_Pairs):
     """Pairs of photographs."""
 
+    SCENES = True
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {"1.1.0": "Pairs have a scene.", "1.0.0": "First release."}  # noqa: RUF012
     MANUAL_DOWNLOAD_INSTRUCTIONS = "See data_prep/README.md for the layouts."
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         config: Any = self.builder_config
         root = pathlib.Path(dl_manager.manual_dir)
-        views, named = SOURCES[config.source].read(root)
+        views, named = SOURCES[config.source].read(root, *config.options)
         pairs = labels(views, pairs_within(views, config.largest_angle) if named is None else named)
         if not len(pairs.views):
             expected = "expected one pair or more with a baseline"
             raise argument_error(str(root), expected, f"none of {len(views.files)} views")
-        splits = _split(views, pairs, config.test_scenes)
+        splits = _split(views, pairs, config.test_scenes, config.valid_scenes)
+        held = config.most_pairs if config.most_held is None else config.most_held
         rng = np.random.default_rng(0)
         for name, rows in splits.items():
-            if config.most_pairs is not None and len(rows) > config.most_pairs:
-                splits[name] = np.sort(rng.choice(rows, config.most_pairs, replace=False))
+            most = config.most_pairs if name == "train" else held
+            if most and len(rows) > most:
+                splits[name] = np.sort(rng.choice(rows, most, replace=False))
+        splits = {name: rows for name, rows in splits.items() if name in (config.splits or splits)}
         used = np.unique(pairs.views[np.concatenate(list(splits.values()))])
         number = {int(view): k for k, view in enumerate(used)}
         out: dict[str, Any] = {
@@ -162,31 +200,38 @@ class PosedImages(_Pairs):
             for name, rows in splits.items()
             if len(rows)
         }
-        return out | {VIEWS: _images(views, used, root, config.shape)}
+        size = config.short_side or config.shape
+        return out | {VIEWS: _images(views, used, root, size)}
 
     def _generate_examples(self, views: Any, pairs: Any, rows: Any, number: Any) -> Any:
         for key, row in enumerate(rows):
             ends = [int(view) for view in pairs.views[row]]
             name = " ".join(views.files[view].name for view in ends)
-            yield (
-                key,
-                _pair(
-                    [number[view] for view in ends], pairs.rotation[row], pairs.direction[row], name
-                ),
-            )
+            scene = " and ".join(dict.fromkeys(views.scenes[view] for view in ends))
+            own = [number[view] for view in ends]
+            pair = _pair(own, pairs.rotation[row], pairs.direction[row], name)
+            yield key, pair | {"scene": scene}
 
 
-def _split(views: PosedViews, pairs: PairList, test_scenes: tuple[str, ...]) -> dict[str, Any]:
-    """Indices of the pairs of each split; the splits share no view.
+def _split(
+    views: PosedViews,
+    pairs: PairList,
+    test_scenes: tuple[str, ...],
+    valid_scenes: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Indices of the pairs of each split; `train` shares no view with the others.
 
     Without test scenes, `test` gets all pairs if either split would be empty.
     """
     scenes = np.asarray(views.scenes)
     ends = scenes[pairs.views]
-    missing = sorted(set(test_scenes) - set(ends.ravel().tolist()))
-    if missing:
-        expected = f"expected scenes among {sorted(set(ends.ravel().tolist()))[:20]}"
-        raise argument_error("test_scenes", expected, missing)
+    if test_scenes == (ALL,):
+        return {"test": np.arange(len(ends))}
+    for name, own in (("test_scenes", test_scenes), ("valid_scenes", valid_scenes)):
+        missing = sorted(set(own) - set(ends.ravel().tolist()))
+        if missing:
+            expected = f"expected scenes among {sorted(set(ends.ravel().tolist()))[:20]}"
+            raise argument_error(name, expected, missing)
     if test_scenes:
         test = np.isin(ends, test_scenes)
     else:
@@ -195,11 +240,19 @@ def _split(views: PosedViews, pairs: PairList, test_scenes: tuple[str, ...]) -> 
             rows = np.flatnonzero(scenes == scene)
             last[rows[-(len(rows) // 5) :] if len(rows) >= 5 else []] = True
         test = last[pairs.views]
-    splits = {"train": np.flatnonzero(~test.any(axis=1)), "test": np.flatnonzero(test.all(axis=1))}
-    if test_scenes and not len(splits["test"]):
-        expected = "expected a pair or more between views of these scenes"
-        raise argument_error("test_scenes", expected, f"none of {list(test_scenes)}")
-    if not test_scenes and not (len(splits["train"]) and len(splits["test"])):
+    valid = np.isin(ends, valid_scenes)
+    train = ~(test | valid).any(axis=1)
+    splits = {"train": np.flatnonzero(train), "test": np.flatnonzero(test.all(axis=1))}
+    if valid_scenes:
+        splits["valid"] = np.flatnonzero(valid.all(axis=1))
+    for split, own in (("test", test_scenes), ("valid", valid_scenes)):
+        if own and not len(splits[split]):
+            expected = "expected a pair or more between views of these scenes"
+            raise argument_error(f"{split}_scenes", expected, f"none of {list(own)}")
+    if valid_scenes and not len(splits["train"]):
+        expected = "expected other scenes to train on"
+        raise argument_error("valid_scenes", expected, f"{list(valid_scenes)} and the test only")
+    if not test_scenes and not valid_scenes and not (len(splits["train"]) and len(splits["test"])):
         return {"test": np.arange(len(test))}
     return splits
 
@@ -209,7 +262,7 @@ def _images(views, used, root, shape) -> Iterator[tuple[int, dict[str, Any]]]:
         path = views.files[view]
         own = None if views.shapes is None else views.shapes[view]
         image, k = read_image(path, np.asarray(views.intrinsics[view]), shape, own)
-        yield key, _view(image, k, path.relative_to(root).as_posix())
+        yield key, _view(image, k, path.relative_to(root).as_posix()) | {"scene": ""}
 
 
 def prepare(
@@ -230,7 +283,8 @@ def prepare(
     config = config or PosedConfig()
     root = pathlib.Path(manual_dir)
     make = lambda data_dir: PosedImages(config=config, data_dir=data_dir)
-    return prepare_builder(make, root, cache_dir, SOURCES[config.source].files_of(root))
+    files = SOURCES[config.source].files_of(root, *config.options)
+    return prepare_builder(make, root, cache_dir, files)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)

@@ -22,22 +22,23 @@ import re
 import numpy as np
 
 from data_prep.posed_images.frustum import frusta_intersect
-from jaxcv.checks import argument_error
+from jaxcv.checks import argument_error, check_choice
 from jaxcv.io.files import read_text
 from jaxcv.io.posed_folder import PosedViews, check_views
 
-__all__ = ["FAR", "SHAPE", "decomposed", "read", "read_pairs", "read_places"]
+__all__ = ["FAR", "LIGHTS", "SHAPE", "decomposed", "read", "read_pairs", "read_places"]
 
+LIGHTS = ("all", "0", "1", "2", "3", "4", "5", "6", "max")
 SHAPE = (1200, 1600)  # (H, W) of the images [px]
 FAR = 340.0  # [mm] along the optical axis
 _HINT = "data_prep/README.md describes the layout."
 _IMAGE = re.compile(r"(?:rect|clean)_(\d{3})_(\d|max)(?:_r5000)?\.png")
 
 
-def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Files hashed into the cache key."""
+def files_of(folder: pathlib.Path, light: str = "all") -> list[pathlib.Path]:
+    """Files hashed into the cache key; `light` is one of LIGHTS."""
     listed = [folder / "pairs.txt"] if (folder / "pairs.txt").is_file() else []
-    return [*_calibrations(folder), *listed, *_images(folder)]
+    return [*_calibrations(folder), *listed, *_images(folder, light)]
 
 
 def _calibrations(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -48,13 +49,18 @@ def _calibrations(folder: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
-def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-    found = sorted(
+def _images(folder: pathlib.Path, light: str) -> list[pathlib.Path]:
+    check_choice("light", light, LIGHTS)
+    every = sorted(
         path
         for kind in ("Rectified", "Cleaned")
         for path in (folder / kind).glob("scan*/*.png")
         if _IMAGE.fullmatch(path.name)
     )
+    lights = {path: _named(path)[2] for path in every}
+    found = [path for path in every if light in ("all", lights[path])]
+    if every and not found:
+        raise argument_error("light", f"expected one of {sorted(set(lights.values()))}", light)
     if not found:
         expected = "expected Rectified/scan<n>/rect_<viewpoint>_<light>_r5000.png or Cleaned/..."
         raise argument_error(str(folder), expected, "none", _HINT)
@@ -115,13 +121,24 @@ def read_pairs(path: pathlib.Path, places: int) -> np.ndarray:
     return np.array(list(dict.fromkeys(out)), int).reshape(-1, 2)
 
 
-def read(folder: pathlib.Path) -> tuple[PosedViews, np.ndarray]:
-    """All views of all scans, and the pairs (N, 2), each of one scan and light."""
+def _named(path: pathlib.Path) -> re.Match[str]:
+    match = _IMAGE.fullmatch(path.name)
+    assert match is not None
+    return match
+
+
+def read(folder: pathlib.Path, light: str = "all") -> tuple[PosedViews, np.ndarray]:
+    """The views of all scans, and the pairs (N, 2), each of one scan and light.
+
+    Args:
+        folder: in the layout of the module.
+        light: one of LIGHTS. With `all`, every light of a scan has pairs of its own.
+    """
     k, rotation, translation = read_places(folder)
-    paths = _images(folder)
-    named = [_IMAGE.fullmatch(path.name) for path in paths]
-    place = np.array([int(match[1]) - 1 for match in named if match])
-    lights = [match[2] for match in named if match]
+    paths = _images(folder, light)
+    named = [_named(path) for path in paths]
+    place = np.array([int(match[1]) - 1 for match in named])
+    lights = [match[2] for match in named]
     if place.max() >= len(k):
         expected = f"expected viewpoints up to {len(k)}, the number of calibrations"
         raise argument_error(str(paths[place.argmax()]), expected, int(place.max()) + 1, _HINT)

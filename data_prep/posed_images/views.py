@@ -63,14 +63,15 @@ def pairs_within(views: PosedViews, largest_angle: float) -> np.ndarray:
 
 
 def read_image(
-    path: pathlib.Path, intrinsics: np.ndarray, shape: tuple[int, int], own: Any = None
+    path: pathlib.Path, intrinsics: np.ndarray, shape: tuple[int, int] | int, own: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads an image as (H, W, 3) uint8, resized, and returns it with its K (3, 3).
 
     Args:
         path: of the image.
         intrinsics: (3, 3).
-        shape: (H, W) of the result; each axis has its own factor.
+        shape: (H, W) of the result, where each axis has its own factor; or its shorter side [px],
+            where the aspect ratio is kept up to rounding.
         own: (H, W) that the intrinsics belong to; the file may be a scaled copy. None: the size
             of the file.
 
@@ -81,6 +82,9 @@ def read_image(
 
     whole = Image.fromarray(read_rgb(path, hint="Fetch the file again."))
     width, height = whole.size
+    if isinstance(shape, int):
+        share = shape / min(height, width)
+        shape = round(height * share), round(width * share)
     small = whole.resize((shape[1], shape[0]), Image.Resampling.BOX)
     own = (height, width) if own is None else own
     if abs(width * own[0] / own[1] - height) > 1 + own[0] / own[1]:  # by more than rounding

@@ -1,4 +1,4 @@
-"""Test pairs by difficulty: angle between the cameras, overlap, area of the matches."""
+"""Test pairs by difficulty: angle between the cameras, overlap, area and number of the matches."""
 
 import itertools
 from typing import Any
@@ -31,6 +31,8 @@ def conditions_of(test: Matched) -> dict[str, np.ndarray]:
 
     `angle_<a>_<b>` [deg], `overlap_<a>_<b>` and `area_<a>_<b>` [%]: the angle of the true rotation,
     the share of the first image that the second one sees, and of the hull of the SIFT matches.
+    `matches_quarter_<n>`: from the quarter of all pairs with the fewest SIFT matches (1) to that
+    with the most (4).
     """
     pairs = test.pairs
     trace = np.trace(np.asarray(pairs.rotation), axis1=1, axis2=2)
@@ -47,4 +49,9 @@ def conditions_of(test: Matched) -> dict[str, np.ndarray]:
             inside = textured & (own >= low) & ((own < high) | (high == own))
             if inside.any():
                 out[f"{name}_{low}_{high}"] = inside
+    counts = [len(one.ratio) for one in test.found]
+    quarters = np.array_split(np.argsort(counts, kind="stable"), 4)
+    for number, rows in enumerate(quarters, 1):
+        if len(rows):
+            out[f"matches_quarter_{number}"] = np.isin(np.arange(len(counts)), rows)
     return out

@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,28 +11,28 @@ import numpy as np
 
 from experiments import runner
 from experiments.relative_pose import refinement, training
-from experiments.relative_pose.baselines import pose_of_matches
-from experiments.relative_pose.conditions import conditions_of
+from experiments.relative_pose.baselines import METHODS, FeatureMethod, feature_poses, matches_of
 from experiments.relative_pose.data import (
     Data,
     Matched,
     found_matches,
-    matched_pairs,
     quaternions,
+    with_matches,
+)
+from experiments.relative_pose.scores import (
+    Poses,
+    answered,
+    by_condition,
+    by_scene,
+    errors_of,
+    regimes_of,
+    scores,
 )
 from experiments.runner.statistics import change_over_seeds, interval_of_mean
 from experiments.runner.timing import seconds_per_call
-from jaxcv.geometry.camera import resize_intrinsics
-from jaxcv.metrics.motion import (
-    folded,
-    pose_auc,
-    pose_failures,
-    rotation_error,
-    translation_error,
-)
+from jaxcv.metrics.motion import pose_failures
 from jaxcv.metrics.tracking import paired_bootstrap
 from jaxcv.models.relative_pose import NETS, direction_of, rotation_of, standardised
-from jaxcv.systems.feature_matches import MOST
 from jaxcv.systems.two_view import (
     FEWEST,
     PoseScales,
@@ -42,34 +42,12 @@ from jaxcv.systems.two_view import (
 )
 
 __all__ = [
-    "COMPARED", "METHODS", "Poses", "answers", "errors_of", "last_poses", "metrics",
-    "poses_of_methods", "regimes_of",
+    "COMPARED", "answers", "compared", "last_poses", "metrics", "poses_of_methods",
 ]  # fmt: skip
 
 AT_ONCE = 50
-
-
-class Classical(NamedTuple):
-    """A feature method: features, estimator, whether in the networks' images, features an image."""
-
-    features: str
-    estimator: str
-    small: bool = False
-    most: int = MOST
-
-
-METHODS = {
-    "sift_ransac": Classical("sift", "ransac"), "sift_magsac": Classical("sift", "magsac"),
-    "orb_ransac": Classical("orb", "ransac"), "surf_ransac": Classical("surf", "ransac"),
-    "poselib": Classical("sift", "poselib"),
-}  # fmt: skip
-FURTHER = {
-    "sift_ransac_small": Classical("sift", "ransac", small=True),
-    "poselib_small": Classical("sift", "poselib", small=True),
-    "orb_ransac_small": Classical("orb", "ransac", small=True),
-    "orb_ransac_500": Classical("orb", "ransac", most=500),  # as many as OpenCV's ORB by default
-}
-REGIMES = ("textured", "textureless")
+TIMED = ("sift_ransac", "sift_magsac", "orb_ransac", "surf_ransac", "poselib")
+BEFORE = "_before"  # the networks of --init_from, before their training here
 COMPARED = (
     ("cnnB", "cnnA"), ("cnnBspp", "cnnAspp"), ("cnnAspp", "cnnA"), ("cnnBspp", "cnnB"),
     ("joint", "refined"),
@@ -78,22 +56,11 @@ COMPARED = (
 AGAINST = {
     "joint": ("poselib", "sift_ransac", "refined_sampled", "refined", *NETS),
     "refined": ("poselib", "sift_ransac", *NETS),
-    **dict.fromkeys(NETS, ("sift_ransac", "poselib", "sift_ransac_small", "poselib_small")),
+    **dict.fromkeys(
+        NETS, ("sift_ransac", "poselib", "sift_ransac_small", "poselib_small", "constant")
+    ),
+    "sift_ransac_guessed": ("sift_ransac",), "poselib_guessed": ("poselib",),
 }  # fmt: skip
-
-
-class Poses(NamedTuple):
-    """Poses of N pairs by one method.
-
-    Attributes:
-        rotation: (N, 3, 3); nan where the method gives no pose.
-        direction: (N, 3).
-        confidence: (N,) in [0, 1]; nan for a method without confidence.
-    """
-
-    rotation: np.ndarray
-    direction: np.ndarray
-    confidence: np.ndarray
 
 
 def _trial(trained: runner.TrainedRun, i: int) -> Any:
@@ -141,17 +108,6 @@ def _by_refinement(config: Any, params: Any, test: Matched) -> Poses:
     return Poses(*_in_parts(run, len(test.found)))
 
 
-def _by_features(pairs: Any, found: Any, estimator: str, seed: int) -> Poses:
-    count = len(found)
-    rotation, direction = np.full((count, 3, 3), np.nan), np.full((count, 3), np.nan)
-    for i, matches in enumerate(found):
-        k = pairs.intrinsics1[i], pairs.intrinsics2[i]
-        pose = pose_of_matches(matches, *k, estimator, seed)
-        if pose is not None:
-            rotation[i], direction[i] = pose.rotation, pose.direction
-    return Poses(rotation, direction, np.full(count, np.nan))
-
-
 def constant_of(data: Data) -> tuple[np.ndarray, np.ndarray]:
     """The mean rotation and direction of the training pairs, which a method must beat."""
     q = quaternions(data.train.rotation).mean(axis=0)
@@ -177,13 +133,11 @@ def _methods(
     config: Any, data: Data, trained: runner.TrainedRuns, i: int, test: Matched
 ) -> dict[str, Callable[[], Poses]]:
     out: dict[str, Callable[[], Poses]] = {"constant": lambda: _constant(data, len(test.found))}
-    for net in config.net:
-        params = _trial(trained[net], i)["network"]
-        out[net] = functools.partial(_by_network, config, params, net, test.pairs)
+    out |= _by_networks(config, data, trained, i, test)
     if i == 0:  # these do not depend on trained parameters: once is enough
-        matched = functools.cache(functools.partial(_matched, test))
-        for name, method in (METHODS | FURTHER).items():
-            out[name] = functools.partial(_by_classical, matched, method, config.seed)
+        kept: dict[Any, Any] = {}
+        for name in config.feature_method or METHODS:
+            out[name] = functools.partial(_by_features, kept, test, METHODS[name], config.seed)
         for start in ("sampled", "identity"):
             out[f"refined_{start}"] = functools.partial(_alone, test, start, config.seed)
     if config.refine:
@@ -192,6 +146,30 @@ def _methods(
         joint = _trial(trained["joint"], i)
         out["joint"] = functools.partial(_by_refinement, config, joint, test)
     return out
+
+
+def _by_networks(
+    config: Any, data: Data, trained: runner.TrainedRuns, i: int, test: Matched
+) -> dict[str, Callable[[], Poses]]:
+    """The networks, their variants, and those that they started from."""
+    out = {}
+    for name, (own, net) in training.networks(config).items():
+        params = _trial(trained[name], i)["network"]
+        out[name] = functools.partial(_by_network, own, params, net, test.pairs)
+        if data.started is not None and name == net:
+            before = data.started[i if len(data.started) > 1 else 0]["network"]
+            out[net + BEFORE] = functools.partial(_by_network, own, before, net, test.pairs)
+    return out
+
+
+def _by_features(kept: dict[Any, Any], test: Matched, method: FeatureMethod, seed: int) -> Poses:
+    """Poses by a feature method; `kept` holds the matches that several methods share."""
+    key = method.features, method.small, method.most
+    if key not in kept:
+        kept[key] = matches_of(test, method)
+    pairs, found = kept[key]
+    rotation, direction = feature_poses(pairs, found, method, seed)
+    return Poses(rotation, direction, np.full(len(rotation), np.nan))
 
 
 def _untrained(config: Any, data: Data, network: Any, test: Matched) -> Poses:
@@ -206,29 +184,6 @@ def _constant(data: Data, count: int) -> Poses:
     return Poses(np.tile(rotation, (count, 1, 1)), np.tile(direction, (count, 1)), nothing)
 
 
-def _small(test: Matched) -> Any:
-    """The pairs at the networks' size, with intrinsics of that size."""
-    (h, w), (height, width) = (pairs.first.shape[1:3] for pairs in (test.pairs, test.full))
-    k1, k2 = (
-        np.asarray(resize_intrinsics(jnp.asarray(k), w / width, h / height))
-        for k in (test.full.intrinsics1, test.full.intrinsics2)
-    )
-    return test.pairs._replace(intrinsics1=k1, intrinsics2=k2)
-
-
-def _by_classical(matched: Any, method: Classical, seed: int) -> Poses:
-    """Poses by a feature method; `matched(features, small, most)` are the pairs and matches."""
-    pairs, found = matched(method.features, method.small, method.most)
-    return _by_features(pairs, found, method.estimator, seed)
-
-
-def _matched(test: Matched, features: str, small: bool, most: int) -> tuple[Any, Any]:
-    pairs = _small(test) if small else test.full
-    if (features, small, most) == ("sift", False, MOST):
-        return pairs, test.found
-    return pairs, found_matches(pairs, features, most)
-
-
 def _alone(test: Matched, start: str, seed: int) -> Poses:
     def run(rows):
         some = jax.tree.map(lambda leaf: leaf[rows], test.matches)
@@ -240,18 +195,6 @@ def _alone(test: Matched, start: str, seed: int) -> Poses:
     none = test.matches.valid.sum(axis=1) < FEWEST
     gone = lambda x: np.where(none.reshape(-1, *[1] * (x.ndim - 1)), np.nan, x)
     return Poses(gone(poses.rotation), gone(poses.direction), np.where(none, 0, poses.confidence))
-
-
-def errors_of(poses: Poses, pairs: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Errors (N,) of rotation and direction [deg]; 180 where there is no pose."""
-    none = _none(poses)
-    turned = rotation_error(poses.rotation, pairs.rotation)
-    moved = translation_error(poses.direction, pairs.direction)
-    return np.where(none, 180.0, turned), np.where(none, 180.0, moved)
-
-
-def _none(poses: Poses) -> np.ndarray:
-    return np.isnan(poses.direction[:, 0])
 
 
 def answers(
@@ -268,48 +211,20 @@ def _test(data: Data, unrelated: bool) -> Matched:
         return data.test
     count = len(data.test.found)
     rows = np.roll(np.arange(count), count // 2)  # neighbouring pairs may be of one video
-    full = data.test.full._replace(
-        second=data.test.full.take(rows).second,
-        intrinsics2=np.asarray(data.test.full.intrinsics2)[rows],
+    small, full = (
+        own._replace(second=own.take(rows).second, intrinsics2=np.asarray(own.intrinsics2)[rows])
+        for own in (data.test.pairs, data.test.full)
     )
-    return matched_pairs(full, data.test.pairs.first.shape[1:3])
+    return with_matches(small, full)
 
 
-def regimes_of(pairs: Any) -> dict[str, np.ndarray]:
-    """Regime -> mask (N,) of its pairs; `all` is added if there are several regimes."""
-    textured = np.asarray(pairs.textured)
-    out = dict(zip(REGIMES, (textured, ~textured), strict=True))
-    out = {name: rows for name, rows in out.items() if rows.any()}
-    return out if len(out) < 2 else {"all": np.ones(len(textured), bool)} | out
-
-
-def _scores(poses: Poses, pairs: Any) -> dict[str, float]:
-    """Scores by regime; `confident_failures` is nan if no pose is confident.
-
-    A pair without an answer counts with 180 degrees, but in `answered_...`.
-    """
-    out = {}
-    for regime, rows in regimes_of(pairs).items():
-        turned, moved = (error[rows] for error in errors_of(poses, pairs))
-        unsigned = np.where(_none(poses)[rows], 90.0, folded(moved))  # the largest folded angle
-        auc = pose_auc(turned, unsigned)
-        failed = pose_failures(turned, moved)
-        own = {
-            "roe_median_deg": np.median(turned), "rte_median_deg": np.median(moved),
-            "rte_folded_median_deg": np.median(unsigned),
-            "auc5": auc[0], "auc10": auc[1], "auc20": auc[2], "failures": failed.mean(),
-        }  # fmt: skip
-        answered = ~_none(poses)[rows]
-        own["answered"] = answered.mean()
-        if answered.any():
-            own["answered_roe_median_deg"] = np.median(turned[answered])
-            own["answered_rte_median_deg"] = np.median(moved[answered])
-        if np.isfinite(poses.confidence[rows]).all():
-            confident = poses.confidence[rows] >= 0.5
-            own["confident"] = confident.mean()
-            own["confident_failures"] = failed[confident].mean() if confident.any() else np.nan
-        out |= {f"{regime}/{name}": float(value) for name, value in own.items()}
-    return out
+def compared(config: Any) -> list[tuple[str, str]]:
+    """Pairs of rows whose medians are compared over the seeds."""
+    variants = [name for name in training.networks(config) if name not in config.net]
+    return [
+        *COMPARED, *((name, config.net[-1]) for name in variants),
+        *((net, net + BEFORE) for net in config.net),
+    ]  # fmt: skip
 
 
 def metrics(config: Any, data: Data, trained: runner.TrainedRuns) -> dict[str, Any]:
@@ -317,7 +232,7 @@ def metrics(config: Any, data: Data, trained: runner.TrainedRuns) -> dict[str, A
     kept: dict[str, list[float]] = {}
     for i in range(config.num_seeds):
         for method, poses in answers(config, data, trained, i).items():
-            for name, value in _scores(poses, data.test.pairs).items():
+            for name, value in scores(poses, data.test.pairs).items():
                 kept.setdefault(f"{method}/{name}", []).append(value)
     out: dict[str, Any] = {}
     for key, values in kept.items():
@@ -326,34 +241,37 @@ def metrics(config: Any, data: Data, trained: runner.TrainedRuns) -> dict[str, A
         if len(values) > 1 and np.isfinite(values).all() and not key.startswith("constant/"):
             low, high = interval_of_mean(values)
             out |= {f"{key}_of_seeds": values, f"{key}_low": low, f"{key}_high": high}
-    for first, second in COMPARED:
+    for first, second in compared(config):
         for name in ("roe_median_deg", "rte_median_deg"):
             keys = [f"{method}/{next(iter(regimes_of(data.test.pairs)))}/{name}" for method in
                     (first, second)]  # fmt: skip
             if all(key in kept for key in keys):
                 found = change_over_seeds(*(kept[key] for key in keys))
                 out |= {f"{first}_over_{second}/{name}_{k}": v for k, v in found.items()}
-    out |= _over_pairs(config, data, trained) | _by_condition(
-        data, answers(config, data, trained, 0)
-    )
-    for method, poses in answers(config, data, trained, 0, unrelated=True).items():
-        turned, _ = errors_of(poses, data.test.pairs)
-        out[f"{method}/unrelated/answered"] = float(np.mean(np.isfinite(poses.direction[:, 0])))
-        out[f"{method}/unrelated/roe_median_deg"] = float(np.median(turned))
-        if np.isfinite(poses.confidence).all():
-            out[f"{method}/unrelated/confident"] = float(np.mean(poses.confidence >= 0.5))
+    out |= _over_pairs(config, data, trained) | _unrelated(config, data, trained)
+    first_seed = answers(config, data, trained, 0)
+    out |= by_condition(data, first_seed) | by_scene(data, first_seed)
     out |= {f"{name}/training_minutes": trained[name].seconds / 60 for name in trained}
     return out | _speeds(config, data, trained)
 
 
-def _by_condition(data: Data, poses: dict[str, Poses]) -> dict[str, Any]:
-    """Failures of the first seed by the conditions of the pairs, and their numbers."""
+def _unrelated(config: Any, data: Data, trained: runner.TrainedRuns) -> dict[str, Any]:
+    """Scores of pairs whose second image is of another pair: of the first seed, and of each."""
     out: dict[str, Any] = {}
-    for name, rows in conditions_of(data.test).items():
-        out[f"pairs/{name}"] = int(rows.sum())
-        for method, own in poses.items():
-            failed = pose_failures(*errors_of(own, data.test.pairs))
-            out[f"{method}/{name}/failures"] = float(failed[rows].mean())
+    for method, poses in answers(config, data, trained, 0, unrelated=True).items():
+        turned, _ = errors_of(poses, data.test.pairs)
+        out[f"{method}/unrelated/answered"] = float(np.mean(answered(poses)))
+        out[f"{method}/unrelated/roe_median_deg"] = float(np.median(turned))
+        if np.isfinite(poses.confidence).all():
+            out[f"{method}/unrelated/confident"] = float(np.mean(poses.confidence >= 0.5))
+    if config.num_seeds == 1:
+        return out
+    other = _test(data, True)
+    for i in range(config.num_seeds):
+        for name, answer in _by_networks(config, data, trained, i, other).items():
+            turned, _ = errors_of(answer(), data.test.pairs)
+            values = out.setdefault(f"{name}/unrelated/roe_median_deg_of_seeds", [])
+            values.append(float(np.median(turned)))
     return out
 
 
@@ -373,7 +291,9 @@ def _over_pairs(config: Any, data: Data, trained: runner.TrainedRuns) -> dict[st
         for method, own in share.items():
             found = paired_bootstrap(own, np.zeros_like(own), weights)
             out[f"{method}/{regime}/failures_of_pairs"] = [found.low, found.high]
-            for other in AGAINST.get(method, ()):
+            others = [second for first, second in compared(config)[len(COMPARED) :]
+                      if first == method]  # fmt: skip
+            for other in (*AGAINST.get(method, ()), *others):
                 if other in share:
                     found = paired_bootstrap(own, share[other], weights)
                     out[f"{method}_over_{other}/{regime}/failures_of_pairs"] = list(found)
@@ -390,10 +310,10 @@ def _speeds(config: Any, data: Data, trained: Any) -> dict[str, float]:
         params = _trial(trained[net], 0)["network"]
         images = jnp.asarray(some.pairs.first[:]), jnp.asarray(some.pairs.second[:])
         out[f"{net}/pairs_per_second"] = count / seconds_per_call(_apply, params, *images, own)
-    for name, (features, estimator, *_) in METHODS.items():
+    for name in [name for name in TIMED if name in (config.feature_method or TIMED)]:
         start = time.perf_counter()
-        found = found_matches(some.full, features)
-        _by_features(some.full, found, estimator, config.seed)
+        pairs, found = some.full, found_matches(some.full, METHODS[name].features)
+        feature_poses(pairs, found, METHODS[name], config.seed)
         out[f"{name}/pairs_per_second"] = count / (time.perf_counter() - start)
     if config.refine:
         params = _trial(trained["joint"], 0)

@@ -55,7 +55,7 @@ def model(config: Any, trained: Any, trial: int | None) -> Model:
 
 def _model_of(config: Any, trained: Any, name: str, i: int) -> Model:
     params = jax.tree.map(lambda leaf: leaf[i], trained[name].params)
-    net = config.net[-1] if name == "joint" else name
+    config, net = training.networks(config)[config.net[-1] if name == "joint" else name]
     if name != "joint":
         history = trained[name].history
         errors = [history[one][-1, i] for one in refinement.VALIDATED]

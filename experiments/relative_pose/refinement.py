@@ -32,13 +32,13 @@ _OLD_RATE = 0.1  # factor on the rate for what was trained before
 def runs(config: Any, data: Data) -> dict[str, runner.Run]:
     """The run `joint`, which starts from the last network; none without --refine.
 
-    If `data.started` has a trained head, the run starts from that head and its scales, and trains
-    them at the low rate of pretrained parameters: a few pairs are soon overfitted.
+    If `data.started` has trained heads, the run starts from the head and the scales of each seed,
+    and trains them at the low rate of pretrained parameters: a few pairs are soon overfitted.
     """
     if not config.refine:
         return {}
     started = data.started
-    if started is not None and not _trained(started["head"]):
+    if started is not None and not _trained(started[0]["head"]):
         started = None
     log_every = min(50, config.refine_steps)
     seeds = np.arange(config.seed, config.seed + config.num_seeds)
@@ -104,14 +104,15 @@ def _trained(head: Any) -> bool:
 
 
 def _init(key, trial, before, *, config: Any, valid: Any, started: Any):
-    del trial
     network = before["network"]
     params = untrained(config, network, key, errors_of(config, valid, network))
     if started is None:
         return params
+    index = trial["seed"] - config.seed if len(started) > 1 else 0
+    own = jax.tree.map(lambda *leaves: jnp.stack(leaves)[index], *started)
     precision = params["scales"].log_precision  # on the validation pairs of this run
-    scales = PoseScales(*started["scales"])._replace(log_precision=precision)
-    return params | {"head": started["head"], "scales": scales}
+    scales = PoseScales(*own["scales"])._replace(log_precision=precision)
+    return params | {"head": own["head"], "scales": scales}
 
 
 def _optimizer(config: Any, new: float) -> optax.GradientTransformation:
@@ -126,7 +127,7 @@ def _optimizer(config: Any, new: float) -> optax.GradientTransformation:
             text = jax.tree_util.keystr(path)
             if "'network'" not in text:
                 return "new"
-            return "heads" if "head" in text else "trunk"
+            return "heads" if training.over_maps(path, config.head) else "trunk"
 
         return jax.tree_util.tree_map_with_path(lambda path, _: name(path), params)
 

@@ -1,7 +1,8 @@
-"""Settings and training of the relative pose networks."""
+"""Training of the relative pose networks."""
 
 import dataclasses
 import functools
+import pathlib
 from typing import Any
 
 import jax
@@ -10,12 +11,14 @@ import numpy as np
 import optax
 
 from experiments import runner
-from experiments.relative_pose.data import SOURCES, Data, load_or_pair, quaternions
+from experiments.relative_pose.config import PRESETS, Config
+from experiments.relative_pose.data import Data, load_or_pair, quaternions
+from experiments.relative_pose.images import random_windows, scaled_shape
+from experiments.runner.saved import read_runs
+from experiments.runner.settings import check_config
 from jaxcv.io.networks import read_tree
 from jaxcv.models.relative_pose import (
     NETS,
-    ROTATIONS,
-    TRUNKS,
     PoseNetwork,
     direction_of,
     feature_shape,
@@ -26,132 +29,32 @@ from jaxcv.models.relative_pose import (
 )
 from jaxcv.systems import load_model
 
+__all__ = [
+    "PRESETS", "Config", "angles", "augmented", "load", "memory", "metadata", "network", "networks",
+    "over_maps", "rows_of_epochs", "runs", "shown", "validate",
+]  # fmt: skip
+
+# Settings that --variant may change: those of the network and its training, not of the data.
+VARIED = (
+    "augment", "batch_order", "beta", "head", "head_rate", "learning_rate", "lrn", "rate_decay",
+    "rotation", "steps", "swap", "swap_weight", "trunk_file", "weight_decay", "weight_decay_kind",
+    "weighting",
+)  # fmt: skip
+MOST_AT_ONCE = 512  # validation pairs in one batch
 STEP_SUMS = 1e-12  # added under square roots: their gradients stay finite at 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Settings of the relative pose; every field is a flag."""
-
-    data: str = runner.flag(
-        "synthetic", "Generated rooms, or photographs with poses (data_prep/README.md).",
-        choices=SOURCES,
-    )  # fmt: skip
-    data_dir: str | None = runner.flag(None, "Folder of the photographs.", of_data=True)
-    cache_dir: str | None = runner.flag(
-        None, "Folder for prepared pairs; none: jaxcv in the user's cache.", of_data=True
-    )
-    test_scene: tuple[str, ...] = runner.flag(
-        (),
-        "Test scenes; none: the last fifth of the views of each scene.",
-        of_data=True,
-    )
-    image1: str | None = runner.flag(
-        None, "Path of the first image, for --mode=predict.", of_data=True, only="predict"
-    )
-    image2: str | None = runner.flag(
-        None, "Path of the second image, for --mode=predict.", of_data=True, only="predict"
-    )
-    intrinsics: str | None = runner.flag(
-        None,
-        "fx,fy,cx,cy [px] of both images, or of the first and then of the second image.",
-        of_data=True,
-        only="predict",
-    )
-    net: tuple[str, ...] = runner.flag(
-        ("cnnBspp",), "Networks to train; --refine refines the last.", choices=tuple(NETS)
-    )
-    trunk: str = runner.flag("alexnet", "Backbone network.", choices=tuple(TRUNKS))
-    trunk_file: str | None = runner.flag(
-        None,
-        "Pretrained backbone, a file of data_prep.trunk_weights; needs --width=1.",
-        only="train",
-    )
-    init_from: str | None = runner.flag(
-        None,
-        "Work folder of a training, or file of a model, whose parameters the training starts from.",
-        only="train",
-        formerly="start",
-    )
-    width: float = runner.flag(0.25, "Factor on the backbone's channels.", lower=0.01, upper=4.0)
-    rotation: str = runner.flag(
-        "quaternion", "Output of the rotation head (6d: two columns of a matrix, svd: a matrix).",
-        choices=tuple(ROTATIONS),
-    )  # fmt: skip
-    height: int = runner.flag(96, "Image height for the networks [px].", lower=35, of_data=True)
-    width_px: int = runner.flag(128, "Image width for the networks [px].", lower=35, of_data=True)
-    full_height: int = runner.flag(
-        240, "Image height for the features [px].", lower=35, of_data=True
-    )
-    full_width: int = runner.flag(320, "Image width for the features [px].", lower=35, of_data=True)
-    num_train: int = runner.flag(16_000, "Training pairs, at most.", lower=1, of_data=True)
-    num_valid: int = runner.flag(200, "Validation pairs, at most.", lower=1, of_data=True)
-    num_matched: int = runner.flag(600, "Pairs for --refine, at most.", lower=1, of_data=True)
-    num_test: int = runner.flag(300, "Test pairs, at most.", lower=1, of_data=True)
-    steps: int = runner.flag(3000, "Optimiser steps per network.", lower=1)
-    seed: int = runner.flag(0, "Seed of weights and batches.", lower=0, upper=2**31 - 1)
-    num_seeds: int = runner.flag(
-        1, "Number of seeds of the weights, from --seed on; all share the batches of --seed.",
-        lower=1, upper=100,
-    )  # fmt: skip
-    batch_size: int = runner.flag(32, "Pairs per step.", lower=1)
-    learning_rate: float = runner.flag(1e-3, "AdamW learning rate of the backbone.", lower=0.0)
-    head_rate: float = runner.flag(
-        0.02, "Factor on --learning_rate for the heads, which sum tens of thousands of inputs.",
-        lower=0.0,
-    )  # fmt: skip
-    weight_decay: float = runner.flag(1e-5, "AdamW weight decay.", lower=0.0)
-    beta: float = runner.flag(10.0, "Loss weight of the rotation.", lower=0.0)
-    weighting: str = runner.flag(
-        "fixed", "Weights of the loss terms: by --beta, or learned (homoscedastic).",
-        choices=("fixed", "homoscedastic"),
-    )  # fmt: skip
-    swap_weight: float = runner.flag(
-        0.0, "Loss weight of the distance between the pose and the swapped pair's inverse pose.",
-        lower=0.0,
-    )  # fmt: skip
-    augment: bool = runner.flag(True, "Permute colour channels, and swap images by --swap.")
-    swap: float = runner.flag(0.0, "Fraction of pairs that --augment swaps.", lower=0.0, upper=1.0)
-    refine: bool = runner.flag(True, "Train the last network through the energy of matches.")
-    refine_steps: int = runner.flag(300, "Optimiser steps of --refine.", lower=1)
-    refine_rate: float = runner.flag(1e-3, "Adam learning rate of --refine.", lower=0.0)
-    refine_batch: int = runner.flag(16, "Pairs per step of --refine.", lower=1)
-    trials_by: str = runner.flag(
-        "auto", "Order of trials: at once (vmap) or in turn (loop); auto: loop on CPUs, else vmap.",
-        choices=("auto", "vmap", "loop"), formerly="members_by",
-    )  # fmt: skip
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(H, W) of the networks' images."""
-        return self.height, self.width_px
-
-
-PRESETS = {
-    "default": Config(),
-    "study": Config(net=("cnnA", "cnnAspp", "cnnB", "cnnBspp"), num_seeds=3),
-    # From the default's training to photographs: `--data_dir=DIR --init_from=runs/relative_pose`.
-    "fine_tune": Config(
-        data="folder", test_scene=("test",), height=192, width_px=256, full_height=240,
-        full_width=360, steps=150, learning_rate=3e-4, refine_steps=150,
-    ),
-    "paper": Config(
-        data="landmarks", net=("cnnA", "cnnB", "cnnAspp", "cnnBspp"), width=1.0, height=227,
-        width_px=227, full_height=323, full_width=323, test_scene=("Yorkminster",),
-        num_train=581_000, steps=15 * 4539, batch_size=128, learning_rate=1e-4, head_rate=1.0,
-    ),
-}  # fmt: skip
 
 
 def memory(config: Config) -> dict[str, float]:
     """Bytes of the pairs at both sizes, and of a batch with the maps of a network."""
     small, full = config.height * config.width_px, config.full_height * config.full_width
     made = config.num_train if config.data == "synthetic" else 0  # a photograph is in many pairs
+    base = scaled_shape(config.full_shape, config.short_side) if config.short_side else config.shape
+    shown = max(np.prod(config.crop_shape(net)) for net in config.net)
     return {
-        "num_train": 6.0 * small * made,
+        "num_train": 6.0 * base[0] * base[1] * made,
         "num_matched": 6.0 * (small + full) * config.num_matched,
         "num_test": 6.0 * (small + full) * config.num_test,
-        "batch_size": 100.0 * small * config.batch_size,
+        "batch_size": 100.0 * float(shown) * config.batch_size,
     }
 
 
@@ -161,65 +64,128 @@ def load(config: Config) -> Data | None:
     Raises:
         DataError: a wrong file or flag, which the message names.
     """
-    try:
-        for net in config.net:
-            feature_shape(net, config.trunk, *config.shape)
-    except ValueError as error:
-        hint = "Give a larger --height and --width_px."
-        raise runner.data_error("height", str(error), config.shape, hint) from error
+    for name, side in (("height", config.shape), ("pyramid_crop", (config.pyramid_crop,) * 2)):
+        try:
+            for net in config.net:
+                if name == "height" or (config.pyramid_crop and NETS[net][1]):
+                    feature_shape(net, config.trunk, *side)
+        except ValueError as error:
+            hint = "Give a larger --height and --width_px, or --pyramid_crop."
+            raise runner.data_error(name, str(error), side, hint) from error
+    if not config.short_side and not config.train_image == config.test_image == "squash":
+        expected = "expected the shorter side of the images that windows are taken of"
+        raise runner.data_error("short_side", expected, 0, "Give --short_side.")
+    networks(config)
     if config.image1 is not None or config.image2 is not None:
         return None
     started, trunk = _started(config), _trunk(config)
     return load_or_pair(config)._replace(started=started, trunk=trunk)
 
 
+def networks(config: Config) -> dict[str, tuple[Config, str]]:
+    """Run -> its settings and its row of NETS: --net, then --variant of the last of them.
+
+    Raises:
+        DataError: a variant that is no setting of a network's training, or a wrong value.
+    """
+    out = {net: (config, net) for net in config.net}
+    for text in config.variant:
+        changes = dict(_change(text, one) for one in text.split(","))
+        own = dataclasses.replace(config, variant=(), **changes)
+        with runner.data_errors():
+            check_config(Config, own)
+        out[f"{config.net[-1]}_{text.replace(',', '+')}"] = (own, config.net[-1])
+    return out
+
+
+def _change(text: str, one: str) -> tuple[str, Any]:
+    """Name and value of `name=value`."""
+    name, _, value = one.partition("=")
+    default = getattr(Config(), name) if name in VARIED else None
+    try:
+        if name not in VARIED:
+            raise ValueError(one)
+        if name == "trunk_file":
+            return name, {"none": None}[value]
+        if isinstance(default, bool):
+            return name, {"true": True, "false": False}[value]
+        return name, {int: int, float: float, str: str}[type(default)](value)
+    except (ValueError, KeyError) as error:
+        expected = f"expected name=value of {', '.join(VARIED)}"
+        hint = "trunk_file may only be none; truth values are true and false."
+        raise runner.data_error("variant", expected, text, hint) from error
+
+
 def network(config: Config, net: str) -> PoseNetwork:
     """The network of a row of NETS, with the settings of the config."""
     return PoseNetwork(
-        net, trunk=config.trunk, width=config.width, rotation=config.rotation, shape=config.shape
-    )
+        net, trunk=config.trunk, width=config.width, rotation=config.rotation, shape=config.shape,
+        normalised={"trunk": None, "on": True, "off": False}[config.lrn], head=config.head,
+    )  # fmt: skip
 
 
 def runs(config: Config, data: Data) -> dict[str, runner.Run]:
-    """One run per network."""
+    """One run per network and variant."""
     seeds = np.arange(config.seed, config.seed + config.num_seeds)
-    start = None if data.started is None else data.started["network"]
-    log_every = min(100, config.steps)
-    out = {
-        net: runner.Run(
-            init=functools.partial(_init, config=config, net=net, start=start, trunk=data.trunk),
-            loss=functools.partial(_loss, config=config, net=net),
-            optimizer=functools.partial(_optimizer, config),
+    starts = None if data.started is None else [one["network"] for one in data.started]
+    out = {}
+    for name, (own, net) in networks(config).items():
+        log_every = min(own.log_every, own.steps)
+        trunk = None if own.trunk_file is None else data.trunk
+        out[name] = runner.Run(
+            init=functools.partial(_init, config=own, net=net, starts=starts, trunk=trunk),
+            loss=functools.partial(_loss, config=own, net=net),
+            optimizer=functools.partial(_optimizer, own),
             hyperparameters=(),
             trials={"seed": seeds},
-            steps=config.steps,
+            steps=own.steps,
             data=None if data.valid is None else shown(data.valid, slice(None)),
-            batches=functools.partial(_batch, data, config),
-            validate=functools.partial(validate, config=config, net=net),
+            batches=functools.partial(_batch, data, own, own.crop_shape(net)),
+            validate=functools.partial(validate, config=own, net=net),
             sequential=runner.in_turn(config.trials_by),
             log_every=log_every,
-            checkpoint_every=5 * log_every,
+            checkpoint_every=min(5 * log_every, max(log_every, 500)),
             steps_per_call=1,
         )
-        for net in config.net
-    }
     return out
 
 
 def _started(config: Config) -> Any:
-    """{"network", "head", "scales"} of --init_from, or None."""
+    """{"network", "head", "scales"} of --init_from for each seed, or None."""
     if config.init_from is None:
         return None
     with runner.data_errors():
-        params, settings, _ = load_model(config.init_from, system="relative_pose")
-    own = settings["network"]
-    for net in config.net:
-        want = network(config, net)
+        model = load_model(config.init_from, system="relative_pose")
+    own = model.settings["network"]
+    for each, net in networks(config).values():
+        want = network(each, net)
         if own.clone(shape=want.shape) != want or (not NETS[net][1] and own.shape != want.shape):
             hint = "Use the model's --net, --trunk, --width, --rotation, and image size if not spp."
             expected = f"expected a network like {want}"
             raise runner.data_error("init_from", expected, own, hint)
-    return params
+    if config.num_seeds == 1:
+        return [model.params]
+    return _trials_of(config, model)
+
+
+def _trials_of(config: Config, model: Any) -> list[Any]:
+    """Parameters of each trial of the training --init_from, in the order of its seeds."""
+    name = str(model.card["run"])
+    found = None
+    folder = pathlib.Path(str(config.init_from))
+    if folder.is_dir():
+        with runner.data_errors():
+            found = read_runs(folder, "relative_pose", argument="init_from")[name]
+    count = 0 if found is None else len(found.trials["seed"])
+    if found is None or count != config.num_seeds:
+        expected = f"expected the folder of a training with {config.num_seeds} seeds, as here"
+        hint = "Seeds that start alike would train alike, for they share the batches."
+        raise runner.data_error("init_from", expected, count or config.init_from, hint)
+    each = [jax.tree.map(lambda leaf, i=i: leaf[i], found.params) for i in range(count)]
+    if name == "joint":
+        return each
+    # A network alone has the untrained head and the scales of the model.
+    return [model.params | {"network": params["network"]} for params in each]
 
 
 def _trunk(config: Config) -> Any:
@@ -237,45 +203,78 @@ def _params(config: Config, net: str, key: jax.Array) -> Any:
     return network(config, net).init(key, image, image)
 
 
-def _init(key, trial, *, config: Config, net: str, start: Any = None, trunk: Any = None):
+def _init(
+    key, trial, *, config: Config, net: str, starts: Any = None, trunk: Any = None
+):  # fmt: skip
     """Weights, and log variances of the loss terms, which only `homoscedastic` learns."""
-    del trial
-    params = start
-    if start is None:
+    if starts is None:
         params = _params(config, net, key)
         params = params if trunk is None else with_trunk(params, trunk)
+    else:
+        index = jnp.asarray(trial["seed"] if len(starts) > 1 else config.seed) - config.seed
+        params = jax.tree.map(lambda *leaves: jnp.stack(leaves)[index], *starts)
     return {"network": params, "log_variance": jnp.zeros(2)}
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
-    """AdamW with cosine decay to 0, and with smaller steps for the heads."""
+    """Adam with weight decay, and with smaller steps for layers over a whole map."""
 
     def make(factor):
-        rate = optax.cosine_decay_schedule(factor * config.learning_rate, config.steps)
+        rate: Any = factor * config.learning_rate
+        if config.rate_decay == "cosine":
+            rate = optax.cosine_decay_schedule(rate, config.steps)
+        if config.weight_decay_kind == "l2":
+            return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.adam(rate))
         return optax.adamw(rate, weight_decay=config.weight_decay)
 
     def labels(params):
-        name = lambda path: "heads" if "head" in jax.tree_util.keystr(path) else "trunk"
+        name = lambda path: "heads" if over_maps(path, config.head) else "trunk"
         return jax.tree_util.tree_map_with_path(lambda path, _: name(path), params)
 
     return optax.multi_transform({"trunk": make(1.0), "heads": make(config.head_rate)}, labels)
 
 
-def shown(pairs: Any, rows: Any) -> dict[str, np.ndarray]:
-    """Images and labels of some pairs, the inputs of the losses."""
+def over_maps(path: Any, head: str) -> bool:
+    """Whether a parameter is of a layer that sums the features of both images."""
+    return ("hidden_layer" if head == "hidden" else "_head") in jax.tree_util.keystr(path)
+
+
+def shown(pairs: Any, rows: Any, window: Any = None, rng: Any = None) -> dict[str, np.ndarray]:
+    """Images and labels of some pairs, the inputs of the losses; of images, random windows."""
     some = pairs.take(rows)
+    if window is None:
+        first, second = np.asarray(some.first), np.asarray(some.second)
+    else:
+        first, second = random_windows(some.first[:], some.second[:], window, rng)
     return {
-        "first": np.asarray(some.first), "second": np.asarray(some.second),
+        "first": first, "second": second,
         "quaternion": quaternions(some.rotation),
         "direction": np.asarray(some.direction, np.float32),
     }  # fmt: skip
 
 
-def _batch(data: Data, config: Config, step: int) -> Any:
+def _batch(data: Data, config: Config, shape: tuple[int, int], step: int) -> Any:
     rng = np.random.default_rng([config.seed, step])
-    rows = rng.integers(len(data.train.rotation), size=config.batch_size)
-    batch = shown(data.train, rows)
+    count = len(data.train.rotation)
+    if config.batch_order == "epochs":
+        rows = rows_of_epochs(config.seed, count, config.batch_size, step)
+    else:
+        rows = rng.integers(count, size=config.batch_size)
+    batch = shown(data.train, rows, shape if config.train_image == "random" else None, rng)
     return augmented(batch, rng, config.swap) if config.augment else batch
+
+
+def rows_of_epochs(seed: int, count: int, size: int, step: int) -> np.ndarray:
+    """Rows of a batch: numbers step * size, ... of a permutation of `count` rows after another."""
+    numbers = np.arange(step * size, (step + 1) * size)
+    epochs = numbers // count
+    orders = {epoch: _permutation(seed, count, int(epoch)) for epoch in np.unique(epochs)}
+    return np.array([orders[e][n] for e, n in zip(epochs, numbers % count, strict=True)])
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(seed: int, count: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch, 2]).permutation(count)
 
 
 def augmented(
@@ -353,10 +352,18 @@ def validate(params, data, trial, *, config: Config, net: str):
     """Median errors [deg] of a network on pairs in the form of `shown`."""
     del trial
     own = network(config, net)
-    heads: Any = own.apply(
-        params["network"], standardised(data["first"]), standardised(data["second"])
-    )
-    turned, moved = angles(rotation_of(heads[0]), direction_of(heads[1]), data)
+
+    def poses(images: Any) -> Any:
+        heads: Any = own.apply(params["network"], *(standardised(x) for x in images))
+        return rotation_of(heads[0]), direction_of(heads[1])
+
+    images = data["first"], data["second"]
+    if len(images[0]) <= MOST_AT_ONCE:
+        rotation, direction = poses(images)
+    else:
+        one = lambda x: jax.tree.map(lambda leaf: leaf[0], poses([leaf[None] for leaf in x]))
+        rotation, direction = jax.lax.map(one, images, batch_size=MOST_AT_ONCE // 4)
+    turned, moved = angles(rotation, direction, data)
     return {
         "valid_rotation_deg": jnp.rad2deg(jnp.median(turned)),
         "valid_direction_deg": jnp.rad2deg(jnp.median(moved)),

@@ -16,7 +16,7 @@ from jaxcv.data.graphics import FACTORS, FactorBatches, FactorImages, check_batc
 from jaxcv.data.hand import NYU_JOINTS, HandFrames
 from jaxcv.data.hand import check_frames as check_hand_frames
 from jaxcv.data.human_pose import PoseFrames, check_frames
-from jaxcv.data.relative_pose import Gathered, PosePairs, check_pose_pairs
+from jaxcv.data.relative_pose import Gathered, PosePairs, RaggedImages, check_pose_pairs
 from jaxcv.data.stereo import (
     StereoPairs,
     check_pairs,
@@ -28,8 +28,14 @@ from jaxcv.data.tracker_fusion import TrackerSequences, pad_sequences
 from jaxcv.io.prepared import builder_of, open_prepared, splits_of
 
 __all__ = [
-    "load_factor_batches", "load_factor_images", "load_hand_frames", "load_pose_frames",
-    "load_pose_pairs", "load_stereo_pairs", "load_tracker_sequences",
+    "load_factor_batches",
+    "load_factor_images",
+    "load_hand_frames",
+    "load_pair_scenes",
+    "load_pose_frames",
+    "load_pose_pairs",
+    "load_stereo_pairs",
+    "load_tracker_sequences",
 ]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
@@ -267,26 +273,47 @@ def load_pose_pairs(source: Any, *, split: str = "train") -> PosePairs:
     )
     used, ends = np.unique(rows["views"], return_inverse=True)
     views = open_prepared(source, "views")
-    columns = _columns([views[int(i)] for i in used], ("image", "intrinsics"), "views")
+    rows_of_views = [views[int(i)] for i in used]
+    _check_fields(rows_of_views, ("image", "intrinsics"), "views")
+    k = _columns(rows_of_views, ("intrinsics",), "views")["intrinsics"]
+    images: Any = [np.asarray(row["image"]) for row in rows_of_views]
+    gather = RaggedImages
+    if len({image.shape for image in images}) == 1:
+        images, gather = np.stack(images), Gathered
     first, second = ends.reshape(-1, 2).T
-    images, k = columns["image"], columns["intrinsics"]
     pairs = PosePairs(
-        Gathered(images, first), Gathered(images, second), k[first], k[second],
+        gather(images, first), gather(images, second), k[first], k[second],
         rows["rotation"], rows["direction"], rows["textured"].astype(bool), rows["overlap"],
     )  # fmt: skip
     check_pose_pairs(pairs, "source")
     return pairs
 
 
+def load_pair_scenes(source: Any, *, split: str = "test") -> list[str] | None:
+    """The scene of each pair, in the order of `load_pose_pairs`; None for rendered pairs.
+
+    Args:
+        source: as for `load_pose_pairs`.
+        split: the split of pairs to read.
+    """
+    examples = open_prepared(builder_of(source), split)
+    rows = [examples[i] for i in range(len(examples))]
+    return [_text(row["scene"]) for row in rows] if all("scene" in row for row in rows) else None
+
+
 def _columns(examples: Any, fields: tuple[str, ...], name: str) -> dict[str, np.ndarray]:
     rows = [examples[i] for i in range(len(examples))]
+    _check_fields(rows, fields, name)
+    if not rows:
+        raise argument_error(name, "expected an example or more", "none")
+    return {field: np.stack([np.asarray(row[field]) for row in rows]) for field in fields}
+
+
+def _check_fields(rows: Any, fields: tuple[str, ...], name: str) -> None:
     for i, row in enumerate(rows):
         missing = [field for field in fields if field not in row]
         if missing:
             raise argument_error(f"{name}[{i}]", f"expected {missing}", list(row))
-    if not rows:
-        raise argument_error(name, "expected an example or more", "none")
-    return {field: np.stack([np.asarray(row[field]) for row in rows]) for field in fields}
 
 
 def _text(x: Any) -> str:

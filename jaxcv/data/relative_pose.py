@@ -12,7 +12,9 @@ import numpy as np
 from jaxcv.checks import argument_error
 from jaxcv.geometry.camera import check_intrinsics
 
-__all__ = ["Gathered", "PosePairs", "check_pose_pairs", "inverse_pose", "swapped"]
+__all__ = [
+    "Gathered", "PosePairs", "RaggedImages", "check_pose_pairs", "inverse_pose", "swapped"
+]  # fmt: skip
 
 
 class Gathered:
@@ -21,7 +23,7 @@ class Gathered:
     Behaves like `array[rows]` when indexed or converted to an array, but stores only the indices.
     """
 
-    def __init__(self, array: np.ndarray, rows: Any):
+    def __init__(self, array: Any, rows: Any):
         self.array, self.rows = array, np.asarray(rows)
 
     @property
@@ -48,11 +50,36 @@ class Gathered:
         return Gathered(self.array, self.rows[rows])
 
 
+class RaggedImages(Gathered):
+    """`Gathered` of images of different sizes; `array` is a list of (H_v, W_v, 3)."""
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """(N, None, None, 3): the sizes differ."""
+        return (*self.rows.shape, None, None, 3)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """As the images'."""
+        return self.array[0].dtype
+
+    def __getitem__(self, index: Any) -> Any:
+        rows = self.rows[index]
+        return self.array[rows] if np.ndim(rows) == 0 else [self.array[row] for row in rows]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        raise argument_error("images", "expected images of one size", "images of several sizes")
+
+    def take(self, rows: Any) -> "RaggedImages":
+        """A lazy subset of the rows."""
+        return RaggedImages(self.array, self.rows[rows])
+
+
 class PosePairs(NamedTuple):
     """N pairs of images.
 
     Attributes:
-        first: (N, H, W, 3) in 8 bits (uint8); an array, or `Gathered`.
+        first: (N, H, W, 3) in 8 bits (uint8); an array, `Gathered`, or `RaggedImages`.
         second: (N, H, W, 3).
         intrinsics1: (N, 3, 3) of the first images [px].
         intrinsics2: (N, 3, 3) of the second [px].

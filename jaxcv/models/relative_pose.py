@@ -20,9 +20,9 @@ from jaxcv.geometry import so3
 from jaxcv.models.pyramid import pyramid_pool
 
 __all__ = [
-    "DEVIATION", "MEAN", "NETS", "ROTATIONS", "TRUNKS", "MatchHead", "PoseNetwork", "Trunk",
-    "TrunkLayer", "direction_of", "feature_shape", "least_side", "relative_pose_loss",
-    "rotation_of", "standardised", "with_trunk",
+    "DEVIATION", "HEADS", "MEAN", "NETS", "ROTATIONS", "TRUNKS", "MatchHead", "PoseNetwork",
+    "Trunk", "TrunkLayer", "correlations", "direction_of", "feature_shape", "least_side",
+    "relative_pose_loss", "rotation_of", "standardised", "with_trunk",
 ]  # fmt: skip
 
 
@@ -67,6 +67,7 @@ TRUNKS = {
     ),
 }  # fmt: skip
 ROTATIONS = {"quaternion": 4, "6d": 6, "svd": 9}  # outputs of the head
+HEADS = ("linear", "hidden", "correlation")  # only the first is published
 NETS = {  # whether the last pool is used, and the levels of the pyramid
     "cnnA": (True, ()),
     "cnnB": (False, ()),
@@ -76,6 +77,7 @@ NETS = {  # whether the last pool is used, and the levels of the pyramid
 # Mean and deviation of ImageNet's RGB images in [0, 1], for `standardised`.
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
+_CELLS = 6  # rows and columns of the maps that are correlated
 _POOLED = (0, 1)  # convolutions always followed by a pool
 
 
@@ -162,6 +164,21 @@ class _Convolution(nn.Module):
         return nn.relu(out + bias)
 
 
+def correlations(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Cosines (B, 36^2) between the cells of two maps (B, h, w, C), pooled to 6 x 6 cells.
+
+    c_ij = f_i . g_j / (|f_i| |g_j|), 0 if either length is 0, of maxima f and g over the adaptive
+    windows of `jaxcv.models.pyramid`.
+    """
+
+    def cells(x: jax.Array) -> jax.Array:
+        pooled = pyramid_pool(x, (_CELLS,)).reshape(*x.shape[:-3], x.shape[-1], _CELLS**2)
+        return _unit(jnp.swapaxes(pooled, -1, -2), jnp.zeros(x.shape[-1], x.dtype))
+
+    out = jnp.einsum("...ic,...jc->...ij", cells(first), cells(second))
+    return out.reshape(*out.shape[:-2], -1)
+
+
 class PoseNetwork(nn.Module):
     """The relative pose of two images.
 
@@ -175,6 +192,9 @@ class PoseNetwork(nn.Module):
         normalised: local response normalisation after the first two pools; None: as in the trunk.
         shape: (H, W) of the images for nets without a pyramid, whose heads have weights per
             position; unused by nets with a pyramid.
+        head: of HEADS: `linear`, as published, which adds what each image says; `hidden`, a layer
+            with ReLU before it; `correlation`, linear on the features and on `correlations`.
+        hidden: units of that layer.
     """
 
     net: str = "cnnBspp"
@@ -184,20 +204,29 @@ class PoseNetwork(nn.Module):
     spp_rule: str = "adaptive"
     normalised: bool | None = None
     shape: tuple[int, int] = (227, 227)
+    head: str = "linear"
+    hidden: int = 256
 
     def setup(self) -> None:
         """Makes the layers."""
         check_choice("net", self.net, NETS)
         check_choice("trunk", self.trunk, TRUNKS)
         check_choice("rotation", self.rotation, ROTATIONS)
+        check_choice("head", self.head, HEADS)
         layers = TRUNKS[self.trunk].layers
         self.convolutions = [_Convolution(layer, _channels(layer, self.width)) for layer in layers]
         small = nn.initializers.normal(1e-3)
         self.rotation_head = nn.Dense(ROTATIONS[self.rotation], kernel_init=small)
         self.translation_head = nn.Dense(3, kernel_init=small)
+        if self.head == "hidden":
+            self.hidden_layer = nn.Dense(self.hidden)
 
     def features(self, images: jax.Array) -> jax.Array:
         """Features (B, D / 2) of images (B, H, W, 3) from `standardised`."""
+        return self._pooled(self._map(images))
+
+    def _map(self, images: jax.Array) -> jax.Array:
+        """The last feature map (B, h, w, C)."""
         if images.ndim != 4 or images.shape[-1] != 3:
             raise argument_error("images", "expected (B, H, W, 3)", images.shape)
         last, levels = NETS[self.net]
@@ -213,7 +242,10 @@ class PoseNetwork(nn.Module):
             if k in _POOLED:
                 x = _max_pool(x, trunk.ceil)
                 x = _over_channels(x) if normalised else x
-        x = _max_pool(x, trunk.ceil) if last else x
+        return _max_pool(x, trunk.ceil) if last else x
+
+    def _pooled(self, x: jax.Array) -> jax.Array:
+        levels = NETS[self.net][1]
         if levels:
             return pyramid_pool(x, levels, self.spp_rule)
         return jnp.moveaxis(x, -1, -3).reshape(x.shape[0], -1)
@@ -223,11 +255,15 @@ class PoseNetwork(nn.Module):
         return self.poses(self.both_features(first, second))
 
     def both_features(self, first: jax.Array, second: jax.Array) -> jax.Array:
-        """Concatenated features (B, D) of two images."""
-        return jnp.concatenate([self.features(first), self.features(second)], axis=-1)
+        """Concatenated features (B, D) of two images, with the head's correlations."""
+        maps = self._map(first), self._map(second)
+        parts = [self._pooled(x) for x in maps]
+        parts += [correlations(*maps)] if self.head == "correlation" else []
+        return jnp.concatenate(parts, axis=-1)
 
     def poses(self, both: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Outputs of the heads for `both_features`: linear, so g(first) + h(second)."""
+        """Outputs of the heads for `both_features`; linear ones are g(first) + h(second)."""
+        both = nn.relu(self.hidden_layer(both)) if self.head == "hidden" else both
         return self.rotation_head(both), self.translation_head(both)
 
 

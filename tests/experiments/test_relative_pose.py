@@ -17,6 +17,8 @@ from scipy.spatial.transform import Rotation
 from experiments import relative_pose as experiment
 from experiments import runner
 from experiments.relative_pose import evaluation, refinement, training
+from experiments.relative_pose import scores as scoring
+from experiments.relative_pose.baselines import METHODS
 from experiments.relative_pose.data import Data, _held_out, load, quaternions
 from jaxcv.data.relative_pose import PosePairs
 from jaxcv.data.synthetic.pose_pairs import generate_pose_pairs
@@ -84,7 +86,7 @@ def test_losses_fall_at_the_truth(weighting, rotation):
     config = dataclasses.replace(CONFIG, weighting=weighting, rotation=rotation, swap_weight=0.1)
     _, own = batch(2)
     own = own | {name: np.zeros((2, 40, 48, 3), np.uint8) for name in ("first", "second")}
-    params = training._init(jax.random.key(0), {}, config=config, net="cnnBspp", start=None)
+    params = training._init(jax.random.key(0), {}, config=config, net="cnnBspp")
     q, t = training._targets(own, config)
 
     def value(params):
@@ -109,7 +111,9 @@ def test_the_refinement_goes_on_from_a_file_that_has_been_through_it():
     image, key = jnp.zeros((1, *CONFIG.shape, 3)), jax.random.key(3)
     before = {"network": jax.jit(network.init)(jax.random.key(0), image, image)}
     config = dataclasses.replace(CONFIG, refine=True)
-    run = lambda file: refinement.runs(config, Data(none, none, none, none, file))["joint"]
+    run = lambda file: refinement.runs(config, Data(none, none, none, none, file and [file]))[
+        "joint"
+    ]
     fresh = refinement.untrained(CONFIG, before["network"], jax.random.key(1))
     scales = PoseScales(jnp.array([3.0, 2.0]), jnp.float32(-2.0), jnp.float32(0.5))
     file = fresh | {"head": jax.tree.map(lambda leaf: leaf + 1, fresh["head"]), "scales": scales}
@@ -134,19 +138,19 @@ def test_published_networks_add_what_each_image_says():
 
 def test_scores_of_true_and_of_missing_answers():
     r, own = batch(6)
-    poses = evaluation.Poses(r, own["direction"], np.full(6, np.nan))
+    poses = scoring.Poses(r, own["direction"], np.full(6, np.nan))
     pairs = type("Pairs", (), {})()
     pairs.rotation, pairs.direction, pairs.textured = r, own["direction"], np.arange(6) < 4
-    scores = evaluation._scores(poses, pairs)
+    scores = scoring.scores(poses, pairs)
     assert scores["textured/failures"] == scores["textureless/failures"] == 0
     assert scores["textured/auc5"] > 0.99
     gone = poses._replace(direction=np.full((6, 3), np.nan))
-    scores = evaluation._scores(gone, pairs)
+    scores = scoring.scores(gone, pairs)
     assert scores["textured/failures"] == 1
     assert scores["textureless/roe_median_deg"] == 180
     assert scores["textured/rte_folded_median_deg"] == 90  # not 0, as 180 degrees would fold
     unsure = poses._replace(confidence=np.array([0.9, 0.4, 0.4, 0.4, 0.1, 0.1]))
-    scores = evaluation._scores(unsure, pairs)
+    scores = scoring.scores(unsure, pairs)
     assert scores["textured/confident"] == 0.25
     assert scores["textured/confident_failures"] == 0
     assert np.isnan(scores["textureless/confident_failures"])
@@ -156,7 +160,7 @@ def test_failures_are_compared_pair_by_pair():
     r, own = batch(40)
     textured = np.arange(40) < 30
     pairs = PosePairs(*[None] * 4, r, own["direction"], textured, None)
-    right = evaluation.Poses(r, own["direction"], np.full(40, np.nan))
+    right = scoring.Poses(r, own["direction"], np.full(40, np.nan))
     wrong = lambda rows: right._replace(
         direction=np.where(rows[:, None], -own["direction"], own["direction"])
     )
@@ -265,13 +269,13 @@ def test_end_to_end(tmp_path):
     rows = {key.split("/")[0] for key in results["metrics"]}
     assert len(results["metrics"]["cnnBspp_over_cnnB/rte_median_deg_change"]) == 2
     wanted = {"constant", "cnnBspp", "refined", "joint", "refined_identity", "refined_sampled"}
-    assert wanted | set(evaluation.METHODS) <= rows
-    for regime in evaluation.REGIMES:
+    assert wanted | set(METHODS) <= rows
+    for regime in scoring.REGIMES:
         for metric in ("roe_median_deg", "rte_median_deg", "auc5", "auc10", "auc20", "failures"):
             assert np.isfinite(results["metrics"][f"joint/{regime}/{metric}"])
     assert len(results["metrics"]["joint/textured/auc5_of_seeds"]) == 2
     names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
-    figures = {"cumulative", "failures", "lines", "confidence", "training", "orders"}
+    figures = {"cumulative", "failures", "lines", "pairs", "confidence", "training", "orders"}
     assert names == {f"{name}.png" for name in figures}
 
     run = tmp_path / "run"

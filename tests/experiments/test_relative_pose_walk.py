@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from data_prep.posed_images import PosedConfig, prepare
-from experiments.relative_pose import evaluation, training
-from experiments.relative_pose.baselines import pose_of_matches
+from experiments.relative_pose import evaluation, scores, training
+from experiments.relative_pose.baselines import METHODS, pose_of_matches
 from experiments.relative_pose.data import matched_pairs
 from jaxcv.data.pipelines import load_pose_pairs
 from jaxcv.data.pose_labels import check_labels
@@ -119,9 +119,8 @@ def test_known_errors(data, method, rotation, direction, failures):
     if method == "refined_sampled":
         poses = evaluation._alone(data.test, "sampled", 0)
     else:
-        estimator = evaluation.METHODS[method][1]
-        poses = evaluation._by_features(data.test.full, data.test.found, estimator, 0)
-    turned, moved = evaluation.errors_of(poses, data.test.full)
+        poses = evaluation._by_features({}, data.test, METHODS[method], 0)
+    turned, moved = scores.errors_of(poses, data.test.full)
     assert np.median(turned) == pytest.approx(rotation, rel=0.25)
     assert np.median(moved) == pytest.approx(direction, rel=0.25)
     assert pose_failures(turned, moved).mean() == pytest.approx(failures, abs=0.04)

@@ -15,6 +15,7 @@ from jaxcv.models.pyramid import pool_windows, pyramid_pool
 from jaxcv.models.relative_pose import (
     PoseNetwork,
     _max_pool,
+    correlations,
     feature_shape,
     relative_pose_loss,
     rotation_of,
@@ -163,6 +164,31 @@ def test_nearly_parallel_columns_make_a_rotation(first, factor, away):
     r = rotation_of(jnp.concatenate([a, factor * a + away * jnp.array([0.3, -1.0, 0.7])]))
     np.testing.assert_allclose(r @ r.T, np.eye(3), atol=1e-5)
     np.testing.assert_allclose(jnp.linalg.det(r), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["linear", "hidden", "correlation"])
+def test_only_heads_that_are_not_published_compare_the_images(head):
+    """Linear heads add g(first) + h(second); the others do not."""
+    network = PoseNetwork("cnnBspp", width=1 / 32, head=head, hidden=16)
+    images = jax.random.normal(jax.random.key(0), (4, 1, 64, 64, 3))
+    params = jax.jit(network.init)(jax.random.key(1), images[0], images[0])
+    apply = jax.jit(network.apply)
+    out = lambda i, j: jnp.concatenate(apply(params, images[i], images[j]), axis=-1)
+    away = jnp.abs(out(0, 1) + out(2, 3) - out(0, 3) - out(2, 1)).max()
+    assert (away < 1e-5) == (head == "linear"), away
+    others = set(params["params"]) - {f"convolutions_{k}" for k in range(5)}
+    hidden = {"hidden_layer"} if head == "hidden" else set()
+    assert others == {"rotation_head", "translation_head"} | hidden
+
+
+def test_correlations_are_cosines_between_cells():
+    maps = jax.random.uniform(jax.random.key(0), (2, 1, 6, 6, 5))
+    found = correlations(3 * maps[0], maps[1]).reshape(36, 36)  # of six cells a side: no pooling
+    one, other = (np.asarray(x).reshape(36, 5) for x in maps)
+    lengths = np.outer(np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1))
+    np.testing.assert_allclose(found, one @ other.T / lengths, rtol=1e-5)
+    zero = jax.grad(lambda x: correlations(x, maps[1]).sum())(jnp.zeros((1, 6, 6, 5)))
+    assert np.isfinite(zero).all()
 
 
 def test_loss():

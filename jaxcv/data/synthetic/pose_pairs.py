@@ -1,9 +1,9 @@
 """Wide-baseline pairs of generated rooms, with and without texture.
 
 The rooms of `jaxcv.data.synthetic.stereo` are rendered exactly, but with a level floor darker than
-the ceiling, and a right wall lighter than the left. The second camera orbits the point that the
-first looks at, mostly sideways, and looks at it up to a small rotation. Intrinsics, exposure, blur
-and noise vary between pairs.
+the ceiling, and a right wall lighter than the left, unless shades are exchanged. The second camera
+orbits the point that the first looks at, mostly sideways, and looks at it up to a small rotation.
+Intrinsics, exposure, blur and noise vary between pairs.
 """
 
 import concurrent.futures
@@ -43,6 +43,8 @@ class PairRanges(NamedTuple):
         blur: smallest and largest sigma [px].
         noise: largest standard deviation of the brightness.
         exposure: largest change of gain.
+        exchanged: whether the mean shades of the faces change places at random; else the floor is
+            dark, the ceiling light, and the right wall lighter than the left.
     """
 
     yaw: float = 0.15
@@ -55,6 +57,7 @@ class PairRanges(NamedTuple):
     blur: tuple[float, float] = (0.6, 1.8)
     noise: float = 0.02
     exposure: float = 0.2
+    exchanged: bool = False
 
 
 def draw_pose_pair(
@@ -119,7 +122,7 @@ def _indoors(scene: Scene, angle: Any, axis: Any, target: Any, closer: Any) -> j
 
 
 def _furnished(key: jax.Array, scene: Scene, ranges: PairRanges) -> Scene:
-    """The same room, upright, with a floor, a ceiling and walls that differ in colour."""
+    """The same room, upright, with a floor, a ceiling and walls that differ in shade."""
     keys = jax.random.split(key, 3)
     yaw = jax.random.uniform(keys[0], minval=-ranges.yaw, maxval=ranges.yaw)
     tilt = ranges.tilt * jax.random.normal(keys[1], (2,))
@@ -128,6 +131,8 @@ def _furnished(key: jax.Array, scene: Scene, ranges: PairRanges) -> Scene:
     # Inward normals; y points down, so the floor's normal is -y.
     level = jnp.array([-0.2, 0.25, 0.0, 0.2, -0.3, 0.0])[:, None]
     spread = jnp.array([0.06, 0.05, 0.1, 0.06, 0.05, 0.1])[:, None]
+    order = jax.random.permutation(jax.random.fold_in(key, 3), 6)
+    level = jnp.where(ranges.exchanged, level[order], level)
     return scene._replace(
         turn=scene.turn.at[0].set(turn), centre=scene.centre.at[0].set(turn.T @ middle),
         faces=level + spread * jax.random.normal(keys[2], (6, 3)),
