@@ -250,7 +250,7 @@ def test_first_steps_at_full_size(tmp_path, preset):
             before, (state, metrics) = state.params, update(state, batch, jax.random.key(step))
             assert metrics["skipped"] == 0
             assert np.isfinite(metrics["loss"])
-            assert step > 0 or 5 < metrics["loss"] < 20  # |t| + 10 |q| = 11 for outputs near 0
+            assert step > 0 or 5 < metrics["loss"] < 50  # |t| + 10 |q| = 11 for outputs of 0
             moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), before, state.params)
             assert max(jax.tree.leaves(moved)) < 1.01e-4
             assert moved["network"]["params"]["convolutions_0"]["kernel"] > 0
