@@ -1,5 +1,6 @@
 """The figures of the curve fitting: the paper's Fig. 3, and the fraction of solved problems."""
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -91,18 +92,23 @@ def _scatter(energies: Any) -> Any:
 
 
 def _solved(config: Any, metrics: Any) -> Any:
-    """The fraction of problems within 5% of the energy at the truth, by row and iteration."""
+    """The fraction of problems within 5% of the energy at the truth, by row and iteration.
+
+    Restarts have the time of as many iterations of the network; SciPy runs until it converges.
+    """
     figure = runner.new_figure(figsize=(13, 4))
     axes = figure.subplots(1, len(training.NAMES), sharey=True)
     styles = {"lm": STYLES[LM], "lm_tuned": STYLES[LM] | {"ls": "--"}, "learned": STYLES[LEARNED]}
     names = [name for name in metrics if name.endswith("/sine/solved_15")]
     rest = sorted({key.split("/")[0] for key in names} - set(styles))
-    colors = ("tab:green", "tab:purple", "tab:brown", "tab:pink", "tab:gray", "tab:olive")
-    styles |= {name: {"lw": 1, "color": c} for name, c in zip(rest, colors, strict=False)}
+    colors = ("tab:green", "tab:purple", "tab:brown", "tab:pink", "tab:gray", "tab:olive",
+              "tab:cyan", "tab:red", "gold")  # fmt: skip
+    styles |= {n: {"lw": 1, "color": c} for n, c in zip(rest, itertools.cycle(colors))}
     for i, family in enumerate(training.NAMES):
         for name in (key.split("/")[0] for key in names):
-            values = [metrics[f"{name}/{family}/solved_{k}"] for k in training.RECORDED]
-            axes[i].plot(training.RECORDED, values, marker="o", ms=3, label=name, **styles[name])
+            steps = [k for k in training.RECORDED if f"{name}/{family}/solved_{k}" in metrics]
+            values = [metrics[f"{name}/{family}/solved_{k}"] for k in steps]
+            axes[i].plot(steps, values, marker="o", ms=3, label=name, **styles[name])
         axes[i].set(title=family, xlabel="iteration", ylim=(0, 1.02))
         axes[i].grid(alpha=0.3)
     axes[0].set_ylabel(f"fraction within {evaluation.SOLVED} E(truth)")

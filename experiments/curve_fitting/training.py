@@ -22,7 +22,14 @@ RECORDED = (1, 3, 5, 10, 15)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the curve fitting; every field is a flag."""
+    """Settings of the curve fitting; every field is a flag.
+
+    The source gives the families, 15 iterations, noise, Adam, and J^T J, r and x as inputs. It does
+    not give the ranges of a, b and t, the number of points, the starts, the network's size, the
+    loss (the preset `paper` sums E over the iterations), the learning rate, the batch, the number
+    of steps, or whether gradients flow through the inputs. "N(0, 0.1)" is read as the standard
+    deviation; the preset `variance` is the other reading.
+    """
 
     data: str = runner.flag("synthetic", "Problems, always generated.", choices=("synthetic",))
     data_dir: str | None = runner.flag(None, "Not used: the problems are generated.", of_data=True)
@@ -30,7 +37,7 @@ class Config:
     seed: int = runner.flag(0, "Seed of weights and problems.", lower=0, upper=2**31 - 1)
     num_problems: int = runner.flag(64, "Training problems per family and step.", lower=1)
     num_test: int = runner.flag(2000, "Test problems per family.", lower=10, of_data=True)
-    num_points: int = runner.flag(100, "Points per curve; a multiple of 10.", lower=10)
+    num_points: int = runner.flag(100, "Points per curve; a multiple of --bins.", lower=10)
     noise: float = runner.flag(0.1, "Standard deviation of noise on y.", lower=0.0, of_data=True)
     iterations: int = runner.flag(
         15, "Iterations of the learned solver in training.", lower=1, upper=15
@@ -41,6 +48,13 @@ class Config:
         "Network inputs: J^T J and r (paper), also J^T r and J (gradient), also damped steps.",
         choices=ENCODINGS,
     )
+    progress: bool = runner.flag(
+        True, "Also show the energy, its last change and the last move; the paper does not."
+    )
+    bins: int = runner.flag(
+        10, "Bins of the residual (and of J) that the network reads; a divisor of --num_points.",
+        lower=1,
+    )  # fmt: skip
     through_encoding: bool = runner.flag(True, "Backpropagate through the network's inputs.")
     learning_rate: float = runner.flag(3e-3, "Adam learning rate (cosine decay to 0).", lower=0.0)
     objective: str = runner.flag(
@@ -48,6 +62,11 @@ class Config:
         choices=("log", "plain"),
     )  # fmt: skip
     clip: float = runner.flag(1.0, "Gradient norm above which a gradient is scaled.", lower=0.0)
+    lm_steps_per_iteration: float = runner.flag(
+        0.0,
+        "Levenberg-Marquardt steps in the time of one of the network, for restarts; 0: measured.",
+        lower=0.0, of_data=True,
+    )  # fmt: skip
     each_family: bool = runner.flag(False, "Also train one network for each family.")
     ablations: bool = runner.flag(
         False, "Also train the other encodings, and the opposite of --through_encoding."
@@ -57,11 +76,14 @@ class Config:
 PRESETS = {
     "default": Config(),
     "study": Config(steps=8000, each_family=True, ablations=True),
-    # As in the paper: the inputs are J^T J and r, the loss is the plain energy.
+    # As in the paper: the inputs are J^T J, all residuals and x; the loss is the plain energy.
     "paper": Config(
-        steps=20000, encoding="paper", through_encoding=False, objective="plain", learning_rate=1e-3
+        steps=20000, encoding="paper", progress=False, bins=100, through_encoding=False,
+        objective="plain", learning_rate=1e-3,
     ),
-}
+    # The noise of the paper as a variance, for a network without damped steps among its inputs.
+    "variance": Config(steps=8000, encoding="gradient", noise=0.1**0.5),
+}  # fmt: skip
 
 
 def memory(config: Config) -> dict[str, float]:
@@ -104,8 +126,9 @@ class Data(NamedTuple):
 
 def load(config: Config) -> Data:
     """Problems that are not trained on."""
-    if config.num_points % 10:
-        expected, hint = "expected a multiple of 10", "The network reads the residual in ten bins."
+    if config.num_points % config.bins:
+        expected = f"expected a multiple of {config.bins}"
+        hint = "The network reads the residual in --bins bins."
         raise runner.data_error("num_points", expected, config.num_points, hint)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), 2)
     make = functools.partial(_draw, config, NAMES, num_problems=config.num_test)
@@ -120,7 +143,7 @@ def _draw(config: Config, names: tuple[str, ...], key: jax.Array, num_problems: 
 
 def network(config: Config, row: Row) -> CurveSolver:
     """The network of a row."""
-    return CurveSolver(config.hidden, row.encoding)
+    return CurveSolver(config.hidden, row.encoding, config.progress, config.bins)
 
 
 def runs(config: Config, data: Data) -> dict[str, runner.Run]:

@@ -11,16 +11,16 @@ upscaling. Training and test use different rooms. The unit of length is the base
 """
 
 from experiments import runner
-from experiments.monocular_stereo import evaluation, figures, training
-from experiments.monocular_stereo.training import Config
+from experiments.monocular_stereo import config, evaluation, figures, training
+from experiments.monocular_stereo.config import Config
 
 __all__ = ["EXPERIMENT", "Config", "load", "train"]
 
 EXPERIMENT = runner.Experiment(
     name="monocular_stereo",
-    config=training.Config,
-    presets=training.PRESETS,
-    memory=training.memory,
+    config=config.Config,
+    presets=config.PRESETS,
+    memory=config.memory,
     load=training.load,
     runs=training.runs,
     evaluate=evaluation.metrics,
@@ -33,7 +33,7 @@ EXPERIMENT = runner.Experiment(
         runner.Column("rotation [deg]", "rotation_deg", ".2f"),
         runner.Column("translation [deg]", "translation_deg", ".1f"),
     ),
-    source=training.SOURCE,
+    source=config.SOURCE,
     source_data="the RGB-D part of DeMoN's benchmark",
 )
 train, load = runner.bound(EXPERIMENT)

@@ -1,7 +1,14 @@
-"""Baselines of the learned solver: constant depth, known motion, features, flow and tracks.
+"""Baselines of the learned solver: constant depth, features, flow, tracks, and dense stereo.
 
 Every method maps pairs to depths (N, H, W) and motions (N, 4, 4) with |t| = 1. Pairs for which it
 finds no motion get the identity and the constant depth. OpenCV's random samples are seeded.
+
+| row                   | motion                    | depth                        |
+|-----------------------|---------------------------|------------------------------|
+| `constant`            | identity                  | median of the tuning pairs   |
+| `sift`, `flow`, `klt` | essential matrix          | triangulated matches         |
+| `oracle`, `sgm_true`  | the truth                 | plane sweep, semi-global     |
+| `sweep_sift`, ...     | of `sift` or of `flow`    | plane sweep, semi-global     |
 """
 
 import logging
@@ -12,11 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.monocular_stereo import dense_stereo
 from jaxcv import argmin_least_squares
 from jaxcv.data.stereo import StereoPairs
 from jaxcv.geometry import se3
-from jaxcv.geometry.camera import pixel_rays
-from jaxcv.geometry.warp import bilinear, warp_pixels
 from jaxcv.least_squares.kernels import Huber
 from jaxcv.linear.structure import Arrow
 from jaxcv.solvers import LevenbergMarquardt
@@ -25,18 +31,23 @@ __all__ = ["all_baselines"]
 
 _logger = logging.getLogger(__name__)
 
-HYPOTHESES, WINDOW = 96, 3  # the plane sweep's inverse depths; radius of its cost window [px]
 POINTS = 256  # tracked points in the bundle adjustment, at most
 
 
 def all_baselines(
-    pairs: StereoPairs, tuning: StereoPairs
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Row -> depths and motions; the constant and the range of depths come from `tuning`."""
+    pairs: StereoPairs, tuning: StereoPairs, scale: int = 1
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, tuple[float, ...]]]:
+    """Row -> depths and motions; method -> settings chosen on the tuning pairs.
+
+    Args:
+        pairs: to reconstruct.
+        tuning: pairs for the constant, the range of depths and the settings of dense stereo.
+        scale: size of the images of `pairs`, in units of those of `tuning`.
+    """
     inverse = 1 / tuning.depth[np.isfinite(tuning.depth)]
     constant = float(1 / np.median(inverse))
     limits = np.quantile(inverse, [0.001, 0.999])
-    out = {"constant": _constant(pairs, constant), "oracle": _oracle(pairs, limits)}
+    out = {"constant": _constant(pairs, constant)}
     matchers: dict[str, Callable] = {"sift": _sift, "flow": _flow, "klt": _klt}
     for name, match in matchers.items():
         found = [_two_views(pairs.take(i), match, constant) for i in range(len(pairs.depth))]
@@ -47,40 +58,21 @@ def all_baselines(
         nothing = np.full(shape, constant), np.diag([1.0, 1.0, 1.0, 1.0])
         depths, motions = zip(*(one or nothing for one in found), strict=True)
         out[name] = np.stack(depths), np.stack(motions)
-    return out
+    settings = dense_stereo.tuned(tuning, limits)
+    names = {"sweep_true": "oracle"}
+    for name, method in dense_stereo.METHODS.items():
+        motions = {"true": pairs.motion} | {row: out[row][1] for row in ("sift", "flow")}
+        for row, motion in motions.items():
+            depth = method.depths(pairs, motion, limits, *settings[name], scale=scale)
+            lost = ~np.any(motion[:, :3, 3], axis=1)
+            depth[lost] = constant
+            out[names.get(f"{name}_{row}", f"{name}_{row}")] = depth, motion
+    return out, settings
 
 
 def _constant(pairs: StereoPairs, depth: float) -> tuple[np.ndarray, np.ndarray]:
     n = len(pairs.depth)
     return np.full(pairs.depth.shape, depth), np.tile(np.eye(4), (n, 1, 1))
-
-
-def _oracle(pairs: StereoPairs, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Plane sweep with the true motion: inverse depths of lowest cost summed over a window."""
-    height, width = pairs.depth.shape[1:]
-    levels = jnp.geomspace(limits[0], limits[1], HYPOTHESES)
-
-    @jax.jit
-    def sweep(target, source, k, motion):
-        mean, spread = lambda x: jnp.mean(x, (0, 1)), lambda x: jnp.std(x, (0, 1))
-        source = (source - mean(source)) * spread(target) / spread(source) + mean(target)
-        rays = pixel_rays(k, height, width)
-
-        def cost(z):
-            warp = warp_pixels(jnp.full((height, width), z), motion, rays, k, (height, width))
-            away = jnp.sum(jnp.abs(bilinear(source, warp.u, warp.v)[0] - target), axis=-1)
-            away = jnp.where(warp.visible, jnp.minimum(away, 0.5), 0.5)
-            side = (2 * WINDOW + 1,) * 2
-            return jax.lax.reduce_window(away, 0.0, jax.lax.add, side, (1, 1), "SAME")
-
-        return levels[jnp.argmin(jax.lax.map(cost, levels), axis=0)]
-
-    fields = (pairs.target, pairs.source, pairs.intrinsics, pairs.motion)
-    z = [
-        np.asarray(sweep(*(jnp.asarray(x, jnp.float32) for x in one)))
-        for one in zip(*fields, strict=True)
-    ]
-    return 1 / np.stack(z), pairs.motion
 
 
 def _opencv() -> Any:

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import runner
+from experiments.monocular_stereo import config as settings
 from experiments.monocular_stereo import evaluation, training
 from jaxcv.energies.photometric import photometric_terms
-from jaxcv.plots.stereo import plot_inverse_depth, plot_metric, plot_residual
+from jaxcv.plots.stereo import plot_inverse_depth, plot_metric, plot_pattern, plot_residual
 from jaxcv.systems.stereo import quarter_views
 
 __all__ = ["draw_all"]
@@ -24,6 +25,9 @@ STYLES = {
     "lm": {"color": "tab:orange"},
     "lm_prior": {"color": "tab:red"},
     "refinement": {"color": "tab:green"},
+    "jacobian": {"color": "tab:purple"},
+    "recurrent_refinement": {"color": "tab:olive"},
+    "proposals": {"color": "tab:gray"},
 }
 SHOWN = (0, 1, 5, 10, 15)
 
@@ -32,13 +36,14 @@ def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tup
     """(file name, Figure) of every figure."""
     params = evaluation.params_of(trained, "lsnet", config.seed)
     some = data.test.take(slice(0, 24))
-    steps, full = evaluation.estimates(params, some, training.network_of(config))
+    steps, full = evaluation.estimates(params, some, settings.network_of(config))
     yield "depths.png", _depths(some, steps)
     yield "residuals.png", _residuals(config, some, steps)
     yield "upscaled.png", _upscaled(some, steps, full)
     yield "iterations.png", _curves(config, metrics, "iteration")
     yield "time.png", _curves(config, metrics, "time")
     yield "table.png", _table(metrics)
+    yield "blocks.png", _blocks(data.test)
 
 
 def _chosen(pairs: Any, steps: Any) -> list[int]:
@@ -132,14 +137,15 @@ def _curves(config: Any, metrics: Any, along: str) -> Any:
     for ax, metric in zip(axes, evaluation.METRICS, strict=True):
         curves = {}
         for name in STYLES:
-            first = "refinement_0" if name == "refinement" else "init"
+            first = f"{name}_0" if f"{name}_0/{metric}" in metrics else "init"
             keys = [first, *(f"{name}_{k}" for k in evaluation.ITERATIONS)]
             keys = [key for key in keys if f"{key}/{metric}" in metrics]
             if len(keys) < 2:
                 continue
             values = np.stack([np.asarray(metrics[f"{key}/{metric}"], float) for key in keys], 1)
             x = np.array([0, *evaluation.ITERATIONS], float)[: len(keys)]
-            scale = metrics[f"{name}/ms_an_iteration"] if along == "time" else 1.0
+            own = "lsnet" if name == "proposals" else name
+            scale = metrics[f"{own}/ms_an_iteration"] if along == "time" else 1.0
             curves[name] = (scale * x, values)
         unit = "iteration" if along == "iteration" else "time after the first guess [ms]"
         plot_metric(ax, curves, xlabel=unit, ylabel=LABELS[metric], styles=STYLES)
@@ -155,17 +161,19 @@ def _curves(config: Any, metrics: Any, along: str) -> Any:
 
 def _table(metrics: Any) -> Any:
     """Final errors of all methods, beside the paper's on its RGB-D set."""
-    names = ("constant", "init", "sift", "flow", "klt", "lm", "lm_prior", "refinement",
-             "lsnet_5", "lsnet_10", "lsnet_15", "oracle")  # fmt: skip
+    names = ("constant", "init", "sift", "flow", "klt", "sweep_sift", "sgm_sift", "lm", "lm_prior",
+             "refinement", "recurrent_refinement", "jacobian", "proposals_15", "lsnet_5",
+             "lsnet_10", "lsnet_15", "lsnet_bilinear", "lsnet_upscaled", "sgm_true",
+             "oracle")  # fmt: skip
     names = [name for name in names if f"{name}/l1_inv" in metrics]
-    figure = runner.new_figure(figsize=(15, 4))
+    figure = runner.new_figure(figsize=(15, 1 + 0.25 * len(names)))
     axes = figure.subplots(1, len(evaluation.METRICS), sharey=True)
     for ax, metric in zip(axes, evaluation.METRICS, strict=True):
         values = [np.mean(metrics[f"{name}/{metric}"]) for name in names]
         colors = ["tab:blue" if name.startswith("lsnet") else "0.6" for name in names]
         ax.barh(range(len(names)), values, color=colors)
         for i, name in enumerate(names):
-            source = training.SOURCE.get(f"{name}/{metric}")
+            source = settings.SOURCE.get(f"{name}/{metric}")
             if source is not None:
                 label = "source, RGB-D" if name == "lsnet_15" else None
                 ax.plot(source, i, "D", color="k", markersize=4, label=label)
@@ -179,3 +187,30 @@ def _table(metrics: Any) -> Any:
         axes[0].legend(fontsize=8)
     figure.suptitle("Errors on unseen rooms; diamonds: the source's numbers on other data (RGB-D)")
     return figure
+
+
+def _blocks(pairs: Any) -> Any:
+    """The non-zero entries of J and J^T J at 8 x 6 depths; the paper's Fig. 2."""
+    jacobian = blocks_of(jax.tree.map(jnp.asarray, pairs.take(slice(0, 1))))
+    figure = runner.new_figure(figsize=(9, 5))
+    axes = figure.subplots(1, 2)
+    plot_pattern(axes[0], jacobian)
+    axes[0].set(title="J", xlabel="inverse depths, motion", ylabel="residuals")
+    plot_pattern(axes[1], jacobian.T @ jacobian)
+    axes[1].set(title="JᵀJ", xlabel="inverse depths, motion")
+    figure.suptitle("Non-zero entries at 8 x 6 depths and one motion")
+    return figure
+
+
+def blocks_of(pair: Any) -> np.ndarray:
+    """J (48, 48 + 6) of the grey residuals of the first pair, its images resized to 32 x 24."""
+    height, width = pair.target.shape[1:3]
+    images = [jax.image.resize(x, (1, 24, 32, 3), "linear") for x in (pair.target, pair.source)]
+    k = pair.intrinsics * jnp.array([[32 / width], [24 / height], [1.0]])
+    views = quarter_views(images[0], images[1][:, None], k, "grey", True)
+    z = jnp.full((6, 8), 1 / float(np.nanmedian(pair.depth)))
+    own = views.target[0], views.sources[0, 0], views.intrinsics[0]
+    terms = photometric_terms(z, pair.motion[0], *own)
+    return np.concatenate(
+        [np.diag(np.ravel(terms.depth)), np.reshape(terms.motion, (-1, 6))], axis=1
+    )

@@ -1,4 +1,4 @@
-"""Settings, data and training of the stereo solver."""
+"""Data and training of the stereo solver."""
 
 import dataclasses
 import functools
@@ -11,10 +11,20 @@ import numpy as np
 import optax
 
 from experiments import runner
+from experiments.monocular_stereo.config import (
+    DEMON,
+    STAGES,
+    TOGETHER,
+    Config,
+    Row,
+    in_stage,
+    network_of,
+    rows_of,
+    run_name,
+)
 from jaxcv.data.stereo import StereoPairs, read_folder, unit_baseline
 from jaxcv.data.synthetic.stereo import generate_pairs
 from jaxcv.geometry import so3
-from jaxcv.models import ls_net
 from jaxcv.systems.stereo import (
     StereoEstimate,
     StereoNetwork,
@@ -25,110 +35,14 @@ from jaxcv.systems.stereo import (
     upscale,
 )
 
-SIZES = {
-    "small": ls_net.Size((16, 32, 64, 64, 32), (5, 3, 3), 64, (16, 16), 16, 16, 64, 16),
-    "cpu": ls_net.CPU_SIZE,
-    "paper": ls_net.PAPER_SIZE,
-}
 # Keys of the generated rooms: the same for all seeds, another one for each purpose.
 TRAIN_ROOMS, TEST_ROOMS, TUNING_ROOMS = 20181, 20182, 20183
 TUNING_PAIRS = 64  # for the choice of the baselines' settings
-DEMON = ("sun3d", "rgbd", "mvs", "scenes11", "nyu2")
 JOINT_RATE = 0.03  # factor on the learning rate; larger ones undo earlier stages
-STAGES = ("initial", "few", "all", "joint", "upscale")
-SOURCE = {  # the paper's Tables 1 and 3, on RGB-D of DeMoN's benchmark: other data
-    "lsnet_15/l1_inv": 0.019, "lsnet_15/sc_inv": 0.09, "lsnet_15/l1_rel": 0.301,
-    "lsnet_15/rotation_deg": 1.01, "lsnet_15/translation_deg": 22.1,
-    "init/sc_inv": 0.360, "init/l1_rel": 0.315, "init/rotation_deg": 2.29,
-    "init/translation_deg": 27.40,
-    "oracle/l1_inv": 0.026, "oracle/sc_inv": 0.398, "oracle/l1_rel": 0.336,
-    "sift/l1_inv": 0.050, "sift/sc_inv": 0.577, "sift/l1_rel": 0.703,
-    "sift/rotation_deg": 12.010, "sift/translation_deg": 56.021,
-    "flow/l1_inv": 0.045, "flow/sc_inv": 0.548, "flow/l1_rel": 0.613,
-    "flow/rotation_deg": 4.709, "flow/translation_deg": 46.058,
-    "klt/rotation_deg": 12.831, "klt/translation_deg": 49.612,
+LEARNED = {
+    "initial": ("initial",), "few": ("solver",), "all": ("solver",),
+    "joint": ("initial", "solver"), TOGETHER: ("initial", "solver"), "upscale": ("upscaler",),
 }  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Settings of the monocular stereo; every field is a flag."""
-
-    data: str = runner.flag(
-        "synthetic",
-        "Generated rooms, a folder of pairs, or one of DeMoN's sets.",
-        choices=("synthetic", "folder", *DEMON),
-    )
-    data_dir: str | None = runner.flag(
-        None, "Folder of images and cameras.json, or of DeMoN's .h5 files.", of_data=True
-    )
-    cache_dir: str | None = runner.flag(
-        None,
-        "Folder for prepared DeMoN sets; none: jaxcv in the user's cache folder.",
-        of_data=True,
-    )
-    steps: int = runner.flag(1500, "Optimiser steps, multiplied by --stages.", lower=1)
-    seed: int = runner.flag(0, "Seed of weights and batches.", lower=0, upper=2**31 - 1)
-    num_seeds: int = runner.flag(1, "Number of seeds, from --seed on.", lower=1, upper=100)
-    ablations: bool = runner.flag(
-        False, "Also train a refinement network, and with the first seed rows with one change."
-    )
-    num_train: int = runner.flag(2400, "Generated training pairs.", lower=1, of_data=True)
-    num_test: int = runner.flag(128, "Generated test pairs.", lower=1, of_data=True)
-    height: int = runner.flag(96, "Image height [px], a multiple of 8.", lower=16, of_data=True)
-    width: int = runner.flag(128, "Image width [px], a multiple of 8.", lower=16, of_data=True)
-    size: str = runner.flag("small", "Size of the networks.", choices=tuple(SIZES))
-    encoding: str = runner.flag(
-        "gauss_newton",
-        "Solver inputs: J^T J and r (paper), also J^T r (gradient), also damped steps.",
-        choices=ls_net.ENCODINGS,
-    )
-    residual: str = runner.flag("rgb", "Colours of the residual.", choices=("grey", "rgb"))
-    match_exposure: bool = runner.flag(True, "Match the source's brightness to the target's.")
-    unit: bool = runner.flag(True, "Rescale motion and depths to |t| = 1 after each step.")
-    through_encoding: bool = runner.flag(False, "Backpropagate through J and r.")
-    iterations: int = runner.flag(15, "Iterations of the solver.", lower=1, upper=100)
-    few: int = runner.flag(5, "Solver iterations in stage `few`.", lower=1)
-    batch_size: int = runner.flag(8, "Pairs per step.", lower=1)
-    learning_rate: float = runner.flag(3e-3, "Adam learning rate (cosine per stage).", lower=0.0)
-    clip: float = runner.flag(1.0, "Gradient norm above which a gradient is scaled.", lower=0.0)
-    depth_weight: float = runner.flag(10.0, "Loss weight of inverse depths.", lower=0.0)
-    log_weight: float = runner.flag(0.5, "Loss weight of log depths; paper: 0.", lower=0.0)
-    rotation_weight: float = runner.flag(10.0, "Loss weight of the rotation.", lower=0.0)
-    joint: bool = runner.flag(False, "Train guess and solver together in a stage `joint`.")
-    stages: tuple[float, ...] = runner.flag(
-        (1.0, 0.125, 0.15, 0.08, 0.08), "Steps of the five stages, in units of --steps.", lower=0.0
-    )
-
-
-PRESETS = {
-    "default": Config(steps=3200),
-    "study": Config(steps=3200, num_seeds=3, ablations=True),
-    "paper": Config(
-        steps=200_000, size="paper", height=192, width=256, encoding="gradient", residual="grey",
-        match_exposure=False, unit=False, batch_size=16, learning_rate=1e-4,
-        rotation_weight=1.0, log_weight=0.0, joint=True,
-        num_train=20_000, stages=(1.0, 0.5, 0.5, 0.5, 0.25),
-    ),
-}  # fmt: skip
-
-
-def memory(config: Config) -> dict[str, float]:
-    """Bytes of the pairs, and of a batch with what the solver stores of its iterations."""
-    pixels = 4.0 * config.height * config.width
-    return {
-        "num_train": 7 * pixels * config.num_train if config.data == "synthetic" else 0.0,
-        "num_test": 7 * pixels * config.num_test,
-        "batch_size": 50 * pixels * config.batch_size,
-    }
-
-
-class Row(NamedTuple):
-    """A solver to train after the stage `initial`, which all rows of a seed share."""
-
-    network: StereoNetwork
-    stages: tuple[str, ...] = ("few",)  # after `initial`
-    every_seed: bool = False  # else with the first seed only
 
 
 class Data(NamedTuple):
@@ -147,6 +61,12 @@ def load(config: Config) -> Data:
         expected = f"expected {len(STAGES)} numbers, for {', '.join(STAGES)}"
         hint = "Repeat the flag: --stages=1 --stages=0.25 ..."
         raise runner.data_error("stages", expected, config.stages, hint)
+    if config.unit and config.update == "additive":
+        expected = "expected 'left' with --unit"
+        raise runner.data_error("update", expected, repr(config.update), "Add --nounit.")
+    if not min(config.stages[:2]) > 0:
+        expected = "expected steps in the stages initial and few"
+        raise runner.data_error("stages", expected, config.stages, "E.g. --stages=1 --stages=0.25.")
     shape = config.height, config.width
     if config.data == "synthetic":
         test = generate_pairs(jax.random.key(TEST_ROOMS), config.num_test, shape)
@@ -207,72 +127,32 @@ def no_pairs(shape: tuple[int, int]) -> StereoPairs:
     return StereoPairs(*(np.zeros((0, *size), np.float32) for size in sizes))
 
 
-def network_of(config: Config) -> StereoNetwork:
-    """The network that the settings describe."""
-    return StereoNetwork(
-        size=SIZES[config.size], encoding=config.encoding, residual=config.residual,
-        through_encoding=config.through_encoding, match_exposure=config.match_exposure,
-        unit=config.unit, num_steps=config.iterations,
-    )  # fmt: skip
-
-
-def rows(config: Config) -> dict[str, Row]:
-    """Row name -> solver: `lsnet` in all stages, `refinement` in few and all, others in few."""
-    usual = network_of(config)
-    stages = tuple(name for name in STAGES[1:] if config.joint or name != "joint")
-    out = {"lsnet": Row(usual, stages, every_seed=True)}
-    if not config.ablations:
-        return out
-    out["refinement"] = Row(usual._replace(solver="refinement"), STAGES[1:3], every_seed=True)
-    for encoding in ls_net.ENCODINGS:
-        if encoding != config.encoding:
-            out[f"shown_{encoding}"] = Row(usual._replace(encoding=encoding))
-    name = "constant_encoding" if config.through_encoding else "through_encoding"
-    out[name] = Row(usual._replace(through_encoding=not config.through_encoding))
-    if config.unit:
-        out["any_unit"] = Row(usual._replace(unit=False))
-    return out
-
-
-def rows_of(config: Config, seed: int) -> dict[str, Row]:
-    """The rows trained with a seed: all with the first seed, later only `every_seed` rows."""
-    first = seed == config.seed
-    return {name: row for name, row in rows(config).items() if row.every_seed or first}
-
-
 def runs(config: Config, data: Data) -> dict[str, runner.Run]:
     """For each seed, a run of the first guess, then a run for each stage of each row."""
     out = {}
     for seed in range(config.seed, config.seed + config.num_seeds):
         first = run_name("lsnet", "initial", seed)
         usual = network_of(config)
-        out[first] = _run(config, data, usual, "initial", seed, None)
+        out[first] = _run(config, data, Row(usual, ("initial",)), "initial", seed, None)
         for name, row in rows_of(config, seed).items():
             before = first
             for stage in row.stages:
                 run = run_name(name, stage, seed)
-                out[run] = _run(config, data, row.network, stage, seed, before)
+                start = None if stage == TOGETHER else before
+                out[run] = _run(config, data, row, stage, seed, start)
                 before = run
     return out
 
 
-def run_name(row: str, stage: str, seed: int) -> str:
-    """Name of the run of a row's stage."""
-    return f"{row}.{stage}.seed={seed}"
-
-
-LEARNED = {
-    "initial": ("initial",), "few": ("solver",), "all": ("solver",),
-    "joint": ("initial", "solver"), "upscale": ("upscaler",),
-}  # fmt: skip
-
-
-def _run(config, data, network, stage, seed, before) -> runner.Run:
-    index = STAGES.index(stage)
-    steps = max(1, round(config.steps * config.stages[index]))
+def _run(config, data, row: Row, stage, seed, before) -> runner.Run:
+    index = (*STAGES, TOGETHER).index(stage)
+    factor = sum(config.stages[:3]) if stage == TOGETHER else config.stages[index]
+    steps, network = max(1, round(config.steps * factor)), row.network
+    if row.log_weight is not None:
+        config = dataclasses.replace(config, log_weight=row.log_weight)
     size = 2 * config.batch_size if stage in ("initial", "upscale") else config.batch_size
     return runner.Run(
-        init=functools.partial(_init, network=network, stage=stage),
+        init=functools.partial(_init, network=network, fresh=stage == row.stages[0]),
         loss=functools.partial(
             _loss, config=config, network=in_stage(config, network, stage), stage=stage
         ),
@@ -286,12 +166,6 @@ def _run(config, data, network, stage, seed, before) -> runner.Run:
         checkpoint_every=min(200, steps),
         steps_per_call=1,
     )
-
-
-def in_stage(config: Config, network: StereoNetwork, stage: str) -> StereoNetwork:
-    """The network with its number of iterations in a stage."""
-    few = min(config.few, network.num_steps)
-    return network._replace(num_steps=few) if stage == "few" else network
 
 
 def _batch(
@@ -319,13 +193,13 @@ def mirrored(pairs: StereoPairs, which: np.ndarray) -> StereoPairs:
     return StereoPairs(flip(pairs.target), flip(pairs.source), k, motion, depth)
 
 
-def _init(key, trial, before=None, *, network: StereoNetwork, stage: str):
+def _init(key, trial, before=None, *, network: StereoNetwork, fresh: bool):
     del trial
     params = init_stereo_network(key, network)
     if before is None:
         return params
-    # The stage `few` begins with new solver weights, after the first guess that all rows share.
-    return before if stage != "few" else before | {"solver": params["solver"]}
+    # A row's first stage begins with new solver weights, after the first guess that rows share.
+    return before | {"solver": params["solver"]} if fresh else before
 
 
 def _optimizer(config: Config, stage: str, steps: int) -> optax.GradientTransformation:
@@ -356,7 +230,7 @@ def quarter_depth(depth: Any) -> Any:
 
 
 def _loss(params, batch: StereoPairs, key, trial, *, config: Config, network, stage: str):
-    """Mean over pairs and iterations of the weighted errors of depth and motion.
+    """Weighted errors of depth and motion: mean over pairs, mean or sum over iterations.
 
     w_z mean |z - z*| + w_l mean |log z - log z*| + w_r |alpha - alpha*|_1 + |t - t*|_1
     """
@@ -374,7 +248,7 @@ def _loss(params, batch: StereoPairs, key, trial, *, config: Config, network, st
         found = jax.tree.map(lambda leaf: leaf[None], found)
     else:
         guess, found = estimate_steps(params, target, batch.source, k, network)
-        if stage == "joint":  # the loss of the guess counts, too
+        if stage in ("joint", TOGETHER):  # the loss of the guess counts, too
             found = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), guess, found)
     true = quarter_depth(batch.depth)
     depth, logs = jax.vmap(lambda z: depth_loss(z, true))(found.inverse_depth)
@@ -382,7 +256,8 @@ def _loss(params, batch: StereoPairs, key, trial, *, config: Config, network, st
     total = config.depth_weight * depth + config.log_weight * logs
     total = total + config.rotation_weight * rotation + translation
     last = {"depth": depth[-1], "rotation": rotation[-1], "translation": translation[-1]}
-    return jnp.mean(total), jax.tree.map(jnp.mean, last)
+    iterations = total.shape[0] if config.reduction == "sum" else 1
+    return iterations * jnp.mean(total), jax.tree.map(jnp.mean, last)
 
 
 def depth_loss(z: jax.Array, depth: jax.Array) -> tuple[jax.Array, jax.Array]:

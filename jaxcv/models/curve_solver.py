@@ -18,7 +18,6 @@ __all__ = ["ENCODINGS", "CurveSolver", "encode_curve"]
 
 ENCODINGS = ("paper", "gradient", "gauss_newton")
 _DAMPINGS = (1e-2, 1.0)  # of the two Gauss-Newton steps in the network's input
-_BINS = 10
 
 
 def _damped_steps(hessian: jax.Array, gradient: jax.Array) -> jax.Array:
@@ -28,13 +27,21 @@ def _damped_steps(hessian: jax.Array, gradient: jax.Array) -> jax.Array:
 
 
 def encode_curve(
-    x: jax.Array, terms: Any, last: jax.Array, move: jax.Array, encoding: str
+    x: jax.Array,
+    terms: Any,
+    last: jax.Array,
+    move: jax.Array,
+    encoding: str,
+    *,
+    progress: bool = True,
+    bins: int = 10,
 ) -> tuple[jax.Array, jax.Array]:
     """The network's input for one problem, (2, C): a row for each unknown.
 
     Values that span many decades go through asinh. Every encoding has J^T J, the residual's mean in
-    ten bins, x, the last move, the energy and its last change. `gradient` adds J^T r and the bin
-    means of J, which give the sign of J; `gauss_newton` also adds two damped steps.
+    bins, and x. `progress` adds the energy, its last change and the last move. `gradient` adds
+    J^T r and the bin means of J, which give the sign of J; `gauss_newton` also adds two damped
+    steps. The paper's input is `paper` without `progress`, and with one bin for each point.
 
     Args:
         x: (2,).
@@ -42,28 +49,31 @@ def encode_curve(
         last: () the previous energy, divided by N.
         move: (2,) the last move.
         encoding: one of ENCODINGS.
+        progress: whether to add the energy, its last change and the last move.
+        bins: number of bins of the residual and of J; it divides N.
 
     Returns:
         The features (2, C), and the damped steps (2 lambdas, 2 unknowns).
 
     Raises:
-        ValueError: no such encoding, or a number of points that is not a multiple of ten.
+        ValueError: no such encoding, or a number of points that is not a multiple of the bins.
     """
     check_choice("encoding", encoding, ENCODINGS)
     n = terms.residual.shape[0]
-    if n % _BINS:
-        raise argument_error("t", f"expected a multiple of {_BINS} points", n, "Leave some out.")
+    if n % bins:
+        raise argument_error("t", f"expected a multiple of {bins} points", n, "Leave some out.")
     h, g, energy = terms.hessian / n, terms.gradient / n, terms.energy / n
     squash = lambda value, scale: jnp.arcsinh(value / scale)
-    means = squash(terms.residual.reshape(_BINS, -1).mean(1), 0.1)
-    rows = squash(terms.jacobian.reshape(2, _BINS, -1).mean(2), 0.1)
+    means = squash(terms.residual.reshape(bins, -1).mean(1), 0.1)
+    rows = squash(terms.jacobian.reshape(2, bins, -1).mean(2), 0.1)
     steps = _damped_steps(h, g)
     log = jnp.log(1e-3 + energy)
     features = []
     for k, other in ((0, 1), (1, 0)):
         squares = jnp.stack([h[k, k], h[k, other], h[other, other]])
-        change = log - jnp.log(1e-3 + last)
-        alone = [x[k], x[other], log, change, move[k], jnp.sqrt(2 * energy)]
+        alone = [x[k], x[other]]
+        if progress:
+            alone += [log, log - jnp.log(1e-3 + last), move[k], jnp.sqrt(2 * energy)]
         parts = [squash(squares, 0.1), jnp.stack(alone), means]
         if encoding != "paper":
             both = jnp.stack([g[k], g[other]])
@@ -83,14 +93,27 @@ class CurveSolver(nn.Module):
     Attributes:
         hidden: units of each LSTM layer.
         encoding: one of ENCODINGS.
+        progress: of `encode_curve`.
+        bins: of `encode_curve`.
     """
 
     hidden: int = 20
     encoding: str = "gauss_newton"
+    progress: bool = True
+    bins: int = 10
 
     def setup(self):  # noqa: D102
         self.cells = [nn.OptimizedLSTMCell(self.hidden) for _ in range(2)]
         self.head = nn.Dense(3, kernel_init=nn.initializers.normal(1e-2))
+
+    @nn.nowrap
+    def encode(
+        self, x: jax.Array, terms: Any, last: jax.Array, move: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """`encode_curve` with the settings of this network."""
+        return encode_curve(
+            x, terms, last, move, self.encoding, progress=self.progress, bins=self.bins
+        )
 
     def __call__(self, carry: Any, features: jax.Array, steps: jax.Array) -> Any:
         """One step.

@@ -1,8 +1,8 @@
 """LS-Net for two views: an initial guess, a recurrent optimiser, and an upscaling network.
 
 The optimiser's input is an image of Gauss-Newton terms: the residual and the blocks of J^T J and
-J^T r (`encode`). The paper's encoding has no J^T r, so it cannot tell J from -J, whose steps are
-opposite; it is kept for comparison.
+J^T r (`encode`). The paper's encodings have no J^T r, so they cannot tell J from -J, whose steps
+are opposite; they are kept for comparison.
 
 Source: Clark et al., "LS-Net", ECCV 2018, sections 4 and 5. The paper gives no layer sizes;
 `PAPER_SIZE` matches its number of parameters within 0.3%.
@@ -33,7 +33,7 @@ __all__ = [
     "encoding_channels",
 ]
 
-ENCODINGS = ("paper", "gradient", "gauss_newton")
+ENCODINGS = ("algorithm_1", "paper", "gradient", "gradient_motion", "gauss_newton")
 _UPPER = [(i, j) for i in range(6) for j in range(i, 6)]
 
 
@@ -87,7 +87,8 @@ class Proposals(NamedTuple):
 def encoding_channels(mode: str) -> int:
     """Number of channels C of `encode`."""
     check_choice("encoding", mode, ENCODINGS)
-    return {"paper": 29, "gradient": 38, "gauss_newton": 38 + 4 + 12}[mode]
+    counts = {"algorithm_1": 29, "paper": 29 + 7, "gradient": 38, "gradient_motion": 38 + 6}
+    return (counts | {"gauss_newton": 38 + 4 + 12})[mode]
 
 
 def encode(
@@ -97,19 +98,24 @@ def encode(
     inverse_depth: jax.Array,
     mode: str = "gradient",
     proposals: Proposals | None = None,
+    xi: jax.Array | None = None,
 ) -> jax.Array:
     """The optimiser's input for one source, (H, W, C).
 
-    | channels | content                                              | in                     |
-    |----------|------------------------------------------------------|------------------------|
-    | 1        | the residual, summed over its channels               | all                    |
-    | 1, 6     | J^T J: the depth's own entry, and its border         | all                    |
-    | 21       | its motion block over the number of pixels, constant | all                    |
-    | 1, 6     | J^T r of the depth, and of the motion over N         | gradient, gauss_newton |
-    | 1, 1     | mask, inverse depth                                  | gradient, gauss_newton |
-    | 4, 12    | the proposals                                        | gauss_newton           |
+    | channels | content                                              | in                         |
+    |----------|------------------------------------------------------|----------------------------|
+    | 1        | the residual, summed over its channels               | all                        |
+    | 1, 6     | J^T J: the depth's own entry, and its border         | all                        |
+    | 21       | its motion block over the number of pixels, constant | all                        |
+    | 1, 6     | J^T r of the depth, and of the motion over N         | gradient*, gauss_newton    |
+    | 1        | mask                                                 | gradient*, gauss_newton    |
+    | 1        | inverse depth                                        | all but algorithm_1        |
+    | 6        | the motion, constant                                 | paper, gradient_motion     |
+    | 4, 12    | the proposals                                        | gauss_newton               |
 
-    Values that span many decades go through asinh. `paper` is the source's own encoding.
+    `gradient*` is both `gradient` and `gradient_motion`. Values that span many decades go through
+    asinh. The source gives the network J^T J and r in its Algorithm 1 (`algorithm_1`), and the
+    unknowns as well in its eq. 9 (`paper`).
 
     Args:
         residual: (H, W, C').
@@ -118,6 +124,7 @@ def encode(
         inverse_depth: (H, W).
         mode: one of ENCODINGS.
         proposals: for `gauss_newton`.
+        xi: (6,) the motion, T = exp(xi), for `paper` and `gradient_motion`.
     """
     check_choice("encoding", mode, ENCODINGS)
     height, width = inverse_depth.shape
@@ -131,13 +138,17 @@ def encode(
         squash(terms.border, 1.0),
         plane(squash(upper, 0.3)),
     ]
-    if mode != "paper":
+    if mode not in ("algorithm_1", "paper"):
         parts += [
             squash(terms.depth_gradient[..., None], 0.1),
             plane(squash(terms.motion_gradient / count, 0.01)),
             visible[..., None].astype(residual.dtype),
-            10 * inverse_depth[..., None],
         ]
+    if mode != "algorithm_1":
+        parts.append(10 * inverse_depth[..., None])
+    if mode in ("paper", "gradient_motion"):
+        assert xi is not None
+        parts.append(plane(xi * jnp.array([1.0] * 3 + [10.0] * 3, residual.dtype)))
     if mode == "gauss_newton":
         assert proposals is not None
         scale = jnp.array([0.1] * 3 + [0.02] * 3, residual.dtype)
@@ -156,9 +167,11 @@ class InitialNetwork(nn.Module):
 
     Attributes:
         size: sizes of the layers.
+        with_rays: whether the rays are among the inputs; the paper's are the two images.
     """
 
     size: Size = CPU_SIZE
+    with_rays: bool = True
 
     @nn.compact
     def __call__(self, target: jax.Array, source: jax.Array, rays: jax.Array) -> Guess:
@@ -167,10 +180,11 @@ class InitialNetwork(nn.Module):
         The rays give each pixel's viewing direction, independent of the intrinsics.
         """
         convolution = functools.partial(Convolution3x3, method="convolution")
-        x = jnp.concatenate([target - 0.5, source - 0.5, rays], axis=-1)
+        directions = [rays] if self.with_rays else []
+        x = jnp.concatenate([target - 0.5, source - 0.5, *directions], axis=-1)
         for width, side in zip(self.size.initial, self.size.kernels, strict=False):
             x = nn.relu(nn.Conv(width, (side, side), 2)(x))
-        x = jnp.concatenate([x, rays[..., 4::8, 4::8, :]], axis=-1)
+        x = jnp.concatenate([x, *(r[..., 4::8, 4::8, :] for r in directions)], axis=-1)
         x = nn.relu(convolution(self.size.initial[3])(x))
         motion = nn.relu(nn.Dense(self.size.initial_motion)(jnp.mean(x, axis=(-3, -2))))
         # With zero translation nothing would depend on depth.

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["plot_inverse_depth", "plot_metric", "plot_residual"]
+__all__ = ["plot_inverse_depth", "plot_metric", "plot_pattern", "plot_residual"]
 
 
 def plot_inverse_depth(ax: Any, inverse_depth: Any, limits: tuple[float, float]) -> Any:
@@ -58,4 +58,11 @@ def plot_metric(ax: Any, curves: Any, *, xlabel: str, ylabel: str, styles: Any) 
             ax.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.grid(alpha=0.3)
+    return ax
+
+
+def plot_pattern(ax: Any, matrix: Any) -> Any:
+    """The non-zero entries of a matrix (M, N), as squares."""
+    ax.spy(np.asarray(matrix) != 0, markersize=150 / max(np.shape(matrix)), color="0.2")
+    ax.set(xticks=[], yticks=[])
     return ax

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxcv.checks import argument_error
 from jaxcv.energies.curves import curve_energy, curve_family, curve_terms
 from jaxcv.implicit.unroll import unrolled_solve
-from jaxcv.models.curve_solver import CurveSolver, encode_curve
+from jaxcv.models.curve_solver import CurveSolver
 from jaxcv.solvers.marquardt import MarquardtRule, MarquardtState, damped_step_2x2, marquardt_step
 
 __all__ = ["curve_energies", "fit_curves", "fit_curves_by_marquardt", "init_curve_solver"]
@@ -33,8 +33,9 @@ def init_curve_solver(key: jax.Array, network: CurveSolver) -> Any:
         key: PRNG key.
         network: its sizes.
     """
-    terms = curve_terms("sine", jnp.ones(2), jnp.arange(10.0), jnp.zeros(10))
-    seen = encode_curve(jnp.ones(2), terms, jnp.ones(()), jnp.zeros(2), network.encoding)
+    points = jnp.arange(float(network.bins))
+    terms = curve_terms("sine", jnp.ones(2), points, jnp.zeros_like(points))
+    seen = network.encode(jnp.ones(2), terms, jnp.ones(()), jnp.zeros(2))
     return network.init(key, network.start(()), *seen)
 
 
@@ -72,7 +73,7 @@ def fit_curves(
     Args:
         params: of `network`.
         families: F names of `jaxcv.energies.curves.FAMILIES`.
-        t: (F, N); N a multiple of ten.
+        t: (F, N); N a multiple of the network's bins.
         y: (F, P, N).
         start: (F, P, 2).
         network: the network that updates the unknowns.
@@ -92,7 +93,7 @@ def fit_curves(
 
     def look(family, x, t, y, last, move):
         terms = curve_terms(family, x, t, y)
-        seen = encode_curve(x, terms, last, move, network.encoding)
+        seen = network.encode(x, terms, last, move)
         return shown((*seen, terms.energy / t.shape[0]))
 
     def step(state, params, t, y):

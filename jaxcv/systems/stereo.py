@@ -50,6 +50,7 @@ _PRIORS = (1.0, 30.0)  # weights of the depth prior in the two damped proposals
 _WIDTH = 0.1  # of the Cauchy weights in the proposals, in brightness
 _RADII = (2, 5)  # window radii of the two common depth steps [px]
 _LUMA = (0.299, 0.587, 0.114)
+_SOLVERS = ("recurrent", "refinement", "recurrent_refinement")
 
 
 class StereoNetwork(NamedTuple):
@@ -65,10 +66,12 @@ class StereoNetwork(NamedTuple):
         unit: whether to normalise to |t| = 1, without changing the depths at the start, and with
             (z, t) -> (c z, t / c) after each step. Images do not determine c, so a change of |t|
             becomes a change of the depths. Needs left updates.
-        solver: `recurrent`, or `refinement`: the feed-forward baseline.
+        solver: `recurrent`; or one that sees the warped source and no Jacobian, the feed-forward
+            `refinement` or `recurrent_refinement`, whose layers are those of `recurrent`.
         num_steps: of the optimiser.
         epsilon: the optimiser stops before a move whose norm, over all unknowns of the problem, is
             below epsilon; 0: never.
+        rays: whether the first network is also given the pixels' rays; the paper's is not.
     """
 
     size: ls_net.Size = ls_net.CPU_SIZE
@@ -81,6 +84,7 @@ class StereoNetwork(NamedTuple):
     solver: str = "recurrent"
     num_steps: int = 15
     epsilon: float = 0.0
+    rays: bool = True
 
 
 class Views(NamedTuple):
@@ -179,7 +183,12 @@ def quarter_views(
 
 
 def _optimiser(network: StereoNetwork) -> ls_net.Optimiser:
-    return ls_net.Optimiser(network.size, network.encoding == "gauss_newton")
+    proposals = network.solver == "recurrent" and network.encoding == "gauss_newton"
+    return ls_net.Optimiser(network.size, proposals)
+
+
+def _initial(network: StereoNetwork) -> ls_net.InitialNetwork:
+    return ls_net.InitialNetwork(network.size, network.rays)
 
 
 @functools.partial(jax.jit, static_argnames="network")
@@ -192,17 +201,19 @@ def init_stereo_network(key: jax.Array, network: StereoNetwork) -> dict[str, Any
     """
     keys = jax.random.split(key, 3)
     image, small, one = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 4, 4)), jnp.ones((1, 4, 4))
+    channels = 3 * (3 if network.residual == "rgb" else 1) + 2
     if network.solver == "recurrent":
+        channels = ls_net.encoding_channels(network.encoding)
+    seen = jnp.zeros((1, 4, 4, channels))
+    if network.solver != "refinement":
         solver: nn.Module = _optimiser(network)
-        seen = jnp.zeros((1, 4, 4, ls_net.encoding_channels(network.encoding)))
         steps = ls_net.Proposals(jnp.zeros((1, 4, 4, 4)), jnp.zeros((1, 2, 6)))
         inputs: tuple = (_optimiser(network).start((1, 4, 4)), seen, one, steps)
     else:
         solver = ls_net.RefinementNetwork(network.size)
-        channels = 3 * (3 if network.residual == "rgb" else 1) + 2
-        inputs = (jnp.zeros((1, 4, 4, channels)), one)
+        inputs = (seen, one)
     return {
-        "initial": ls_net.InitialNetwork(network.size).init(keys[0], image, image, image[..., :2]),
+        "initial": _initial(network).init(keys[0], image, image, image[..., :2]),
         "solver": solver.init(keys[1], *inputs),
         "upscaler": ls_net.Upscaler(network.size).init(keys[2], small, image),
     }
@@ -224,7 +235,7 @@ def first_guess(
         intrinsics: (B, 3, 3) [px].
         network: sizes.
     """
-    model = ls_net.InitialNetwork(network.size)
+    model = _initial(network)
     height, width = target.shape[1:3]
     rays = jax.vmap(lambda k: pixel_rays(k, height, width)[..., :2])(intrinsics)
     each = lambda source: model.apply(params["initial"], target, source, rays)
@@ -252,7 +263,7 @@ def solve_stereo(
     Raises:
         ValueError: an invalid setting, or shapes that do not fit.
     """
-    check_choice("solver", network.solver, ("recurrent", "refinement"))
+    check_choice("solver", network.solver, _SOLVERS)
     check_choice("update", network.update, ("left", "additive"))
     if network.unit and network.update != "left":
         expected = "expected 'left' with unit=True"
@@ -265,7 +276,7 @@ def solve_stereo(
     exp, log = jax.vmap(jax.vmap(se3.exp)), jax.vmap(jax.vmap(se3.log))
     matrix = (lambda motion: motion) if left else exp
     constant = (lambda tree: tree) if network.through_encoding else jax.lax.stop_gradient
-    recurrent = network.solver == "recurrent"
+    recurrent, jacobian = network.solver != "refinement", network.solver == "recurrent"
     model: Any = _optimiser(network) if recurrent else ls_net.RefinementNetwork(network.size)
 
     def look(z, motion, target, source, intrinsics):
@@ -273,10 +284,11 @@ def solve_stereo(
         if not left:
             terms = additive(terms, se3.log(motion))
         steps = None
-        if recurrent:
-            arrow = arrow_terms(terms)
-            steps = _propose(terms) if network.encoding == "gauss_newton" else None
-            seen = ls_net.encode(terms.residual, arrow, terms.visible, z, network.encoding, steps)
+        if jacobian:
+            arrow, mode = arrow_terms(terms), network.encoding
+            steps = _propose(terms) if mode == "gauss_newton" else None
+            xi = se3.log(motion) if mode in ("paper", "gradient_motion") else None
+            seen = ls_net.encode(terms.residual, arrow, terms.visible, z, mode, steps, xi)
         else:
             warped = target - terms.residual
             mask = terms.visible[..., None].astype(z.dtype)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.monocular_stereo.training import SIZES
+from experiments.monocular_stereo.config import SIZES
 from jaxcv.data.synthetic.stereo import generate_pairs
 from jaxcv.systems import stereo as system
 from jaxcv.systems.stereo_marquardt import StereoMarquardt, solve_stereo_by_marquardt

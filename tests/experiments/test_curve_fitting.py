@@ -3,12 +3,14 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
+import optax
 import pytest
 import scipy.optimize
 
 from experiments import curve_fitting, runner
-from experiments.curve_fitting import training
+from experiments.curve_fitting import baselines, training
 
 CONFIG = training.Config(steps=2, num_test=20, num_problems=2, hidden=4, iterations=2)
 
@@ -39,11 +41,15 @@ def test_rows_files_and_figures(trained):
     folder, _ = trained
     metrics = json.loads((folder / "results.json").read_text())["metrics"]
     kinds = ("energy_median", "energy_mean", "energy_p90", "solved")
-    for row in ("learned", "lm", "lm_tuned"):
+    for row in ("learned", "lm", "lm_tuned", "lm_restarts", "lm_screened", "trust_region"):
         for family in training.NAMES:
             keys = {f"{row}/{family}/{kind}_{k}" for kind in kinds for k in (1, 3, 5, 10, 15)}
             assert keys <= metrics.keys()
     assert metrics["lm/us_an_iteration"] > 0
+    assert metrics["learned/temporary_bytes"] > metrics["lm/temporary_bytes"] > 0
+    for family in training.NAMES:  # all end in minima: SciPy finds those of the trust region
+        ends = [metrics[f"{row}/{family}/energy_median_15"] for row in ("scipy", "trust_region")]
+        np.testing.assert_allclose(*ends, rtol=0.05)
     for name in ("fits", "energies", "scatter", "solved"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
 
@@ -91,6 +97,55 @@ def test_networks_of_one_family_are_put_together(tmp_path):
     for row in ("own", "shown_paper", "shown_gradient", "constant_encoding"):
         assert metrics[f"{row}/gaussian/energy_median_15"] > 0
     assert not any(key.startswith("own.sine/sine") for key in metrics)
+
+
+def test_restarts_spend_their_budget_and_take_the_lowest_energy():
+    rng = np.random.default_rng(0)
+    energies = np.cumsum(rng.random((1, 9, 1, 5, baselines.POINTS)), axis=1)[:, ::-1]  # falling
+    found = baselines.Trajectories(energies)
+    for screened in (False, True):
+        plans = baselines.plans(20.0, 0.5, 1, screened)
+        assert {plan.points > 0 for plan in plans} == {screened}
+        for plan in plans:
+            assert plan.points * 0.5 + plan.starts * plan.steps <= 20
+            last = energies[0, min(plan.steps, 8), 0]
+            first = energies[0, 0, 0, :, : plan.points]
+            kept = np.argsort(first, axis=1)[:, : plan.starts] if screened else range(plan.starts)
+            want = [last[i][kept[i] if screened else list(kept)].min() for i in range(5)]
+            np.testing.assert_array_equal(baselines.energies_of(found, plan, 0), want)
+    assert baselines.plans(0.5, 1.0, 2, True) == [
+        baselines.Plan(rule, 0, 1, 1) for rule in range(2)
+    ]
+
+
+def test_the_published_preset_is_the_published_configuration():
+    config = training.PRESETS["paper"]
+    network = training.network(config, training.rows(config)[training.JOINT])
+    assert (network.encoding, network.progress, network.bins) == ("paper", False, 100)
+    assert (config.noise, config.iterations, config.objective) == (0.1, 15, "plain")
+    assert not config.through_encoding
+    assert abs(training.PRESETS["variance"].noise ** 2 - 0.1) < 1e-12
+
+
+@pytest.mark.slow
+def test_the_first_steps_of_the_published_preset():
+    config = training.PRESETS["paper"]
+    run = training.runs(config, None)[training.JOINT]  # type: ignore[arg-type]
+    params = jax.jit(lambda: run.init(jax.random.key(0), {}))()
+    optimizer = run.optimizer()
+    state, losses = optimizer.init(params), []
+
+    @jax.jit
+    def step(params, state, key):
+        (loss, _), gradient = jax.value_and_grad(run.loss, has_aux=True)(params, None, key, {})
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(params, updates), state, loss
+
+    for i in range(20):
+        params, state, loss = step(params, state, jax.random.key(i))
+        losses.append(float(loss))
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
 def test_points_that_bins_cannot_share(tmp_path):

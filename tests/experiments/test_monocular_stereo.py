@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from experiments import monocular_stereo, runner
+from experiments.monocular_stereo import config as settings
 from experiments.monocular_stereo import training
 from experiments.runner import saved
 from jaxcv.data.synthetic.stereo import generate_pairs
@@ -16,7 +17,7 @@ from jaxcv.models.ls_net import Size
 from jaxcv.systems import estimate_depth_and_motion
 
 TINY = Size((4, 4, 4, 4, 4), (3, 3, 3), 4, (4, 4), 4, 4, 4, 4)
-CONFIG = training.Config(
+CONFIG = settings.Config(
     steps=2, num_train=8, num_test=4, height=32, width=48, iterations=2, few=1, batch_size=1,
     stages=(1.0, 1.0, 0.5, 0.5, 0.5),
 )  # fmt: skip
@@ -26,7 +27,7 @@ CONFIG = training.Config(
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("monocular_stereo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(training.SIZES, "small", TINY)
+        patch.setitem(settings.SIZES, "small", TINY)
         yield folder, monocular_stereo.train(CONFIG, folder)
 
 
@@ -48,8 +49,8 @@ def test_rows_files_and_figures(trained):
 def test_a_stage_learns_only_its_part(trained):
     folder, _ = trained
     runs = saved.read_runs(folder, "monocular_stereo")
-    stages = [stage for stage in training.STAGES if CONFIG.joint or stage != "joint"]
-    names = [training.run_name("lsnet", stage, 0) for stage in stages]
+    stages = [stage for stage in settings.STAGES if CONFIG.joint or stage != "joint"]
+    names = [settings.run_name("lsnet", stage, 0) for stage in stages]
     assert list(runs) == names
     for before, after, stage in zip(names, names[1:], stages[1:], strict=False):
         for part in ("initial", "solver", "upscaler"):
@@ -88,8 +89,8 @@ def test_stages_follow_each_other_and_rows_share_the_first_guess():
     pairs = generate_pairs(jax.random.key(0), 2, (32, 48))
     data = training.Data(lambda: pairs, pairs)
     runs = training.runs(config, data)
-    rows = training.rows(config)
-    assert {"shown_paper", "shown_gradient", "through_encoding", "refinement"} < set(rows)
+    rows = settings.rows(config)
+    assert {"shown_algorithm_1", "shown_gradient", "through_encoding", "refinement"} < set(rows)
     assert len(runs) == 2 * (1 + 3 + 2) + len(rows) - 2
     before = {"initial": None, "few": "lsnet.initial"}
     for name, one in runs.items():

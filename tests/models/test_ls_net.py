@@ -47,6 +47,8 @@ def test_numbers_of_parameters():
     assert totals["cpu"][:3] == [81_233 + 4_550 + rays, 179_399, 6_681]
     for parts in totals.values():  # the network of the comparison is as large as the optimiser
         assert abs(parts[3] / parts[1] - 1) < 0.01
+    published = InitialNetwork(PAPER_SIZE, with_rays=False)
+    assert count(published, image, image, image[..., :2]) == 1_847_745 + 200_198
 
 
 def problem(key=0):
@@ -62,15 +64,20 @@ def problem(key=0):
 def test_the_paper_encoding_is_blind_to_the_sign_of_the_jacobian():
     z, terms = problem()
     turned = terms._replace(depth=-terms.depth, motion=-terms.motion)
-    for mode, channels in (("paper", 29), ("gradient", 38)):
+    xi = jnp.arange(6.0)
+    sizes = {"algorithm_1": 29, "paper": 36, "gradient": 38, "gradient_motion": 44}
+    for mode, channels in sizes.items():
         first, second = (
-            encode(both.residual, arrow_terms(both), both.visible, z, mode)
+            encode(both.residual, arrow_terms(both), both.visible, z, mode, xi=xi)
             for both in (terms, turned)
         )
         assert first.shape == (8, 12, channels) == (8, 12, encoding_channels(mode))
         np.testing.assert_array_equal(first[..., :29], second[..., :29])
-        assert np.array_equal(first, second) == (mode == "paper")
-    with pytest.raises(ValueError, match=r"`encoding`: expected one of 'paper', 'gradient'"):
+        assert np.array_equal(first, second) == (mode in ("algorithm_1", "paper"))
+        if mode in ("paper", "gradient_motion"):  # z and the motion come last
+            np.testing.assert_allclose(first[3, 5, -7 if mode == "paper" else 37], 10 * z[3, 5])
+            np.testing.assert_allclose(first[3, 5, -6:], [0, 1, 2, 30, 40, 50])
+    with pytest.raises(ValueError, match=r"`encoding`: expected one of 'algorithm_1', 'paper'"):
         encode(terms.residual, arrow_terms(terms), terms.visible, z, "all")
 
 

@@ -91,6 +91,20 @@ def test_the_paper_encoding_is_blind_to_the_sign_of_the_jacobian():
         assert np.array_equal(first, second) == blind
 
 
+def test_the_published_encoding_is_jtj_the_whole_residual_and_x():
+    """3 entries of J^T J, 2 of x and 100 residuals; nothing of the energy or the last move."""
+    p = problems(1)
+    x = p.start[1, 0]
+    terms = curve_terms("sine", x, p.t[1], p.y[1, 0])
+    run = functools.partial(encode_curve, encoding="paper", progress=False, bins=100)
+    features, _ = run(x, terms, jnp.ones(()), jnp.zeros(2))
+    again, _ = run(x, terms, jnp.zeros(()), jnp.ones(2))
+    np.testing.assert_array_equal(features, again)
+    assert features.shape == (2, 3 + 2 + 100)
+    np.testing.assert_array_equal(features[:, 3:5], [[x[0], x[1]], [x[1], x[0]]])
+    np.testing.assert_allclose(0.1 * jnp.sinh(features[0, 5:]), terms.residual, rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_a_problem_does_not_see_its_neighbours():
     p, network = problems(4), CurveSolver()

@@ -25,7 +25,7 @@ from jaxcv.systems.stereo_marquardt import StereoMarquardt, solve_stereo_by_marq
 
 TINY = Size((4, 4, 4, 4, 4), (3, 3, 3), 4, (4, 4), 4, 4, 4, 4)
 NETWORK = StereoNetwork(size=TINY, num_steps=3)
-PLAIN = NETWORK._replace(encoding="paper", num_steps=2)  # quicker to compile
+PLAIN = NETWORK._replace(encoding="algorithm_1", num_steps=2)  # quicker to compile
 
 
 @functools.cache
@@ -68,6 +68,33 @@ def test_gradient_is_that_of_the_steps_as_written():
         along = jax.jit(lambda h: loss(jax.tree.map(lambda a, b: a + h * b, params, direction)))
         difference = (along(1e-6) - along(-1e-6)) / 2e-6
         assert slope == pytest.approx(float(difference), rel=1e-5)
+
+
+def test_the_recurrent_refinement_has_the_layers_of_the_optimiser_and_the_inputs_of_refinement():
+    """All weights but those of the first convolution have the same shapes."""
+
+    def shapes(**changes):
+        network = NETWORK._replace(encoding="gradient", **changes)
+        params = jax.eval_shape(lambda: init_stereo_network(jax.random.key(0), network))["solver"]
+        return [leaf.shape for leaf in jax.tree.leaves(params)]
+
+    optimiser, refinement = shapes(), shapes(solver="recurrent_refinement")
+    different = [(a, b) for a, b in zip(optimiser, refinement, strict=True) if a != b]
+    assert [sorted(set(a) ^ set(b)) for a, b in different] == [[11, 38]]  # 3 x 3 colours + 2
+
+
+@pytest.mark.slow
+def test_the_recurrent_refinement_does_not_see_the_jacobian():
+    """Its moves depend on the warped source alone: other encodings give the same."""
+    views, start = problem()
+    network = NETWORK._replace(solver="recurrent_refinement", num_steps=2)
+    params = moving(init_stereo_network(jax.random.key(1), network))
+    first, second = (
+        solve_stereo(params, views, start, network._replace(encoding=encoding))
+        for encoding in ("gauss_newton", "algorithm_1")
+    )
+    np.testing.assert_array_equal(first.inverse_depth, second.inverse_depth)
+    assert np.any(first.inverse_depth[1] - first.inverse_depth[0] != first.inverse_depth[0])
 
 
 @pytest.mark.slow
@@ -197,7 +224,7 @@ def test_one_pair_alone_is_that_of_a_batch():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("solver", ["recurrent", "refinement"])
+@pytest.mark.parametrize("solver", ["recurrent", "refinement", "recurrent_refinement"])
 def test_single_precision_images_and_weights_in_double_precision_mode(solver):
     with jax.enable_x64(True):
         network = NETWORK._replace(solver=solver)
