@@ -210,7 +210,7 @@ def blocks_of(pair: Any) -> np.ndarray:
     views = quarter_views(images[0], images[1][:, None], k, "grey", True)
     z = jnp.full((6, 8), 1 / float(np.nanmedian(pair.depth)))
     own = views.target[0], views.sources[0, 0], views.intrinsics[0]
-    terms = photometric_terms(z, pair.motion[0], *own)
+    terms = jax.jit(photometric_terms)(z, pair.motion[0], *own)
     return np.concatenate(
         [np.diag(np.ravel(terms.depth)), np.reshape(terms.motion, (-1, 6))], axis=1
     )

@@ -183,6 +183,27 @@ def test_marquardt_finds_the_motion_back_and_lowers_the_energy():
     assert new < 0.5 * jnp.sum(terms(*start[:2]).residual ** 2)
 
 
+@pytest.mark.slow
+def test_robust_kernels_of_marquardt():
+    """With a large scale both are squares; with a small one outliers pull less."""
+    views, truth = problem()
+    start = truth._replace(inverse_depth=0.8 * truth.inverse_depth)
+    solve = lambda **changes: solve_stereo_by_marquardt(
+        views, start, StereoMarquardt(prior_weight=1.0, **changes), num_steps=3
+    )
+    plain = solve()
+    for kernel in ("huber", "cauchy"):
+        same, robust = solve(kernel=kernel, scale=1e3), solve(kernel=kernel, scale=0.02)
+        np.testing.assert_allclose(same.inverse_depth, plain.inverse_depth, atol=1e-3)
+        assert not np.allclose(robust.inverse_depth, plain.inverse_depth, atol=1e-3)
+    mean = jnp.full_like(start.inverse_depth, 0.3)
+    settings = StereoMarquardt(prior_weight=1e6)
+    held = solve_stereo_by_marquardt(views, start, settings, mean=mean)
+    np.testing.assert_allclose(held.inverse_depth[-1], 0.3, atol=5e-3)
+    with pytest.raises(ValueError, match=r"`kernel`: expected one of 'squares'"):
+        solve(kernel="tukey")
+
+
 def test_entry_point_shapes_files_and_bad_input(tmp_path):
     p = pairs()
     params = jax.jit(init_stereo_network, static_argnums=1)(jax.random.key(2), NETWORK)
