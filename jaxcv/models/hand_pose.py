@@ -1,7 +1,8 @@
 """Networks that regress the joints of a hand from a crop of depth, colour or both.
 
 The nine networks of `NETS` differ only in convolutions and pools. Two kinds of images have a stream
-each, fused at chosen layers. All networks end with two dense layers and a tanh of 3 J numbers.
+each, fused at chosen layers. The published networks end with two dense layers and a tanh of 3 J
+numbers; a second head regresses the joints from every position of the last map.
 
 Source: Kazakos, MSc thesis, 2017, chapter 4 (Tables 4.1 and 4.2, equations 4.14 to 4.18).
 """
@@ -13,11 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxcv.checks import argument_error, check_choice
+from jaxcv.models.anchors import anchor_grid, expected_positions
 from jaxcv.models.layers import convolve, max_pool
 
 __all__ = [
-    "CHANNELS", "FUSIONS", "NETS", "HandNetwork", "Layer", "dropout", "fuse_predictions",
-    "inverse_error_weights", "layers_of", "least_squares_weights", "pose_loss",
+    "CHANNELS", "FUSIONS", "HEADS", "NETS", "OUTPUTS", "HandNetwork", "Layer", "dropout",
+    "fuse_predictions", "inverse_error_weights", "layers_of", "least_squares_weights", "pose_loss",
 ]  # fmt: skip
 
 # Channels of each convolution, then k and the kernel size if it is not 3; P is a pool.
@@ -34,6 +36,9 @@ NETS = {
 }
 CHANNELS = {"depth": 1, "rgb": 3, "rgbd": 4}  # of each kind of image
 FUSIONS = ("max", "sum", "mean", "concatenate", "convolve")
+HEADS = ("dense", "anchors")
+OUTPUTS = ("tanh", "linear")
+_ANCHOR_CHANNELS = 128  # of the head's 3 x 3 convolution, times `width`
 _ENDS = ("fc1", "fc2", "output")
 
 
@@ -82,19 +87,27 @@ class HandNetwork(nn.Module):
     Two kinds of images have a stream each, up to the last layer of `fuse_at`. Every layer of
     `fuse_at` fuses the second stream into the first; after the last only the first remains.
 
-        max(a, b)   a + b   (a + b) / 2   [a, b]   relu(W [a, b] + c), at the output tanh
+        max(a, b)   a + b   (a + b) / 2   [a, b]   relu(W [a, b] + c), at the output as `output`
+
+    The head `anchors` replaces the dense layers by a 3 x 3 convolution, the dropout, and a 1 x 1
+    convolution to a logit and an offset (3,) per joint at every position of the last map; a joint
+    is their `expected_positions`. Its output is linear.
 
     Attributes:
         net: an entry of NETS.
         images: kinds of the inputs, in their order; two are fused by `fusion`.
         fusion: one of FUSIONS.
-        fuse_at: names of layers: input, conv1.., pool1.., fc1, fc2, output.
+        fuse_at: names of layers: input, conv1.., pool1.., and with dense layers fc1, fc2, output.
         joints: J.
         width: factor on the channels of all convolutions.
         dense: units of each of the two dense layers.
-        confidence: whether to predict a log confidence of every joint as well.
+        confidence: whether to predict a log confidence of every joint as well; dense layers only.
+        output: one of OUTPUTS, the last function of the dense layers.
+        head: one of HEADS.
+        y_up: whether the camera's fy is negative; only the anchors' positions depend on it.
 
-    Source: Kazakos 2017, Tables 4.1 and 4.2, equations 4.15 to 4.18.
+    Source: Kazakos 2017, Tables 4.1 and 4.2, equations 4.15 to 4.18; the head `anchors`: Xiong et
+    al., ICCV 2019.
     """
 
     net: str = "net6"
@@ -105,12 +118,20 @@ class HandNetwork(nn.Module):
     width: float = 1.0
     dense: int = 4096
     confidence: bool = False
+    output: str = "tanh"
+    head: str = "dense"
+    y_up: bool = False
 
     def _order(self) -> tuple[str, ...]:
-        return ("input", *(layer.name for layer in layers_of(self.net)), *_ENDS)
+        ends = _ENDS if self.head == "dense" else ()
+        return ("input", *(layer.name for layer in layers_of(self.net)), *ends)
 
     def _check(self, images: tuple[jax.Array, ...]) -> None:
         check_choice("fusion", self.fusion, FUSIONS)
+        check_choice("output", self.output, OUTPUTS)
+        check_choice("head", self.head, HEADS)
+        if self.confidence and self.head != "dense":
+            raise argument_error("head", "expected 'dense' with `confidence`", repr(self.head))
         if len(images) != len(self.images):
             raise argument_error("images", f"expected {len(self.images)}, for {self.images}",
                                  len(images))  # fmt: skip
@@ -125,13 +146,14 @@ class HandNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, *images: jax.Array, rate: Any = 0.0, key: Any = None) -> Any:
-        """Joints (B, J, 3) in half sides of the cube; in (-1, 1), (-2, 2) if summed at the output.
+        """Joints (B, J, 3) in half sides of the cube; with the output `tanh` in (-1, 1), or (-2, 2)
+        if summed there.
 
         With `confidence` also log confidences (B, J), initially 0.
 
         Args:
             images: (B, S, S, C) for each kind.
-            rate: of the dropout after the two dense layers; may be traced.
+            rate: of the dropout after the dense layers, or within the head; may be traced.
             key: of the dropout; None: no dropout.
         """
         self._check(images)
@@ -158,6 +180,8 @@ class HandNetwork(nn.Module):
             else:
                 streams = [max_pool(x) for x in streams]
             streams = after(layer.name, streams)
+        if self.head == "anchors":
+            return self._anchors(streams[0], rate, key)
         keys = None if key is None else jax.random.split(key, (2, 2))
         streams = [x.reshape(x.shape[0], -1) for x in streams]
         for i, name in enumerate(_ENDS[:2]):
@@ -166,7 +190,7 @@ class HandNetwork(nn.Module):
             if keys is not None:
                 streams = [dropout(x, rate, keys[i, k]) for k, x in enumerate(streams)]
             streams = after(name, streams)
-        make = lambda n, x: jnp.tanh(self._dense(n, 3 * self.joints, x))
+        make = lambda n, x: self._last(self._dense(n, 3 * self.joints, x))
         (out,) = after("output", each("output", make, streams))
         joints = out.reshape(out.shape[0], self.joints, 3)
         if not self.confidence:
@@ -174,6 +198,18 @@ class HandNetwork(nn.Module):
         zeros = nn.initializers.zeros
         sure = nn.Dense(self.joints, kernel_init=zeros, name="confidence")
         return joints, sure(jnp.concatenate(streams, axis=-1))
+
+    def _anchors(self, x: jax.Array, rate: Any, key: Any) -> jax.Array:
+        features = max(1, round(self.width * _ANCHOR_CHANNELS))
+        x = nn.relu(_Convolution(features, name="anchors")(x))
+        x = x if key is None else dropout(x, rate, key)
+        x = self._dense("output", 4 * self.joints, x)  # a 1 x 1 convolution
+        x = x.reshape(*x.shape[:-1], self.joints, 4)
+        grid = anchor_grid(*x.shape[1:3], y_up=self.y_up)
+        return expected_positions(x[..., 0], x[..., 1:], grid)
+
+    def _last(self, x: jax.Array) -> jax.Array:
+        return jnp.tanh(x) if self.output == "tanh" else x
 
     def _dense(self, name: str, features: int, x: jax.Array) -> jax.Array:
         return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), name=name)(x)
@@ -191,7 +227,7 @@ class HandNetwork(nn.Module):
         if self.fusion == "concatenate":
             return both
         out = self._dense(f"fuse_{name}", max(a.shape[-1], b.shape[-1]), both)
-        return jnp.tanh(out) if name == "output" else nn.relu(out)
+        return self._last(out) if name == "output" else nn.relu(out)
 
 
 def pose_loss(predicted: jax.Array, target: jax.Array) -> jax.Array:

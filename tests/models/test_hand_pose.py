@@ -156,6 +156,22 @@ def test_dropout_keeps_the_mean_and_takes_a_traced_rate():
     assert np.abs(outs[1] - outs[0]).max() > 1e-3
 
 
+def test_a_linear_output_is_the_one_before_the_tanh():
+    depth, rgb = images(1, 3)
+    for fuse_at in (("conv4",), ("output",)):
+        make = lambda output, at=fuse_at: HandNetwork(
+            images=BOTH, fuse_at=at, output=output, **SMALL
+        )
+        params = jax.jit(make("tanh").init)(jax.random.key(8), depth, rgb)
+        if fuse_at == ("conv4",):
+            linear = jax.jit(make("linear").apply)(params, depth, rgb)
+            want = jnp.tanh(linear)
+            got = jax.jit(make("tanh").apply)(params, depth, rgb)
+            np.testing.assert_allclose(got, want, atol=1e-6)
+        scaled = jax.tree.map(lambda leaf: 20 * leaf, params)
+        assert np.abs(jax.jit(make("linear").apply)(scaled, depth, rgb)).max() > 1
+
+
 def test_loss_and_weights_of_predictions():
     rng = np.random.default_rng(0)
     a, b, y = rng.normal(size=(3, 50, 14, 3))
@@ -178,6 +194,10 @@ def test_loss_and_weights_of_predictions():
         ({"fuse_at": ("input",), "fusion": "sum"}, "expected equal shapes at input"),
         ({"fuse_at": ("output",), "fusion": "concatenate"}, "expected 3 J numbers"),
         ({"images": ("depth",)}, "`images`: expected 1"),
+        ({"output": "relu"}, "`output`: expected one of 'tanh'"),
+        ({"head": "heatmap"}, "`head`: expected one of 'dense'"),
+        ({"head": "anchors", "confidence": True}, "expected 'dense' with `confidence`"),
+        ({"head": "anchors", "fuse_at": ("fc1",)}, "`fuse_at`: expected some of"),
     ],
 )
 def test_bad_input(change, message):
