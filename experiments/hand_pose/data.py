@@ -1,7 +1,7 @@
 """Loads the hand frames of a data source, cropped and split."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,28 +9,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import runner
+from experiments.hand_pose.config import DATA_FIELDS, variants
+from experiments.runner.settings import config_error
 from jaxcv.data.hand import PALM, HandFrames, check_frames, points_in_cube
-from jaxcv.data.synthetic.hand import generate_hands
-from jaxcv.geometry.crop import in_cube
-from jaxcv.systems.hand_pose import NUM_POINTS, ColorScale, crop_color, preprocess
+from jaxcv.data.synthetic.hand import Sensor, generate_hands
+from jaxcv.geometry.crop import cube_window, depth_crop, in_cube, of_cube
+from jaxcv.systems.hand_pose import NUM_POINTS, ColorScale, HandCrop, crop_color, preprocess
 
-__all__ = ["Crops", "Data", "load", "seen_points"]
+__all__ = ["Crops", "Data", "data_key", "data_of", "in_mm", "load", "seen_points", "unit_mm"]
 
 # PRNG seeds of the frames, shared by all seeds of a study.
 TRAIN_FRAMES, UNSEEN_FRAMES = 20171, 20172
 AT_ONCE = 256
 UNITS = 255.0
 _KEPT = 64  # uncropped frames per test
+CAMERA_UNIT_MM = 2000.0  # of joints about the camera; hands are nearer, so a tanh reaches them
+WINDOW_MM = 800.0  # where the window of fixed size has the size of the cube's
+FAR_MM = 2000.0  # depths of --crop=window are in metres up to here; 2 also where missing
 
 
 class Crops(NamedTuple):
     """Network inputs and ground truth of N frames.
 
     Attributes:
-        depth: (N, S, S, 1) in [-1, 1]; float16 for NYU.
+        depth: (N, S, S, 1) in [-1, 1], or [m] of --crop=window; float16 for NYU.
         rgb: (N, S, S, 3), masked, in [0, 1], or uint8 for NYU; `Data.scale` standardises it as
             network input.
-        target: (N, J, 3) relative to the centre, in half sides of the cube.
+        target: (N, J, 3) relative to the centre, in half sides of the cube; of --targets=camera
+            about the camera, in units of 2000 mm.
         joints: (N, J, 3) [mm].
         centre: (N, 3) [mm].
         points: (N, P, 3) [mm] of the depth image, inside the cube.
@@ -58,7 +64,8 @@ class Crops(NamedTuple):
 class Data(NamedTuple):
     """Crops for training, validation, and the tests on seen and unseen subjects.
 
-    `frames` are the first uncropped frames of both tests, for the figures.
+    `frames` are the first uncropped frames of both tests, for the figures. `others` are the data
+    of variants that change the data, by `data_key`.
     """
 
     train: Crops
@@ -67,14 +74,35 @@ class Data(NamedTuple):
     unseen: Crops
     scale: ColorScale
     frames: dict[str, HandFrames]
+    others: Mapping[Any, "Data"] | None = None
+
+
+def data_key(config: Any) -> tuple[Any, ...]:
+    """What selects the data among those of all variants."""
+    return tuple(getattr(config, name) for name in DATA_FIELDS)
+
+
+def data_of(data: Data, config: Any) -> Data:
+    """The data of a variant's settings."""
+    return (data.others or {}).get(data_key(config), data)
 
 
 def load(config: Any) -> Data:
-    """Loads the frames of the source, cropped and split.
+    """Loads the frames of the source, cropped and split, for every variant.
 
     Raises:
         DataError: an invalid file or flag; the error names it.
     """
+    needed = {data_key(own): own for own in variants(config).values()}
+    for own in (config, *needed.values()):
+        if own.data != "synthetic" and own.sensor_noise != 1:
+            expected = "expected 1, as the frames are not generated"
+            raise config_error("sensor_noise", expected, own.sensor_noise, "Use --data=synthetic.")
+    others = {key: _load(own) for key, own in needed.items() if key != data_key(config)}
+    return _load(config)._replace(others=others)
+
+
+def _load(config: Any) -> Data:
     source, rest = _sources(config)
     everything, shown = crops_of(source, config, "training frames")
     unseen, shown_later = crops_of(rest, config, "test frames")
@@ -93,9 +121,8 @@ def load(config: Any) -> Data:
     return Data(train, valid, seen, unseen, _color_scale(train.rgb), shown | shown_later)
 
 
-def in_float(images: Any) -> np.ndarray:
+def in_float(images: Any) -> Any:
     """Images in float32; 8-bit images are scaled to [0, 1]."""
-    images = np.asarray(images)
     out = images.astype(np.float32, copy=False)
     return out / np.float32(UNITS) if images.dtype == np.uint8 else out
 
@@ -123,7 +150,8 @@ def _sources(config: Any) -> tuple[Iterable[HandFrames], Iterable[HandFrames]]:
     count = config.num_train + config.num_test
     people = config.train_subjects, config.test_subjects
     if config.data == "synthetic":
-        make: Any = functools.partial(generate_hands, size=size)
+        sensor = Sensor(noise=config.sensor_noise * Sensor().noise)
+        make: Any = functools.partial(generate_hands, size=size, sensor=sensor)
     elif config.data == "glb":
         from jaxcv.data.skinned_hand import skinned_hands
         from jaxcv.io.gltf_hand import read_skinned_hand
@@ -200,7 +228,8 @@ def crops_of(
     if not crops:
         raise runner.data_error(name, "expected a frame or more", "none", "Check --data_dir.")
     out = Crops(*(np.concatenate(leaves) for leaves in zip(*crops, strict=True)))
-    empty = np.flatnonzero((out.depth == 1).all(axis=(1, 2, 3)))
+    background = 1 if config.crop == "cube" else FAR_MM / 1000
+    empty = np.flatnonzero((out.depth == background).all(axis=(1, 2, 3)))
     if len(empty):
         expected = f"expected a hand in the cube of {config.cube:g} mm around the centre"
         hint = "Leave these frames out, or use a larger --cube."
@@ -214,18 +243,48 @@ def _crop(frames: HandFrames, config: Any) -> Crops:
     depth = jnp.asarray(frames.depth, jnp.float32)
     centre = None if centre is None else jnp.asarray(centre, jnp.float32)
     crop = preprocess(depth, k, centre, side=config.side, cube=config.cube)
+    if config.crop == "window":
+        crop = _window_crops(depth, k, crop)
     if frames.color is None:
         rgb = np.zeros((*crop.mask.shape, 3), np.float32)
     else:
         rgb = np.asarray(crop_color(jnp.asarray(frames.color, jnp.float32) / UNITS, crop))
     middle = np.asarray(crop.centre)
     joints = np.asarray(frames.joints, np.float32)
-    target = np.asarray(in_cube(jnp.asarray(joints), crop.centre[:, None], config.cube))
+    if config.targets == "cube":
+        target = np.asarray(in_cube(jnp.asarray(joints), crop.centre[:, None], config.cube))
+    else:
+        target = joints / np.float32(CAMERA_UNIT_MM)
     points = seen_points(frames, middle, config.cube, np.random.default_rng(0))
     depth = np.asarray(crop.depth)
     if config.data == "nyu":  # 80,000 frames at 128 px would take 21 GB in 32 bits
         depth, rgb = depth.astype(np.float16), np.round(UNITS * rgb).astype(np.uint8)
     return Crops(depth, rgb, target, joints, middle, points, frames.subject)
+
+
+@jax.jit
+def _window_crops(depth: jax.Array, intrinsics: jax.Array, crops: HandCrop) -> HandCrop:
+    """Windows of fixed size about the centres of `crops`, with depths from the camera [m]."""
+
+    def one(depth, k, crop):
+        window = cube_window(crop.centre * (WINDOW_MM / crop.centre[2]), k, crop.cube)
+        side = crop.mask.shape[-1]
+        image, mask = depth_crop(depth, jnp.zeros_like(crop.centre), window, 2 * FAR_MM, side)
+        return crop._replace(depth=FAR_MM / 1000 * image[..., None], mask=mask, window=window)
+
+    return jax.vmap(one)(depth, intrinsics, crops)
+
+
+def unit_mm(config: Any) -> float:
+    """Unit of the targets [mm]."""
+    return 0.5 * config.cube if config.targets == "cube" else CAMERA_UNIT_MM
+
+
+def in_mm(found: Any, crops: Crops, config: Any) -> np.ndarray:
+    """Joints (N, J, 3) [mm] in the camera's frame, from those in the unit of the targets."""
+    if config.targets == "camera":
+        return np.asarray(found) * np.float32(CAMERA_UNIT_MM)
+    return np.asarray(of_cube(found, crops.centre[:, None], config.cube))
 
 
 def seen_points(

@@ -10,15 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import runner
-from experiments.hand_pose import refinement, training
-from experiments.hand_pose.data import Crops, Data
-from experiments.runner.statistics import change_over_seeds
+from experiments.hand_pose import comparison, refinement, search, training
+from experiments.hand_pose.config import (
+    config_of,
+    count_parameters,
+    networks,
+    predictable,
+    rows,
+    variants,
+)
+from experiments.hand_pose.data import Crops, Data, data_key, data_of, in_mm
 from experiments.runner.timing import seconds_per_call
-from jaxcv.data.hand import pixels_of_joints, write_predictions
+from jaxcv.data.hand import JOINTS, MIDDLES, TIPS, pixels_of_joints, write_predictions
 from jaxcv.energies.hand import HandScales
-from jaxcv.geometry.crop import of_cube
 from jaxcv.io import Model
-from jaxcv.metrics.hand import joint_errors, success_rate
+from jaxcv.metrics.hand import joint_errors, pose_scores
 from jaxcv.models.hand_pose import (
     HandNetwork,
     fuse_predictions,
@@ -29,25 +35,23 @@ from jaxcv.models.hand_pose import (
 from jaxcv.systems.hand_pose import ColorScale
 
 __all__ = [
-    "COMPARED",
     "SUCCESSES",
     "TESTS",
     "calibrate",
+    "crops_of_row",
+    "errors_of_rows",
     "joints_of_rows",
     "metrics",
     "model",
+    "same_data",
     "write_joints",
 ]
 
 AT_ONCE = 128
 TESTS = ("seen", "unseen")
-SUCCESSES = (20, 40)  # [mm]
-COMPARED = (  # (a, b): error of a / error of b - 1
-    ("net2", "net1"), ("net4", "net2"), ("net6", "net4"), ("net6", "net1"), ("net8", "net1"),
-    ("net8wide", "net8"), ("net8wide", "net6"), ("rgb", "net6"), ("rgbd", "net6"),
-    ("fusepred", "net6"), ("fuse_conv", "net6"), ("refined", "net6"), ("refined_undamped", "net6"),
-    ("refined_untrained", "net6"), ("refined", "refined_untrained"),
-    ("refined", "refined_undamped"),
+SUCCESSES = tuple(range(10, 81, 10))  # [mm]
+_EACH_SEED = (
+    "mean_error_mm", "success_20mm", "success_40mm", "tips_over_middles", "valid_loss",
 )  # fmt: skip
 
 
@@ -69,20 +73,21 @@ def _in_parts(run: Callable[[slice], Any], count: int) -> Any:
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def _found(network: HandNetwork, trained: runner.TrainedRun, i: int, crops: Crops) -> np.ndarray:
-    """Joints (N, J, 3) that the i-th seed predicts, in half sides of the cube."""
-    images = training.images_of(crops, trained.metadata["color_scale"], network.images)
+def _found(
+    network: HandNetwork, trained: runner.TrainedRun, i: int, crops: Crops, scale: Any
+) -> np.ndarray:
+    """Joints (N, J, 3) that the i-th seed predicts, in the unit of the targets."""
     params = _trial(trained, i)
-    run = lambda rows: np.asarray(_apply(params, [image[rows] for image in images], network))
+
+    def run(rows):
+        images = training.images_of(crops.take(rows), scale, network.images)
+        return np.asarray(_apply(params, list(images), network))
+
     return _in_parts(run, len(crops.depth))
 
 
 def _trial(trained: runner.TrainedRun, i: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[i], trained.params)
-
-
-def _in_mm(found: Any, crops: Crops, cube: float) -> np.ndarray:
-    return np.asarray(of_cube(found, crops.centre[:, None], cube))
 
 
 def same_data(config: Any, data: Data, trained: Any) -> bool:
@@ -95,33 +100,35 @@ def calibrate(config: Any, data: Data, trained: Any) -> dict[str, Any]:
     """Weights of FusePred from the validation frames, by inverse errors and by least squares."""
     if "fusepred" not in config.net:
         return {}
-    nets, out = training.networks(config), []
-    for i in range(config.num_seeds):
-        one, other = (_found(nets[name], trained[name], i, data.valid) for name in ("net6", "rgb"))
-        errors = [np.abs(own - data.valid.target).mean(axis=0) for own in (one, other)]
-        learned = least_squares_weights(one, other, data.valid.target)
-        weights = {
-            "fusepred_inverse_error": inverse_error_weights(errors[0], errors[1]),
-            "fusepred_learned": learned,
-        }
-        out.append({name: np.asarray(w) for name, w in weights.items()})
+    nets, out = networks(config), {}
+    for ending, own in variants(config).items():
+        crops = data_of(data, own).valid
+        scale = training.metadata_of(trained.metadata, own)["color_scale"]
+        out[ending] = []
+        for i in range(config.num_seeds):
+            names = (f"net6{ending}", f"rgb{ending}")
+            one, other = (_found(nets[n], trained[n], i, crops, scale) for n in names)
+            errors = [np.abs(found - crops.target).mean(axis=0) for found in (one, other)]
+            weights = {
+                "fusepred_inverse_error": inverse_error_weights(errors[0], errors[1]),
+                "fusepred_learned": least_squares_weights(one, other, crops.target),
+            }
+            out[ending].append({name: np.asarray(w) for name, w in weights.items()})
     return {"fusepred_weights": out}
 
 
-def _fused(config: Any, trained: Any, i: int, crops: Crops) -> dict[str, np.ndarray]:
+def _fused(trained: Any, i: int, ending: str, depth: Any, rgb: Any) -> dict[str, np.ndarray]:
     """The three FusePred rows: equal weights, by inverse errors, by least squares."""
-    nets = training.networks(config)
-    depth, rgb = (_found(nets[name], trained[name], i, crops) for name in ("net6", "rgb"))
-    weights = {"fusepred": 0.5} | trained.metadata["fusepred_weights"][i]
+    weights = {"fusepred": 0.5} | trained.metadata["fusepred_weights"][ending][i]
     return {
-        name: np.asarray(fuse_predictions(depth, rgb, np.asarray(w, np.float32)))
+        f"{name}{ending}": np.asarray(fuse_predictions(depth, rgb, np.asarray(w, np.float32)))
         for name, w in weights.items()
     }
 
 
 def _refined(config: Any, params: Any, crops: Crops) -> tuple[np.ndarray, np.ndarray]:
     """Joints (N, 14, 3) [mm] of the network, and of the hand fitted to them and the points."""
-    network = refinement.with_confidence(training.networks(config)["net6"])
+    network = refinement.with_confidence(networks(config)["net6"])
 
     def run(rows):
         some = crops.take(rows)
@@ -133,92 +140,131 @@ def _refined(config: Any, params: Any, crops: Crops) -> tuple[np.ndarray, np.nda
     return _in_parts(run, len(crops.depth))
 
 
+def crops_of_row(config: Any, data: Data, name: str, test: str) -> Crops:
+    """The frames of one of TESTS that a row is judged by, whatever its name was made from."""
+    return getattr(data_of(data, config_of(config, name)), test)
+
+
 def joints_of_rows(
     config: Any, data: Data, trained: runner.TrainedRuns, i: int, test: str
 ) -> dict[str, np.ndarray]:
     """Row -> joints (N, J, 3) [mm] in the camera frame, by the i-th seed, on one of TESTS."""
-    crops = getattr(data, test)
-    return trained.once((i, test), lambda: _joints_of_rows(config, data, trained, i, crops))
+    return trained.once((i, test), lambda: _joints_of_rows(config, data, trained, i, test))
 
 
 def _joints_of_rows(
-    config: Any, data: Data, trained: runner.TrainedRuns, i: int, crops: Crops
+    config: Any, data: Data, trained: runner.TrainedRuns, i: int, test: str
 ) -> dict[str, np.ndarray]:
-    mean = np.asarray(next(iter(trained.values())).metadata["mean_pose"], np.float32)
-    out = {"mean_pose": _in_mm(np.broadcast_to(mean, crops.target.shape), crops, config.cube)}
-    for name, network in training.networks(config).items():
-        found = _found(network, trained[name], i, crops)
-        out[name] = _in_mm(found, crops, config.cube)
+    out, known = {}, set()
+    for ending, own in variants(config).items():
+        if data_key(own) not in known:
+            known.add(data_key(own))
+            crops = getattr(data_of(data, own), test)
+            mean = np.asarray(training.metadata_of(trained.metadata, own)["mean_pose"], np.float32)
+            out[f"mean_pose{ending}"] = in_mm(np.broadcast_to(mean, crops.target.shape), crops, own)
+    for name, (own, network) in rows(config).items():
+        crops = getattr(data_of(data, own), test)
+        scale = training.metadata_of(trained.metadata, own)["color_scale"]
+        out[name] = in_mm(_found(network, trained[name], i, crops, scale), crops, own)
     if "fusepred" in config.net:
-        fused = _fused(config, trained, i, crops)
-        out |= {name: _in_mm(found, crops, config.cube) for name, found in fused.items()}
+        for ending in variants(config):
+            out |= _fused(trained, i, ending, out[f"net6{ending}"], out[f"rgb{ending}"])
     if config.refine:
-        for name in refinement.DAMPINGS:
-            alone, out[name] = _refined(config, _trial(trained[name], i), crops)
-            if name == "refined":
-                out["refined_network"] = alone  # its network alone
-        shape = _trial(trained["refined"], i)["network"]["params"]["confidence"]
-        before = refinement.untrained(_trial(trained["net6"], i), shape)
-        _, out["refined_untrained"] = _refined(config, before, crops)
+        out |= _refined_rows(config, trained, i, getattr(data, test))
     return out
 
 
+def _refined_rows(config: Any, trained: Any, i: int, crops: Crops) -> dict[str, np.ndarray]:
+    out = {}
+    for name in refinement.DAMPINGS:
+        alone, out[name] = _refined(config, _trial(trained[name], i), crops)
+        if name == "refined":
+            out["refined_network"] = alone  # its network alone
+    shape = _trial(trained["refined"], i)["network"]["params"]["confidence"]
+    before = refinement.untrained(_trial(trained["net6"], i), shape)
+    _, out["refined_untrained"] = _refined(config, before, crops)
+    return out
+
+
+def errors_of_rows(
+    config: Any, data: Data, trained: runner.TrainedRuns, i: int, test: str
+) -> dict[str, np.ndarray]:
+    """Row -> errors (N, J) [mm] of the i-th seed, on one of TESTS."""
+    found = joints_of_rows(config, data, trained, i, test)
+    truth = lambda name: crops_of_row(config, data, name, test).joints
+    return {name: joint_errors(joints, truth(name)) for name, joints in found.items()}
+
+
+def _scores(errors: np.ndarray) -> dict[str, float]:
+    return pose_scores(errors, JOINTS, SUCCESSES, tips=TIPS, middles=MIDDLES)
+
+
 def metrics(config: Any, data: Data, trained: Any) -> dict[str, Any]:
-    """Means over the seeds and, with several seeds, also the values of each."""
-    out: dict[str, Any] = {}
+    """Means over the seeds and, with several seeds, the values of each for the main metrics.
+
+    Keys are `<row>/<metric>` on seen, `<row>/unseen_<metric>` on other subjects, and
+    `<row>/pooled_<metric>` on the frames of both tests together, as the thesis scores them.
+    """
     kept: dict[str, list[float]] = {}
+    first: dict[str, dict[str, np.ndarray]] = {}
     for i in range(config.num_seeds):
-        for test in TESTS:
-            crops = getattr(data, test)
-            prefix = "" if test == "seen" else f"{test}_"
-            for name, joints in joints_of_rows(config, data, trained, i, test).items():
-                errors = joint_errors(joints, crops.joints)
-                own = {f"{prefix}mean_error_mm": errors.mean()}
-                rates = success_rate(errors, SUCCESSES)
-                own |= {
-                    f"{prefix}success_{t}mm": rate for t, rate in zip(SUCCESSES, rates, strict=True)
-                }
-                for metric, value in own.items():
-                    kept.setdefault(f"{name}/{metric}", []).append(float(value))
-    nets = training.networks(config)
-    for name in nets:
-        history = trained[name].history
-        least = np.nanmin(history["valid_loss"], axis=0)
+        errors = {test: errors_of_rows(config, data, trained, i, test) for test in TESTS}
+        first = first or {
+            name: {test: errors[test][name] for test in TESTS} for name in errors["seen"]
+        }
+        for name in errors["seen"]:
+            pooled = np.concatenate([errors[test][name] for test in TESTS])
+            own = _scores(errors["seen"][name])
+            own |= {f"unseen_{key}": x for key, x in _scores(errors["unseen"][name]).items()}
+            own |= {f"pooled_{key}": x for key, x in _scores(pooled).items()}
+            for metric, value in own.items():
+                kept.setdefault(f"{name}/{metric}", []).append(value)
+    for name in rows(config):
+        least = np.nanmin(trained[name].history["valid_loss"], axis=0)
         kept[f"{name}/valid_loss"] = [float(x) for x in least]
-    for first, second in COMPARED:
-        for metric in ("valid_loss", "mean_error_mm", "unseen_mean_error_mm"):
-            keys = [f"{name}/{metric}" for name in (first, second)]
-            if all(key in kept for key in keys):
-                found = change_over_seeds(*(kept[key] for key in keys))
-                out |= {f"{first}_over_{second}/{metric}_{k}": v for k, v in found.items()}
+    out: dict[str, Any] = {}
+    best, rates = comparison.best_rows(config, kept)
+    for name, chosen in best.items():
+        first[name] = first[chosen]
+        kept |= {key.replace(chosen, name, 1): values for key, values in kept.items()
+                 if key.startswith(f"{chosen}/") and "/joint_" not in key}  # fmt: skip
+    out |= rates | comparison.changes(config, kept, first, best)
     for key, values in kept.items():
         out[key] = float(np.mean(values))
-        if len(values) > 1 and not key.startswith("mean_pose/"):
+        if len(values) > 1 and not key.startswith("mean_pose") and key.endswith(_EACH_SEED):
             out[f"{key}_of_seeds"] = values
-    mean = jnp.asarray(data.train.target.mean(axis=0))[None]
-    out["mean_pose/valid_loss"] = float(pose_loss(mean, jnp.asarray(data.valid.target)))
-    for name, network in nets.items():
-        crops = data.train.take(slice(0, config.batch_size))
-        images = training.images_of(crops, data.scale, network.images)
+    for ending, own in variants(config).items():
+        if f"mean_pose{ending}/mean_error_mm" in kept:
+            crops = data_of(data, own)
+            mean = jnp.asarray(crops.train.target.mean(axis=0))[None]
+            loss = pose_loss(mean, jnp.asarray(crops.valid.target))
+            out[f"mean_pose{ending}/valid_loss"] = float(loss)
+    for name, (own, network) in rows(config).items():
+        crops = data_of(data, own)
+        few = crops.train.take(slice(0, config.batch_size))
+        images = training.images_of(few, crops.scale, network.images)
         seconds = seconds_per_call(_apply, _trial(trained[name], 0), images, network)
-        out[f"{name}/images_per_second"] = len(crops.depth) / seconds
-        out[f"{name}/parameters"] = training.count_parameters(network, config.side)
+        out[f"{name}/images_per_second"] = len(few.depth) / seconds
+        out[f"{name}/parameters"] = count_parameters(network, config.side)
         out[f"{name}/training_minutes"] = trained[name].seconds / 60
         out[f"{name}/train_loss"] = float(np.mean(trained[name].history["loss"][-1]))
-        if config.search:
-            out |= _searched(config, name, trained)
+        if own.search:
+            out |= _searched(own, name, trained)
     return out
 
 
 def _searched(config: Any, name: str, trained: Any) -> dict[str, Any]:
     """Best setting of the search, and its loss beside that of the thesis' setting."""
     rounds = [trained[f"{name}.search{k}"] for k in range(config.search_rounds)]
-    scores = np.concatenate([training.search_scores(one) for one in rounds])
-    rates = training.best_setting(config, name, trained)
-    return {f"{name}/search_{rate}": value for rate, value in rates.items()} | {
-        f"{name}/search_valid_loss": float(scores[1:].min()),
-        f"{name}/search_source_valid_loss": float(scores[0]),
-        f"{name}/search_diverged": float(np.mean(~np.isfinite(scores))),
+    found = np.concatenate([search.search_scores(one) for one in rounds])
+    rates = search.best_setting(config, name, trained)
+    out = {f"{name}/search_{rate}": value for rate, value in rates.items()}
+    if search.holds_source(config):
+        out[f"{name}/search_source_valid_loss"] = float(found[0])
+        found = found[1:]
+    return out | {
+        f"{name}/search_valid_loss": float(found.min()),
+        f"{name}/search_diverged": float(np.mean(~np.isfinite(found))),
         f"{name}/search_minutes": sum(one.seconds for one in rounds) / 60,
     }
 
@@ -231,30 +277,31 @@ def write_joints(config: Any, data: Data, trained: Any, folder: pathlib.Path) ->
     """
     index = model(config, trained, trained.trial).card["trial"]
     for test in TESTS:
-        crops = getattr(data, test)
-        rows = {"labels": crops.joints} | joints_of_rows(config, data, trained, index, test)
-        for name, joints in rows.items():
+        truth = {"labels": getattr(data, test).joints}
+        found = truth | joints_of_rows(config, data, trained, index, test)
+        for name, joints in found.items():
             write_predictions(folder / f"{name}_{test}.txt", pixels_of_joints(joints))
-    for name in (*training.networks(config), *(refinement.DAMPINGS if config.refine else ())):
+    for name in (*predictable(config), *(refinement.DAMPINGS if config.refine else ())):
         own = _model_of(config, trained, name, index)
         runner.save_model(folder / f"{name}.safetensors", own, "hand_pose")
 
 
 def model(config: Any, trained: Any, trial: int | None) -> Model:
     """The refined net6 with --refine, else the network of lowest validation loss; best seed."""
-    scores = {name: training.search_scores(trained[name]) for name in training.networks(config)}
-    name = "net6" if config.refine else min(scores, key=lambda one: scores[one].min())
-    index = runner.chosen_trial(trial, scores[name])
+    losses = {name: search.search_scores(trained[name]) for name in predictable(config)}
+    name = "net6" if config.refine else min(losses, key=lambda one: losses[one].min())
+    index = runner.chosen_trial(trial, losses[name])
     return _model_of(config, trained, "refined" if config.refine else name, index)
 
 
 def _model_of(config: Any, trained: Any, name: str, i: int) -> Model:
-    params, scales, network = _trial(trained[name], i), None, training.networks(config).get(name)
+    params, scales, network = _trial(trained[name], i), None, networks(config).get(name)
     if network is None:
-        network, logs = refinement.with_confidence(training.networks(config)["net6"]), params
+        network, logs = refinement.with_confidence(networks(config)["net6"]), params
         params = logs["network"]
         scales = HandScales(*(float(np.exp(x)) for x in logs["log_scales"]))
-    mean, deviation = (tuple(x) for x in trained[name].metadata["color_scale"])
+    own = training.metadata_of(trained[name].metadata, config_of(config, name))
+    mean, deviation = (tuple(x) for x in own["color_scale"])
     settings = {
         "network": network, "side": config.side, "cube": config.cube,
         "color_scale": ColorScale(mean, deviation), "scales": scales,

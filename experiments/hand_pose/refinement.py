@@ -9,6 +9,8 @@ import optax
 
 from experiments import runner
 from experiments.hand_pose import training
+from experiments.hand_pose.config import networks
+from experiments.runner.settings import config_error
 from jaxcv.energies.hand import HandScales
 from jaxcv.geometry.crop import of_cube
 from jaxcv.linear.damping import Damping
@@ -30,7 +32,10 @@ def runs(config: Any, data: Any) -> dict[str, Any]:
     """One run per entry of DAMPINGS, initialised by the trained net6; none without --refine."""
     if not config.refine:
         return {}
-    own = with_confidence(training.networks(config)["net6"])
+    if (config.crop, config.targets) != ("cube", "cube"):
+        expected = "expected the defaults with --refine"
+        raise config_error("crop, targets", expected, (config.crop, config.targets))
+    own = with_confidence(networks(config)["net6"])
     log_every = min(50, config.refine_steps)
     return {
         name: runner.Run(

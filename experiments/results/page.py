@@ -184,6 +184,15 @@ def _relative_pose(m: Mapping[str, Any]) -> str:
     )
 
 
+def _score_hands(m: Mapping[str, Any]) -> str:
+    tail = "/mean_error_mm"
+    rows = []
+    for name in (key.removesuffix(tail) for key in m if key.endswith(tail)):
+        rates = (f"{100 * m[f'{name}/success_{t}mm']:.1f}" for t in (20, 40, 80))
+        rows.append(f"{name} {m[name + tail]:.2f}; {' / '.join(rates)}%")
+    return f"mean joint error [mm]; frames within 20 / 40 / 80 mm: {'. '.join(rows)}"
+
+
 NUMBERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "curve_fitting": _curve_fitting,
     "hand_pose": _hand_pose,
@@ -193,13 +202,20 @@ NUMBERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "relative_pose": _relative_pose,
     "robust_mean": _robust_mean,
     "robust_mean_minima": _robust_mean_minima,
+    "score_hands": _score_hands,
     "tracker_fusion": _tracker_fusion,
 }
 
 
 def _is_stale(record: Mapping[str, Any]) -> bool:
-    """True if no current preset has the record's settings, apart from paths and the data source."""
-    experiment = importlib.import_module(f"experiments.{record['experiment']}").EXPERIMENT
+    """True if no current preset has the record's settings, apart from paths and the data source.
+
+    A program without presets, which scores files, has no stale records.
+    """
+    module = importlib.import_module(f"experiments.{record['experiment']}")
+    if not hasattr(module, "EXPERIMENT"):
+        return False
+    experiment = module.EXPERIMENT
     where = {"data": None, "data_dir": None, "cache_dir": None, "init_from": None}
     normal = lambda config: json.loads(json.dumps(config | where))
     presets = experiment.presets.values()

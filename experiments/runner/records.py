@@ -297,11 +297,14 @@ def json_tree(name: str, value: Any) -> Any:
 
 
 def environment(command: str | None, config: Any, seconds: float) -> dict[str, Any]:
-    """The entry `environment` of results.json: commit, command, versions, device, seconds."""
+    """The entry `environment` of results.json: commit, command, versions, device, seconds.
+
+    Without a config there is no hash of one.
+    """
     return {
         "commit": _commit(),
         "command": command,
-        "config_hash": config_hash(config),
+        "config_hash": None if config is None else config_hash(config),
         "versions": {"python": platform.python_version()} | _versions(),
         "device": ", ".join(sorted({f"{d.platform} {d.device_kind}" for d in jax.devices()}))
         + f" ({os.cpu_count()} CPU cores)",

@@ -346,9 +346,14 @@ def given_trial(flag_values: flags.FlagValues, mode: str) -> int | None:
 
 
 def with_new_names(config_type: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields that an older version saved, under their present names."""
+    """Fields that an older version saved, under their present names.
+
+    The single value of a field that takes several today becomes a list.
+    """
     new = {old: name for name, old in _renamed(config_type).items()}
-    return {new.get(name, name): value for name, value in values.items()}
+    out = {new.get(name, name): value for name, value in values.items()}
+    many = {name for name, kind in kinds(config_type).items() if kind.many}
+    return {k: [v] if k in many and isinstance(v, (int, float, str)) else v for k, v in out.items()}
 
 
 def as_of_today(config_type: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,13 +4,18 @@
       --predictions=theirs=theirs.txt --workdir=runs/scores
 
 A line is a frame, 42 numbers: u, v [px] and depth [mm] of P1 P2 R1 R2 M1 M2 I1 I2 T1 T2 T3 W1 W2 C,
-as published files have them. The camera is NYU's unless --camera names another. With
---lift=data/nyu/test the depth of a predicted joint is what NYU's images show there (Tompson's
-protocol for predictions in 2-D), and the third number of a joint is not read.
+as published files have them; an .npz file holds the same as `joints_uvd` (N, 14, 3). The camera is
+NYU's unless --camera names another. With --lift=data/nyu/test the depth of a predicted joint is
+what NYU's images show there (Tompson's protocol for predictions in 2-D), and the third number of a
+joint is not read.
+
+results.json is a record for `python -m experiments.results`, with the curves of the figure.
 """
 
 import pathlib
 import sys
+import time
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,12 +25,22 @@ from absl import app, flags
 from data_prep.nyu_hand.parser import frame_files, read_depth
 from experiments.runner import figures, records, settings
 from jaxcv.checks import argument_error
-from jaxcv.data.hand import JOINTS, NYU_INTRINSICS, PALM, joints_of_pixels, read_predictions
-from jaxcv.metrics.hand import THRESHOLDS, joint_errors, lift_joints, success_rate
+from jaxcv.data.hand import (
+    JOINTS,
+    MIDDLES,
+    NYU_INTRINSICS,
+    PALM,
+    TIPS,
+    joints_of_pixels,
+    read_predictions,
+)
+from jaxcv.io.files import check_file
+from jaxcv.metrics.hand import THRESHOLDS, joint_errors, lift_joints, pose_scores, success_rate
 
 __all__ = ["main", "score"]
 
 SHOWN = (20, 30, 40, 50, 80)
+RECORDED = tuple(range(10, 81, 10))  # [mm]
 
 
 def score(
@@ -34,8 +49,9 @@ def score(
     workdir: str | pathlib.Path,
     camera: Any = None,
     lift: str | None = None,
+    command: str | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Errors of every method; scores.json, success.png and joints.png in the work folder.
+    """Errors of every method; scores.json, results.json and figures in the work folder.
 
     Args:
         labels: path of the labels.
@@ -44,6 +60,7 @@ def score(
         camera: fx, fy, cx, cy [px], fy negative where y goes up; None: NYU's.
         lift: NYU's folder of the labelled frames, whose depth images (view 1) give the predicted
             joints their depth: see `jaxcv.metrics.hand.lift_joints`. None: that of the files.
+        command: command line, for the record.
 
     Returns:
         method -> mean and median error [mm], errors by joint [mm], fractions within thresholds.
@@ -51,23 +68,27 @@ def score(
     Raises:
         ValueError: naming the file, the line and the rule.
     """
+    start = time.perf_counter()
     k = NYU_INTRINSICS
     if camera is not None:
         fx, fy, cx, cy = camera
         k = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-    truth = read_predictions(labels)
+    truth = _read(labels)
     target = joints_of_pixels(truth, k)
-    found = {name: read_predictions(path) for name, path in predictions.items()}
+    found = {name: _read(path) for name, path in predictions.items()}
     for name, pixels in found.items():
         if pixels.shape != target.shape:
             expected = f"expected {len(target)} frames, as in {labels}"
             raise argument_error(predictions[name], expected, len(pixels))
     if lift is not None:
         found = _lifted(found, truth, lift)
-    scores, curves = {}, {}
+    scores, curves, metrics = {}, {}, {}
     for name, pixels in found.items():
         errors = joint_errors(joints_of_pixels(pixels, k), target)
         curves[name] = success_rate(errors)
+        own = pose_scores(errors, JOINTS, RECORDED, tips=TIPS, middles=MIDDLES)
+        metrics |= {f"{name}/{key}": value for key, value in own.items()}
+        metrics[f"{name}/success_curve"] = curves[name].round(6).tolist()
         scores[name] = {
             "mean_error_mm": float(errors.mean()),
             "median_error_mm": float(np.median(errors)),
@@ -80,8 +101,33 @@ def score(
     folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     records.write_json(folder / "scores.json", scores)
+    record = {
+        "experiment": "score_hands",
+        "config": {"labels": pathlib.Path(labels).name, "methods": list(predictions),
+                   "frames": len(target), "lifted": lift is not None},
+        "metrics": metrics,
+        "source": {},
+        "environment": records.environment(command, None, time.perf_counter() - start),
+    }  # fmt: skip
+    records.write_json(folder / "results.json", record)
     figures.save_figures(_figures(scores, curves), folder)
     return scores
+
+
+def _read(path: str) -> np.ndarray:
+    """(N, 14, 3) of a text file, or of `joints_uvd` in an .npz file."""
+    if pathlib.Path(path).suffix != ".npz":
+        return read_predictions(path)
+    check_file(path)
+    expected = f"expected finite `joints_uvd` (N, {len(JOINTS)}, 3)"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            joints = np.asarray(file["joints_uvd"], float)
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise argument_error(path, expected, error) from error
+    if joints.shape[1:] != (len(JOINTS), 3) or not len(joints) or not np.isfinite(joints).all():
+        raise argument_error(path, expected, joints.shape)
+    return joints
 
 
 def _lifted(
@@ -123,7 +169,8 @@ def _run(argv: list[str]) -> None:
     try:
         if camera is not None and len(camera) != 4:
             raise argument_error("camera", "expected fx,fy,cx,cy", values.camera)
-        scores = score(values.labels, named, values.workdir, camera, values.lift)
+        command = records.command_line()
+        scores = score(values.labels, named, values.workdir, camera, values.lift, command)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     header = ["mean [mm]", "median", *(f"<= {t} mm [%]" for t in SHOWN)]

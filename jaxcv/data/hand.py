@@ -15,9 +15,9 @@ from jaxcv.geometry.camera import check_intrinsics
 from jaxcv.io.files import check_file
 
 __all__ = [
-    "BONES", "JOINTS", "NYU_INTRINSICS", "NYU_JOINTS", "PALM", "HandFrames", "check_depth",
-    "check_frames", "joints_of_pixels", "pixels_of_joints", "points_in_cube", "read_predictions",
-    "write_predictions",
+    "BONES", "JOINTS", "MIDDLES", "NYU_INTRINSICS", "NYU_JOINTS", "PALM", "TIPS", "HandFrames",
+    "check_depth", "check_frames", "joints_of_pixels", "pixels_of_joints", "points_in_cube",
+    "read_predictions", "write_predictions",
 ]  # fmt: skip
 
 NYU_INTRINSICS = np.array([[588.03, 0, 320], [0, -587.07, 240], [0, 0, 1]])
@@ -26,6 +26,7 @@ NYU_INTRINSICS = np.array([[588.03, 0, 320], [0, -587.07, 240], [0, 0, 1]])
 JOINTS = ("P1", "P2", "R1", "R2", "M1", "M2", "I1", "I2", "T1", "T2", "T3", "W1", "W2", "C")
 NYU_JOINTS = (0, 3, 6, 9, 12, 15, 18, 21, 24, 25, 27, 30, 31, 32)  # of the 36 in the labels
 PALM = 13
+TIPS, MIDDLES = (0, 2, 4, 6, 8), (1, 3, 5, 7, 9)  # of the fingers and the thumb
 BONES = (
     (13, 1), (1, 0), (13, 3), (3, 2), (13, 5), (5, 4), (13, 7), (7, 6), (13, 10), (10, 9), (9, 8),
     (13, 11), (13, 12),

@@ -4,13 +4,14 @@ Published numbers compare joints in the camera's frame [mm] without any alignmen
 success at a threshold if its largest joint error is at most the threshold.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxcv.checks import argument_error
 
-__all__ = ["THRESHOLDS", "joint_errors", "lift_joints", "success_rate"]
+__all__ = ["THRESHOLDS", "joint_errors", "lift_joints", "pose_scores", "success_rate"]
 
 THRESHOLDS = np.arange(0.0, 81.0)  # [mm], of the published curves
 
@@ -56,6 +57,37 @@ def success_rate(errors: Any, thresholds: Any = THRESHOLDS) -> np.ndarray:
     worst = np.where(seen, errors, -np.inf).max(axis=1)
     worst = np.where(seen.any(axis=1), worst, np.inf)
     return np.mean(worst[:, None] <= thresholds, axis=0)
+
+
+def pose_scores(
+    errors: Any,
+    names: Sequence[str],
+    thresholds: Sequence[int],
+    *,
+    tips: Sequence[int] = (),
+    middles: Sequence[int] = (),
+) -> dict[str, float]:
+    """The usual numbers of a method, under the keys of a record.
+
+    Args:
+        errors: (N, J) [mm].
+        names: of the J joints.
+        thresholds: of the success rates [mm].
+        tips: joints at the fingers' tips; with `middles` they add `tips_over_middles`.
+        middles: joints at the fingers' middle.
+
+    Returns:
+        `mean_error_mm`, `success_<t>mm`, `joint_<name>_mm`; `tips_over_middles` is the ratio of
+        the mean errors of both kinds of joints, left out where the latter is 0.
+    """
+    errors = np.asarray(errors, float)
+    rates, means = success_rate(errors, thresholds), errors.mean(axis=0)
+    out = {"mean_error_mm": float(errors.mean())}
+    out |= {f"success_{t}mm": float(rate) for t, rate in zip(thresholds, rates, strict=True)}
+    out |= {f"joint_{name}_mm": float(x) for name, x in zip(names, means, strict=True)}
+    if len(tips) and len(middles) and (middle := means[list(middles)].mean()) > 0:
+        out["tips_over_middles"] = float(means[list(tips)].mean() / middle)
+    return out
 
 
 def lift_joints(

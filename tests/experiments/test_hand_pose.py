@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +11,16 @@ import pytest
 
 from data_prep.nyu_hand import builder
 from experiments import hand_pose, runner, score_hands
+from experiments.hand_pose import config as hand_config
 from experiments.hand_pose import data as hand_pose_data
-from experiments.hand_pose import training
+from experiments.hand_pose import search, training
 from jaxcv.data.hand import PALM, joints_of_pixels, pixels_of_joints, read_predictions
 from jaxcv.models.hand_pose import HandNetwork
 from jaxcv.systems import load_model, predict_hand
 from jaxcv.systems.hand_pose import NUM_POINTS
 from tests.data_prep.test_nyu_hand import write_split
 
-CONFIG = training.Config(
+CONFIG = hand_config.Config(
     steps=6, num_train=24, num_test=8, train_subjects=3, test_subjects=2, side=32, width=0.0625,
     dense=8, batch_size=6, net=("1",), window=64,
 )  # fmt: skip
@@ -43,10 +45,14 @@ def test_files_and_figures_and_predictions_that_can_be_scored(trained, tmp_path)
     mean = 150 * data.train.target.mean(axis=0, dtype=float)
     for prefix, crops in (("", data.seen), ("unseen_", data.unseen)):
         errors = np.linalg.norm(mean + crops.centre[:, None] - crops.joints, axis=-1)
-        want = (errors.mean(), (errors.max(axis=1) <= 20).mean())
-        got = [metrics[f"mean_pose/{prefix}{name}"] for name in ("mean_error_mm", "success_20mm")]
+        want = [errors.mean(), *((errors.max(axis=1) <= t).mean() for t in (20, 80))]
+        want += [errors[:, PALM].mean(), errors[:, :10:2].mean() / errors[:, 1:10:2].mean()]
+        names = ("mean_error_mm", "success_20mm", "success_80mm", "joint_C_mm", "tips_over_middles")
+        got = [metrics[f"mean_pose/{prefix}{name}"] for name in names]
         np.testing.assert_allclose(got, want, rtol=1e-4)
-    for name in ("success", "joints", "images", "points", "training"):
+    both = [metrics[f"net1/{prefix}mean_error_mm"] for prefix in ("", "unseen_")]
+    assert metrics["net1/pooled_mean_error_mm"] == pytest.approx(np.mean(both))  # equally many
+    for name in ("success", "joints", "hands_seen", "hands_unseen", "fingers", "training"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
     out = runner.predict(hand_pose.EXPERIMENT, None, tmp_path / "joints", folder)
     assert read_predictions(out / "net1_seen.txt").shape == (8, 14, 3)
@@ -144,13 +150,26 @@ def test_crops_kept_in_few_bits_are_shown_as_they_were(data):
 
 @pytest.mark.slow
 def test_many_validation_frames_are_judged_as_few(data, monkeypatch):
-    network = HandNetwork(net="net1", width=0.0625, dense=8)
-    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
-    frames = (data.train.depth,), data.train.target
-    validate = lambda: training._validate(params, frames, None, network=network, cube=300.0)
-    whole = validate()
+    network = HandNetwork(net="net1", images=("depth", "rgbd"), width=0.0625, dense=8)
+    params = jax.jit(network.init)(jax.random.key(0), *(jnp.zeros((1, 32, 32, c)) for c in (1, 4)))
+    frames = training._needed(data.train, network.images)
+    validate = jax.jit(
+        lambda frames: training._validate(
+            params, frames, None, network=network, scale=data.scale, unit_mm=150.0
+        )
+    )
+    whole = validate(frames)
+    shown = training.images_of(data.train, data.scale, network.images)
+    joints = jax.jit(network.apply)(params, *shown)
+    error = 150 * np.linalg.norm(joints - data.train.target, axis=-1).mean()
+    np.testing.assert_allclose(whole["valid_error_mm"], error, rtol=1e-5)
+    packed = frames._replace(
+        depth=frames.depth.astype(np.float16), rgb=np.round(255 * frames.rgb).astype(np.uint8)
+    )
+    np.testing.assert_allclose(validate(packed)["valid_loss"], whole["valid_loss"], rtol=1e-2)
+    jax.clear_caches()
     monkeypatch.setattr(training, "VALIDATED_AT_ONCE", 7)  # of 18
-    for name, value in validate().items():
+    for name, value in validate(frames).items():
         np.testing.assert_allclose(value, whole[name], rtol=1e-5)
 
 
@@ -159,16 +178,22 @@ def test_an_epoch_shows_every_frame_once():
     for epoch in (steps[:3], steps[3:]):
         assert sorted(np.concatenate(epoch)) == list(range(12))
     assert not np.array_equal(np.concatenate(steps[:3]), np.concatenate(steps[3:]))
+    fixed = [training.rows_of_step(0, 4, 12, step, shuffled=False) for step in range(6)]
+    np.testing.assert_array_equal(fixed, steps[:3] * 2)
 
 
 def test_rows_and_their_networks():
     config = dataclasses.replace(CONFIG, net=("fusepred", "fuse", "rgbd", "8wide", "9"))
-    nets = training.networks(config)
+    nets = hand_config.networks(config)
     assert list(nets) == ["net6", "rgb", "fuse_conv", "rgbd", "net8wide", "net9"]
     assert nets["fuse_conv"].images == ("depth", "rgb")
-    counts = [training.count_parameters(nets[name], 32) for name in ("net6", "net8wide")]
-    own = training.count_parameters(HandNetwork(net="net8", width=0.0625, dense=8), 32)
+    counts = [hand_config.count_parameters(nets[name], 32) for name in ("net6", "net8wide")]
+    own = hand_config.count_parameters(HandNetwork(net="net8", width=0.0625, dense=8), 32)
     assert own < counts[0] <= counts[1] < 1.1 * counts[0]
+    for net in ("7wide", "9wide"):
+        wide = hand_config.networks(dataclasses.replace(CONFIG, net=(net,)))[f"net{net}"]
+        assert wide.net == f"net{net[0]}"
+        assert counts[0] <= hand_config.count_parameters(wide, 32) < 1.1 * counts[0]
 
 
 @pytest.mark.slow
@@ -207,7 +232,8 @@ def test_refined_rows(tmp_path):
     frames = hand_pose_data.load(config).frames["seen"]
     joints = predict_hand(frames.depth, frames.intrinsics, params, **settings).joints
     assert np.isfinite(joints).all()  # of other points of the same images than the file's rows
-    plain = predict_hand(frames.depth, frames.intrinsics, params, **settings | {"scales": None})
+    alone: dict[str, Any] = settings | {"scales": None}
+    plain = predict_hand(frames.depth, frames.intrinsics, params, **alone)
     assert np.median(np.linalg.norm(joints - plain.joints, axis=-1)) > 0.1
     truth = hand_pose_data.load(config).unseen.joints
     chosen = hand_pose.load(tmp_path / "w").card["trial"]
@@ -221,22 +247,22 @@ def test_refined_rows(tmp_path):
 
 def test_searched_settings_are_drawn_anew_and_close_in():
     config = dataclasses.replace(CONFIG, search_trials=20)
-    first = training._drawn(config, "net1", 0, {})
-    assert [first[rate][0] for rate in training.RATES] == [0.01, 0.9, 0.03]
+    first = search.drawn(config, "net1", 0, {})
+    assert [first[rate][0] for rate in hand_config.RATES] == [0.01, 0.9, 0.03]
     away = np.log10(first["learning_rate"] / 0.03) ** 2
     history = {"valid_loss": np.stack([away + 1, away, np.where(away > 1, np.nan, away)])}
     done = runner.TrainedRun({}, history, first, {}, 1.0)
-    second = training._drawn(config, "net1", 1, {"net1.search0": done})
+    second = search.drawn(config, "net1", 1, {"net1.search0": done})
     spread = lambda one: np.ptp(np.log10(one["learning_rate"]))
     assert spread(second) < 0.6 * spread(first)
     whole = dataclasses.replace(config, search_rounds=1)
-    best = training.best_setting(whole, "net1", {"net1.search0": done})
+    best = search.best_setting(whole, "net1", {"net1.search0": done})
     assert best["learning_rate"] == first["learning_rate"][away.argmin()]
 
 
 @pytest.mark.slow
 def test_a_trial_of_the_loss_has_its_own_dropout(data):
-    network = training.networks(CONFIG)["net1"]
+    network = hand_config.networks(CONFIG)["net1"]
     params = training._init(jax.random.key(0), {}, network=network, side=32)
     batch = training._batch(data, ("depth",), CONFIG, 0)
     loss = lambda rate: training._loss(
@@ -253,6 +279,14 @@ def test_a_trial_of_the_loss_has_its_own_dropout(data):
         ({"data": "glb"}, "data_dir"),
         ({"data": "nyu"}, "data_dir"),
         ({"train_subjects": 1, "split": "subject"}, "two training subjects"),
+        ({"variant": ("steps=3",)}, "`variant`: expected none, or FIELD=VALUE"),
+        ({"variant": ("momentum",)}, "`variant`: expected none, or FIELD=VALUE"),
+        ({"variant": ("momentum=fast",)}, "expected momentum as float, got 'fast'"),
+        ({"variant": ("momentum=2",)}, "`momentum`: expected"),
+        ({"variant": ("none", "none")}, "expected entries that differ"),
+        ({"variant": ("momentum=0",), "refine": True}, "expected the entry none with --refine"),
+        ({"crop": "window"}, "`crop, targets`: expected crops and targets of the cube"),
+        ({"data": "glb", "data_dir": "a.glb", "sensor_noise": 2.0}, "`sensor_noise`: expected 1"),
     ],
 )
 def test_bad_settings(tmp_path, changes, message):

@@ -262,7 +262,7 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_fits_and_no_size_is_allocated_unseen(name, tmp_path):
     experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
-    for preset in experiment.presets.keys() - {"paper"}:  # which is for larger machines
+    for preset in {name for name in experiment.presets if not name.startswith("paper")}:
         config = experiment.presets[preset]
         for field, size in experiment.memory(config).items():
             settings.check_memory(field, size)

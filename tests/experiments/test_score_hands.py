@@ -10,10 +10,12 @@ from PIL import Image
 
 from data_prep.nyu_hand import encode_depth
 from experiments import score_hands
+from experiments.results import page
 from jaxcv.data.hand import (
     NYU_INTRINSICS,
     joints_of_pixels,
     pixels_of_joints,
+    read_predictions,
     write_predictions,
 )
 
@@ -38,10 +40,32 @@ def test_scores_of_known_errors(tmp_path):
     assert json.loads((tmp_path / "out" / "scores.json").read_text()) == scores
     for name in ("success", "joints"):
         assert (tmp_path / "out" / f"{name}.png").stat().st_size > 5000
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert record["metrics"]["off/success_20mm"] == pytest.approx(0.8)
+    assert record["metrics"]["off/joint_C_mm"] == pytest.approx(5, abs=1e-2)
+    curve = record["metrics"]["off/success_curve"]
+    assert (len(curve), curve[4], curve[20]) == (81, 0, pytest.approx(0.8))
+    assert "within 20 / 40 / 80 mm: same 0.00; 100.0" in page._row("scores", record)
     k = NYU_INTRINSICS
     camera = k[0, 0], -k[1, 1], k[0, 2], 480 - k[1, 2]  # errors do not know where up is
     again = score_hands.score(labels, {"off": off}, tmp_path / "again", camera)
     assert again["off"]["mean_error_mm"] == pytest.approx(scores["off"]["mean_error_mm"])
+
+
+def test_arrays_score_as_the_text_does(tmp_path):
+    labels, off = files(tmp_path)
+    arrays = str(tmp_path / "off.npz")
+    np.savez(arrays, joints_uvd=read_predictions(off))
+    found = score_hands.score(labels, {"text": off, "arrays": arrays}, tmp_path / "out")
+    assert found["text"] == found["arrays"]
+    for content in ({"joints": np.zeros((5, 14, 3))}, {"joints_uvd": np.zeros((5, 13, 3))},
+                    {"joints_uvd": np.full((5, 14, 3), np.nan)}):  # fmt: skip
+        np.savez(arrays, **content)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(ValueError, match=r"off.npz`: expected finite `joints_uvd`"):
+            score_hands.score(labels, {"arrays": arrays}, tmp_path / "bad")
+    (tmp_path / "off.npz").write_text("1 2 3")
+    with pytest.raises(ValueError, match=r"off.npz`: expected finite `joints_uvd`"):
+        score_hands.score(labels, {"arrays": arrays}, tmp_path / "bad")
 
 
 def test_depths_of_the_images_where_they_show_the_hand(tmp_path):

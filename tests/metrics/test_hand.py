@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from jaxcv.data.hand import joints_of_pixels, pixels_of_joints
-from jaxcv.metrics.hand import THRESHOLDS, joint_errors, lift_joints, success_rate
+from jaxcv.metrics.hand import (
+    THRESHOLDS,
+    joint_errors,
+    lift_joints,
+    pose_scores,
+    success_rate,
+)
 
 PUBLISHED = {  # mean error [mm]; frames [%] within 20, 30, 40, 50, 80 mm; error of the palm [mm]
     "deep_prior": (20.750, (16.27, 36.22, 49.24, 62.08, 91.19), None),
@@ -41,6 +47,16 @@ def test_a_threshold_includes_itself():
     assert rates[29] == 0.75
     assert rates[30] == 1
     assert len(THRESHOLDS) == len(rates) == 81
+
+
+def test_scores_of_a_method():
+    errors = np.array([[4.0, 2.0, 0.0], [8.0, 2.0, 30.0]])
+    got = pose_scores(errors, ("A1", "A2", "C"), (10, 30), tips=(0,), middles=(1,))
+    assert got == {
+        "mean_error_mm": pytest.approx(46 / 6), "success_10mm": 0.5, "success_30mm": 1.0,
+        "joint_A1_mm": 6.0, "joint_A2_mm": 2.0, "joint_C_mm": 15.0, "tips_over_middles": 3.0,
+    }  # fmt: skip
+    assert "tips_over_middles" not in pose_scores(errors, ("A1", "A2", "C"), ())
 
 
 def test_missing_joints():
