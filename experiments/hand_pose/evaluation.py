@@ -216,7 +216,8 @@ def metrics(config: Any, data: Data, trained: Any) -> dict[str, Any]:
             pooled = np.concatenate([errors[test][name] for test in TESTS])
             own = _scores(errors["seen"][name])
             own |= {f"unseen_{key}": x for key, x in _scores(errors["unseen"][name]).items()}
-            own |= {f"pooled_{key}": x for key, x in _scores(pooled).items()}
+            own |= {f"pooled_{key}": x for key, x in _scores(pooled).items()
+                    if key.startswith(("mean_error", "success"))}  # fmt: skip
             for metric, value in own.items():
                 kept.setdefault(f"{name}/{metric}", []).append(value)
     for name in rows(config):

@@ -78,8 +78,8 @@ def _hands(crops: Any, frames: Any, joints: np.ndarray, row: str, title: str) ->
     errors = joint_errors(joints, crops.joints).mean(axis=1)[:kept]
     order = np.argsort(errors)
     figure = runner.new_figure(figsize=(8.6, 3.6 * len(PERCENTILES)))
-    figure.set_layout_engine("none")  # it leaves too little room between axes in 3-D
-    figure.subplots_adjust(left=0.02, right=0.94, bottom=0.03, top=0.94, wspace=0.1, hspace=0.28)
+    figure.set_layout_engine(None)  # it leaves too little room between axes in 3-D
+    figure.subplots_adjust(left=0.04, right=0.9, bottom=0.05, top=0.93, wspace=0.15, hspace=0.25)
     for k, percentile in enumerate(PERCENTILES):
         i = order[int(percentile / 100 * (kept - 1))]
         both = ((crops.joints[i], "tab:green", "truth"), (joints[i], "tab:red", row))
@@ -119,7 +119,9 @@ def _fingers(frames: Any) -> Any:
     axes = figure.subplots(2, len(columns), squeeze=False)
     for (top, bottom), (own, i) in zip(axes.T, columns, strict=True):
         pixels = pixels_of_joints(own.joints[i], own.intrinsics[i])[:, :2]
-        low, high = pixels.min(axis=0) - 8, pixels.max(axis=0) + 8
+        ends = np.array(own.depth[i].shape[::-1]) - 0.5
+        low = np.maximum(pixels.min(axis=0) - 8, -0.5)
+        high = np.minimum(pixels.max(axis=0) + 8, ends)
         depth = np.where(own.depth[i] > 0, own.depth[i].astype(float), np.nan)
         top.imshow(depth, cmap="gray")
         bottom.imshow(own.color[i])
