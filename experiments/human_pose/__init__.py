@@ -13,24 +13,24 @@ training.
 """
 
 from experiments import runner
-from experiments.human_pose import evaluation, figures, training
-from experiments.human_pose.training import Config
+from experiments.human_pose import config, data, evaluation, figures, training
+from experiments.human_pose.config import Config
 
 __all__ = ["EXPERIMENT", "Config", "load", "train"]
 
 EXPERIMENT = runner.Experiment(
     name="human_pose",
-    config=training.Config,
-    presets=training.PRESETS,
-    memory=training.memory,
-    load=training.load,
+    config=Config,
+    presets=config.PRESETS,
+    memory=config.memory,
+    load=data.load,
     runs=training.runs,
     evaluate=evaluation.metrics,
     figures=figures.draw_all,
     predict=evaluation.write_poses,
-    source=training.SOURCE,
+    source=config.SOURCE,
     source_data="Human3.6M with a detector's joints",
-    metadata=training.metadata,
+    metadata=data.metadata,
     model=evaluation.model,
     columns=(
         runner.Column("MPJPE, 4 cameras [mm]", "multicamera_mpjpe_mm", ".1f"),

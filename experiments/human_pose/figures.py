@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments import runner
 from experiments.human_pose import evaluation, training
+from experiments.human_pose.config import GRID, SOURCE, methods
 from jaxcv.energies.human_pose import GROUPS, LIMBS
 from jaxcv.metrics.pose import mpjpe
 from jaxcv.plots.human_pose import plot_errors_by_action, plot_skeleton
@@ -28,6 +29,14 @@ MORE = {
     "huber_selected": "tab:pink",
 }
 PAPER = {"baseline": 91.8, "body_and_cameras": 57.8, "l2": 47.7, "huber": 46.1}
+COMPARED = ("body_and_cameras", "l2", "huber")  # the rows of the paper's Fig. 4
+OTHERS = {  # of --competitors and of one camera
+    "triangulation": {"color": "tab:olive"},
+    "triangulation_mean_cameras": {"color": "tab:pink"},
+    "lifting": {"color": "tab:red"},
+    "monocular_untrained": {"color": "silver"},
+    "monocular": {"color": "tab:cyan"},
+}
 
 
 def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
@@ -36,6 +45,10 @@ def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tup
     yield "actions.png", _actions(config, metrics)
     yield "table.png", _table(config, metrics)
     yield "learned.png", _learned(config, trained, metrics)
+    if set(COMPARED) <= set(methods(config, max(config.views))):
+        yield "poses.png", _poses(config, data, trained)
+    if config.competitors:
+        yield "competitors.png", _competitors(config, metrics)
 
 
 def _names(config: Any, views: int) -> list[str]:
@@ -66,6 +79,66 @@ def _skeletons(config: Any, data: Any, trained: Any) -> Any:
             ax.legend(loc="upper left", fontsize=9)
             ax.tick_params(labelsize=7)
     figure.suptitle(f"{views} cameras; 10th, 50th and 95th percentile of the errors of {last}")
+    return figure
+
+
+def _poses(config: Any, data: Any, trained: Any) -> Any:
+    """Poses of the paper's three rows for several cameras beside the true ones, same frames."""
+    views = max(config.views)
+    batch, frames = evaluation.batch_and_frames(config, data, 0, views)
+    chosen = evaluation.rows(config, views)
+    found = {
+        name: evaluation.row_poses(config, trained, batch, 0, views, chosen[name])
+        for name in COMPARED
+    }
+    truth = np.asarray(batch.joints)
+    order = np.argsort(np.nan_to_num(mpjpe(found["huber"], truth), nan=np.inf))
+    figure = runner.new_figure(figsize=(12, 12))
+    for row, share in enumerate((0.1, 0.5, 0.95)):
+        i = order[int(share * (len(order) - 1))]
+        for column, (name, poses) in enumerate(found.items()):
+            ax: Any = figure.add_subplot(3, 3, 1 + column + 3 * row, projection="3d")
+            plot_skeleton(ax, truth[i], LIMBS, label="truth", color="black", lw=2)
+            plot_skeleton(ax, poses[i], LIMBS, label=name, color=STYLES[name]["color"], lw=2)
+            action = frames.actions[frames.action[i]]
+            error = f"{mpjpe(poses[i], truth[i]):.0f} mm"
+            ax.set_title(f"{action}, frame {i}: {error}\n(source's mean {PAPER[name]})", fontsize=9)
+            ax.legend(loc="upper left", fontsize=8)
+            ax.tick_params(labelsize=6)
+    figure.suptitle(
+        f"{views} cameras, unseen subjects; rows: 10th, 50th, 95th percentile of the errors of "
+        "huber.\nThe source's means are those of Human3.6M."
+    )
+    return figure
+
+
+def _competitors(config: Any, metrics: Any) -> Any:
+    """Errors of all rows on the same frames, before and after Procrustes alignment."""
+    figure = runner.new_figure(figsize=(13, 5.5))
+    axes = np.atleast_1d(figure.subplots(1, len(config.views)))
+    styles = STYLES | OTHERS
+    for ax, views in zip(axes, config.views, strict=True):
+        kind = evaluation.kind(views)
+        tail = f"/{kind}_mpjpe_mm"
+        names = [key.removesuffix(tail) for key in metrics if key.endswith(tail)]
+        names.sort(key=lambda n: -float(np.mean(metrics[n + tail])))
+        for y, name in enumerate(names):
+            color = styles.get(name, {"color": "lightsteelblue"})["color"]
+            values = np.asarray(metrics[name + tail], float)
+            ax.barh(y, values.mean(), color=color)
+            ax.plot([values.min(), values.max()], [y, y], color="black", lw=1.5)
+            aligned = float(np.mean(metrics[f"{name}/{kind}_procrustes_mm"]))
+            ax.plot(aligned, y, "|", ms=14, mew=2.5, color="white")
+            label = "after Procrustes alignment" if y == 0 else None
+            ax.plot(aligned, y, "|", ms=14, mew=1.2, color="black", label=label)
+            ax.text(values.max() + 1, y, f"{values.mean():.1f}", va="center", fontsize=8)
+            if name + tail in SOURCE:
+                ax.plot(SOURCE[name + tail], y, "kD", ms=5)
+        ax.plot([], [], "kD", ms=5, label="source, on Human3.6M")
+        ax.set_yticks(range(len(names)), names, fontsize=8)
+        ax.set(xlabel="mean joint error [mm]", title=f"{views} camera(s), unseen subjects")
+        ax.legend(fontsize=8, loc="lower right")
+    figure.suptitle(f"bars: mean of {config.num_seeds} seed(s); lines: their range")
     return figure
 
 
@@ -102,7 +175,7 @@ def _table(config: Any, metrics: Any) -> Any:
             values = [float(np.mean(metrics[start + c])) for c in columns]
             average = np.asarray(metrics[name + kind])
             spread = f" ({average.min():.1f} to {average.max():.1f})" if average.size > 1 else ""
-            published = training.SOURCE.get(name + kind)
+            published = SOURCE.get(name + kind)
             lines.append(
                 [f"{v:.1f}" for v in values]
                 + [f"{average.mean():.1f}{spread}", "" if published is None else f"{published}"]
@@ -133,14 +206,14 @@ def _learned(config: Any, trained: Any, metrics: Any) -> Any:
     left, right = figure.subplots(1, 2)
     kind = f"/{evaluation.kind(views)}_mpjpe_mm"
     marks = ["o", "s", "D", "^", "v", "P", "X"]
-    grid = int(np.prod([len(v) for v in training.GRID.values()]))
+    grid = int(np.prod([len(v) for v in GRID.values()]))
     error = np.mean(metrics["baseline" + kind])
     right.plot(
         2, error, "*", ms=14, color="tab:gray", label=f"baseline: grid of {grid} x 2 kernels"
     )
-    for i, (name, method) in enumerate(training.methods(config, views).items()):
+    for i, (name, method) in enumerate(methods(config, views).items()):
         run = trained[training.run_name(name, views, 0)]
-        color = STYLES[name]["color"] if name in STYLES else MORE[name]
+        color = STYLES[name]["color"] if name in STYLES else MORE.get(name, f"C{i}")
         if "loss" in run.history:
             share = run.history["step"] / max(run.history["step"][-1], 1)
             minutes = run.seconds / 60 * share

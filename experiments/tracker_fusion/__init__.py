@@ -11,30 +11,33 @@ out the sequences of the test fold.
 """
 
 from experiments import runner
-from experiments.tracker_fusion import evaluation, figures, training
-from experiments.tracker_fusion.training import Config
+from experiments.tracker_fusion import config, data, evaluation, figures, training
+from experiments.tracker_fusion.config import Config
 
 __all__ = ["EXPERIMENT", "Config", "load", "train"]
 
 EXPERIMENT = runner.Experiment(
     name="tracker_fusion",
-    config=training.Config,
-    presets=training.PRESETS,
-    memory=training.memory,
-    load=training.load,
+    config=Config,
+    presets=config.PRESETS,
+    memory=config.memory,
+    load=data.load,
     runs=training.runs,
     evaluate=evaluation.metrics,
     figures=figures.draw_all,
     predict=evaluation.write_results,
-    source=training.SOURCE,
+    source=config.SOURCE,
     source_data="72 entries of VOT2018",
-    metadata=training.metadata,
+    metadata=data.metadata,
     fixed_metadata=("trackers",),
     model=evaluation.model,
     columns=(
         runner.Column("IoU, unseen sequences", "iou"),
         runner.Column("IoU, split by frame", "iou_frames"),
     ),
-    rows=("mean", "median", "rbf", "undamped", "learned", "oracle"),
-)
+    rows=(
+        "mean", "median", "best_in_training", "weighted_median", "boosted_trees", "set_network",
+        "rbf", "undamped", "learned", "oracle",
+    ),
+)  # fmt: skip
 train, load = runner.bound(EXPERIMENT)

@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import runner
-from experiments.tracker_fusion import evaluation, training
+from experiments.tracker_fusion import evaluation, minima_figure, training
+from experiments.tracker_fusion.config import (
+    ABLATIONS,
+    METHODS,
+    SOURCE,
+    Method,
+    initial_log_width,
+    methods,
+)
+from experiments.tracker_fusion.data import folds_of, tracker_frames
 from jaxcv.energies.tracker_fusion import UNIT, corner_energy, corner_terms, frame_unit
 from jaxcv.metrics.tracking import OVERLAP_THRESHOLDS, success_curve
 from jaxcv.plots.tracker_fusion import plot_energy_map, plot_parameters, plot_success
@@ -28,12 +37,17 @@ STYLES = {
 
 def draw_all(config: Any, data: Any, trained: Any, metrics: Any) -> Iterable[tuple[str, Any]]:
     """(file name, Figure) of every figure."""
-    which = evaluation.model_of_frames(trained, data)
-    ious = evaluation.per_frame_iou(config, data, trained, which)
-    yield "energy_maps.png", _energy_maps(config, data, trained, which, ious)
-    yield "success.png", _success(data, ious)
+    part, which = evaluation.scored(config, data, trained)
+    ious = evaluation.per_frame_iou(config, part, trained, which)
+    yield "energy_maps.png", _energy_maps(config, part, trained, which, ious)
+    yield "success.png", _success(part, ious)
     yield "iou.png", _bars(config, data, metrics)
     yield "parameters.png", _parameters(config, data, trained)
+    if config.minima:
+        models = evaluation.chosen_models(config, trained, "learned")
+        yield "minima.png", minima_figure.draw(config, part, which, models, ious, metrics)
+    if config.ablation == "conditions":
+        yield "conditions.png", _conditions(config, metrics)
     if all("loss" in run.history for run in trained.values()):
         yield "training.png", _training(config, trained)
 
@@ -49,15 +63,19 @@ def _energy_maps(config: Any, data: Any, trained: Any, which: np.ndarray, ious: 
     equal = training.equal_width(data.frames.boxes.shape[1], models.rbf_width)
     image: Any = None
     for row, f in enumerate((int(np.argmax(gain)), int(typical))):
-        frame = jax.tree.map(lambda leaf: leaf[f], training.tracker_frames(data.frames))  # noqa: B023
-        origin, unit = (np.asarray(a) for a in frame_unit(frame))
+        frame = jax.tree.map(lambda leaf: leaf[f], tracker_frames(data.frames))  # noqa: B023
         name = data.sequences.names[data.frames.sequence[f]]
-        for column, (title, stack) in enumerate(
-            (("equal widths", equal), ("learned", models.parameters))
-        ):
+        for column, (title, stack, method) in enumerate((
+            ("equal widths", equal, Method()),
+            ("learned", models.parameters, methods(config)["learned"]),
+        )):  # fmt: skip
+            normalised = method.normalised
             parameters = jax.tree.map(lambda leaf: leaf[which[f]], stack)  # noqa: B023
-            fused = np.asarray(fuse_frame(parameters, frame).box)
-            terms = corner_terms(parameters, frame)
+            fused = np.asarray(
+                fuse_frame(parameters, frame, normalised=normalised, solver=method.solver).box
+            )
+            terms = corner_terms(parameters, frame, normalised=normalised)
+            origin, unit = (np.asarray(a) for a in frame_unit(frame, normalised=normalised))
             for corner in range(2):
                 ax = axes[row, 2 * corner + column]
                 one = jax.tree.map(lambda leaf: leaf[corner], terms)  # noqa: B023
@@ -65,7 +83,8 @@ def _energy_maps(config: Any, data: Any, trained: Any, which: np.ndarray, ious: 
                 estimate = fused.reshape(2, 2)[corner]
                 shown = np.asarray(frame.boxes)[np.asarray(frame.reported)].reshape(-1, 2, 2)
                 middle = np.concatenate([shown[:, corner], truth[None], estimate[None]])
-                low, high = middle.min(axis=0) - 2 * unit, middle.max(axis=0) + 2 * unit
+                margin = 2 * float(frame_unit(frame)[1])
+                low, high = middle.min(axis=0) - margin, middle.max(axis=0) + margin
                 half = 0.5 * np.max(high - low)
                 centre = 0.5 * (low + high)
                 x = np.linspace(centre[0] - half, centre[0] + half, 160)
@@ -74,9 +93,8 @@ def _energy_maps(config: Any, data: Any, trained: Any, which: np.ndarray, ious: 
                 energy = jax.vmap(jax.vmap(lambda p: corner_energy(p, one)))(  # noqa: B023
                     jnp.asarray(grid, jnp.float32)
                 )
-                image = plot_energy_map(
-                    ax, x, y, np.asarray(energy), shown[:, corner], estimate, truth
-                )
+                share = np.asarray(energy) / float(jnp.sum(jnp.exp(one.log_weight)))
+                image = plot_energy_map(ax, x, y, share, shown[:, corner], estimate, truth)
                 iou = ious["learned" if column else "rbf"][f]
                 side = ("top-left", "bottom-right")[corner]
                 ax.set_title(f"{title}, {side}\n{name}, IoU {iou:.2f}", fontsize=9)
@@ -109,13 +127,16 @@ def _success(data: Any, ious: Any) -> Any:
 def _bars(config: Any, data: Any, metrics: Any) -> Any:
     """Mean IoU of all rows, split by sequence and by frame, beside the paper's where it has one."""
     names = sorted(data.sequences.trackers, key=lambda n: metrics[f"{n}/iou"])
-    names += ["mean", "median", "rbf", *training.ABLATIONS[config.ablation]]
+    names += ["mean", "median", "rbf", *ABLATIONS[config.ablation]]
+    competing = ("best_in_training", "weighted_median", "boosted_trees", "set_network")
+    names += [name for name in competing if f"{name}/iou" in metrics]
     names += ["undamped", "learned", "oracle"]
     figure = runner.new_figure(figsize=(8, 1.5 + 0.3 * len(names)))
     ax = figure.subplots()
     place = np.arange(len(names))
     values = [metrics[f"{n}/iou"] for n in names]
     colors = [STYLES.get(n, {"color": "lightgrey"})["color"] for n in names]
+    colors = ["tab:purple" if n in competing else c for n, c in zip(names, colors, strict=True)]
     ax.barh(place, values, color=colors, height=0.7)
     for p, name, value in zip(place, names, values, strict=True):
         end = max(value, metrics.get(f"{name}/iou_frames", value))
@@ -124,7 +145,7 @@ def _bars(config: Any, data: Any, metrics: Any) -> Any:
         ax.plot(
             [metrics[f"{n}/iou_frames"] for n in names], place, "k|", ms=12, label="split by frame"
         )
-    source = [(p, training.SOURCE.get(f"{n}/iou")) for p, n in zip(place, names, strict=True)]
+    source = [(p, SOURCE.get(f"{n}/iou")) for p, n in zip(place, names, strict=True)]
     source = [(p, s) for p, s in source if s is not None]
     ax.plot([s for _, s in source], [p for p, _ in source], "kD", ms=5,
             label="paper, on VOT2018")  # fmt: skip
@@ -141,11 +162,14 @@ def _bars(config: Any, data: Any, metrics: Any) -> Any:
 def _parameters(config: Any, data: Any, trained: Any) -> Any:
     models = evaluation.chosen_models(config, trained, "learned").parameters
     names = data.sequences.trackers
-    flat = lambda leaf: np.asarray(leaf)[: training.NUM_FOLDS].reshape(-1, len(names))
+    tested = len(folds_of(config).tested)
+    flat = lambda leaf: np.asarray(leaf)[:tested].reshape(-1, len(names))
+    start = float(np.exp(initial_log_width(config, methods(config)["learned"])))
+    factor, unit = (1.0, "px") if config.energy == "raw" else (UNIT, "median box sizes")
     figure = runner.new_figure(figsize=(13, 8))
     axes = figure.subplots(2, 3)
     panels = (
-        (UNIT * np.exp(flat(models.log_width)), UNIT, "width [median box sizes]"),
+        (factor * np.exp(flat(models.log_width)), factor * start, f"width [{unit}]"),
         (np.exp(flat(models.log_weight)), 1.0, "weight"),
         (np.exp(flat(models.log_scale)), 1.0, "factor on the box size"),
         (flat(models.drift), 0.0, "log weight per log(1 + t / 100)"),
@@ -156,7 +180,7 @@ def _parameters(config: Any, data: Any, trained: Any) -> Any:
     axes[1, 2].axis("off")
     axes[1, 2].text(
         0, 0.5,
-        "dots: five folds, two corners\nbar: their mean\ndashed: before training",
+        f"dots: {tested} test fold(s), two corners\nbar: their mean\ndashed: before training",
         fontsize=11, va="center",
     )  # fmt: skip
     figure.suptitle("What was learned of each tracker")
@@ -166,23 +190,56 @@ def _parameters(config: Any, data: Any, trained: Any) -> Any:
 def _training(config: Any, trained: Any) -> Any:
     figure = runner.new_figure(figsize=(11, 4.2))
     left, right = figure.subplots(1, 2)
-    for method in training.METHODS:
-        run = trained[f"{method}.choose"]
-        shape = (-1, len(config.strength), training.NUM_FOLDS)
-        iou = (run.history["own_iou"] + run.history["next_iou"]).reshape(shape)[-1] / 2
+    for method in METHODS:
         style = {"color": STYLES[method]["color"], "marker": "o"}
-        left.plot(config.strength, iou.mean(axis=1), label=method, **style)
+        if len(config.strength) > 1:
+            run = trained[f"{method}.choose"]
+            shape = (-1, len(config.strength), folds_of(config).count)
+            iou = (run.history["own_iou"] + run.history["next_iou"]).reshape(shape)[-1] / 2
+            left.plot(config.strength, iou.mean(axis=1), label=method, **style)
         gradient = trained[f"{method}.final"].history
+        if len(config.strength) == 1:
+            loss = gradient["distance"].mean(axis=1)
+            left.plot(gradient["step"], loss, label=method, **style)
         largest = np.nanmax(gradient["gradient_norm"], axis=1)
         right.plot(gradient["step"], largest, label=method, **style)
-    if min(config.strength) > 0:
-        left.set(xscale="log")
+    if len(config.strength) == 1:
+        unit = "px" if config.loss == "pixels" else "true box sizes"
+        left.set(xlabel="step", ylabel=f"training loss, mean of all models [{unit}]")
     else:
-        left.set_xscale("symlog", linthresh=1e-4)
-    left.set(xlabel="strength of the shrinkage", ylabel="IoU on validation folds")
+        if min(config.strength) > 0:
+            left.set(xscale="log")
+        else:
+            left.set_xscale("symlog", linthresh=1e-4)
+        left.set(xlabel="strength of the shrinkage", ylabel="IoU on validation folds")
     right.set(
         yscale="log", xlabel="step", ylabel="largest gradient norm since last point, all models"
     )
     left.legend()
     right.legend()
+    return figure
+
+
+def _conditions(config: Any, metrics: Any) -> Any:
+    """IoU and failed trainings of every combination of the conditions, damped and undamped."""
+    stems = [name.removeprefix("damped_") for name in ABLATIONS["conditions"] if name[0] == "d"]
+    figure = runner.new_figure(figsize=(12, 6.5))
+    left, right = figure.subplots(1, 2, sharey=True)
+    place = np.arange(len(stems))
+    for offset, method in ((-0.2, "damped"), (0.2, "undamped")):
+        color = STYLES["learned" if method == "damped" else "undamped"]["color"]
+        keys = [f"{method}_{stem}" for stem in stems]
+        left.barh(place + offset, [metrics[f"{k}/iou"] for k in keys], 0.38, color=color)
+        if f"{keys[0]}/failures" in metrics:
+            share = [metrics[f"{k}/failures"] / metrics[f"{k}/trainings"] for k in keys]
+            right.barh(place + offset, [100 * x for x in share], 0.38, color=color, label=method)
+    left.axvline(metrics["rbf/iou"], color="tab:green", label="equal widths, untrained")
+    left.axvline(metrics["learned/iou"], color="black", linestyle=":", label="learned, this preset")
+    left.set_yticks(place, [stem.replace("_", ", ") for stem in stems])
+    left.set(xlim=(0, 1), xlabel="mean IoU on unseen sequences")
+    left.set_ylabel("solver, energy, loss, learning rate")
+    right.set(xlim=(0, 105), xlabel="trainings with a loss above the untrained one [%]")
+    left.legend(loc="lower left", fontsize=8)
+    right.legend(loc="lower right")
+    figure.suptitle("Training under the paper's conditions and today's (paper: undamped N/A)")
     return figure

@@ -36,6 +36,8 @@ class PoseFrames(NamedTuple):
         action: (N,) int, index into `actions`.
         subjects: S names.
         actions: names.
+        centres: (S, V, 3) centres of the cameras in the world [mm]; None: not known.
+        intrinsics: (S, V, 3, 3) [px], of pinhole cameras; None: not known.
     """
 
     points: np.ndarray
@@ -46,6 +48,8 @@ class PoseFrames(NamedTuple):
     action: np.ndarray
     subjects: tuple[str, ...]
     actions: tuple[str, ...]
+    centres: np.ndarray | None = None
+    intrinsics: np.ndarray | None = None
 
     def take(self, index: Any) -> "PoseFrames":
         """The frames selected by indices or a mask (N,)."""

@@ -5,7 +5,8 @@ of radial basis functions around the trackers' corners. Learned per tracker are 
 weight of its function and the correction of its box.
 
 All lengths are divided by the unit of the frame, `UNIT` times the median box size of the trackers
-that report. One set of parameters and one damping of the Hessian then serve objects of any size.
+that report, and the weights of a frame sum to one. One set of parameters and one damping of the
+Hessian then serve objects of any size. With `normalised=False` the energy is the raw sum in pixels.
 
 Source: Toso, Campbell, Russell, NeurIPS 2019, section 4. The exact form of the energy is not
 published; this one is reconstructed from the text.
@@ -81,22 +82,27 @@ def initial_parameters(num_trackers: int, dtype=jnp.float32) -> FusionParameters
     return FusionParameters(*(jnp.zeros((2, num_trackers), dtype) for _ in range(5)))
 
 
-def frame_unit(frame: TrackerFrame) -> tuple[jax.Array, jax.Array]:
+def frame_unit(frame: TrackerFrame, *, normalised: bool = True) -> tuple[jax.Array, jax.Array]:
     """The origin (2,) [px] and the unit () [px] of a frame's coordinates.
 
     The origin is the median centre and the unit is `UNIT` times the median box size sqrt(w h), both
-    over the trackers that report; (0, 0) and 1 px if none does or the median size is 0.
+    over the trackers that report; (0, 0) and 1 px if none does or the median size is 0. Not
+    `normalised`, the unit is 1 px.
     """
     size = jnp.where(frame.reported, box_geometry.box_size(frame.boxes), jnp.nan)
     centre = 0.5 * (frame.boxes[:, :2] + frame.boxes[:, 2:])
     centre = jnp.where(frame.reported[:, None], centre, jnp.nan)
     unit, origin = UNIT * jnp.nanmedian(size), jnp.nanmedian(centre, axis=0)
     usable = jnp.isfinite(unit) & (unit > 0)
-    return jnp.where(usable, origin, 0), jnp.where(usable, unit, 1)
+    return jnp.where(usable, origin, 0), jnp.where(usable & normalised, unit, 1)
 
 
 def corner_terms(
-    parameters: FusionParameters, frame: TrackerFrame, log_confidence: jax.Array | None = None
+    parameters: FusionParameters,
+    frame: TrackerFrame,
+    log_confidence: jax.Array | None = None,
+    *,
+    normalised: bool = True,
 ) -> CornerTerms:
     """The functions of both corners, leading axis 2.
 
@@ -111,8 +117,10 @@ def corner_terms(
         parameters: (2, K) each.
         frame: one frame.
         log_confidence: (K,) added to the log weights of both corners, e.g. by a network.
+        normalised: False: weights as they are and a unit of 1 px, for an energy that is the raw sum
+            over the trackers, in [-sum_k a_k, 0]. Widths are then in pixels.
     """
-    origin, unit = frame_unit(frame)
+    origin, unit = frame_unit(frame, normalised=normalised)
     safe = jnp.where(frame.reported[:, None], frame.boxes, frame.first_box)
     centre, size = 0.5 * (safe[:, :2] + safe[:, 2:]), safe[:, 2:] - safe[:, :2]
     sides = jnp.asarray(_CORNER_SIDES, safe.dtype)[:, None, :]
@@ -126,12 +134,14 @@ def corner_terms(
     if log_confidence is not None:
         log_weight = log_weight + log_confidence
     log_weight = jnp.where(frame.reported, log_weight, -jnp.inf)
-    log_weight = jax.nn.log_softmax(jnp.where(jnp.any(frame.reported), log_weight, 0), axis=-1)
+    log_weight = jnp.where(jnp.any(frame.reported), log_weight, 0)
+    if normalised:
+        log_weight = jax.nn.log_softmax(log_weight, axis=-1)
     return CornerTerms(centres, parameters.log_width, log_weight)
 
 
 def corner_energy(y: jax.Array, terms: CornerTerms) -> jax.Array:
-    """E(y) = -sum_k a_k exp(-|y - c_k|^2 / s_k^2) of one corner, in [-1, 0].
+    """E(y) = -sum_k a_k exp(-|y - c_k|^2 / s_k^2) of one corner; in [-1, 0] if normalised.
 
     Args:
         y: (2,) the corner, in units of the frame.

@@ -17,7 +17,7 @@ from jaxcv.energies.tracker_fusion import (
 )
 from jaxcv.implicit.minimise import argmin
 from jaxcv.linear.damping import Damping
-from jaxcv.solvers import MultiStart, Newton
+from jaxcv.solvers import MultiStart, Newton, Solver
 
 __all__ = ["FusedBox", "fuse_boxes", "fuse_frame"]
 
@@ -27,8 +27,8 @@ class FusedBox(NamedTuple):
 
     Attributes:
         box: (4,) corners x1, y1, x2, y2 [px]; differentiable in the parameters.
-        energy: (2,) of the top-left and the bottom-right corner, in [-1, 0]: minus the fraction
-            of the weight that agrees there.
+        energy: (2,) of the top-left and the bottom-right corner; normalised, minus the fraction
+            of the weight that agrees there, in [-1, 0].
         min_eigenvalue: (2,) smallest eigenvalue of the Hessian, in squared inverse units of the
             frame.
         converged: (2,) bool.
@@ -44,7 +44,7 @@ def _centres(terms: CornerTerms) -> jax.Array:
     return terms.centres
 
 
-_SOLVER = MultiStart(Newton(max_steps=30), _centres)
+_SOLVER = Newton(max_steps=30)
 
 
 def _is_box(boxes: jax.Array) -> jax.Array:
@@ -58,6 +58,8 @@ def fuse_frame(
     frame: TrackerFrame,
     *,
     damping: Damping = Damping(),  # noqa: B008
+    normalised: bool = True,
+    solver: Solver = _SOLVER,
 ) -> FusedBox:
     """Minimises the energy of each corner, from the tracker's corner of lowest energy.
 
@@ -70,6 +72,8 @@ def fuse_frame(
             counts as not reported.
         damping: of the backward pass; lambda is in units of a Hessian that is 2 where all trackers
             agree at width one.
+        normalised: as in `corner_terms`; False: the raw sum of the trackers' functions, in pixels.
+        solver: starts at the centre of lowest energy.
 
     Source: Toso, Campbell, Russell, NeurIPS 2019, section 4.
     """
@@ -78,14 +82,14 @@ def fuse_frame(
     frame = frame._replace(
         boxes=jnp.where(sound[:, None], frame.boxes, 0), reported=frame.reported & sound
     )
-    terms = corner_terms(parameters, frame)
-    origin, unit = frame_unit(frame)
+    terms = corner_terms(parameters, frame, normalised=normalised)
+    origin, unit = frame_unit(frame, normalised=normalised)
     solution = jax.vmap(
         lambda one: argmin(
             corner_energy,
             jnp.zeros(2, unit.dtype),
             one,
-            solver=_SOLVER,
+            solver=MultiStart(solver, _centres),
             damping=damping,
             diagnostics=True,
         )
@@ -103,6 +107,7 @@ def fuse_boxes(
     first_box: Any = None,
     frame: Any = 1,
     damping: Damping = Damping(),  # noqa: B008
+    normalised: bool = True,
 ) -> jax.Array:
     """One box from the boxes of K trackers: a robust mean of each of its two corners.
 
@@ -117,6 +122,7 @@ def fuse_boxes(
             parameters depends on it. None: without that term.
         frame: (...) frames since the start.
         damping: of the backward pass, see `jaxcv.Damping`.
+        normalised: False for parameters that were learned with the raw energy, in pixels.
 
     Returns:
         (..., 4) fused corners [px]; differentiable in `parameters`. nan if no tracker reports.
@@ -157,7 +163,8 @@ def fuse_boxes(
         jnp.broadcast_to(jnp.asarray(first_box, boxes.dtype), (*batch, 4)).reshape(-1, 4),
         jnp.broadcast_to(jnp.asarray(frame), batch).reshape(-1),
     )
-    fused = jax.vmap(lambda one: fuse_frame(parameters, one, damping=damping).box)(frames)
+    fuse = lambda one: fuse_frame(parameters, one, damping=damping, normalised=normalised).box
+    fused = jax.vmap(fuse)(frames)
     usable = frames.reported & _is_box(frames.boxes)
     some = jnp.any(usable, axis=-1, keepdims=True)
     return jnp.where(some, fused, jnp.nan).reshape(*batch, 4)

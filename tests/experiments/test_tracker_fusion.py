@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from experiments import runner, tracker_fusion
-from experiments.tracker_fusion import evaluation, training
+from experiments.tracker_fusion import baselines, evaluation, minima, network, training
+from experiments.tracker_fusion import config as settings
+from experiments.tracker_fusion import data as sequences_of
 
-CONFIG = training.Config(
+CONFIG = settings.Config(
     num_sequences=10, num_frames=14, num_trackers=5, steps=12, batch_size=16, strength=(1e-3, 1e-1)
 )
 
@@ -58,7 +60,7 @@ def write_vot(root, data, *, rename=None, drop=()):
 def test_the_results_have_every_row(trained):
     folder, results = trained
     metrics = json.loads((folder / "results.json").read_text())["metrics"]
-    data = training.load(CONFIG)
+    data = sequences_of.load(CONFIG)
     rows = [*data.sequences.trackers, "mean", "median", "oracle", "rbf", "undamped", "learned"]
     assert all(f"{name}/{metric}" in metrics for name in rows for metric in ("iou", "iou_frames"))
     frames = data.frames
@@ -81,17 +83,17 @@ def test_the_results_have_every_row(trained):
 
 @pytest.mark.slow
 def test_no_model_is_trained_or_chosen_on_the_sequences_that_it_is_tested_on():
-    data = training.load(CONFIG)
-    folds = training.metadata(CONFIG, data)["folds"]
-    fold = training._fold_of_frames(folds, data)
-    masks = training._splits(CONFIG, data)
+    data = sequences_of.load(CONFIG)
+    folds = sequences_of.metadata(CONFIG, data)["folds"]
+    fold = sequences_of.fold_of_frames(folds, data)
+    masks = sequences_of.split_masks(CONFIG, data)
     for f in range(5):
         assert not np.any(masks[f] & ((fold == f) | (fold == (f + 1) % 5)))
         assert not np.any(masks[5 + f] & (fold == f))
         assert np.any(masks[5 + f] & (fold == (f + 1) % 5))
-    assert masks[training.ALL].all()
-    test = training._frame_thirds(CONFIG, data)
-    assert np.array_equal(masks[training.FRAMES], ~test)
+    assert masks[10].all()
+    test = sequences_of.frame_thirds(CONFIG, data)
+    assert np.array_equal(masks[11], ~test)
     runs = training.runs(CONFIG, data)
     table, count = runs["learned.final"].data["table"], runs["learned.final"].data["count"]
     for number, mask in enumerate(masks):
@@ -101,7 +103,7 @@ def test_no_model_is_trained_or_chosen_on_the_sequences_that_it_is_tested_on():
 def test_the_choice_for_a_fold_never_saw_it():
     """Validation scores that only fold f could have raised do not change the choice for f."""
     config = dataclasses.replace(CONFIG, strength=(1.0, 2.0))
-    shape = (2, training.NUM_FOLDS)
+    shape = (2, settings.NUM_FOLDS)
 
     def models(own, following):
         history = {"own_iou": own.reshape(1, -1), "next_iou": following.reshape(1, -1)}
@@ -130,7 +132,7 @@ def test_the_choice_for_a_fold_never_saw_it():
 @pytest.mark.slow
 def test_another_folder_is_scored_by_the_model_of_all_sequences(trained, tmp_path):
     folder, results = trained
-    data = training.load(CONFIG)
+    data = sequences_of.load(CONFIG)
     same = write_vot(tmp_path / "same", data)
     other = write_vot(tmp_path / "other", data, rename=lambda name: f"new_{name}")
     scored = {}
@@ -158,7 +160,7 @@ def test_predictions_are_results_in_the_same_layout(trained, tmp_path):
 
     folder, results = trained
     runner.predict(tracker_fusion.EXPERIMENT, None, tmp_path, folder)
-    data = training.load(CONFIG)
+    data = sequences_of.load(CONFIG)
     ious = []
     from jaxcv.metrics.tracking import box_iou
 
@@ -175,7 +177,7 @@ def test_predictions_are_results_in_the_same_layout(trained, tmp_path):
 @pytest.mark.slow
 def test_a_folder_of_other_trackers_is_refused(trained, tmp_path):
     folder, _ = trained
-    root = write_vot(tmp_path / "vot", training.load(CONFIG), drop=("accurate_1",))
+    root = write_vot(tmp_path / "vot", sequences_of.load(CONFIG), drop=("accurate_1",))
     config = dataclasses.replace(
         CONFIG, data="vot", data_dir=str(root), cache_dir=str(tmp_path / "cache")
     )
@@ -185,7 +187,7 @@ def test_a_folder_of_other_trackers_is_refused(trained, tmp_path):
 
 
 def test_bad_data_stop_before_anything_is_written(tmp_path):
-    data = training.load(CONFIG)
+    data = sequences_of.load(CONFIG)
     root = write_vot(tmp_path / "vot", data)
     victim = root / "results" / "accurate_1" / "unsupervised" / data.sequences.names[0]
     path = next(victim.glob("*.txt"))
@@ -199,10 +201,10 @@ def test_bad_data_stop_before_anything_is_written(tmp_path):
         tracker_fusion.train(config, tmp_path / "out")
     assert not (tmp_path / "out" / "results.json").exists()
     with pytest.raises(runner.DataError, match="needs a folder"):
-        training.load(dataclasses.replace(config, data_dir=None))
+        sequences_of.load(dataclasses.replace(config, data_dir=None))
     (tmp_path / "empty").mkdir()
     with pytest.raises(runner.DataError, match="empty"):
-        training.load(dataclasses.replace(config, data_dir=str(tmp_path / "empty")))
+        sequences_of.load(dataclasses.replace(config, data_dir=str(tmp_path / "empty")))
 
 
 @pytest.mark.slow
@@ -211,7 +213,7 @@ def test_learned_weights_beat_equal_ones_on_real_sequences(tmp_path):
     root = os.environ.get("JAXCV_REAL_DATA")
     if not root:
         pytest.skip("JAXCV_REAL_DATA is not set")
-    config = training.Config(
+    config = settings.Config(
         data="vot",
         data_dir=str(pathlib.Path(root) / "tracker_fusion"),
         cache_dir=str(tmp_path / "cache"),
@@ -223,6 +225,165 @@ def test_learned_weights_beat_equal_ones_on_real_sequences(tmp_path):
 
 @pytest.mark.slow
 def test_learned_weights_beat_equal_ones_on_generated_sequences(tmp_path):
-    metrics = tracker_fusion.train(training.Config(), tmp_path)["metrics"]
+    metrics = tracker_fusion.train(settings.Config(), tmp_path)["metrics"]
     assert metrics["rbf/iou"] > metrics["median/iou"] > metrics["mean/iou"]
     assert metrics["learned_minus_rbf/iou"] > 0.03
+
+
+def test_the_paper_preset_is_the_published_configuration():
+    config = settings.PRESETS["paper"]
+    rows = settings.methods(config)
+    for name, value in (("learned", 0.1), ("undamped", 0.0)):
+        row = rows[name]
+        assert (row.damping.value, row.damping.mode, row.damping.order) == (value, "plain", 1)
+        assert not row.normalised
+        assert row.loss == "pixels"
+        assert row.solver.solver.max_steps == 10
+        assert row.solver.damping == row.damping
+    assert config.strength == (0.0,)
+    data = sequences_of.load(CONFIG)
+    own = dataclasses.replace(config, data="synthetic", num_sequences=10, num_frames=14)
+    assert sorted(training.runs(own, data)) == ["learned.final", "undamped.final"]
+    boxes = np.asarray([[0.0, 0, 10, 10]])
+    loss = training.distances(config, "pixels", boxes, boxes + np.array([[1.0, -2, 3, 400]]))
+    np.testing.assert_allclose(loss, [406.0])
+
+
+def test_one_split_tests_a_share_of_the_frames_and_never_trains_on_it():
+    config = dataclasses.replace(CONFIG, num_sequences=30, test_share=1 / 3)
+    data = sequences_of.load(config)
+    folds = sequences_of.folds_of(config)
+    fold = sequences_of.fold_of_frames(sequences_of.metadata(config, data)["folds"], data)
+    assert folds.tested == (0,)
+    assert abs(np.mean(fold == 0) - 1 / 3) < 0.04
+    masks = sequences_of.split_masks(config, data)
+    for number in (0, 2, folds.final[0]):  # the models that score or choose for fold 0
+        assert not np.any(masks[number] & (fold == 0))
+    assert np.array_equal(masks[0], fold == 2)
+    assert np.array_equal(evaluation.model_of_fold(config, [0, 1, 2, -1]), [0, -1, -1, 1])
+
+
+def test_conditions_are_all_combinations():
+    rows = settings.methods(settings.PRESETS["conditions"])
+    found = {
+        (r.forward, r.energy, r.loss, r.damping.value, r.learning_rate)
+        for name, r in rows.items()
+        if name not in settings.METHODS
+    }
+    assert len(found) == 32
+    assert {r.damping.mode for name, r in rows.items() if name not in settings.METHODS} == {"plain"}
+
+
+def test_a_draw_hides_all_trackers_but_the_subset():
+    config = dataclasses.replace(CONFIG, subset=3)
+    data = sequences_of.load(config)
+    used = [
+        tuple(np.flatnonzero(sequences_of.drawn(config, data, i).frames.reported.any(axis=0)))
+        for i in range(4)
+    ]
+    assert {len(own) for own in used} == {3}
+    assert len(set(used)) > 1
+    with pytest.raises(runner.DataError, match="`subset`: expected at most 5"):
+        sequences_of.drawn(dataclasses.replace(config, subset=6), data, 0)
+
+
+def test_weighted_median():
+    values = np.array([[[1.0], [5.0], [2.0], [np.nan]], [[3.0], [np.nan], [np.nan], [9.0]]])
+    weights = np.array([1.0, 3.0, 1.0, 0.5])
+    np.testing.assert_allclose(baselines.weighted_median(values, weights), [[5.0], [3.0]])
+    equal = baselines.weighted_median(np.random.default_rng(0).normal(size=(9, 5, 4)), np.ones(5))
+    np.testing.assert_allclose(
+        equal, np.median(np.random.default_rng(0).normal(size=(9, 5, 4)), axis=1)
+    )
+
+
+def test_minima_of_far_and_near_centres():
+    """Two groups of trackers give two minima; one group gives one, at its mean."""
+    boxes = np.zeros((1, 4, 4), np.float32)
+    boxes[0] = [[0, 0, 100, 100], [0, 0, 100, 100], [0, 0, 100, 100], [300, 0, 400, 100]]
+    data = sequences_of.load(CONFIG)
+    frames = sequences_of.taken(data, [0]).frames._replace(
+        boxes=boxes, reported=np.ones((1, 4), bool), ground_truth=boxes[:, 0], initial=boxes[:, 0]
+    )
+    data = data._replace(frames=frames)
+    models = training.equal_width(4, [0.3])
+    ((left, right),) = minima.minima_of_frames(models, [0], data)
+    np.testing.assert_allclose(left, [[0, 0], [300, 0]], atol=0.1)
+    np.testing.assert_allclose(right, [[100, 100], [400, 100]], atol=0.1)
+    points = np.array([[0.0, 0], [0, 0.05], [3, 0]])
+    np.testing.assert_allclose(
+        minima.distinct(points, np.array([1.0, 0.0, 2.0]), 0.1), [[0, 0.05], [3, 0]]
+    )
+
+
+def test_the_set_network_does_not_depend_on_the_order_of_the_trackers():
+    import jax
+
+    data = sequences_of.load(CONFIG)
+    frame = jax.tree.map(lambda leaf: leaf[0], sequences_of.tracker_frames(data.frames))
+    sets = network.SetNetwork()
+    params = jax.jit(sets.init)(jax.random.key(0), frame)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    order = np.array([3, 1, 4, 0, 2])
+    mixed = frame._replace(boxes=frame.boxes[order], reported=frame.reported[order])
+    tracker = params["params"]["tracker"]
+    permuted = {"params": params["params"] | {"tracker": tracker[order]}}
+    apply = jax.jit(sets.apply)
+    np.testing.assert_allclose(apply(permuted, mixed), apply(params, frame), rtol=1e-4)
+    scaled = frame._replace(boxes=2 * frame.boxes + 7, first_box=2 * frame.first_box + 7)
+    np.testing.assert_allclose(
+        apply(params, scaled), 2 * np.asarray(apply(params, frame)) + 7, rtol=1e-3, atol=0.05
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["conditions", "competitors", "draws"])
+def test_further_rows_of_the_presets(preset, tmp_path, monkeypatch):
+    monkeypatch.setattr(baselines, "LEAVES", (3, 7))
+    monkeypatch.setattr(baselines, "TREES", (3, 10))
+    monkeypatch.setattr(network, "SETTINGS", ((1e-2, 1e-2), (1e-3, 1e-1)))
+    kept = {k: settings.ABLATIONS["conditions"][k] for k in (
+        "damped_lbfgs_raw_pixels_0.05", "undamped_lbfgs_raw_pixels_0.05",
+    )}  # fmt: skip
+    monkeypatch.setitem(settings.ABLATIONS, "conditions", kept)
+    draws = {f"draw_{i}": settings.Method(draw=i) for i in range(2)}
+    monkeypatch.setitem(settings.ABLATIONS, "draws", draws)
+    config = dataclasses.replace(
+        settings.PRESETS[preset], data="synthetic", num_sequences=10, num_frames=14, num_trackers=5,
+        steps=8, batch_size=16, network_steps=8, subset=3,
+        minima=40 if preset == "competitors" else 0,
+    )  # fmt: skip
+    metrics = tracker_fusion.train(config, tmp_path)["metrics"]
+    figures = {path.stem for path in (tmp_path / "figures").glob("*.png")}
+    if preset == "conditions":
+        for name in kept:
+            assert metrics[f"{name}/trainings"] == 7
+            assert 0 <= metrics[f"{name}/failures"] <= 7
+        assert "conditions" in figures
+    elif preset == "competitors":
+        for name in ("boosted_trees", "set_network", "best_in_training", "weighted_median"):
+            assert 0.2 < metrics[f"{name}/iou"] <= metrics["oracle/iou"] + 0.1
+            assert f"learned_minus_{name}/low" in metrics
+            assert f"{name}/iou_frames" in metrics
+        assert metrics["untrained/minima"] >= 1
+        assert metrics["learned/poor_minima"] <= metrics["learned/minima"]
+        assert "minima" in figures
+    else:
+        assert len(metrics["draws_minus_best_tracker/iou"]) == 2
+        assert metrics["draw_0/iou"] <= metrics["oracle/iou"]
+
+
+@pytest.mark.slow
+def test_first_steps_of_the_paper_preset_at_full_size(tmp_path):
+    """72 trackers and 60 sequences in VOT layout, batches of 1,024; the loss falls."""
+    made = dataclasses.replace(CONFIG, num_sequences=60, num_frames=20, num_trackers=72)
+    root = write_vot(tmp_path / "vot", sequences_of.load(made))
+    config = dataclasses.replace(
+        settings.PRESETS["paper"], data_dir=str(root), cache_dir=str(tmp_path / "cache"), steps=20
+    )
+    metrics = tracker_fusion.train(config, tmp_path / "out")["metrics"]
+    assert np.isfinite(metrics["learned/iou"])
+    assert metrics["learned/skipped"] == 0
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    losses = [np.mean(json.loads(x)["loss"]) for x in lines if '"learned.final"' in x]
+    assert losses[-1] < losses[0]

@@ -282,11 +282,12 @@ def generate(
     if not noise >= 0:
         raise argument_error("noise", "expected a scale of 0 or more [px]", noise)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
-    parts, cameras = [], []
+    parts, cameras, places = [], [], []
     for s in range(num_subjects):
         offsets = _offsets(rng)
         rotations, centres = _cameras(num_views, rng)
         cameras.append(rotations)
+        places.append(centres)
         for a, action in enumerate(ACTIONS):
             for _ in range(clips):
                 step = rng.uniform(0.2, 1.5)
@@ -299,10 +300,12 @@ def generate(
                 points, visible = _detect(joints, rotations, centres, noise, outliers, swaps, rng)
                 index = np.full(frames, s), np.full(frames, a)
                 parts.append((points, visible, joints, *index))
+    intrinsics = np.array([[_FOCAL, 0, _CENTRE], [0, _FOCAL, _CENTRE], [0, 0, 1]])
     points, visible, joints, subject, action = map(np.concatenate, zip(*parts, strict=True))
     out = PoseFrames(
         points, visible, joints, np.stack(cameras), subject, action,
-        tuple(f"S{s + 1}" for s in range(num_subjects)), ACTIONS,
+        tuple(f"S{s + 1}" for s in range(num_subjects)), ACTIONS, np.stack(places),
+        np.broadcast_to(intrinsics, (num_subjects, num_views, 3, 3)),
     )  # fmt: skip
     check_frames(out)
     return out
