@@ -234,6 +234,7 @@ COMPARED = (  # (a, b): error of a / error of b - 1
     ("huber", "baseline_huber"),
     ("huber", "baseline_other_detector"),
     ("huber", "triangulation"),
+    ("huber", "triangulation_estimated_scale"),
     ("huber", "triangulation_mean_cameras"),
     ("huber", "lifting"),
     ("monocular", "monocular_untrained"),

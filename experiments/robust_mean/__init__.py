@@ -31,6 +31,7 @@ EXPERIMENT = runner.Experiment(
         runner.Column("final width^2", "sigma2", ".0f"),
         runner.Column("largest gradient", "largest_gradient", ".3g"),
     ),
+    rows=evaluation.ROWS,
     x64=True,
 )
 train, load = runner.bound(EXPERIMENT)

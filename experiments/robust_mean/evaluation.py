@@ -13,7 +13,7 @@ from experiments.robust_mean import training
 from jaxcv.data.synthetic.robust_mean import PROTOCOLS, Protocol, draw
 from jaxcv.io import Model
 
-__all__ = ["evaluate", "key_of", "model", "selected"]
+__all__ = ["ROWS", "evaluate", "key_of", "model", "selected"]
 
 
 SCANNED = np.geomspace(1.0, 1e4, 61)  # sigma^2
@@ -73,6 +73,17 @@ def key_of(protocol: str, optimizer: str, method: str) -> str:
     """Prefix of the metrics: [paper/][optimizer/]method; `released` and `asgd` are left out."""
     prefix = "paper/" if protocol == "paper" else ""
     return prefix + ("" if optimizer == "asgd" else f"{optimizer}/") + method
+
+
+# Of the table: first the paper's data and optimiser, then the released code's.
+ROWS = tuple(
+    key_of(protocol, optimizer, method)
+    for protocol, optimizer, method in itertools.product(
+        ("paper", "released"),
+        ("sgd", "asgd", "adam", "adadelta"),
+        (*training.METHODS, *training.DAMPINGS),
+    )
+)
 
 
 def evaluate(config: training.Config, data: None, trained: Any) -> dict[str, Any]:

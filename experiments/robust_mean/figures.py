@@ -10,11 +10,12 @@ import numpy as np
 
 from experiments import runner
 from experiments.robust_mean import evaluation, training
+from jaxcv import argmin
 from jaxcv.data.synthetic.robust_mean import PROTOCOLS, draw
 from jaxcv.energies.robust import rbf_energy
 from jaxcv.plots.robust_mean import plot_energy, plot_trace
 
-__all__ = ["draw_all"]
+__all__ = ["draw_all", "headline", "predicted"]
 
 COLORS = {
     "undamped": "tab:red",
@@ -50,6 +51,7 @@ def draw_all(config: Any, data: None, trained: Any, metrics: Any) -> Iterable[tu
             yield name, _traces(config, trained, metric, label, lines)
         yield "largest_gradient.png", _largest_gradient(config, metrics)
     yield "loss.png", _losses(config, metrics)
+    yield "prediction.png", _prediction(config, metrics)
 
 
 def _best_widths(config: Any, metrics: Any) -> dict[str, tuple[float, str]]:
@@ -58,8 +60,14 @@ def _best_widths(config: Any, metrics: Any) -> dict[str, tuple[float, str]]:
     return {name: (float(metrics[key(name)]), "least test loss") for name in config.protocol}
 
 
+def headline(config: Any) -> tuple[str, str]:
+    """Optimiser and protocol of the single figures: the paper's, where the training has them."""
+    optimizer = "sgd" if "sgd" in config.optimizer else config.optimizer[0]
+    return optimizer, "paper" if "paper" in config.protocol else config.protocol[0]
+
+
 def _energies(config: Any, trained: Any) -> Any:
-    optimizer, protocol = config.optimizer[0], config.protocol[0]
+    optimizer, protocol = headline(config)
     key = jax.random.key(config.seed)
     sample = draw(
         key,
@@ -91,6 +99,81 @@ def _energies(config: Any, trained: Any) -> Any:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5)
     figure.suptitle(f"Energy of the robust mean, {TITLES[protocol]}, trained with {optimizer}")
+    return figure
+
+
+def predicted(
+    scales: np.ndarray, scale: float, points: jax.Array
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where a minimum moves with the width, and where its derivatives at one width say it moves.
+
+    Args:
+        scales: (m,) widths.
+        scale: the width of the derivatives.
+        points: (n,) a sample.
+
+    Returns:
+        The minimiser (m,) that Newton's method finds from that of `scale`; and its linear
+        predictions (m,), undamped and damped.
+    """
+    centre = jnp.asarray(scale, points.dtype)
+    first = training.estimate(centre, points, "undamped").value
+    solve = lambda s: argmin(rbf_energy, first, s, (points,)).value
+    moved = jax.vmap(solve)(jnp.asarray(scales, points.dtype))
+    lines = [
+        first + (scales - scale) * jax.grad(lambda s, m=m: training.estimate(s, points, m).value)(
+            centre
+        )
+        for m in ("undamped", "damped")
+    ]  # fmt: skip
+    return np.asarray(moved), np.asarray(lines[0]), np.asarray(lines[1])
+
+
+def _prediction(config: Any, metrics: Any) -> Any:
+    """True and predicted minimisers over the change of the width, of two samples."""
+    _, protocol = headline(config)
+    scale = float(np.sqrt(metrics[f"{evaluation.key_of(protocol, 'asgd', 'scan')}/best_sigma2"]))
+    keys = jax.random.split(jax.random.key(config.seed), 200)
+    sample = jax.vmap(
+        lambda key: draw(
+            key,
+            PROTOCOLS[protocol],
+            num_inliers=training.NUM_INLIERS,
+            num_outliers=training.NUM_OUTLIERS,
+        )
+    )(keys)
+    curvature = jax.vmap(
+        lambda points: (
+            training.estimate(
+                jnp.asarray(scale), points, "damped", diagnostics=True
+            ).diagnostics.min_eigenvalue
+        )
+    )(sample.points)
+    order = np.argsort(np.asarray(curvature))
+    figure = runner.new_figure(figsize=(11, 4.5))
+    axes = figure.subplots(1, 2)
+    change = np.linspace(-0.5, 0.5, 101) * scale
+    for ax, index, title in zip(
+        axes, (order[100], order[10]), ("median curvature", "5th percentile"), strict=True
+    ):
+        true, undamped, damped = predicted(scale + change, scale, sample.points[index])
+        ax.plot(change, true, color="black", linewidth=2, label="true minimiser")
+        ax.plot(change, undamped, color=COLORS["undamped"], label="undamped prediction (eq. 9)")
+        ax.plot(change, damped, color=COLORS["damped"], label="damped prediction (eq. 10)")
+        low, high = true.min(), true.max()
+        margin = 0.6 * max(high - low, 0.5)
+        ax.set(
+            xlabel="change of the width s [units of the samples]",
+            ylabel="minimiser [units of the samples]",
+            ylim=(low - margin, high + margin),
+            title=f"{title} of 200 samples: h = {curvature[index]:.3g}, λ = 0.1",
+        )
+        ax.axvline(0, color="0.7", linewidth=0.8)
+    axes[0].legend(fontsize=8)
+    figure.suptitle(
+        f"Predicted movement of the minimum from s = {scale:.1f}, {TITLES[protocol]} "
+        "(paper: a sketch, Fig. 1)"
+    )
     return figure
 
 

@@ -231,15 +231,18 @@ def _conditions(config: Any, metrics: Any) -> Any:
         keys = [f"{method}_{stem}" for stem in stems]
         left.barh(place + offset, [metrics[f"{k}/iou"] for k in keys], 0.38, color=color)
         if f"{keys[0]}/failures" in metrics:
-            share = [metrics[f"{k}/failures"] / metrics[f"{k}/trainings"] for k in keys]
-            right.barh(place + offset, [100 * x for x in share], 0.38, color=color, label=method)
+            failed = [(metrics[f"{k}/failures"], metrics[f"{k}/trainings"]) for k in keys]
+            share = [100 * a / b for a, b in failed]
+            right.barh(place + offset, share, 0.38, color=color, label=method)
+            for y, x, (a, b) in zip(place + offset, share, failed, strict=True):
+                right.text(x + 1, y, f"{a} of {b}", va="center", fontsize=7)
     left.axvline(metrics["rbf/iou"], color="tab:green", label="equal widths, untrained")
     left.axvline(metrics["learned/iou"], color="black", linestyle=":", label="learned, this preset")
     left.set_yticks(place, [stem.replace("_", ", ") for stem in stems])
     left.set(xlim=(0, 1), xlabel="mean IoU on unseen sequences")
     left.set_ylabel("solver, energy, loss, learning rate")
-    right.set(xlim=(0, 105), xlabel="trainings with a loss above the untrained one [%]")
-    left.legend(loc="lower left", fontsize=8)
-    right.legend(loc="lower right")
+    right.set(xlim=(0, 118), xlabel="trainings with a loss above the untrained one [%]")
+    handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
     figure.suptitle("Training under the paper's conditions and today's (paper: undamped N/A)")
     return figure

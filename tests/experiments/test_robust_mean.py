@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import robust_mean, runner
-from experiments.robust_mean import prediction, training
+from experiments.robust_mean import evaluation, figures, prediction, training
 from jaxcv.data.synthetic.robust_mean import PROTOCOLS, draw
 
 pytestmark = pytest.mark.optimised
@@ -123,3 +123,33 @@ def test_samples_follow_their_protocol():
     assert abs(float(paper.target.mean())) < 2  # the centre, uniform in [-40, 40]
     assert 22 < float(paper.target.std()) < 24
     assert float(np.abs(paper.points[:, 10:]).max()) <= 40
+
+
+def test_the_headline_is_the_papers_data_and_optimiser():
+    paper = training.PRESETS["paper"]
+    assert figures.headline(paper) == ("sgd", "paper")
+    assert figures.headline(CONFIG) == ("asgd", "released")
+    assert evaluation.ROWS[:2] == ("paper/sgd/undamped", "paper/sgd/damped")
+    assert len(set(evaluation.ROWS)) == len(evaluation.ROWS)
+
+
+def test_the_undamped_prediction_is_the_tangent_of_the_true_movement():
+    with jax.enable_x64(True):
+        points = draw(jax.random.key(0), PROTOCOLS["paper"]).points
+        scale, h = 8.0, 1e-3
+        true, undamped, damped = figures.predicted(np.array([scale - h, scale + h]), scale, points)
+        slope = (true[1] - true[0]) / (2 * h)
+        np.testing.assert_allclose((undamped[1] - undamped[0]) / (2 * h), slope, rtol=1e-5)
+        assert abs(damped[1] - damped[0]) < abs(undamped[1] - undamped[0])
+
+
+@pytest.mark.slow
+def test_first_steps_of_the_paper_preset_at_full_size(tmp_path):
+    """110 samples, ten L-BFGS steps and a Newton step, all optimisers and seeds."""
+    import dataclasses
+
+    config = dataclasses.replace(training.PRESETS["paper"], steps=20, num_test=20)
+    metrics = robust_mean.train(config, tmp_path)["metrics"]
+    for method in ("undamped", "damped"):
+        assert len(metrics[f"paper/sgd/{method}/loss"]) == 10
+    assert (tmp_path / "figures" / "prediction.png").stat().st_size > 10_000
