@@ -171,6 +171,11 @@ def metrics(config: Any, data: Any, trained: Any) -> dict[str, Any]:
                     if "loss" in run.history:
                         steps = steps_to_end(run.history["step"], run.history["loss"][:, 0])
                         out.setdefault(f"{key}_steps_to_2_percent", []).append(steps)
+                        largest = run.history["gradient_norm"][:, 0]
+                        tenth = max(1, len(largest) // 10)
+                        for when, part in (("early", largest[:tenth]), ("late", largest[-tenth:])):
+                            name_of = f"{key}_{when}_largest_gradient"
+                            out.setdefault(name_of, []).append(float(np.nanmax(part)))
                 elif row.get("competitor") == "triangulation" and "limb_norm" not in row:
                     mean_cameras = row["mean_cameras"]
                     width = _triangulated(config, data, trained, s, views, mean_cameras)[1]
@@ -274,6 +279,8 @@ def model(config: Any, trained: Any, trial: int | None) -> Model:
         "num_rotations": config.num_rotations,
     }  # fmt: skip
     own = {key: params[key] for key in ("model", "parameters")}
+    if not trainable[name].free_pose:
+        own["readout"], settings["free_pose"] = params["readout"], False
     if config.compatibility:
         settings["compatibility"] = True
     return Model(own, settings, {"method": name, "cameras": views})

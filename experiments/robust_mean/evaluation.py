@@ -91,7 +91,8 @@ def evaluate(config: training.Config, data: None, trained: Any) -> dict[str, Any
 
     `sigma2` is s^2 after the training and `largest_sigma2` its maximum; `largest_gradient` is the
     maximum of |d loss / d s|; `min_eigenvalue` is the smallest Hessian eigenvalue, also of the
-    first and last tenth of the training (`early_min_eigenvalue`, `late_min_eigenvalue`);
+    first and last tenth of the training (`early_min_eigenvalue`, `late_min_eigenvalue`), as
+    `early_largest_gradient` and `late_largest_gradient` are those of the gradients;
     `unconverged` is the fraction of such solves, `skipped` the number of skipped updates, and
     `loss` the mean squared error on test samples. `loss_over_least` divides it by the least loss
     of fixed widths on the same samples (`scan/`), and `within_10_percent` is the fraction of
@@ -141,6 +142,9 @@ def evaluate(config: training.Config, data: None, trained: Any) -> dict[str, Any
         if "min_eigenvalue" in history:
             lows = history["min_eigenvalue"]
             tenth = max(1, len(lows) // 10)
+            largest = history["gradient_norm"]
+            metrics[f"{key}/early_largest_gradient"] = np.nanmax(largest[:tenth], axis=0)
+            metrics[f"{key}/late_largest_gradient"] = np.nanmax(largest[-tenth:], axis=0)
             metrics[f"{key}/early_min_eigenvalue"] = np.nanmin(lows[:tenth], axis=0)
             metrics[f"{key}/late_min_eigenvalue"] = np.nanmin(lows[-tenth:], axis=0)
     for protocol, optimizer in itertools.product(config.protocol, config.optimizer):

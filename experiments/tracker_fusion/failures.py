@@ -17,13 +17,26 @@ _FRAMES = 2000  # training frames of each split that are scored
 
 
 def history_metrics(name: str, history: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The largest gradient, and the number of updates that were skipped, not being finite."""
+    """The largest gradient, and the number of updates that were skipped, not being finite.
+
+    Largest gradients and the batch's smallest eigenvalue of the Hessian (means) also of the first
+    and last quarter of the training, the first and last point of the log.
+    """
     if "gradient_norm" not in history:
         return {}
     with np.errstate(all="ignore"):
         largest = np.nanmax(history["gradient_norm"], initial=0)
+        early, late = (np.nanmax(history["gradient_norm"][i], initial=0) for i in (0, -1))
     skipped = history["skipped"]
-    return {
+    out = {
+        f"{name}/early_largest_gradient": float(early),
+        f"{name}/late_largest_gradient": float(late),
+    }
+    if "min_eigenvalue" in history:
+        curvature = history["min_eigenvalue"].mean(axis=1)
+        out[f"{name}/early_min_eigenvalue"] = float(curvature[0])
+        out[f"{name}/late_min_eigenvalue"] = float(curvature[-1])
+    return out | {
         f"{name}/largest_gradient": float(largest),
         f"{name}/skipped": float(np.nansum(skipped)),
         f"{name}/trainings_with_skips": int(np.sum(np.nansum(skipped, axis=0) > 0)),

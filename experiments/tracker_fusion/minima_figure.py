@@ -63,7 +63,7 @@ def draw(config: Any, data: Data, which: np.ndarray, models: Any, ious: Any, met
         ax.plot(*found.T, "+", ms=9, mew=1.5, color="magenta", label="minima")
         count, poor = metrics[f"{name}/minima"], metrics[f"{name}/poor_minima"]
         ax.set_title(
-            f"{title}: {len(found)} minima here\nall frames: {count:.2f}, poor {poor:.2f}",
+            f"{title}; minima here: {len(found)}\nmean of all frames: {count:.2f}, poor {poor:.2f}",
             fontsize=10,
         )
     handles, labels = axes[1].get_legend_handles_labels()
@@ -93,7 +93,7 @@ def _picture(
         ax.imshow(picture)
     else:
         kind = "no picture in the folder"
-    boxes = [(b, {"color": "white" if picture is not None else "grey", "lw": 0.7}) for b in shown]
+    boxes: list[Any] = [(box, {"color": "tab:cyan", "lw": 1}) for box in shown]
     boxes[0][1]["label"] = "boxes of the trackers"
     boxes.append((truth, {"color": "tab:red", "lw": 2, "label": "true box"}))
     boxes.append((fused, {"color": "tab:orange", "lw": 2, "ls": "--", "label": "fused box"}))

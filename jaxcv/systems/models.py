@@ -12,6 +12,7 @@ import numpy as np
 from jaxcv.checks import argument_error, check_choice, check_structure
 from jaxcv.energies.hand import HandScales
 from jaxcv.energies.human_pose import PoseModel, PoseParameters, initial_parameters
+from jaxcv.energies.human_pose_readout import PoseReadout, initial_readout
 from jaxcv.energies.tracker_fusion import FusionParameters
 from jaxcv.io import networks
 from jaxcv.io.networks import Model
@@ -31,8 +32,8 @@ __all__ = ["SYSTEMS", "TYPES", "load_model", "on_device", "save_model"]
 # Classes of parameters and settings that a file may contain.
 TYPES: tuple[type, ...] = (
     ColorScale, CurveSolver, FusionParameters, GraphicsNetwork, GraphicsSize, HandNetwork,
-    HandScales, LatentScale, MatchHead, PoseModel, PoseNetwork, PoseParameters, PoseScales,
-    StereoNetwork, ls_net.Size,
+    HandScales, LatentScale, MatchHead, PoseModel, PoseNetwork, PoseParameters, PoseReadout,
+    PoseScales, StereoNetwork, ls_net.Size,
 )  # fmt: skip
 FILE = "model.safetensors"  # in a folder `model`
 
@@ -85,8 +86,11 @@ def _tracker_fusion(settings: Mapping[str, Any], params: Any) -> Any:
 
 def _human_pose(settings: Mapping[str, Any], params: Any) -> Any:
     del settings
-    model = params["model"]
-    return {"model": PoseModel(*model), "parameters": initial_parameters(PoseModel(*model))}
+    model = PoseModel(*params["model"])
+    out: dict[str, Any] = {"model": model, "parameters": initial_parameters(model)}
+    if "readout" in params:  # of the energy for one camera
+        out["readout"] = initial_readout(model)
+    return out
 
 
 def _robust_mean(settings: Mapping[str, Any], params: Any) -> Any:
