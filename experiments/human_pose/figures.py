@@ -138,7 +138,8 @@ def _competitors(config: Any, metrics: Any) -> Any:
         ax.set_yticks(range(len(names)), names, fontsize=8)
         ax.set(xlabel="mean joint error [mm]", title=f"{views} camera(s), unseen subjects")
         ax.set_xlim(0, 1.15 * max(float(np.max(metrics[name + tail])) for name in names))
-        ax.legend(fontsize=8, loc="upper right")  # the short bars are there
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     figure.suptitle(f"bars: mean of {config.num_seeds} seed(s); lines: their range")
     return figure
 
