@@ -88,7 +88,8 @@ def open_workdir(
             "workdir", expected, folder, "Use another --workdir for evaluations and predictions."
         )
     with only_writer(folder):
-        now = {"experiment": experiment, "config": settings.config_to_dict(config)}
+        config = settings.config_to_dict(config)
+        now = {"experiment": experiment, "config": config, "digest": _digest(config)}
         if init_from is not None:
             now["init_from"] = init_from
         _keep_config(folder, now, training)
@@ -168,14 +169,25 @@ def only_writer(folder: pathlib.Path) -> Iterator[None]:
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
-    """The content of config.json: {"experiment": name, "config": fields, "init_from": folder}."""
+    """The content of config.json: {"experiment": name, "config": fields, "init_from": folder}.
+
+    "digest" tells that nothing was changed in the fields; folders of older versions have none.
+    """
     path = folder / "config.json"
     saved = read_json(path, "Give the work folder of a training, or train into an empty one.")
     config = saved.get("config")
     if not isinstance(saved.get("experiment"), str) or not isinstance(config, dict):
         expected, hint = "expected config.json from a training", "Train into an empty folder."
         raise folder_error(str(path), expected, f"the entries {sorted(saved)}", hint)
+    if "digest" in saved and saved["digest"] != _digest(config):
+        expected = "expected the settings as the training wrote them"
+        hint = "Undo the change. Other settings need another --workdir."
+        raise folder_error(str(path), expected, "changed ones", hint)
     return saved
+
+
+def _digest(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def read_json(path: pathlib.Path, hint: str) -> dict[str, Any]:

@@ -263,7 +263,9 @@ def saved_config(
         expected = f"expected a training of {experiment.name!r} in {folder}"
         hint = "Give the --workdir of a training of this experiment."
         raise records.folder_error(argument, expected, repr(found["experiment"]), hint)
-    config = settings.config_from_dict(experiment.config, found["config"])
+    config = settings.config_from_dict(
+        experiment.config, found["config"], complete="digest" in found
+    )
     config = dataclasses.replace(config, **changes)
     settings.check_config(experiment.config, config)
     return config

@@ -252,15 +252,29 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     return out
 
 
-def config_from_dict(config_type: type, values: Mapping[str, Any]) -> Any:
-    """The inverse of `config_to_dict`; raises ValueError if the fields are not those of today."""
+def config_from_dict(
+    config_type: type, values: Mapping[str, Any], *, complete: bool = False
+) -> Any:
+    """The inverse of `config_to_dict`.
+
+    Args:
+        config_type: the Config.
+        values: fields as saved.
+        complete: whether `values` are known to be all fields of their time: newer ones then get
+            their defaults, with which a run is as before they existed.
+
+    Raises:
+        ValueError: unknown fields, or missing ones unless `complete`.
+    """
     fields = kinds(config_type)
     values = with_new_names(config_type, values)
-    differing = sorted(fields.keys() ^ values.keys())
-    if differing:
+    unknown, missing = sorted(values.keys() - fields.keys()), sorted(fields.keys() - values.keys())
+    if unknown or (missing and not complete):
         hint = "It was written by another version: train again, or check that version out."
         expected = f"expected the fields {sorted(fields)}"
-        raise config_error("config.json", expected, f"{differing} on one side only", hint)
+        raise config_error("config.json", expected, f"{unknown + missing} on one side only", hint)
+    if missing:
+        _logger.info("config.json is older than the settings %s: their defaults hold", missing)
     made = {name: tuple(value) if fields[name].many else value for name, value in values.items()}
     config = config_type(**made)
     check_config(config_type, config)

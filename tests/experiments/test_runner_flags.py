@@ -209,6 +209,13 @@ def test_config_survives_json(toy):
     assert settings.config_from_dict(toy.Config, values) == config
     with pytest.raises(ValueError, match=r"\['new'\] on one side only"):
         settings.config_from_dict(toy.Config, values | {"new": 1})
+    older = {name: value for name, value in values.items() if name != "shift"}
+    with pytest.raises(ValueError, match=r"\['shift'\] on one side only"):
+        settings.config_from_dict(toy.Config, older)
+    completed = settings.config_from_dict(toy.Config, older, complete=True)
+    assert completed == dataclasses.replace(config, shift=toy.Config().shift)
+    with pytest.raises(ValueError, match=r"\['new'\] on one side only"):
+        settings.config_from_dict(toy.Config, values | {"new": 1}, complete=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -105,6 +105,31 @@ def test_workdir_with_an_unreadable_config(toy, unloadable, tmp_path):
         runner.train(unloadable, toy.Config(), tmp_path)
 
 
+def test_a_changed_setting_is_an_error(toy, unloadable, undisturbed, tmp_path):
+    folder = tmp_path / "training"
+    shutil.copytree(undisturbed, folder)
+    saved = json.loads((folder / "config.json").read_text())
+    for change in ({"shift": 9.0}, {"shift": None}):
+        config = {k: v for k, v in (saved["config"] | change).items() if v is not None}
+        (folder / "config.json").write_text(json.dumps(saved | {"config": config}))
+        with pytest.raises(records.FolderError, match=r"config.json`: expected the settings as"):
+            runner.evaluate(unloadable, None, tmp_path / "out", folder)
+        with pytest.raises(records.FolderError, match=r"config.json`: expected the settings as"):
+            runner.train(unloadable, toy.Config(), folder)
+
+
+def test_a_training_from_before_a_setting_existed_is_evaluated(toy, undisturbed, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Newer(toy.Config):
+        fresh: int = runner.flag(3, "A setting of today.", lower=0)
+
+    experiment = dataclasses.replace(toy.EXPERIMENT, config=Newer)
+    result = runner.evaluate(experiment, None, tmp_path / "new", undisturbed)
+    want = runner.evaluate(toy.EXPERIMENT, None, tmp_path / "old", undisturbed)
+    assert result.metrics == want.metrics
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["config"]["fresh"] == 3
+
+
 def test_evaluation_into_the_training_is_refused(toy, unloadable, undisturbed):
     with pytest.raises(records.FolderError, match="expected a folder without a training"):
         runner.evaluate(unloadable, None, undisturbed, undisturbed)
