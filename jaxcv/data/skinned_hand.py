@@ -1,8 +1,9 @@
 """Renders depth and shaded colour of a skinned hand mesh from a glTF file.
 
-Any right hand works that has one skin with WebXR's 25 joint names, e.g. that of the npm package
-@webxr-input-profiles/assets (MIT). With rotations R_i of the joints, whose rest positions are c_i,
-linear blend skinning moves a vertex v to
+Any hand, left or right, works that has one skin with WebXR's 25 joint names, e.g. those of the npm
+package @webxr-input-profiles/assets (MIT). The palm is on the side of the thumb at rest, and the
+mirror image of a hand gives mirrored poses. With rotations R_i of the joints, whose rest positions
+are c_i, linear blend skinning moves a vertex v to
 
     v' = sum_i w_i G_i v,     G_i = G_parent(i) T(c_i) R_i T(-c_i).
 
@@ -29,7 +30,7 @@ from jaxcv.data.synthetic.hand import (
     shade_hand,
 )
 from jaxcv.geometry.camera import pixel_rays
-from jaxcv.io.gltf_hand import WEBXR_FINGERS, WEBXR_JOINTS, SkinnedHand
+from jaxcv.io.gltf_hand import WEBXR_FINGERS, WEBXR_JOINTS, SkinnedHand, palm_normal
 
 __all__ = ["posed_hand", "render_mesh", "skinned_hands"]
 
@@ -48,16 +49,16 @@ def _about(axis: np.ndarray, angle: float) -> np.ndarray:
 
 
 def _frame(hand: SkinnedHand) -> np.ndarray:
-    """Orthonormal rows: to the thumb's side, to the fingers, out of the palm."""
+    """Orthonormal rows: to the thumb's side, to the fingers, out of the palm.
+
+    The determinant is 1 for a right hand, -1 for a left one.
+    """
     at = lambda name: hand.joints[_PLACE[name]]
-    to_index = at("index-finger-phalanx-proximal") - at("wrist")
-    to_pinky = at("pinky-finger-phalanx-proximal") - at("wrist")
-    out = np.cross(to_index, to_pinky)
-    out = out / np.linalg.norm(out)
+    normal, side = palm_normal(hand.joints)
     along = at("middle-finger-phalanx-proximal") - at("wrist")
-    along = along - (along @ out) * out
+    along = along - (along @ normal) * normal
     along = along / np.linalg.norm(along)
-    return np.stack([np.cross(along, out), along, out])
+    return np.stack([np.cross(along, normal), along, side * normal])
 
 
 def posed_hand(hand: SkinnedHand, turns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -80,17 +81,19 @@ def _random_turns(
     """Random rotations that curl and spread each finger; `out` (3,) points out of the palm."""
     turns = {}
     at = lambda name: hand.joints[_PLACE[name]]
+    # A rotation's axis is an axial vector: its sign changes in a mirror image.
+    normal = palm_normal(hand.joints)[0]
     for finger in WEBXR_FINGERS:
         base = f"{finger}-phalanx-proximal"
         bend = -np.cross(out, at(f"{finger}-tip") - at(base))
         curl, spread = rng.uniform(), rng.uniform(-0.2, 0.2)
-        turns[base] = _about(out, spread) @ _about(bend, 1.4 * curl - 0.2)
+        turns[base] = _about(normal, spread) @ _about(bend, 1.4 * curl - 0.2)
         turns[f"{finger}-phalanx-intermediate"] = _about(bend, 1.6 * curl)
         turns[f"{finger}-phalanx-distal"] = _about(bend, 1.0 * curl)
     across = at("pinky-finger-phalanx-proximal") - at("index-finger-phalanx-proximal")
     bend = np.cross(at("thumb-tip") - at("thumb-metacarpal"), across)
     curl = rng.uniform()
-    turns["thumb-metacarpal"] = _about(out, rng.uniform(-0.3, 0.3)) @ _about(
+    turns["thumb-metacarpal"] = _about(normal, rng.uniform(-0.3, 0.3)) @ _about(
         bend, rng.uniform(-0.2, 0.4)
     )
     turns["thumb-phalanx-proximal"] = _about(bend, 0.7 * curl)
@@ -138,10 +141,14 @@ def render_mesh(
 
 @functools.partial(jax.jit, static_argnames="size")
 def _placed(key, points, scored, scale, frame, size):
-    """Vertices, joints, K and pixel rays of the hand in a random view."""
+    """Vertices, joints, K and pixel rays of the hand in a random view.
+
+    The view of a left hand is the mirror image of a right hand's: x of the camera changes its sign.
+    """
     view_key, window_key = jax.random.split(key)
     rotation, place = draw_hand_view(view_key)
-    move = lambda x: scale * (x - scored[-1]) @ (rotation @ frame).T + place
+    mirror = jnp.ones(3).at[0].set(jnp.sign(jnp.linalg.det(frame)))
+    move = lambda x: mirror * (scale * (x - scored[-1]) @ (rotation @ frame).T + place)
     joints = move(scored)
     k = draw_window(window_key, joints, size)
     return move(points), joints, k, pixel_rays(k, *size)

@@ -1,6 +1,6 @@
 """Reads the skinned mesh of a hand from a glTF file.
 
-Any right hand works that has one skin with WebXR's 25 joint names.
+Any hand, left or right, works that has one skin with WebXR's 25 joint names.
 
 Source: the glTF 2.0 specification, section 3.7.3; WebXR Hand Input, W3C.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from jaxcv.checks import argument_error
 from jaxcv.io.files import check_file
 
-__all__ = ["WEBXR_FINGERS", "WEBXR_JOINTS", "SkinnedHand", "read_skinned_hand"]
+__all__ = ["WEBXR_FINGERS", "WEBXR_JOINTS", "SkinnedHand", "palm_normal", "read_skinned_hand"]
 
 WEBXR_FINGERS = ("index-finger", "middle-finger", "ring-finger", "pinky-finger")
 _CHAIN = ("metacarpal", "phalanx-proximal", "phalanx-intermediate", "phalanx-distal", "tip")
@@ -24,6 +24,7 @@ WEBXR_JOINTS = (
     *(f"{finger}-{part}" for finger in WEBXR_FINGERS for part in _CHAIN),
 )
 _MM = 1000.0
+_LEAST_BEND = 0.02  # of the thumb out of the palm's plane at rest, per length of the palm
 _COMPONENTS = {5121: np.uint8, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 
@@ -44,12 +45,46 @@ class SkinnedHand(NamedTuple):
     joints: np.ndarray
 
 
+def palm_normal(joints: np.ndarray, name: str = "joints") -> tuple[np.ndarray, int]:
+    """The normal n (3,) of the palm's plane, and 1 for a right hand, -1 for a left one.
+
+    n = i x p / |i x p|, with i and p from the wrist to the knuckles of index and little finger.
+    n points out of a right hand's palm and out of a left hand's back. The hand is a right one if
+    the thumb at rest lies on the side of n: b = n . (thumb's tip - middle knuckle) > 0. Fingers do
+    not count: some hands rest with them bent back.
+
+    Args:
+        joints: (25, 3) at rest, in the order of WEBXR_JOINTS.
+        name: what an error calls them.
+
+    Raises:
+        ValueError: no plane, or |b| below 2% of the distance from wrist to middle knuckle.
+    """
+    at = lambda name: joints[WEBXR_JOINTS.index(name)]
+    knuckle = lambda finger: at(f"{finger}-phalanx-proximal")
+    to_index, to_pinky = (knuckle(f"{f}-finger") - at("wrist") for f in ("index", "pinky"))
+    normal = np.cross(to_index, to_pinky)
+    size = np.linalg.norm(normal)
+    if not size > 1e-6 * np.linalg.norm(to_index) * np.linalg.norm(to_pinky):
+        expected = "expected a palm with an area"
+        raise argument_error(name, expected, "wrist, index and little knuckle on a line")
+    normal = normal / size
+    length = np.linalg.norm(knuckle("middle-finger") - at("wrist"))
+    bend = normal @ (at("thumb-tip") - knuckle("middle-finger"))
+    if not abs(bend) >= _LEAST_BEND * length:
+        expected = "expected a thumb bent to the palm at rest, which tells left from right"
+        got = f"{bend / length:.1%} of the palm's length"
+        raise argument_error(name, expected, got, "Export the hand with its thumb bent.")
+    return normal, 1 if bend > 0 else -1
+
+
 def read_skinned_hand(path: str | os.PathLike[str]) -> SkinnedHand:
     """Reads the hand of a .glb file.
 
     Raises:
         ValueError: no glTF file, not one skin, missing WebXR joints, accessors outside their
-            buffer, or values that are not finite; the error names the file and the rule.
+            buffer, values that are not finite, or a rest pose that does not tell left from right;
+            the error names the file and the rule.
     """
     import pygltflib
 
@@ -100,6 +135,7 @@ def _skinned(name: str, gltf: Any, blob: bytes) -> SkinnedHand:
     np.add.at(dense, (np.arange(len(vertices))[:, None], which), weights)
     rest = np.linalg.inv(bind.transpose(0, 2, 1))[:, :3, 3]  # column-major
     order = [names.index(joint) for joint in WEBXR_JOINTS]
+    palm_normal(_MM * rest[order], name)
     total = dense[:, order].sum(axis=1, keepdims=True)
     if (total <= 0).any():
         raise argument_error(name, "expected vertices with weight on a named joint", "some do not")

@@ -4,12 +4,15 @@ import json
 import struct
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcv.data import skinned_hand
 from jaxcv.data.hand import check_frames
 from jaxcv.data.skinned_hand import posed_hand, render_mesh, skinned_hands
-from jaxcv.io.gltf_hand import WEBXR_JOINTS, read_skinned_hand
+from jaxcv.geometry import so3
+from jaxcv.io.gltf_hand import WEBXR_JOINTS, palm_normal, read_skinned_hand
 
 pytestmark = pytest.mark.optimised
 
@@ -31,9 +34,9 @@ def skeleton():
     return np.array(joints)
 
 
-def write_glb(path, names=WEBXR_JOINTS, truncate=0, weights=(1.0, 0.0)):
-    """An octahedron about every joint, hung on it."""
-    joints = skeleton()
+def write_glb(path, names=WEBXR_JOINTS, truncate=0, weights=(1.0, 0.0), axes=(1, 1, 1)):
+    """An octahedron about every joint, hung on it; `axes` scales x, y and z."""
+    joints = skeleton() * axes
     vertices = (joints[:, None] + 0.01 * OCTAHEDRON).reshape(-1, 3).astype(np.float32)
     faces = (SIDES + 6 * np.arange(25)[:, None, None]).ravel().astype(np.uint16)
     which = np.zeros((150, 4), np.uint8)
@@ -101,6 +104,50 @@ def test_a_turned_finger_takes_all_beyond_it(hand):
     np.testing.assert_allclose(np.linalg.norm(vertices[own] - joints[tip], axis=1), 10, atol=1e-3)
 
 
+def random_pose(hand, seed):
+    out = skinned_hand._frame(hand)[2]
+    turns = skinned_hand._random_turns(np.random.default_rng(seed), hand, out)
+    return posed_hand(hand, turns)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_mirrored_hand_has_mirrored_poses(tmp_path, hand, axis):
+    mirror = np.where(np.arange(3) == axis, -1.0, 1.0)
+    write_glb(tmp_path / "left.glb", axes=mirror)
+    left = read_skinned_hand(tmp_path / "left.glb")
+    assert [palm_normal(one.joints)[1] for one in (hand, left)] == [1, -1]
+    np.testing.assert_allclose(
+        skinned_hand._frame(left), skinned_hand._frame(hand) * mirror, atol=1e-12
+    )
+    exact = hand._replace(vertices=hand.vertices * mirror, joints=hand.joints * mirror)
+    for seed in range(4):
+        for right, other in zip(random_pose(hand, seed), random_pose(exact, seed), strict=True):
+            np.testing.assert_allclose(other, right * mirror, atol=1e-10)
+    frames = skinned_hands(hand, jax.random.key(1), 2, subjects=1)
+    mirrored = skinned_hands(exact, jax.random.key(1), 2, subjects=1)
+    check_frames(mirrored)
+    np.testing.assert_allclose(mirrored.joints, frames.joints * [-1, 1, 1], atol=1e-3)
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_fingers_bend_to_the_palm_in_any_frame_and_unit(hand, side):
+    turn = np.asarray(so3.exp(jnp.array([0.7, -2.0, 1.1])), float) * side
+    moved = hand._replace(vertices=hand.vertices @ turn.T + 300, joints=hand.joints @ turn.T + 300)
+    np.testing.assert_allclose(
+        skinned_hand._frame(moved), skinned_hand._frame(hand) @ turn.T, atol=1e-6
+    )
+    for scale in (1e-3, 1e3):  # metres, micrometres
+        scaled = moved._replace(joints=scale * moved.joints)
+        np.testing.assert_allclose(
+            skinned_hand._frame(scaled), skinned_hand._frame(moved), atol=1e-9
+        )
+    out = skinned_hand._frame(moved)[2]
+    tips = [WEBXR_JOINTS.index(f"{f}-finger-tip") for f in ("index", "middle", "ring", "pinky")]
+    bent = [((random_pose(moved, s)[1] - moved.joints)[tips] @ out).mean() for s in range(20)]
+    assert np.mean(bent) > 20  # [mm]
+    assert np.mean(np.array(bent) > 0) > 0.8
+
+
 def test_rays_end_on_the_triangles():
     vertices = np.array([[-100.0, -100, 500], [100, -100, 500], [0, 100, 700]])
     rays = np.stack([*np.meshgrid([-0.5, 0.0, 0.5], [-0.1, 0.0]), np.ones((2, 3))], axis=-1)
@@ -128,6 +175,8 @@ def test_frames_are_sound_and_reproducible(hand):
         ({"truncate": 400}, "within the buffer"),
         ({"weights": (0.0, 0.0)}, "weight on a named joint"),
         ({"weights": (-1.0, 2.0)}, "weights of 0 or more"),
+        ({"axes": (1, 1, 0)}, "thumb bent to the palm at rest"),
+        ({"axes": (0, 1, 1)}, "a palm with an area"),
     ],
 )
 def test_broken_files_are_named(tmp_path, changes, message):
