@@ -141,15 +141,21 @@ def check_frames(frames: HandFrames, name: str = "frames") -> None:
         raise argument_error(f"{name}.joints", expected, "a depth of zero or less")
 
 
-def read_predictions(path: str | os.PathLike[str], joints: int = len(JOINTS)) -> np.ndarray:
+def read_predictions(
+    path: str | os.PathLike[str],
+    joints: int | None = len(JOINTS),
+    *,
+    positive_depth: bool = False,
+) -> np.ndarray:
     """Reads predictions or labels (u, v, depth) (N, J, 3) from a text file, one frame per line.
 
     Args:
         path: of the file; 3 J numbers per line, separated by blanks, without a header.
-        joints: J.
+        joints: J; None: as many as the first line has.
+        positive_depth: refuses a depth, the third number of a joint, of 0 or less.
 
     Raises:
-        ValueError: another count in a line, a word that is not a number, or nan.
+        ValueError: another count in a line, a word that is not a number, nan, or a refused depth.
     """
     check_file(path)
     rows = []
@@ -159,6 +165,11 @@ def read_predictions(path: str | os.PathLike[str], joints: int = len(JOINTS)) ->
             if not words:
                 continue
             where = f"{os.fspath(path)}, line {number}"
+            if joints is None:
+                if len(words) % 3:
+                    hint = "A file has no header, a line no name of an image."
+                    raise argument_error(where, "expected three numbers a joint", len(words), hint)
+                joints = len(words) // 3
             if len(words) != 3 * joints:
                 hint = f"Each line is u v depth of {joints} joints."
                 raise argument_error(where, f"expected {3 * joints} numbers", len(words), hint)
@@ -168,8 +179,12 @@ def read_predictions(path: str | os.PathLike[str], joints: int = len(JOINTS)) ->
                 raise argument_error(where, "expected numbers", repr(line[:60])) from None
             if not np.isfinite(row).all():
                 raise argument_error(where, "expected finite numbers", repr(line[:60]))
+            if positive_depth and min(row[2::3]) <= 0:
+                expected, got = "expected depths (every third number) above 0", min(row[2::3])
+                hint = "Leave out missing joints' frames; change the sign of z if z points back."
+                raise argument_error(where, expected, got, hint)
             rows.append(row)
-    if not rows:
+    if not rows or joints is None:
         raise argument_error(os.fspath(path), "expected a line or more", "an empty file")
     return np.array(rows).reshape(len(rows), joints, 3)
 
