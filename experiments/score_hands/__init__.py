@@ -15,7 +15,7 @@ An .npz file holds `joints_uvd` or `joints_xyz` (N, J, 3). Text does not say whi
 read as uvd if 95% of the joints lie in the picture (2 cx by 2 cy pixels), else as xyz if 95% are
 projected into it; predictions as what has the smaller median error. The table says what was read.
 Refused, in one line that names the file and its line: another count of numbers, nan, a depth of 0
-or less. Also refused: depths in metres, a median error above 250 mm either way, y of the wrong
+or less. Also refused: depths in metres, a median error above 200 mm either way, y of the wrong
 sign.
 
 Joints have the names of their set: 14 NYU (P1 P2 R1 R2 M1 M2 I1 I2 T1 T2 T3 W1 W2 C), 16 ICVL

@@ -31,7 +31,7 @@ NAMES = {  # in the order of each set's files
                         for part in ("mcp", "pip", "dip", "tip"))),
 }  # fmt: skip
 _CAMERAS = "MSRA: --camera=241.42,241.42,160,120; ICVL: --camera=240.99,240.96,160,120"
-_LIMIT = 250.0  # [mm], more than the length of a hand: no reading of a file with this median error
+_LIMIT = 200.0  # [mm], more than the length of a hand: no reading of a file with this median error
 _INSIDE = 0.95  # fraction of the joints of labels that lie in the picture
 _METRES = 20.0  # depths all below this are in metres, not millimetres
 
@@ -179,8 +179,8 @@ def predictions_format(file: JointFile, form: str, target: np.ndarray, k: np.nda
         k: (3, 3) [px].
 
     Raises:
-        ValueError: a median error above 250 mm in the format that is given while the other one has
-            less, or in both if none is given.
+        ValueError: in the format that is given, the median error is more than twice that in the
+            other one; or, where none is given, it is above 200 mm in both.
     """
     check_choice("format", form, ("auto", *FORMATS))
     if file.format is not None:
@@ -193,7 +193,7 @@ def predictions_format(file: JointFile, form: str, target: np.ndarray, k: np.nda
     if form == "auto":
         check_plausible(file, medians)
         return best
-    if medians[form] > _LIMIT >= medians[best]:
+    if medians[form] > 2 * medians[best] and medians[best] <= _LIMIT:
         expected = f"expected {FORMATS[form]}, as --format={form} says"
         got = f"{_extent(file.values)}, which is {FORMATS[best]}"
         raise argument_error(file.path, expected, got, f"Pass --format={best} or none.")
@@ -201,7 +201,7 @@ def predictions_format(file: JointFile, form: str, target: np.ndarray, k: np.nda
 
 
 def check_plausible(file: JointFile, medians: dict[str, float]) -> None:
-    """Raises ValueError unless one of the median errors [mm], by format, is 250 mm or less."""
+    """Raises ValueError unless one of the median errors [mm], by format, is 200 mm or less."""
     if min(medians.values()) <= _LIMIT:
         return
     known = " or ".join(FORMATS[name] for name in medians)

@@ -119,7 +119,10 @@ def test_formats_are_recognised_for_any_number_of_joints(tmp_path, count, fy):
         assert reading.labels_format(truth, "auto", k) == form
         for name, predicted in both.items():
             file = reading.read_joints(predicted, count)
-            assert reading.predictions_format(file, "auto", labels, k) == name
+            for given in ("auto", name):
+                assert reading.predictions_format(file, given, labels, k) == name
+            with pytest.raises(ValueError, match="which is [ux] [vy]"):
+                reading.predictions_format(file, {"uvd": "xyz", "xyz": "uvd"}[name], labels, k)
             found = reading.in_camera(file.values, name, k)
             np.testing.assert_allclose(found, ours, atol=0.01)
 
