@@ -121,7 +121,7 @@ def test_formats_are_recognised_for_any_number_of_joints(tmp_path, count, fy):
             file = reading.read_joints(predicted, count)
             for given in ("auto", name):
                 assert reading.predictions_format(file, given, labels, k) == name
-            with pytest.raises(ValueError, match="which is [ux] [vy]"):
+            with pytest.raises(ValueError, match=r"which is [ux] [vy]"):
                 reading.predictions_format(file, {"uvd": "xyz", "xyz": "uvd"}[name], labels, k)
             found = reading.in_camera(file.values, name, k)
             np.testing.assert_allclose(found, ours, atol=0.01)
