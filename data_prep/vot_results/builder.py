@@ -22,8 +22,11 @@ class VotResults(ArrayRecordBuilder):
     axis-aligned box: `extent` holds all its points, `area` has the area of the rotated rectangle.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {  # noqa: RUF012
+        "1.0.0": "First release.",
+        "1.1.0": "Supervised results and rows of tables are refused; 1.0.0 may hold them.",
+    }
     BUILDER_CONFIGS = [  # noqa: RUF012
         tfds.core.BuilderConfig(name="extent", description="Polygons become their extent."),
         tfds.core.BuilderConfig(name="area", description="Polygons become boxes of equal area."),

@@ -1,16 +1,18 @@
-"""The text files of the VOT toolkit: regions, sequences, results.
+"""The files of the VOT toolkit: regions, sequences, results.
 
 The layout, with one result per tracker and sequence (no re-initialisation)::
 
     sequences/list.txt                                    one sequence per line
     sequences/<sequence>/groundtruth.txt                  one region per line
-    results/<tracker>/unsupervised/<sequence>/<sequence>_001.txt
+    results/<tracker>/unsupervised/<sequence>/<sequence>_001.txt (or .bin, see `binary`)
 
 A region is a line of numbers, separated by commas or by white space: 4 numbers are a rectangle
 (left, top, width, height) [px]; an even count from 6 is a polygon x1, y1, x2, y2, ... [px]; a
-single number is a code: 0 nothing reported, 1 tracker initialised, 2 failure.
+single number is a code: 0 nothing reported, 1 tracker initialised, 2 failure. A line of nan alone
+is the code 0. Where a result is there as .txt and as .bin, the .txt is read, as the toolkit does.
 
-Source: votchallenge/toolkit-legacy, documentation of sequences and workspaces.
+Sources: votchallenge/toolkit-legacy, documentation of sequences and workspaces;
+votchallenge/toolkit, vot/region/io.py.
 """
 
 import math
@@ -21,6 +23,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
+from data_prep.vot_results.binary import read_binary
 from jaxcv.checks import argument_error
 from jaxcv.geometry import boxes
 from jaxcv.io.files import read_text
@@ -49,9 +52,11 @@ class Layout(NamedTuple):
         return self.root / "sequences" / sequence / "groundtruth.txt"
 
     def result_path(self, tracker: str, sequence: str) -> pathlib.Path:
-        """The regions a tracker reported in a sequence."""
+        """The regions a tracker reported in a sequence: .txt, or .bin where there is no .txt."""
         folder = self.root / "results" / tracker / "unsupervised" / sequence
-        return folder / f"{sequence}_001.txt"
+        text, binary = (folder / f"{sequence}_001{suffix}" for suffix in (".txt", ".bin"))
+        # lexists: a text that cannot be read is reported, not passed over.
+        return binary if os.path.lexists(binary) and not os.path.lexists(text) else text
 
     def files(self) -> list[pathlib.Path]:
         """All files that are read, in a fixed order."""
@@ -61,12 +66,12 @@ class Layout(NamedTuple):
 
 
 class Regions(NamedTuple):
-    """The n lines of a file.
+    """The n regions of a file.
 
     Attributes:
         corners: (n, 4) float64 x1, y1, x2, y2 [px], zero where `present` is False.
-        present: (n,) the line is a region with positive width and height.
-        codes: (n,) int, the code of the line, -1 if it is none.
+        present: (n,) the region has positive width and height.
+        codes: (n,) int, the code (0 for nan alone), -1 where there is none.
     """
 
     corners: np.ndarray
@@ -125,7 +130,7 @@ def find_layout(root: str | os.PathLike[str]) -> Layout:
         if not layout.result_path(tracker, sequence).is_file()
     ]
     if missing:
-        first = layout.root / "results" / "<tracker>/unsupervised/<sequence>/<sequence>_001.txt"
+        first = results / "<tracker>/unsupervised/<sequence>/<sequence>_001.txt, or .bin"
         listed = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
         got = f"{len(missing)} missing: {listed}"
         hint = "Add the results, or remove the tracker's folder or the sequence's line."
@@ -134,50 +139,56 @@ def find_layout(root: str | os.PathLike[str]) -> Layout:
 
 
 def read_regions(path: str | os.PathLike[str], polygon: PolygonMethod = "extent") -> Regions:
-    """Boxes and codes of a file of regions, one per line.
+    """Boxes and codes of a file of regions: text, one per line, or binary if its name ends in .bin.
 
     A region is present only if its width and height are positive. Polygons become boxes by
     `polygon_to_box` with the method `polygon`; with `area`, polygons without exactly four points
     become their extent.
 
     Raises:
-        ValueError: an empty file, an empty line between others, text, NaN or infinity, a wrong
-            count of numbers, or an unknown code; the error names the file and the line.
+        ValueError: an empty file, an empty line between others, text, nan beside numbers, infinity,
+            a wrong count of numbers, an unknown code, a mask, lines that count the frames
+            (`_check_polygons`), or a damaged binary file; the error names the file and the place.
     """
     path = pathlib.Path(path)
-    lines = _lines(path)
-    if not lines:
+    places, regions = read_binary(path) if _is_binary(path) else _read_lines(path)
+    if not regions:
+        expected = f"expected one region a {'frame' if _is_binary(path) else 'line'}"
         hint = "Write the file again, or drop the sequence."
-        raise argument_error(str(path), "expected one region a line", "an empty file", hint)
-    corners = np.zeros((len(lines), 4))
-    codes = np.full(len(lines), -1)
-    polygons: dict[int, list[tuple[int, list[float]]]] = {}
-    for i, line in enumerate(lines):
-        where, numbers = f"{path}:{i + 1}", _numbers(line)
-        if numbers is None:
-            hint = "Write regions as numbers, separated by commas; masks are not supported."
-            raise argument_error(where, "expected numbers", repr(line[:80]), hint)
-        if not all(map(math.isfinite, numbers)):
+        raise argument_error(str(path), expected, "an empty file", hint)
+    corners = np.zeros((len(regions), 4))
+    codes = np.full(len(regions), -1)
+    polygons: dict[int, list[int]] = {}
+    for i, (place, numbers) in enumerate(zip(places, regions, strict=True)):
+        count = len(numbers)
+        if count != 1 and count != 4 and (count < 6 or count % 2):
+            expected = "expected 1 number (code), 4 (rectangle) or an even count from 6 (polygon)"
+            hint = "Correct it, or write the code 0 in a frame without a region."
+            raise argument_error(place, expected, f"{count}: {_shown(numbers)}", hint)
+        if all(map(math.isnan, numbers)):
+            codes[i] = 0
+        elif not all(map(math.isfinite, numbers)):
+            expected = "expected finite numbers, or nan alone"
             hint = "Write the code 0 in a frame without a region."
-            raise argument_error(where, "expected finite numbers", repr(line[:80]), hint)
-        if len(numbers) == 4:
-            left, top, width, height = numbers
-            corners[i] = left, top, left + width, top + height
-        elif len(numbers) == 1:
+            raise argument_error(place, expected, _shown(numbers), hint)
+        elif count == 1:
             if numbers[0] not in (0, 1, 2):
                 hint = "0: nothing reported, 1: initialised, 2: failure."
-                raise argument_error(where, "expected a code 0, 1 or 2", repr(line), hint)
+                raise argument_error(place, "expected a code 0, 1 or 2", _shown(numbers), hint)
             codes[i] = int(numbers[0])
-        elif len(numbers) >= 6 and len(numbers) % 2 == 0:
-            polygons.setdefault(len(numbers) // 2, []).append((i, numbers))
+        elif count == 4:
+            left, top, width, height = numbers
+            corners[i] = left, top, left + width, top + height
         else:
-            expected = "expected 1 number (code), 4 (rectangle) or an even count from 6 (polygon)"
-            hint = "Correct the line, or write the code 0 in a frame without a region."
-            raise argument_error(where, expected, f"{len(numbers)}: {line[:80]!r}", hint)
-    for num_points, found in polygons.items():
-        rows = np.array([i for i, _ in found])
-        points = np.array([numbers for _, numbers in found]).reshape(-1, num_points, 2)
+            polygons.setdefault(count // 2, []).append(i)
+    for num_points, rows in polygons.items():
+        points = np.array([regions[i] for i in rows]).reshape(-1, num_points, 2)
         corners[rows] = _polygon_boxes(points, polygon if num_points == 4 else "extent")
+    huge = np.flatnonzero(~np.isfinite(corners).all(axis=-1))
+    if huge.size:
+        expected = "expected coordinates in pixels"
+        got, hint = _shown(regions[huge[0]]), "They are too large for a number."
+        raise argument_error(places[huge[0]], expected, got, hint)
     present = np.asarray(np.all(corners[:, 2:] > corners[:, :2], axis=-1))
     return Regions(np.where(present[:, None], corners, 0), present, codes)
 
@@ -188,7 +199,9 @@ def read_sequence(
     """Ground truth and results of one sequence of T frames and K trackers, in float64.
 
     In frames after the first, a true region without area (or the code 0) means that the object
-    is absent. A tracker's region without area counts as not reported, as do all codes.
+    is absent. A tracker's region without area counts as not reported, as do all codes. A result
+    with a failure (code 2) or a restart (code 1 after the first frame) is of the supervised
+    protocol and is refused: its boxes depend on the ground truth.
 
     Returns:
         `ground_truth` (T, 4) corners x1, y1, x2, y2 [px], zero where the object is absent;
@@ -196,7 +209,8 @@ def read_sequence(
 
     Raises:
         ValueError: as `read_regions`; or the ground truth has fewer than two frames, no object
-            in the first, or a code other than 0; or a result has another number of lines.
+            in the first, or a code other than 0; or a result has another number of regions, or is
+            of the supervised protocol.
     """
     path = layout.truth_path(sequence)
     truth = read_regions(path, polygon)
@@ -208,7 +222,8 @@ def read_sequence(
         )
     if not truth.present[0]:
         expected = "expected the object in the first frame, with positive width and height"
-        got, hint = repr(_lines(path)[0]), "Start the sequence where the object is visible."
+        got = _shown(_read_lines(path)[1][0])
+        hint = "Start the sequence where the object is visible."
         raise argument_error(f"{path}:1", expected, got, hint)
     wrong = np.flatnonzero(truth.codes > 0)
     if wrong.size:
@@ -217,14 +232,16 @@ def read_sequence(
         raise argument_error(f"{path}:{wrong[0] + 1}", expected, got, hint)
     results = []
     for tracker in layout.trackers:
-        result = read_regions(layout.result_path(tracker, sequence), polygon)
+        source = layout.result_path(tracker, sequence)
+        result = read_regions(source, polygon)
+        _check_unsupervised(source, result.codes)
         got = len(result.present)
         if got != num:
-            where = str(layout.result_path(tracker, sequence))
             less = "shorter" if got < num else "longer"
-            expected = f"expected {num} lines, one for each line of {path}"
+            each = "regions" if _is_binary(source) else "lines"
+            expected = f"expected {num} {each}, one for each line of {path}"
             hint = f"The result is {less} than the sequence: run the tracker on it again."
-            raise argument_error(where, expected, got, hint)
+            raise argument_error(str(source), expected, got, hint)
         results.append(result)
     return {
         "ground_truth": truth.corners,
@@ -233,21 +250,121 @@ def read_sequence(
     }
 
 
+def _check_unsupervised(path: pathlib.Path, codes: np.ndarray) -> None:
+    """Raises ValueError if a result has a failure, or is initialised after its first frame."""
+    wrong = np.flatnonzero((codes == 2) | ((codes == 1) & (np.arange(len(codes)) > 0)))
+    if wrong.size:
+        i = int(wrong[0])
+        place = f"{path}, region {i + 1}" if _is_binary(path) else f"{path}:{i + 1}"
+        expected = "expected a result without re-initialisation: code 1 on its first line only"
+        got = "the code 2, a failure" if codes[i] == 2 else "the code 1, a restart"
+        hint = (
+            "It is a result of the supervised protocol: run the tracker by the unsupervised one. "
+            "A frame without a region has the code 0."
+        )
+        raise argument_error(place, expected, got, hint)
+
+
+def _is_binary(path: pathlib.Path) -> bool:
+    return path.suffix == ".bin"
+
+
 def _lines(path: pathlib.Path) -> list[str]:
     """Lines of a text file, without trailing empty lines."""
-    hint = "If it is a binary file, write it as text in UTF-8."
+    hint = "If it is a binary file, write it as text in UTF-8; the toolkit's own is named .bin."
     return read_text(path, encoding="utf-8-sig", hint=hint).rstrip().splitlines()
 
 
+def _read_lines(path: pathlib.Path) -> tuple[list[str], list[list[float]]]:
+    """The places of the lines, for errors, and their numbers."""
+    lines = _lines(path)
+    places = [f"{path}:{i}" for i in range(1, len(lines) + 1)]
+    rows = []
+    for place, line in zip(places, lines, strict=True):
+        numbers = _numbers(line)
+        if numbers is None:
+            hint = "Write regions as numbers, separated by commas or spaces."
+            if line.startswith("m"):
+                hint = "Write the boxes that hold the masks: masks are not supported."
+            raise argument_error(place, "expected numbers", repr(line[:80]), hint)
+        rows.append(numbers)
+    _check_polygons(places, rows)
+    return places, rows
+
+
 def _numbers(line: str) -> list[float] | None:
-    """The numbers of a line; None if it holds anything else, or nothing."""
+    """The numbers of a line; None if it holds anything else, or nothing.
+
+    White space, a comma at the end and a byte order mark are left out.
+    """
+    line = line.strip().strip("\ufeff").strip().removesuffix(",")
     tokens = line.split(",") if "," in line else line.split()
-    if not tokens or "_" in line:  # float() would read 1_0 as 10
+    if not tokens or "_" in line or not line.isascii():  # float() would read 1_0 as 10
         return None
     try:
         return [float(token) for token in tokens]
     except ValueError:
         return None
+
+
+def _check_polygons(places: list[str], rows: list[list[float]]) -> None:
+    """Raises ValueError if lines of five or more numbers are rows of a table, not polygons.
+
+    Rows of MOTChallenge are frame, id, left, top, width, height, and possibly confidence, x, y, z
+    (-1 where unknown). Six and ten numbers are also legal polygons, of three and five points. Lines
+    are taken for a table if all of them (codes aside) have the same count of numbers and are ten
+    that end with -1, -1, -1, or count the frames (`_counts_frames`).
+    """
+    lines = [i for i, row in enumerate(rows) if len(row) != 1 and not all(map(math.isnan, row))]
+    counts = {len(rows[i]) for i in lines}
+    if len(counts) != 1 or min(counts) < 5:
+        return
+    table = np.array([rows[i] for i in lines])
+    counted = _counts_frames(table)
+    if counted or (table.shape[1] == 10 and (table[:, 7:] == -1).all()):
+        expected = "expected a rectangle (left, top, width, height) or a polygon (x1, y1, x2, ...)"
+        got = f"{_shown(rows[lines[0]])}, which looks like a row of a table" + (
+            ", whose first number counts the frames" if counted else ""
+        )
+        hint = (
+            "Rows of MOTChallenge are frame, id, left, top, width, height, ...: write left, top, "
+            "width, height of one object, one line a frame. If they are polygons, begin each line "
+            "at another of its points."
+        )
+        raise argument_error(places[lines[0]], expected, got, hint)
+
+
+def _counts_frames(table: np.ndarray) -> bool:
+    """Whether the first column of (n, c) numbers counts frames.
+
+    It does if it holds two or more whole numbers from 0 on, without a gap; the lines are sorted by
+    it, or by the second and then by it; no two lines agree in both (an id of -1 aside); and they
+    are not one polygon that moves without turning.
+    """
+    frames, ids = table[:, 0], table[:, 1]
+    values = np.unique(frames)
+    if len(values) < 2 or values[0] < 0 or not np.isfinite(table).all():
+        return False
+    if values[0] % 1 or (np.diff(values) != 1).any():
+        return False
+    by_id = np.lexsort((frames, ids))
+    if (np.diff(frames) < 0).any() and (by_id != np.arange(len(table))).any():
+        return False
+    known = table[ids != -1, :2]
+    if len(np.unique(known, axis=0)) != len(known):
+        return False
+    moved = table - table[0]
+    polygons = table.shape[1] % 2 == 0
+    return not (
+        polygons
+        and np.allclose(moved[:, ::2], moved[:, :1], rtol=0, atol=1e-6)
+        and np.allclose(moved[:, 1::2], moved[:, 1:2], rtol=0, atol=1e-6)
+    )
+
+
+def _shown(numbers: list[float]) -> str:
+    """The first numbers of a region, for an error."""
+    return repr(",".join(f"{x:.7g}" for x in numbers)[:80])
 
 
 def _polygon_boxes(points: np.ndarray, method: PolygonMethod) -> np.ndarray:
