@@ -20,7 +20,7 @@ from data_prep.posed_images import dtu, landmarks
 from data_prep.posed_images.views import PairList, labels, pairs_within, read_image
 from jaxcv.checks import argument_error, check_choice
 from jaxcv.data.synthetic.pose_pairs import PairRanges, generate_pose_pairs
-from jaxcv.io.colmap import read_colmap
+from jaxcv.io.colmap import colmap_files, read_colmap
 from jaxcv.io.posed_folder import PosedViews, read_posed_folder
 
 __all__ = [
@@ -43,15 +43,15 @@ class Layout(NamedTuple):
     lights: bool = False
 
 
-def _layout_of(read: Callable[..., Any], *tables: str) -> Layout:
+def _layout_of(read: Callable[..., Any], tables: Callable[..., list[pathlib.Path]]) -> Layout:
     """A layout whose data depend on tables and on the images that they name."""
     images = lambda folder: dict.fromkeys(read(folder)[0].files)
-    return Layout(read, lambda folder: [*(folder / name for name in tables), *images(folder)])
+    return Layout(read, lambda folder: [*tables(folder), *images(folder)])
 
 
 SOURCES: dict[str, Layout] = {
-    "folder": _layout_of(read_posed_folder, "cameras.json"),
-    "colmap": _layout_of(read_colmap, "cameras.txt", "images.txt"),
+    "folder": _layout_of(read_posed_folder, lambda folder: [folder / "cameras.json"]),
+    "colmap": _layout_of(read_colmap, colmap_files),
     "dtu": Layout(dtu.read, dtu.files_of, lights=True),
     "landmarks": Layout(landmarks.read, landmarks.files_of),
 }

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcv.checks import argument_error
-from jaxcv.geometry.camera import resize_intrinsics
+from jaxcv.geometry.camera import check_principal_point, resize_intrinsics
 from jaxcv.io.pictures import read_rgb
 from jaxcv.io.posed_folder import PosedViews
 
@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 _NEAREST = 1e-9  # of max |T|: a shorter baseline has no direction
+_ROUNDING = 4.0  # times |R^T R - I| and 1 + max |T|: what rounded numbers can move a view by
 
 
 class PairList(NamedTuple):
@@ -38,14 +39,20 @@ class PairList(NamedTuple):
 
 
 def labels(views: PosedViews, pairs: Any) -> PairList:
-    """Relative poses of pairs (N, 2); leaves out pairs without a baseline."""
+    """Relative poses of pairs (N, 2); leaves out pairs without a baseline.
+
+    A baseline within the rounding of the poses is none: its direction would be that of the
+    rounding. How far the rotations are from rotations tells how the numbers were rounded.
+    """
     pairs = np.asarray(pairs, int).reshape(-1, 2)
     r, t = np.asarray(views.rotation, float), np.asarray(views.translation, float)
     one, other = pairs.T
     rotation = r[other] @ r[one].swapaxes(1, 2)
     move = t[other] - np.einsum("nij,nj->ni", rotation, t[one])
     length = np.linalg.norm(move, axis=1)
-    kept = length > _NEAREST * np.abs(t).max(initial=0)
+    rounding = np.abs(r.swapaxes(1, 2) @ r - np.eye(3)).max(initial=0)
+    far = np.abs(t).max(initial=0)
+    kept = length > _NEAREST * far + _ROUNDING * rounding * (1 + far)
     return PairList(pairs[kept], rotation[kept], move[kept] / length[kept, None])
 
 
@@ -76,7 +83,8 @@ def read_image(
             of the file.
 
     Raises:
-        ValueError: the file is no readable image, or has another aspect ratio than `own`.
+        ValueError: the file is no readable image, has another aspect ratio than `own`, or a
+            principal point outside of the picture.
     """
     from PIL import Image
 
@@ -91,5 +99,6 @@ def read_image(
         expected = f"expected the ratio of {own[1]} x {own[0]} px, which its intrinsics assume"
         hint = "Cropping changes the intrinsics."
         raise argument_error(str(path), expected, f"{width} x {height}", hint)
+    check_principal_point(f"{path}: intrinsics", intrinsics, (int(own[0]), int(own[1])))
     k = np.asarray(resize_intrinsics(intrinsics, shape[1] / own[1], shape[0] / own[0]))
     return np.asarray(small), k

@@ -12,7 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcv.checks import argument_error
-from jaxcv.geometry.camera import check_intrinsics, resize_intrinsics
+from jaxcv.geometry.camera import (
+    check_intrinsics,
+    check_principal_point,
+    resize_intrinsics,
+)
 from jaxcv.io.pictures import read_rgb, read_stored
 from jaxcv.io.stereo_folder import read_stereo_folder
 
@@ -151,6 +155,7 @@ def read_pair(
         np.asarray(motion, float)[None], values[None],
     )  # fmt: skip
     check_intrinsics(f"intrinsics of {target}", pair.intrinsics)
+    check_principal_point(f"intrinsics of {target}", pair.intrinsics, (height, width))
     if depth is not None:
         check_pairs(pair, str(target))
     return pair

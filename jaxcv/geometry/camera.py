@@ -19,6 +19,7 @@ from jaxcv.checks import argument_error, check_shape
 __all__ = [
     "check_intrinsics",
     "check_poses",
+    "check_principal_point",
     "check_rotations",
     "denormalise_intrinsics",
     "pixel_rays",
@@ -47,6 +48,20 @@ def check_intrinsics(name: str, intrinsics: Any) -> np.ndarray:
     if not (k[..., 0, 0] * k[..., 1, 1]).all():
         raise argument_error(name, "expected focal lengths other than zero", k.tolist())
     return k
+
+
+def check_principal_point(name: str, intrinsics: Any, shape: tuple[int, int]) -> None:
+    """Raises ValueError unless the principal point of K (..., 3, 3) lies in a picture of (H, W).
+
+    Intrinsics of a larger picture are noticed by this.
+    """
+    k = np.asarray(intrinsics, float)
+    height, width = shape
+    point = k[..., :2, 2]
+    if not ((point >= -0.5) & (point <= [width - 0.5, height - 0.5])).all():
+        expected = f"expected a principal point in the picture of {width} x {height} px"
+        hint = "They belong to another size: scale them with `resize_intrinsics`."
+        raise argument_error(name, expected, np.round(point, 2).tolist(), hint)
 
 
 def check_rotations(name: str, matrices: Any, tolerance: float = 1e-2) -> None:

@@ -1,11 +1,14 @@
 """Reads a plain folder of images with poses.
 
     DIR/cameras.json   {"pose": "world_to_camera" or "camera_to_world",
-                        "images": [{"file": "a.png", "intrinsics": 3 x 3 [px], "pose": 4 x 4,
-                                    "scene": "kitchen"}, ...],
+                        "images": [{"file": "a.png", "intrinsics": 3 x 3 [px],
+                                    "size": [width, height], "pose": 4 x 4, "scene": "kitchen"},
+                                   ...],
                         "pairs": [["a.png", "b.png"], ...]}
 
-`intrinsics` may be given once, beside `images`; `scene` and `pairs` may be left out.
+`intrinsics` and `size` may be given once, beside `images`. `size` [px] is what the intrinsics
+belong to, if the files are scaled copies; without it, the size of the file. `scene` and `pairs`
+may be left out.
 """
 
 import os
@@ -62,14 +65,16 @@ def read_posed_folder(folder: str | os.PathLike[str]) -> tuple[PosedViews, np.nd
     path = folder / "cameras.json"
     expected = "expected JSON with `images` and `pose`, world_to_camera or camera_to_world"
     content = read_json(path, expected, hint=_HINT)
-    entries, shared, form = (content.get(key) for key in ("images", "intrinsics", "pose"))
+    entries, form = content.get("images"), content.get("pose")
+    shared, common = content.get("intrinsics"), content.get("size")
     if form not in ("world_to_camera", "camera_to_world") or not isinstance(entries, list):
         raise argument_error(str(path), expected, f"pose {form!r}"[:80], _HINT)
-    files, scenes, intrinsics, poses = [], [], [], []
+    files, scenes, intrinsics, poses, shapes = [], [], [], [], []
     for i, entry in enumerate(entries):
         name = f"{path}, images[{i}]"
         try:
             file, k, pose = entry["file"], entry.get("intrinsics", shared), entry["pose"]
+            shapes.append(_shape(f"{name}.size", entry.get("size", common)))
             scenes.append(str(entry.get("scene", "")))
         except (KeyError, TypeError, AttributeError) as error:
             expected = "expected file, pose (4 x 4) and intrinsics (3 x 3), in numbers"
@@ -82,10 +87,24 @@ def read_posed_folder(folder: str | os.PathLike[str]) -> tuple[PosedViews, np.nd
     if form == "camera_to_world":
         pose = _inverse(pose)
     k = np.array(intrinsics).reshape(-1, 3, 3)
-    views = PosedViews(tuple(files), tuple(scenes), k, pose[:, :3, :3], pose[:, :3, 3])
+    if any(shapes) and not all(shapes):
+        expected = "expected `size` beside all intrinsics or beside none"
+        raise argument_error(f"{path}, images[{shapes.index(None)}]", expected, "none", _HINT)
+    own = np.array(shapes) if all(shapes) else None
+    views = PosedViews(tuple(files), tuple(scenes), k, pose[:, :3, :3], pose[:, :3, 3], own)
     check_views(views, str(path))
     listed = content.get("pairs")
     return views, None if listed is None else _rows(path, entries, listed)
+
+
+def _shape(name: str, size: Any) -> tuple[int, int] | None:
+    """(height, width) of [width, height]; None stays."""
+    if size is None:
+        return None
+    width, height = numbers(name, size, (2,), _HINT).tolist()
+    if min(width, height) < 1 or max(width, height) > 2**31 or (width % 1, height % 1) != (0, 0):
+        raise argument_error(name, "expected [width, height] in pixels", size, _HINT)
+    return int(height), int(width)
 
 
 def _inverse(pose: np.ndarray) -> np.ndarray:

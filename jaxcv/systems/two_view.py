@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxcv.checks import argument_error, check_choice
 from jaxcv.energies.epipolar import EpipolarParameters
-from jaxcv.geometry.camera import check_intrinsics
+from jaxcv.geometry.camera import check_intrinsics, check_principal_point
 from jaxcv.linear.damping import Damping
 from jaxcv.models.relative_pose import (
     MatchHead,
@@ -254,7 +254,9 @@ def intrinsics_or_guess(name: str, k: Any, image: np.ndarray) -> np.ndarray:
     if k is None:
         focal = _FOCAL * max(height, width)
         return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
-    return check_intrinsics(name, np.asarray(k, float)).reshape(3, 3)
+    k = check_intrinsics(name, np.asarray(k, float)).reshape(3, 3)
+    check_principal_point(name, k, (height, width))
+    return k
 
 
 def relative_pose(

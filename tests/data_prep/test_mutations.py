@@ -51,6 +51,7 @@ from tests.data_prep.test_demon import write_file as write_demon
 from tests.data_prep.test_human36m import write_copy
 from tests.data_prep.test_trunk_weights import write_pickle
 from tests.experiments import toy_experiment as toy
+from tests.io.test_colmap import rows_of, write_binary
 
 SECONDS = 20  # after which a reader counts as hung
 
@@ -158,6 +159,13 @@ def write_samples(root):
     (root / "a.txt").write_text("1.5\n-2\n3e2\n")
 
 
+def write_colmap_binary(root):
+    posed.write_colmap(root)
+    write_binary(root, rows_of(root))
+    for path in root.glob("*.txt"):
+        path.unlink()
+
+
 def write_model(root):
     save_model(
         root / "a.safetensors", Model(initial_parameters(3), {}, {"system": "tracker_fusion"})
@@ -172,6 +180,7 @@ READERS = {
     ),
     "posed folder": (posed.write_folder, with_images(read_posed_folder)),
     "colmap": (posed.write_colmap, with_images(read_colmap)),
+    "COLMAP binary": (write_colmap_binary, with_images(read_colmap)),
     "landmarks": (lambda root: posed.write_landmark(root / "a"), with_images(landmarks.read)),
     "dtu": (lambda root: posed.write_dtu(root, *posed.cameras(3), posed.K), with_images(dtu.read)),
     "glTF hand": (

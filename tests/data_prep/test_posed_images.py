@@ -154,7 +154,7 @@ def test_a_colmap_model(tmp_path):
             "expected a model among SIMPLE_PINHOLE",
         ),
         ("cameras.txt", "1 PINHOLE 40 30 1 1\n", "expected 4 parameters of PINHOLE, got 2"),
-        ("images.txt", "1 0 0 0 0 0 0 0 1 0.jpg\n\n", r"line 1.*a quaternion"),
+        ("images.txt", "1 0 0 0 0 0 0 0 1 0.jpg\n\n", r"line 1.*a quaternion other than zero"),
         ("images.txt", "1 1 0 0 0 0 0 0 9 0.jpg\n\n", r"expected a camera of cameras.txt, got 9"),
         ("images.txt", "1 1 0 0 0 0 0\n\n", r"line 1.*expected ID, quaternion"),
         ("images.txt", "1 1 0 0 0 0 0 0 1 0.jpg\n", "expected two lines an image"),

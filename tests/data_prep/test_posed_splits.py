@@ -2,10 +2,15 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from data_prep.posed_images import PosedConfig, dtu, landmarks, prepare
+from data_prep.posed_images.views import labels, read_image
 from jaxcv.data.pipelines import load_pose_pairs
+from jaxcv.io.posed_folder import PosedViews, read_posed_folder
 from tests.data_prep.test_posed_images import (
     K,
     cameras,
@@ -23,8 +28,8 @@ def all_of_one_scene(content):
     return content | {"images": [image | {"scene": ""} for image in content["images"]]}
 
 
-def splits_of(root, out, **settings):
-    builder = prepare(root, out, PosedConfig(shape=(30, 40), **settings))
+def splits_of(root, out, **options):
+    builder = prepare(root, out, PosedConfig(shape=(30, 40), **options))
     return {
         name: load_pose_pairs(builder, split=name)
         for name in ("train", "test")
@@ -137,3 +142,57 @@ def test_an_unreadable_image_leaves_nothing_that_looks_whole(tmp_path):
     assert not list((tmp_path / "out").rglob("dataset_info.json"))
     write_image(tmp_path / "in" / "3.png", 3)
     assert splits_of(tmp_path / "in", tmp_path / "out")["test"]
+
+
+@given(st.integers(0, 10**6), st.integers(3, 9), st.floats(-2, 2), st.booleans())
+@settings(max_examples=60)
+def test_views_from_one_place_have_no_direction_however_their_poses_are_rounded(
+    seed, digits, scale, to_world
+):
+    rng = np.random.default_rng(seed)
+    r, centre = Rotation.random(5, rng).as_matrix(), rng.normal(size=3) * 10.0**scale
+
+    def views(centres):
+        if to_world:  # the file has R^T and the centres
+            own = np.round(r.swapaxes(1, 2), digits).swapaxes(1, 2)
+            move = -np.einsum("nij,nj->ni", own, np.round(centres, digits))
+        else:
+            own = np.round(r, digits)
+            move = np.round(-np.einsum("nij,nj->ni", r, centres), digits)
+        return PosedViews((), (), None, own, move)
+
+    pairs = [(i, j) for i in range(5) for j in range(i)]
+    still = np.broadcast_to(centre, (5, 3))
+    assert len(labels(views(still), pairs).views) == 0
+    apart = 1e3 * 10.0**-digits * (1 + np.abs(centre).max())
+    moved = still + apart * np.arange(5)[:, None] * np.array([0.6, 0, 0.8])
+    assert len(labels(views(moved), pairs).views) == len(pairs)
+
+
+def test_a_short_baseline_of_exact_poses_is_kept():
+    r, t = cameras(2)
+    t[1] = r[1] @ r[0].T @ t[0] + [1e-3, 0, 0]
+    assert len(labels(PosedViews((), (), None, r, t), [(0, 1)]).views) == 1
+
+
+def test_intrinsics_of_another_size_are_refused_or_scaled_by_the_size_beside_them(tmp_path):
+    large = (np.diag([9.0, 9, 1]) @ K).tolist()
+    write_folder(tmp_path, change=lambda c: c | {"intrinsics": large})
+    views, _ = read_posed_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"0\.png: intrinsics`: expected a principal point in the"):
+        read_image(views.files[0], views.intrinsics[0], (15, 20))
+    height, width = np.asarray(Image.open(views.files[0])).shape[:2]
+    size = {"size": [9 * width, 9 * height]}
+    write_folder(tmp_path, change=lambda c: c | {"intrinsics": large} | size)
+    views, _ = read_posed_folder(tmp_path)
+    image, k = read_image(views.files[0], views.intrinsics[0], (15, 20), views.shapes[0])
+    assert image.shape == (15, 20, 3)
+    np.testing.assert_allclose(k[0, 0], K[0, 0] * 20 / width)
+    for size in ([width], ["a", 3], [width + 0.5, height], [0, 4]):
+        write_folder(tmp_path, change=lambda c, size=size: c | {"size": size})
+        with pytest.raises(ValueError, match=r"images\[0\]\.size"):
+            read_posed_folder(tmp_path)
+    first = lambda c: [c["images"][0] | {"size": [width, height]}, *c["images"][1:]]
+    write_folder(tmp_path, change=lambda c: c | {"images": first(c)})
+    with pytest.raises(ValueError, match=r"images\[1\]`: expected `size` beside all intrinsics"):
+        read_posed_folder(tmp_path)
