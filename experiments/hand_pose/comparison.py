@@ -122,7 +122,7 @@ def changes(
     """
     out: dict[str, Any] = {}
     names = {key.partition("/")[0] for key in kept}
-    units = {f"{ending}": unit_mm(own) for ending, own in variants(config).items()}
+    units = {ending: unit_mm(own) for ending, own in variants(config).items()}
     unit = lambda name: units["".join(best.get(name, name).partition("+")[1:])]
     for a, b in pairs(config, names):
         for metric in METRICS:

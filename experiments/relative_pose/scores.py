@@ -61,9 +61,9 @@ def scores(poses: Poses, pairs: Any) -> dict[str, float]:
 
     A pair without an answer counts with 180 degrees, but in `answered_...`.
     """
-    out, given = {}, answered(poses)
+    out, given, both = {}, answered(poses), errors_of(poses, pairs)
     for regime, rows in regimes_of(pairs).items():
-        turned, moved = (error[rows] for error in errors_of(poses, pairs))
+        turned, moved = (error[rows] for error in both)
         unsigned = np.where(~given[rows], 90.0, folded(moved))  # the largest folded angle
         auc = pose_auc(turned, unsigned)
         failed = pose_failures(turned, moved)
@@ -88,11 +88,13 @@ def scores(poses: Poses, pairs: Any) -> dict[str, float]:
 def by_condition(data: Data, poses: dict[str, Poses]) -> dict[str, Any]:
     """Failures of the first seed by the conditions of the pairs, and their numbers."""
     out: dict[str, Any] = {}
+    failed = {
+        method: pose_failures(*errors_of(own, data.test.pairs)) for method, own in poses.items()
+    }
     for name, rows in conditions_of(data.test).items():
         out[f"pairs/{name}"] = int(rows.sum())
-        for method, own in poses.items():
-            failed = pose_failures(*errors_of(own, data.test.pairs))
-            out[f"{method}/{name}/failures"] = float(failed[rows].mean())
+        for method, own in failed.items():
+            out[f"{method}/{name}/failures"] = float(own[rows].mean())
     return out
 
 
@@ -102,12 +104,15 @@ def by_scene(data: Data, poses: dict[str, Poses]) -> dict[str, Any]:
     Nothing if the scenes are not known.
     """
     scenes = data.test.scenes
+    if scenes is None:
+        return {}
+    errors = {method: errors_of(own, data.test.pairs) for method, own in poses.items()}
     out: dict[str, Any] = {}
-    for scene in [] if scenes is None else sorted(set(scenes.tolist())):
+    for scene in sorted(set(scenes.tolist())):
         rows = scenes == scene
         out[f"pairs/scene_{scene}"] = int(rows.sum())
         for method, own in poses.items():
-            turned, moved = (error[rows] for error in errors_of(own, data.test.pairs))
+            turned, moved = (error[rows] for error in errors[method])
             values = {
                 "roe_median_deg": np.median(turned), "rte_median_deg": np.median(moved),
                 "failures": pose_failures(turned, moved).mean(),

@@ -246,8 +246,7 @@ def config_hash(config: Any, *, without: Sequence[str] = ()) -> str:
     """Sixteen hexadecimal digits that identify a config; the fields in `without` do not count."""
     fields = settings.config_to_dict(config).items()
     kept = {name: value for name, value in fields if name not in without}
-    canonical = json.dumps(kept, sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return _digest(kept)[:16]
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
