@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcv.checks import argument_error
 from jaxcv.geometry.camera import project, unproject
 
 __all__ = [
-    "Window", "centre_of_mass", "cube_window", "depth_crop", "image_crop", "in_cube", "of_cube",
-    "to_crop", "to_image",
+    "Window", "centre_of_mass", "cube_points", "cube_window", "depth_crop", "image_crop", "in_cube",
+    "of_cube", "to_crop", "to_image",
 ]  # fmt: skip
 
 
@@ -121,6 +122,47 @@ def centre_of_mass(
     v = mean(jnp.arange(height, dtype=depth.dtype)[:, None])
     point = unproject(u, v, mean(depth), intrinsics)
     return jnp.where(count > 0, point, jnp.nan), count
+
+
+def cube_points(
+    depth: jax.Array, intrinsics: jax.Array, centre: jax.Array, cube: Any, count: int
+) -> jax.Array:
+    """Points (count, 3) of a depth image within a cube, evenly spread over its pixels.
+
+    Of the n pixels within the cube, in row-major order, the one of rank r (from 0) goes to slot
+    floor(r count / n). A slot keeps its last pixel; an empty one (n < count) repeats the pixel
+    before it. So the points are distinct if n >= count. Sizes may be symbolic.
+
+    Args:
+        depth: (H, W); 0 or nan if missing.
+        intrinsics: (3, 3) [px].
+        centre: (3,) in the unit of the depth.
+        cube: side, in the same unit.
+        count: number of points.
+
+    Returns:
+        The points; zeros if no pixel is within the cube.
+
+    Raises:
+        ValueError: an image with 2**32 / count pixels or more, whose ranks would overflow.
+    """
+    height, width = depth.shape
+    if isinstance(height * width, int) and height * width * count >= 2**32:
+        expected = f"expected fewer than {2**32 // count} pixels for {count} points"
+        raise argument_error("depth", expected, height * width, "Cut the hand out, or reduce it.")
+    u = jnp.arange(width, dtype=depth.dtype)[None]
+    v = jnp.arange(height, dtype=depth.dtype)[:, None]
+    known = jnp.isfinite(depth) & (depth > 0)
+    points = unproject(u, v, jnp.where(known, depth, 1), intrinsics)
+    inside = known & jnp.all(jnp.abs(points - centre) <= 0.5 * cube, axis=-1)
+    rank = jnp.cumsum(inside.ravel(), dtype=jnp.uint32)  # from 1
+    total = rank[-1]
+    slot = (rank - 1) * jnp.uint32(count) // jnp.maximum(total, 1)
+    slot = jnp.where(inside.ravel(), slot.astype(jnp.int32), count)  # `count` is dropped
+    pixel = jnp.arange(height * width, dtype=jnp.int32)
+    last = jnp.full(count, -1, jnp.int32).at[slot].max(pixel, mode="drop")
+    kept = jnp.maximum(jax.lax.cummax(last), 0)
+    return jnp.where(total > 0, points.reshape(-1, 3)[kept], 0)
 
 
 def in_cube(points: jax.Array, centre: jax.Array, cube: Any) -> jax.Array:

@@ -4,8 +4,8 @@ Both take the same start, clip the unknowns to the family's domain, and return e
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,15 @@ import jax.numpy as jnp
 from jaxcv.checks import argument_error
 from jaxcv.energies.curves import curve_energy, curve_family, curve_terms
 from jaxcv.implicit.unroll import unrolled_solve
+from jaxcv.io.networks import Model
 from jaxcv.models.curve_solver import CurveSolver
 from jaxcv.solvers.marquardt import MarquardtRule, MarquardtState, damped_step_2x2, marquardt_step
+from jaxcv.systems.arguments import takes_model
 
-__all__ = ["curve_energies", "fit_curves", "fit_curves_by_marquardt", "init_curve_solver"]
+__all__ = [
+    "curve_energies", "curve_fitting_arrays", "fit_curves", "fit_curves_by_marquardt",
+    "init_curve_solver",
+]  # fmt: skip
 
 
 class _State(NamedTuple):
@@ -55,6 +60,41 @@ def _domain(families: Sequence[str], dtype: Any) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(lower, dtype)[:, None], jnp.asarray(upper, dtype)[:, None]
 
 
+def curve_fitting_arrays(
+    params: Any, t: jax.Array, y: jax.Array, start: jax.Array, *, settings: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+    """`fit_curves` on arrays alone, with the energies: for jit, vmap, grad and export.
+
+    Args:
+        params: of the network.
+        t: (F, N).
+        y: (F, P, N).
+        start: (F, P, 2).
+        settings: `families`, the F names, and what differs from the defaults of `fit_curves`.
+
+    Returns:
+        `unknowns` (F, P, 2) and `energy` (F, P) after the last step, `iterates`
+        (num_steps, F, P, 2).
+    """
+    settings = dict(settings)
+    families = tuple(settings.pop("families"))
+    iterates = fit_curves(params, families, t, y, start, **settings)
+    last = iterates[-1]
+    energy = curve_energies(families, t, y, last)
+    return {"unknowns": last, "energy": energy, "iterates": iterates}
+
+
+@overload
+def fit_curves(
+    params: Any, families: Sequence[str], t: jax.Array, y: jax.Array, start: jax.Array, *,
+    network: CurveSolver = ..., num_steps: int = ..., through_encoding: bool = ...,
+) -> jax.Array: ...  # fmt: skip
+@overload
+def fit_curves(
+    families: Sequence[str], t: jax.Array, y: jax.Array, start: jax.Array, *, model: Model,
+    network: CurveSolver = ..., num_steps: int = ..., through_encoding: bool = ...,
+) -> jax.Array: ...  # fmt: skip
+@takes_model("curve_fitting")
 def fit_curves(
     params: Any,
     families: Sequence[str],
@@ -62,6 +102,7 @@ def fit_curves(
     y: jax.Array,
     start: jax.Array,
     *,
+    model: Model | None = None,
     network: CurveSolver = CurveSolver(),  # noqa: B008, an immutable value
     num_steps: int = 15,
     through_encoding: bool = False,
@@ -71,7 +112,10 @@ def fit_curves(
     Differentiable in params and start; memory holds only the states.
 
     Args:
-        params: of `network`.
+        params: of `network`, or a `Model`; left out with `model`.
+        model: parameters and settings, e.g. `load_pretrained("curves")`:
+            `fit_curves(families, t, y, start, model=model)`. Settings that are given replace the
+            model's.
         families: F names of `jaxcv.energies.curves.FAMILIES`.
         t: (F, N); N a multiple of the network's bins.
         y: (F, P, N).
@@ -82,10 +126,11 @@ def fit_curves(
             and gradients flow through the moves and the LSTM's state.
 
     Raises:
-        ValueError: unknown families, or shapes that do not fit.
+        ValueError: unknown families, shapes that do not fit, or a model of another system.
 
     Source: Clark et al., ECCV 2018, Algorithm 1.
     """
+    del model  # replaced by `params` and settings
     _families(families, t, y, start)
     lower, upper = _domain(families, start.dtype)
 

@@ -9,6 +9,7 @@ Source: Kazakos, MSc thesis, 2017, section 4.3; Oberweger et al., CVWW 2015.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.errors
@@ -17,24 +18,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcv.checks import argument_error, check_shape
-from jaxcv.data.hand import check_depth, points_in_cube
+from jaxcv.data.hand import check_depth
 from jaxcv.energies.hand import HandScales
 from jaxcv.geometry.camera import check_intrinsics, project
 from jaxcv.geometry.crop import (
     Window,
     centre_of_mass,
+    cube_points,
     cube_window,
     depth_crop,
     image_crop,
     of_cube,
     to_crop,
 )
+from jaxcv.io.networks import Model
 from jaxcv.models.hand_pose import HandNetwork
+from jaxcv.systems.arguments import takes_model
 from jaxcv.systems.hand_refinement import refine_hand
 
 __all__ = [
     "CUBE_MM", "NUM_POINTS", "ColorScale", "HandCrop", "HandEstimate", "crop_color", "find_hand",
-    "predict_hand", "preprocess",
+    "hand_pose_arrays", "predict_hand", "preprocess",
 ]  # fmt: skip
 
 CUBE_MM = 300.0
@@ -172,11 +176,61 @@ def crop_color(color: jax.Array, crop: HandCrop, scale: ColorScale = ColorScale(
     return (masked - jnp.asarray(scale.mean)) / jnp.asarray(scale.deviation)
 
 
+def hand_pose_arrays(
+    params: Any,
+    depth: jax.Array,
+    intrinsics: jax.Array,
+    *,
+    settings: Mapping[str, Any],
+    color: jax.Array | None = None,
+    centre: jax.Array | None = None,
+) -> dict[str, jax.Array]:
+    """`predict_hand` on arrays alone: for jit, vmap, grad and export. Values are not checked.
+
+    Args:
+        params: of the network.
+        depth: (..., H, W) [mm], 0 or nan where missing.
+        intrinsics: (..., 3, 3) [px].
+        settings: `network`, and what differs from the defaults of `predict_hand`: `side`, `cube`,
+            `color_scale`, `scales`.
+        color: (..., H, W, 3) in [0, 1], for networks that use it.
+        centre: (..., 3) [mm]; None: `find_hand`.
+
+    Returns:
+        `joints` (..., J, 3) [mm], `pixels` and `crop` (..., J, 2) [px], `centre` (..., 3) [mm] as
+        in `HandEstimate`, and `found` (...) bool: whether the cube holds a hand. Joints and their
+        pixels are nan where it does not.
+    """
+    network, cube = settings["network"], settings.get("cube", CUBE_MM)
+    crop = preprocess(depth, intrinsics, centre, side=settings.get("side", 128), cube=cube)
+    # Depths in front of the cube are clipped to -1; they are no hand.
+    found = jnp.any(crop.mask & (crop.depth[..., 0] > -1), axis=(-2, -1))
+    images = {"depth": crop.depth}
+    if color is not None:
+        scale = settings.get("color_scale", ColorScale())
+        images["rgb"] = crop_color(color, crop, scale)
+        images["rgbd"] = jnp.concatenate([images["rgb"], crop.depth], axis=-1)
+    inputs = tuple(images[kind] for kind in network.images)
+    joints, log_confidence = _network_joints(params, crop, inputs, network)
+    k = jnp.broadcast_to(jnp.asarray(intrinsics, joints.dtype), (*depth.shape[:-2], 3, 3))
+    scales = settings.get("scales")
+    if scales is not None:
+        points = _points(jnp.asarray(depth, joints.dtype), k, crop.centre, cube)
+        joints = _refined_joints(joints, log_confidence, points, scales)
+    joints = jnp.where(found[..., None, None], joints, jnp.nan)
+    pixels, in_crop = _see(joints, crop, k)
+    return {
+        "joints": joints, "pixels": pixels, "crop": in_crop, "centre": crop.centre, "found": found
+    }  # fmt: skip
+
+
+@takes_model("hand_pose")
 def predict_hand(
     depth: Any,
     intrinsics: Any,
-    params: Any,
+    params: Any = None,
     *,
+    model: Model | None = None,
     network: HandNetwork = HandNetwork(),  # noqa: B008, an immutable value
     color: Any = None,
     color_scale: ColorScale = ColorScale(),  # noqa: B008
@@ -190,7 +244,9 @@ def predict_hand(
     Args:
         depth: (..., H, W) [mm], 0 or nan where missing.
         intrinsics: (..., 3, 3) [px]; fy is negative where y points up.
-        params: of the network.
+        params: of the network, or a `Model`.
+        model: parameters and settings, e.g. `load_pretrained("hand_net6")`, in place of `params`;
+            settings that are given replace the model's.
         network: with images `depth`, `rgb`, `rgbd` (colour before depth in one), or two of them.
         color: (..., H, W, 3) in [0, 1], registered to the depth, for networks that use it.
         color_scale: of the training set.
@@ -202,9 +258,10 @@ def predict_hand(
 
     Raises:
         ValueError: depths in metres or all missing, a centre behind the camera or outside the
-            image, an empty cube, colour that is missing, of another size or beyond [0, 1], or
-            weights of another network or another side.
+            image, an empty cube, colour that is missing, of another size or beyond [0, 1], weights
+            of another network or another side, or a model of another system.
     """
+    del model  # replaced by `params` and settings
     depth = check_depth("depth", depth)
     k = check_intrinsics("intrinsics", intrinsics)
     check_shape("depth", depth, (None, None))
@@ -220,30 +277,23 @@ def predict_hand(
         hint = "Divide 8-bit values by 255."
         got = f"{np.min(color)} to {np.max(color)}"
         raise argument_error("color", "expected values in [0, 1]", got, hint)
-    crop = preprocess(depth, k, centre, side=side, cube=cube)
-    # Depths in front of the cube are clipped to -1; they are no hand.
-    empty = ~np.asarray(crop.mask & (crop.depth[..., 0] > -1)).any(axis=(-2, -1))
-    if empty.any():
-        where = np.asarray(crop.centre)[empty].reshape(-1, 3)[0].round(1).tolist()
-        hint = "Give another centre, a larger cube, or leave the centre out."
-        raise argument_error("centre", f"expected a hand within {cube:g} mm", where, hint)
-    images = {"depth": crop.depth}
-    if colored:
-        images["rgb"] = crop_color(jnp.asarray(color, jnp.float32), crop, color_scale)
-        images["rgbd"] = jnp.concatenate([images["rgb"], crop.depth], axis=-1)
-    shown = tuple(images[kind] for kind in network.images)
+    settings = {
+        "network": network, "side": side, "cube": cube, "color_scale": color_scale, "scales": scales
+    }  # fmt: skip
+    colors = jnp.asarray(color, jnp.float32) if colored else None
+    k = jnp.asarray(k)
     try:
-        joints, log_confidence = _network_joints(params, crop, shown, network)
+        out = hand_pose_arrays(params, depth, k, settings=settings, color=colors, centre=centre)
     except flax.errors.ScopeParamShapeError as error:
         expected = "expected weights of this network, trained on crops of this `side`"
         hint = "Give side= and network= of the training, as in the settings of load_model."
         raise argument_error("params", expected, f"side {side}; {error}", hint) from error
-    k = np.broadcast_to(k, (*depth.shape[:-2], 3, 3))
-    if scales is not None:
-        points = _points(depth, k, np.asarray(crop.centre), cube)
-        joints = _refined_joints(joints, log_confidence, points, scales)
-    pixels, in_crop = _see(joints, crop, jnp.asarray(k, joints.dtype))
-    return HandEstimate(joints, pixels, in_crop, crop.centre)
+    empty = ~np.asarray(out.pop("found"))
+    if empty.any():
+        where = np.asarray(out["centre"])[empty].reshape(-1, 3)[0].round(1).tolist()
+        hint = "Give another centre, a larger cube, or leave the centre out."
+        raise argument_error("centre", f"expected a hand within {cube:g} mm", where, hint)
+    return HandEstimate(**out)
 
 
 @functools.partial(jax.jit, static_argnames="network")
@@ -258,12 +308,13 @@ def _network_joints(params, crop, images, network):
     return joints, sure.reshape(*batch, network.joints)
 
 
-def _points(depth: np.ndarray, k: np.ndarray, centre: np.ndarray, cube: float) -> jax.Array:
-    batch, rng = depth.shape[:-2], np.random.default_rng(0)
-    flat = (x.reshape(-1, *x.shape[len(batch) :]) for x in (depth, k, centre))
-    draw = lambda image, k, c: points_in_cube(image, k, c, cube, NUM_POINTS, rng)
-    points = [draw(*each) for each in zip(*flat, strict=True)]
-    return jnp.asarray(np.reshape(points, (*batch, NUM_POINTS, 3)), jnp.float32)
+@jax.jit
+def _points(depth: jax.Array, k: jax.Array, centre: jax.Array, cube: Any) -> jax.Array:
+    """Points (..., NUM_POINTS, 3) of the depth images within the cubes."""
+    run = lambda depth, k, centre: cube_points(depth, k, centre, cube, NUM_POINTS)
+    for _ in depth.shape[:-2]:
+        run = jax.vmap(run)
+    return run(depth, k, centre)
 
 
 @jax.jit

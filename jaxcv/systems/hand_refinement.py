@@ -17,11 +17,13 @@ from jaxcv.checks import argument_error, check_shape
 from jaxcv.energies.hand import HandScales, hand_of, hand_residuals, hand_start, nearest_cones
 from jaxcv.geometry.hand import hand_joints
 from jaxcv.geometry.manifolds import SO3, Product
+from jaxcv.io.networks import Model
 from jaxcv.least_squares.kernels import Huber
 from jaxcv.least_squares.minimise import argmin_least_squares
 from jaxcv.linear.damping import Damping
 from jaxcv.solvers import LevenbergMarquardt
 from jaxcv.solvers.marquardt import MarquardtRule, MarquardtState, marquardt_step
+from jaxcv.systems.arguments import check_system
 
 __all__ = ["RefinedHand", "refine_hand"]
 
@@ -91,8 +93,9 @@ def refine_hand(
     joints: jax.Array,
     log_confidence: jax.Array,
     seen: jax.Array,
-    scales: HandScales = HandScales(),  # noqa: B008, an immutable value
+    scales: HandScales | None = None,
     *,
+    model: Model | None = None,
     damping: Damping = Damping(1e-3, relative=True),  # noqa: B008, an immutable value
     trials: int = 15,
     max_steps: int = 5,
@@ -106,14 +109,16 @@ def refine_hand(
         joints: (..., 14, 3) [mm] of a network.
         log_confidence: (..., 14), log weights of the joints' squared residuals.
         seen: (..., P, 3) [mm] points of the depth image; (0, 0, 0): none.
-        scales: of the terms; differentiable.
+        scales: of the terms; differentiable. None: those of `model`, or `HandScales()`.
+        model: of a training with --refine, which learned the scales.
         damping: of the implicit gradient.
         trials: Levenberg-Marquardt steps; each reassigns the points.
         max_steps: of the final solver, with a fixed assignment.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, or a model without scales.
     """
+    scales = _scales_of(model) if scales is None else scales
     check_shape("joints", joints, (14, 3))
     check_shape("log_confidence", log_confidence, (14,))
     check_shape("seen", seen, (None, 3))
@@ -122,6 +127,17 @@ def refine_hand(
         got = joints.shape, log_confidence.shape, seen.shape
         raise argument_error("joints", "expected one batch shape of all", got)
     return _refined(joints, log_confidence, seen, scales, damping, trials, max_steps)
+
+
+def _scales_of(model: Model | None) -> HandScales:
+    if model is None:
+        return HandScales()
+    check_system(model, "hand_pose")
+    scales = model.settings.get("scales")
+    if scales is None:
+        hint = "Train it with --refine, or give scales=HandScales()."
+        raise argument_error("model", "expected a model with `scales`", None, hint)
+    return scales
 
 
 @functools.partial(jax.jit, static_argnames=("trials", "max_steps"))

@@ -1,6 +1,7 @@
 """A 3-D human pose from the 2-D joints that calibrated cameras see."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +20,11 @@ from jaxcv.energies.human_pose import (
 from jaxcv.energies.human_pose import limb_norm as norm_of_limbs
 from jaxcv.energies.human_pose_readout import PoseReadout, pose_readout
 from jaxcv.energies.human_pose_search import search
+from jaxcv.io.networks import Model
 from jaxcv.linear.damping import Damping
+from jaxcv.systems.arguments import takes_model
 
-__all__ = ["Reconstruction", "reconstruct_pose"]
+__all__ = ["Reconstruction", "human_pose_arrays", "reconstruct_pose"]
 
 # Scale of the sharpness parameters: scores differ in the third digit.
 _SHARPNESS = {True: 5000.0, False: 56000.0}  # with and without a free pose
@@ -47,6 +50,38 @@ class Reconstruction(NamedTuple):
     slopes: jax.Array
 
 
+def human_pose_arrays(
+    params: Mapping[str, Any],
+    points: jax.Array,
+    visible: jax.Array,
+    limb_norm: jax.Array,
+    *,
+    settings: Mapping[str, Any],
+) -> dict[str, jax.Array]:
+    """`reconstruct_pose` on arrays alone: for jit, vmap, grad and export.
+
+    Args:
+        params: `model`, `parameters`, and `readout` for the monocular variant.
+        points: (..., V, 17, 2) [px].
+        visible: (..., V, 17) bool.
+        limb_norm: (...) [mm].
+        settings: what differs from the defaults of `reconstruct_pose`.
+
+    Returns:
+        The fields of `Reconstruction`.
+    """
+    found = reconstruct_pose(
+        points, params["model"], params["parameters"], readout=params.get("readout"),
+        visible=visible, limb_norm=limb_norm, **settings,
+    )  # fmt: skip
+    return found._asdict()
+
+
+def _arguments(model: Model) -> dict[str, Any]:
+    return {**model.params, **model.settings}
+
+
+@takes_model("human_pose", "model", split=_arguments)
 @functools.partial(
     jax.jit,
     static_argnames=(
@@ -81,7 +116,8 @@ def reconstruct_pose(
     Args:
         points: (..., V, 17, 2) joints in each of V views, x right, y down [px], in the order of
             `jaxcv.energies.human_pose.JOINTS`. A joint that is not finite is not visible.
-        model: with V cameras.
+        model: with V cameras; or a `jaxcv.io.Model`, e.g. `load_pretrained("pose_people")`, which
+            also gives parameters, readout and settings. What is given beside it replaces its own.
         parameters: the learned ones; None: those of the model.
         readout: of the monocular variant, one view without a free pose: separate arrays map
             coefficients to a pose, which is then drawn to the detections.
@@ -195,16 +231,21 @@ def _over_components(find, terms, points, visible):
         found = jax.lax.map(component, split)
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), found)
 
-    num = points.shape[0]
-    size = min(_CHUNK, num)
-    padding = -num % size
+    num = points.shape[0]  # symbolic in an export
+    size = min(_CHUNK, num) if isinstance(num, int) else _CHUNK
+    chunks = (num + size - 1) // size
+    padded = chunks * size
 
     def cut(x):
-        x = jnp.concatenate([x, x[:padding]]) if padding else x
-        return x.reshape(-1, size, *x.shape[1:])
+        x = x if padded == num else x[jnp.arange(padded) % num]
+        return x.reshape(chunks, size, *x.shape[1:])
+
+    def joined(x):
+        x = x.reshape(padded, *x.shape[2:])
+        return x if padded == num else x[jnp.arange(num)]
 
     found = jax.lax.map(frames, (cut(points), cut(visible)))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num], found)
+    return jax.tree.map(joined, found)
 
 
 def _fuse(parameters, found, angles, free_pose, selection, compatibility):

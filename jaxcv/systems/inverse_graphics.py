@@ -16,6 +16,7 @@ Higgins et al., beta-VAE, ICLR 2017.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ import numpy as np
 
 from jaxcv.checks import argument_error, check_choice
 from jaxcv.implicit.clamp import clamp_inactive
+from jaxcv.io.networks import Model
 from jaxcv.models.inverse_graphics import (
     GraphicsNetwork,
     bernoulli_loss,
@@ -31,9 +33,11 @@ from jaxcv.models.inverse_graphics import (
     sample_code,
 )
 from jaxcv.models.posteriors import adaptive_posterior, group_posterior
+from jaxcv.systems.arguments import takes_model
 
 __all__ = [
-    "LATENTS", "LatentScale", "Rendering", "active_latents", "graphics_loss", "render_latents",
+    "LATENTS", "LatentScale", "Rendering", "active_latents", "graphics_loss",
+    "inverse_graphics_arrays", "render_latents",
 ]  # fmt: skip
 
 LATENTS = ("azimuth", "elevation", "light")
@@ -164,11 +168,33 @@ def _render(params, images, given, scale, network):
     return jax.nn.sigmoid(logits), code, found
 
 
+def inverse_graphics_arrays(
+    params: Any, images: jax.Array, given: jax.Array, *, settings: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+    """`render_latents` on arrays alone: for jit, vmap, grad and export. Values are not checked.
+
+    Args:
+        params: of the network.
+        images: (B, S, S, 1) grey in [0, 1].
+        given: (B, F) factors, in the order of LATENTS; nan: inferred.
+        settings: `network`, and `scale` if it is not the default of `render_latents`.
+
+    Returns:
+        `images` (B, S, S, 1) in [0, 1], their `code` (B, D), and `found` (B, F), the factors
+        inferred from the input.
+    """
+    scale = settings.get("scale", LatentScale())
+    made, code, found = _render(params, images, given, scale, settings["network"])
+    return {"images": made, "code": code, "found": found}
+
+
+@takes_model("inverse_graphics")
 def render_latents(
     images: Any,
-    params: Any,
+    params: Any = None,
     *,
-    network: GraphicsNetwork,
+    model: Model | None = None,
+    network: GraphicsNetwork = GraphicsNetwork(),  # noqa: B008, an immutable value
     scale: LatentScale = LatentScale(),  # noqa: B008, an immutable value
     azimuth: Any = None,
     elevation: Any = None,
@@ -178,7 +204,9 @@ def render_latents(
 
     Args:
         images: (..., S, S, 1) grey in [0, 1], of the network's size.
-        params: of the network.
+        params: of the network, or a `Model`.
+        model: parameters and settings, e.g. `load_pretrained("graphics_faces")`, in place of
+            `params`; settings that are given replace the model's.
         network: encoder and decoder.
         scale: of the training, for factors in its unit; with the default, factors are latents of
             the code.
@@ -188,8 +216,9 @@ def render_latents(
 
     Raises:
         ValueError: images of another size or beyond [0, 1], or not finite; a factor that the
-            network does not have, or is not finite.
+            network does not have, or is not finite; a model of another system.
     """
+    del model  # replaced by `params` and settings
     side = network.size.image
     images = np.asarray(images)
     if images.ndim < 3 or images.shape[-3:] != (side, side, 1):
@@ -210,9 +239,11 @@ def render_latents(
             raise argument_error(name, "expected finite values", value)
         given[..., i] = value
     flat = jnp.asarray(images, jnp.float32).reshape(-1, side, side, 1)
-    made, code, found = _render(params, flat, given.reshape(-1, count), scale, network)
+    settings = {"network": network, "scale": scale}
+    factors = jnp.asarray(given.reshape(-1, count))
+    out = inverse_graphics_arrays(params, flat, factors, settings=settings)
     return Rendering(
-        made.reshape(images.shape),
-        code.reshape(*batch, -1),
-        {name: found[:, i].reshape(batch) for i, name in enumerate(LATENTS[:count])},
+        out["images"].reshape(images.shape),
+        out["code"].reshape(*batch, -1),
+        {name: out["found"][:, i].reshape(batch) for i, name in enumerate(LATENTS[:count])},
     )

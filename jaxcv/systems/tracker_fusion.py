@@ -1,5 +1,6 @@
 """Fuses the boxes of many trackers into one."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +17,12 @@ from jaxcv.energies.tracker_fusion import (
     initial_parameters,
 )
 from jaxcv.implicit.minimise import argmin
+from jaxcv.io.networks import Model
 from jaxcv.linear.damping import Damping
 from jaxcv.solvers import MultiStart, Newton, Solver
+from jaxcv.systems.arguments import takes_model
 
-__all__ = ["FusedBox", "fuse_boxes", "fuse_frame"]
+__all__ = ["FusedBox", "fuse_boxes", "fuse_frame", "tracker_fusion_arrays"]
 
 
 class FusedBox(NamedTuple):
@@ -99,10 +102,42 @@ def fuse_frame(
     return FusedBox(box, solution.energy, curvature, solution.converged)
 
 
+def tracker_fusion_arrays(
+    parameters: FusionParameters,
+    boxes: jax.Array,
+    reported: jax.Array,
+    first_box: jax.Array,
+    frame: jax.Array,
+    *,
+    settings: Mapping[str, Any],
+) -> dict[str, jax.Array]:
+    """`fuse_boxes` on arrays alone: for jit, vmap, grad and export. Values are not checked.
+
+    Args:
+        parameters: of K trackers.
+        boxes: (B, K, 4) corners x1, y1, x2, y2 [px].
+        reported: (B, K) bool.
+        first_box: (B, 4) [px].
+        frame: (B,) frames since the start.
+        settings: what differs from the defaults of `fuse_boxes`: `damping`, `normalised`.
+
+    Returns:
+        `box` (B, 4) [px], `energy`, `min_eigenvalue` and `converged` (B, 2) as in `FusedBox`. Where
+        no tracker reports, the box is nan and not converged.
+    """
+    frames = TrackerFrame(boxes, reported, first_box, frame)
+    fused = jax.vmap(lambda one: fuse_frame(parameters, one, **settings))(frames)
+    some = jnp.any(reported & _is_box(boxes), axis=-1, keepdims=True)
+    box, converged = jnp.where(some, fused.box, jnp.nan), fused.converged & some
+    return fused._replace(box=box, converged=converged)._asdict()
+
+
+@takes_model("tracker_fusion", "parameters", required=False)
 def fuse_boxes(
     boxes: Any,
     parameters: FusionParameters | None = None,
     *,
+    model: Model | None = None,
     reported: Any = None,
     first_box: Any = None,
     frame: Any = 1,
@@ -116,7 +151,9 @@ def fuse_boxes(
     Args:
         boxes: (..., K, 4) corners x1, y1, x2, y2 [px], not sizes; a box that is not finite or
             has no area (x2 <= x1 or y2 <= y1) counts as not reported.
-        parameters: learned ones of the K trackers, in their order; None: equal weights.
+        parameters: learned ones of the K trackers, in their order, or a `Model` of them; None:
+            equal weights.
+        model: parameters and settings, e.g. of `load_model`, in place of `parameters`.
         reported: (..., K) bool, which trackers gave a box; all by default.
         first_box: (..., 4) the box that started the trackers [px]; only `scale_change` of the
             parameters depends on it. None: without that term.
@@ -128,12 +165,13 @@ def fuse_boxes(
         (..., 4) fused corners [px]; differentiable in `parameters`. nan if no tracker reports.
 
     Raises:
-        ValueError: boxes that are not (..., K, 4), or not floating-point, or parameters of
-            another number of trackers.
+        ValueError: boxes that are not (..., K, 4), or not floating-point, parameters of another
+            number of trackers, or a model of another system.
 
     Example:
         >>> box = fuse_boxes(jnp.array([[0.0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60]]))
     """
+    del model  # replaced by `parameters` and settings
     boxes = jnp.asarray(boxes)
     if jnp.issubdtype(boxes.dtype, jnp.integer):
         boxes = boxes.astype(jnp.result_type(float))
@@ -157,14 +195,12 @@ def fuse_boxes(
         # Drop the scale-change term, the only one that depends on first_box.
         parameters = parameters._replace(scale_change=jnp.zeros_like(parameters.scale_change))
         first_box = jnp.asarray([0.0, 0.0, 1.0, 1.0], boxes.dtype)
-    frames = TrackerFrame(
+    out = tracker_fusion_arrays(
+        parameters,
         boxes.reshape(-1, num_trackers, 4),
         jnp.broadcast_to(reported, boxes.shape[:-1]).reshape(-1, num_trackers),
         jnp.broadcast_to(jnp.asarray(first_box, boxes.dtype), (*batch, 4)).reshape(-1, 4),
         jnp.broadcast_to(jnp.asarray(frame), batch).reshape(-1),
+        settings={"damping": damping, "normalised": normalised},
     )
-    fuse = lambda one: fuse_frame(parameters, one, damping=damping, normalised=normalised).box
-    fused = jax.vmap(fuse)(frames)
-    usable = frames.reported & _is_box(frames.boxes)
-    some = jnp.any(usable, axis=-1, keepdims=True)
-    return jnp.where(some, fused, jnp.nan).reshape(*batch, 4)
+    return out["box"].reshape(*batch, 4)

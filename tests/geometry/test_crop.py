@@ -8,6 +8,7 @@ import pytest
 from jaxcv.geometry.camera import project, unproject
 from jaxcv.geometry.crop import (
     centre_of_mass,
+    cube_points,
     cube_window,
     depth_crop,
     image_crop,
@@ -97,3 +98,53 @@ def test_cube_coordinates(cube):
     )
     corner = CENTRE + cube / 2
     np.testing.assert_allclose(in_cube(corner, CENTRE, cube), 1, rtol=1e-6)
+
+
+def noisy_depth(seed, missing=0.2):
+    rng = np.random.default_rng(seed)
+    depth = rng.uniform(880, 1120, (48, 64))
+    depth[rng.random(depth.shape) < missing] = 0
+    depth[rng.random(depth.shape) < missing] = np.nan
+    return jnp.asarray(depth, jnp.float32)
+
+
+def points_within(depth, cube):
+    """All points of an image in the cube around CENTRE, in NumPy."""
+    v, u = np.nonzero(np.isfinite(depth) & (np.asarray(depth) > 0))
+    points = np.stack(unproject(u, v, np.asarray(depth)[v, u], K).T, axis=-1)
+    return points[(np.abs(points - np.asarray(CENTRE)) <= cube / 2).all(axis=1)]
+
+
+@pytest.mark.parametrize("count", [8, 100])
+def test_points_of_a_cube_are_distinct_inside_and_spread(count):
+    cube = 180.0
+    for seed in range(5):
+        depth = noisy_depth(seed)
+        points = np.asarray(jax.jit(cube_points, static_argnums=4)(depth, K, CENTRE, cube, count))
+        every = points_within(depth, cube)
+        assert len(every) > count
+        assert len(np.unique(points, axis=0)) == count
+        apart = np.abs(points[:, None] - every).max(axis=-1)
+        assert apart.min(axis=1).max() < 1e-3
+        # One of every n / count consecutive pixels: gaps of ranks are below twice that.
+        ranks = apart.argmin(axis=1)
+        assert (np.diff(ranks) > 0).all()
+        assert np.diff(ranks).max() <= 2 * -(-len(every) // count)
+
+
+def test_few_points_are_repeated_and_none_is_zero():
+    depth = jnp.zeros((48, 64)).at[20, 30].set(1000.0).at[25, 35].set(1010.0)
+    points = cube_points(depth, K, CENTRE, 200.0, 7)
+    assert sorted(set(np.asarray(points)[:, 2].tolist())) == [1000.0, 1010.0]
+    np.testing.assert_array_equal(points[:3], np.tile(points[0], (3, 1)))
+    np.testing.assert_array_equal(points[3:], np.tile(points[3], (4, 1)))
+    assert (cube_points(jnp.zeros((48, 64)), K, CENTRE, 200.0, 7) == 0).all()
+    stacked = jnp.stack([depth, jnp.zeros((48, 64)), noisy_depth(0)])
+    many = jax.vmap(cube_points, (0, None, None, None, None))(stacked, K, CENTRE, 200.0, 7)
+    np.testing.assert_array_equal(many[0], points)
+    assert (many[1] == 0).all()
+    with pytest.raises(ValueError, match="`depth`: expected fewer than 42949672 pixels for 100"):
+        jax.eval_shape(
+            lambda d: cube_points(d, K, CENTRE, 200.0, 100),
+            jax.ShapeDtypeStruct((10_000, 5_000), jnp.float32),
+        )

@@ -121,7 +121,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"`family`: expected one of"):
         fit_curves_by_marquardt(["sign"], p.t[:1], p.y[:1], p.start[:1])
     with pytest.raises(ValueError, match=r"`t`: expected a multiple of 10 points, got 99"):
-        fit_curves(None, ["sine"], p.t[1:2, 1:], p.y[1:2, :, 1:], p.start[1:2])
+        fit_curves({}, ["sine"], p.t[1:2, 1:], p.y[1:2, :, 1:], p.start[1:2])
     with pytest.raises(ValueError, match=r"`noise`: expected at least 0, got nan"):
         draw_curves(jax.random.key(0), list(FAMILIES.values()), 1, noise=float("nan"))
     with pytest.raises(ValueError, match=r"`encoding`: expected one of 'paper'"):
