@@ -24,7 +24,16 @@ from experiments.runner.command import define_flags, main
 from experiments.runner.figures import new_figure, save_figures
 from experiments.runner.records import DataError, data_error, data_errors, write_npz, write_text
 from experiments.runner.results import Column, Result
-from experiments.runner.run import Experiment, bound, evaluate, in_turn, load, predict, train
+from experiments.runner.run import (
+    Experiment,
+    bound,
+    evaluate,
+    export,
+    in_turn,
+    load,
+    predict,
+    train,
+)
 from experiments.runner.saved import save_model
 from experiments.runner.settings import flag
 from experiments.runner.sweeping import sweep
@@ -44,6 +53,7 @@ __all__ = [
     "data_errors",
     "define_flags",
     "evaluate",
+    "export",
     "flag",
     "in_turn",
     "last_loss",

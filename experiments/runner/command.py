@@ -10,7 +10,7 @@ from absl import logging as absl_logging
 from experiments.runner import loop, records, settings
 from experiments.runner.help import help_text
 from experiments.runner.records import DataError
-from experiments.runner.run import Experiment, evaluate, predict, saved_config, train
+from experiments.runner.run import Experiment, evaluate, export, predict, saved_config, train
 from experiments.runner.sweeping import sweep
 from jaxcv import training
 
@@ -26,7 +26,7 @@ def define_flags(experiment: Experiment, flag_values: flags.FlagValues = flags.F
 
 
 def main(experiment: Experiment) -> None:
-    """Runs an experiment as a command: parses the flags, then trains, evaluates or predicts."""
+    """Runs an experiment as a command: parses the flags, then trains, evaluates, ..."""
     define_flags(experiment)
     if any(word in ("--help", "-help", "-h", "--helpshort", "-?") for word in sys.argv[1:]):
         print(help_text(experiment, sys.modules["__main__"].__doc__))
@@ -60,7 +60,7 @@ def _run(experiment: Experiment, values: flags.FlagValues) -> None:
     if mode == "train":
         if checkpoint is not None:
             raise settings.config_error(
-                "checkpoint", "goes with --mode=evaluate or --mode=predict", repr(checkpoint),
+                "checkpoint", "goes with --mode=evaluate, predict or export", repr(checkpoint),
                 "Training resumes from the checkpoints in its --workdir by itself; --init_from "
                 "starts from the parameters of another run.",
             )  # fmt: skip
@@ -78,6 +78,13 @@ def _run(experiment: Experiment, values: flags.FlagValues) -> None:
         raise settings.config_error(min(swept), expected, "several")
     if values["preset"].present:
         _logger.info("--preset is ignored: the settings are those of the checkpoint")
+    if mode == "export":
+        if given:
+            name, value = next(iter(given.items()))
+            raise settings.config_error(name, "does not go with --mode=export", repr(value))
+        folder = export(experiment, workdir, checkpoint, trial=trial)
+        print(f"export: {folder}\nrun it: python {folder}/run_exported.py {folder}")
+        return
     config = saved_config(experiment, records.run_folder(checkpoint), given)
     if mode == "evaluate":
         print(evaluate(experiment, config, workdir, checkpoint, command=command))

@@ -1,4 +1,4 @@
-"""Training, evaluation and prediction of an `Experiment`."""
+"""Training, evaluation, prediction and export of an `Experiment`."""
 
 import contextlib
 import dataclasses
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import jaxcv.io
 from experiments.runner import loop, records, saved, settings
 from experiments.runner.figures import save_figures
 from experiments.runner.messages import announce
@@ -31,7 +32,10 @@ from jaxcv import training
 from jaxcv.checks import argument_error
 from jaxcv.systems.models import Model
 
-__all__ = ["Experiment", "bound", "evaluate", "in_turn", "load", "predict", "saved_config", "train"]
+__all__ = [
+    "Experiment", "bound", "evaluate", "export", "in_turn", "load", "predict", "saved_config",
+    "train",
+]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
 
@@ -234,6 +238,32 @@ def predict(
         trained.trial = trial
         experiment.predict(config, data, trained, folder)
     return folder
+
+
+def export(
+    experiment: Experiment, workdir: Any, checkpoint: Any, *, trial: int | None = None
+) -> pathlib.Path:
+    """Writes the model of an earlier training as a folder that runs without jaxcv.
+
+    Args:
+        experiment: of the training.
+        workdir: the folder to write, see `jaxcv.io.export`.
+        checkpoint: the work folder of the training; its data are not needed.
+        trial: that of `load`.
+
+    Raises:
+        ValueError: no finished training of this experiment, a system without export, or a folder
+            that cannot be written or holds something else.
+    """
+    source = records.run_folder(checkpoint)
+    config = saved_config(experiment, source, {})
+    with _precision(experiment):
+        model = saved.model_of(source, experiment, config, trial)
+    try:
+        with records.errors_as(records.FolderError):
+            return jaxcv.io.export(model, workdir)
+    except ImportError as error:
+        raise settings.config_error("mode", "expected the packages of an export", error) from error
 
 
 def _open(

@@ -37,14 +37,17 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 
-MODES = ("train", "evaluate", "predict")
+MODES = ("train", "evaluate", "predict", "export")
 _LARGEST = 2**31 - 1  # default upper bound of integers: devices compute with 32 bits
 COMMON_FLAGS = {  # of every experiment: the value that --help shows, and what the flag does
     "workdir": ("DIR", "Folder for everything that is written; made if need be. Required."),
     "preset": ("NAME", "Values of flags that are not given."),
-    "mode": ("train", "train, evaluate, or predict; the last two read --checkpoint."),
-    "checkpoint": ("DIR", "Work folder of a training, to evaluate it or to predict with it."),
-    "trial": ("N", "For --mode=predict: which trial's model; the best on validation if not given."),
+    "mode": ("train", "train; or evaluate, predict, export, which read --checkpoint."),
+    "checkpoint": ("DIR", "Work folder of a training, to evaluate, to predict with, or to export."),
+    "trial": (
+        "N",
+        "For predict and export: which trial's model; else the best on validation.",
+    ),
     "init_from": ("DIR", "Work folder of a training whose parameters are begun with."),
 }
 _RESERVED = ("workdir", "preset", "mode", "checkpoint", "trial")
@@ -354,8 +357,8 @@ def _define(
 def given_trial(flag_values: flags.FlagValues, mode: str) -> int | None:
     """The value of --trial; raises ConfigError where it is not read."""
     trial: Any = flag_values["trial"].value
-    if trial is not None and mode != "predict":
-        raise config_error("trial", "goes with --mode=predict", trial)
+    if trial is not None and mode not in ("predict", "export"):
+        raise config_error("trial", "goes with --mode=predict or --mode=export", trial)
     return trial
 
 

@@ -2,6 +2,7 @@
 
 from jaxcv.systems.curve_fitting import curve_fitting_arrays, fit_curves
 from jaxcv.systems.depth_and_motion import estimate_depth_and_motion, monocular_stereo_arrays
+from jaxcv.systems.exports import register_systems
 from jaxcv.systems.hand_pose import (
     HandCrop,
     HandEstimate,
@@ -65,3 +66,5 @@ __all__ = [
     "save_pose_parameters",
     "tracker_fusion_arrays",
 ]
+
+register_systems()
