@@ -21,6 +21,7 @@ from jaxcv.systems.pose_model import (
     load_pose_readout,
     save_pose_parameters,
 )
+from jaxcv.systems.pretrained import load_pretrained
 from jaxcv.systems.relative_refinement import RefinedPose, refine_relative_pose
 from jaxcv.systems.robust_location import robust_mean, robust_mean_arrays
 from jaxcv.systems.stereo import StereoEstimate, StereoNetwork
@@ -52,6 +53,7 @@ __all__ = [
     "load_pose_model",
     "load_pose_parameters",
     "load_pose_readout",
+    "load_pretrained",
     "monocular_stereo_arrays",
     "predict_hand",
     "preprocess",
