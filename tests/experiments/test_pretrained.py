@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.pretrained import storing
+from experiments.pretrained import command, storing
+from experiments.pretrained.checks import CHECKS
 from experiments.pretrained.recipes import RECIPES
 from experiments.runner import records
 from jaxcv.energies.tracker_fusion import FusionParameters
 from jaxcv.io import Model
 from jaxcv.systems import load_model, save_model
+from jaxcv.systems.pretrained import PRETRAINED
 
 RECIPE = RECIPES["fusion_demo"]
 
@@ -103,3 +105,17 @@ def test_intervals_shrink_with_the_samples():
     half = lambda share, n: interval({"learned/sine/solved_15": share}, {"num_test": n})
     np.testing.assert_allclose(half(0.5, 2000), 1.96 * 0.5 / 2002**0.5, rtol=1e-6)
     assert 0 < half(1.0, 2000) < half(1.0, 200) < half(0.5, 200)
+
+
+@pytest.mark.slow
+def test_stored_models_keep_their_cards_on_new_samples(capsys):
+    assert command.check() is None
+    shown = capsys.readouterr().out
+    assert shown.count(" ok\n") == len(list(PRETRAINED.glob("*.safetensors")))
+
+
+def test_a_model_that_fails_on_new_samples_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(CHECKS, "fusion_demo", lambda model, count: (0.2, 0.01))
+    found = command.check(["fusion_demo"])
+    assert found == "error: worse than their cards: fusion_demo"
+    assert "WORSE" in capsys.readouterr().out

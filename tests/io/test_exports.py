@@ -114,15 +114,20 @@ def test_gradients_and_parameters_of_an_export(tmp_path):
 
 def test_an_export_that_differs_is_not_written(tmp_path):
     calls = iter(range(100))
-    unsteady = lambda params, x: {"y": x * (1 + 1e-4 * next(calls))}  # another one at each trace
-    example = {"x": Input("b", np.ones(3, np.float32))}
-    register_system("test_unsteady", lambda model: Interface(unsteady, example))
-    model = Model({"a": np.zeros(1, np.float32)}, {}, {"system": "test_unsteady"})
-    with pytest.raises(
-        ValueError, match=r"`model`: .* equals the model within 1e-06, got 1\.\de-04"
-    ):
-        export(model, tmp_path / "a", platforms=("cpu",))
-    assert not list(tmp_path.iterdir())
+    constant = jax.lax.stop_gradient
+    functions = {  # another value, or another gradient of the same value, at each trace
+        "1e-06, got": lambda params, x: {"y": x * (1 + 1e-4 * next(calls))},
+        "0.001, got .* in the gradient in input 0": lambda params, x: {
+            "y": constant(x) + (1 + next(calls)) * (x - constant(x))
+        },
+    }
+    for message, function in functions.items():
+        example = {"x": Input("b", np.ones(3, np.float32))}
+        register_system("test_unsteady", lambda model, f=function: Interface(f, example))  # noqa: B023
+        model = Model({"a": np.zeros(1, np.float32)}, {}, {"system": "test_unsteady"})
+        with pytest.raises(ValueError, match=rf"`model`: .* equals the model within {message}"):
+            export(model, tmp_path / "a", platforms=("cpu",), gradient=True)
+        assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_exported_is_one_line(tmp_path, monkeypatch):
