@@ -85,10 +85,12 @@ RECIPES = {
         experiment="curve_fitting",
         headline="learned/sine/solved_15",
         higher=True,
-        baselines=("lm/sine/solved_15", "lm_tuned/sine/solved_15"),
-        metrics=(
-            "learned/*", "lm/*", "lm_tuned/*", "learned_minus_*", "truth/*", "start/*",
+        baselines=(
+            "lm/sine/solved_15", "lm_tuned/sine/solved_15", "lm_restarts/sine/solved_15",
+            "scipy/sine/solved_15",
         ),
+        metrics=("*/solved_15", "*/energy_median_15", "*/solved_15_change", "*/solved_15_low",
+                 "*/solved_15_high", "truth/*", "start/*"),
         interval=_of_share("learned/sine/solved_15", "num_test"),
         generator="jaxcv.data.synthetic.curves.draw_curves",
         sizes=("num_problems", "num_test", "num_points", "noise", "steps"),
@@ -97,6 +99,8 @@ RECIPES = {
             _GENERATED,
             "It knows four families of curves, their ranges of a, b and t, 100 points a curve and "
             "15 steps; other curves need another training.",
+            "From one start it solves more problems than Levenberg-Marquardt; with restarts in the "
+            "same time Levenberg-Marquardt solves as many (lm_restarts, lm_screened).",
             "It has no convergence test: compare its energy with that of "
             "fit_curves_by_marquardt where an answer must be safe.",
         ),
@@ -120,6 +124,7 @@ RECIPES = {
             _GENERATED,
             "It knows only its twelve generated trackers, in the order of `trackers`; for other "
             "trackers call fuse_boxes(boxes) without a model, or train one on their results.",
+            "A training with undamped gradients does as well (undamped).",
         ),
         citation=_WIBERGIAN,
     ),

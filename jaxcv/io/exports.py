@@ -230,7 +230,7 @@ def _check_same(
     blob: bytes, function: Callable, arrays: Sequence[Any], want: Mapping[str, Any], gradient: bool
 ) -> None:
     """Raises ValueError unless the export, read back, computes what the function does."""
-    again = jax_export.deserialize(bytearray(blob)).call
+    again: Any = jax_export.deserialize(bytearray(blob)).call
     _check_equal("", again(*arrays), want, TOLERANCE)
     if gradient:
         slopes = _slopes(again, arrays), _slopes(function, arrays)
