@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from jaxcv.data.synthetic.curves import draw_curves
+from jaxcv.data.synthetic.human_pose import generate
 from jaxcv.energies.curves import FAMILIES
 from jaxcv.energies.hand import HandScales
+from jaxcv.energies.human_pose import initial_parameters
 from jaxcv.energies.tracker_fusion import FusionParameters
 from jaxcv.io import Model
 from jaxcv.models.curve_solver import CurveSolver
@@ -17,11 +19,14 @@ from jaxcv.systems import (
     curve_fitting_arrays,
     estimate_depth_and_motion,
     fit_curves,
+    fit_pose_model,
     fuse_boxes,
     hand_pose_arrays,
+    human_pose_arrays,
     inverse_graphics_arrays,
     monocular_stereo_arrays,
     predict_hand,
+    reconstruct_pose,
     refine_hand,
     render_latents,
     robust_mean,
@@ -173,6 +178,33 @@ def test_depth_and_motion_as_arrays():
     model = Model(params, {"network": network}, {"system": "monocular_stereo"})
     again = estimate_depth_and_motion(target, source, k, model=model)
     jax.tree.map(np.testing.assert_array_equal, again, want)
+
+
+def test_poses_as_arrays_and_by_model():
+    with jax.enable_x64(True):
+        frames = generate(jax.random.key(0), num_subjects=3, clips=1, frames=12)
+        own = fit_pose_model(frames.joints, frames.cameras, num_components=2)
+        params = {"model": own, "parameters": initial_parameters(own)}
+        settings = {"num_rotations": 5}
+        points, visible = jnp.asarray(frames.points[:3]), jnp.asarray(frames.visible[:3])
+        norm = jnp.full(3, 1400.0)
+        run = jax.jit(lambda *inputs: human_pose_arrays(params, *inputs, settings=settings))
+        out = run(points, visible, norm)
+        model = Model(params, settings, {"system": "human_pose"})
+        want = reconstruct_pose(points, model, visible=visible, limb_norm=norm)
+        for name, value in out.items():
+            np.testing.assert_allclose(value, getattr(want, name), rtol=1e-9, atol=1e-9)
+        # What is given beside a model replaces its own.
+        more = {"visible": visible, "limb_norm": norm}
+        hard = reconstruct_pose(points, model=model, selection="hard", **more)
+        again = reconstruct_pose(
+            points, own, params["parameters"], selection="hard", num_rotations=5, **more
+        )
+        jax.tree.map(np.testing.assert_array_equal, hard, again)
+        assert np.abs(hard.joints - want.joints).max() > 1
+        lost = run(points.at[1].set(jnp.nan), visible, norm)["joints"]
+        assert np.isnan(lost[1]).all()
+        np.testing.assert_allclose(lost[0], want.joints[0], rtol=1e-9, atol=1e-9)
 
 
 def test_the_robust_mean_of_samples():
