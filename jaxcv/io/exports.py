@@ -323,6 +323,8 @@ def _write_checkpoint(path: pathlib.Path, params: Any) -> None:
 
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path, _plain(params))
+    # Names the folder before its renaming; only object stores, which cannot rename, need it.
+    (path / "commit_success.txt").unlink(missing_ok=True)
 
 
 def _plain(tree: Any) -> Any:
