@@ -32,9 +32,10 @@ FILES = sorted(
 )
 # Inside an experiment a part imports parts before it; `__init__` and `__main__` bind them together.
 PARTS = (
-    "config", "presets", "data", "network", "dense_stereo", "baselines", "conditions", "search",
-    "training", "refinement", "scores", "marquardt", "failures", "minima", "comparison",
-    "evaluation", "page", "minima_figure", "figures", "prediction", "__init__", "__main__",
+    "config", "presets", "data", "pictures", "network", "dense_stereo", "baselines", "conditions",
+    "search", "training", "refinement", "scores", "marquardt", "failures", "minima", "comparison",
+    "evaluation", "page", "minima_figure", "figures", "pair_figure", "pair_table",
+    "colmap_export", "picture_poses", "prediction", "__init__", "__main__",
 )  # fmt: skip
 HEAVY = {"matplotlib", "cv2", "sklearn", "scipy", "poselib", "mahotas", "PIL", "h5py", "tqdm"}
 MAX_LINES = 430  # "about 400"

@@ -8,7 +8,8 @@
 
 `intrinsics` and `size` may be given once, beside `images`. `size` [px] is what the intrinsics
 belong to, if the files are scaled copies; without it, the size of the file. `scene` and `pairs`
-may be left out.
+may be left out. `read_calibrations` reads the intrinsics alone: poses may be left out too, and
+`images`, if `intrinsics` are given beside it.
 """
 
 import os
@@ -21,7 +22,12 @@ from jaxcv.checks import argument_error
 from jaxcv.geometry.camera import check_intrinsics, check_poses, check_rotations
 from jaxcv.io.files import numbers, path_in, read_json
 
-__all__ = ["PosedViews", "check_views", "read_posed_folder"]
+__all__ = [
+    "CAMERAS", "Calibration", "PosedViews", "check_views", "read_calibrations",
+    "read_posed_folder",
+]  # fmt: skip
+
+CAMERAS = "cameras.json"
 
 _HINT = "The docstring of jaxcv.io.posed_folder shows the layout."
 
@@ -46,6 +52,18 @@ class PosedViews(NamedTuple):
     shapes: Any = None
 
 
+class Calibration(NamedTuple):
+    """The camera of a picture.
+
+    Attributes:
+        intrinsics: (3, 3) [px], pixel centres at whole numbers.
+        shape: height and width that they belong to; None: those of the file.
+    """
+
+    intrinsics: np.ndarray
+    shape: tuple[int, int] | None
+
+
 def check_views(views: PosedViews, name: str) -> None:
     """Raises ValueError unless all files exist, and K, the rotations and translations are valid."""
     if not views.files:
@@ -62,7 +80,7 @@ def check_views(views: PosedViews, name: str) -> None:
 def read_posed_folder(folder: str | os.PathLike[str]) -> tuple[PosedViews, np.ndarray | None]:
     """The views, and the pairs (N, 2) that the file lists, or None."""
     folder = pathlib.Path(folder)
-    path = folder / "cameras.json"
+    path = folder / CAMERAS
     expected = "expected JSON with `images` and `pose`, world_to_camera or camera_to_world"
     content = read_json(path, expected, hint=_HINT)
     entries, form = content.get("images"), content.get("pose")
@@ -95,6 +113,42 @@ def read_posed_folder(folder: str | os.PathLike[str]) -> tuple[PosedViews, np.nd
     check_views(views, str(path))
     listed = content.get("pairs")
     return views, None if listed is None else _rows(path, entries, listed)
+
+
+def read_calibrations(
+    folder: str | os.PathLike[str],
+) -> tuple[dict[str, Calibration], Calibration | None]:
+    """The cameras of the files listed in cameras.json, and that of all others, or None.
+
+    Raises:
+        ValueError: no such file, or one without intrinsics, or with malformed ones.
+    """
+    path = pathlib.Path(folder) / CAMERAS
+    expected = "expected JSON with `intrinsics`, 3 x 3 [px], of all pictures or in `images`"
+    content = read_json(path, expected, hint=_HINT)
+    shared, common = content.get("intrinsics"), _shape(f"{path}, size", content.get("size"))
+    other = None
+    if shared is not None:
+        other = Calibration(_intrinsics(f"{path}, intrinsics", shared), common)
+    entries, out = content.get("images", []), {}
+    if not isinstance(entries, list) or (other is None and not entries):
+        raise argument_error(str(path), expected, "none", _HINT)
+    for i, entry in enumerate(entries):
+        name = f"{path}, images[{i}]"
+        if not isinstance(entry, dict):
+            raise argument_error(name, "expected file and intrinsics", repr(entry)[:80], _HINT)
+        file = path_in(pathlib.Path(), f"{name}.file", entry.get("file"), _HINT).as_posix()
+        if file in out:
+            raise argument_error(f"{name}.file", "expected each file once", repr(file), _HINT)
+        k, shape = entry.get("intrinsics", shared), common
+        if "size" in entry:
+            shape = _shape(f"{name}.size", entry["size"])
+        out[file] = Calibration(_intrinsics(f"{name}.intrinsics", k), shape)
+    return out, other
+
+
+def _intrinsics(name: str, k: Any) -> np.ndarray:
+    return check_intrinsics(name, numbers(name, k, (3, 3), _HINT))
 
 
 def _shape(name: str, size: Any) -> tuple[int, int] | None:

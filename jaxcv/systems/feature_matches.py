@@ -6,7 +6,10 @@ import numpy as np
 
 from jaxcv.checks import argument_error, check_choice
 
-__all__ = ["FEATURES", "Matches", "find_matches", "normalised", "padded"]
+__all__ = [
+    "FEATURES", "Features", "Matches", "find_features", "find_matches", "match_features",
+    "normalised", "padded",
+]  # fmt: skip
 
 FEATURES = ("sift", "orb", "surf")
 _RATIO = 0.8  # largest nearest / second-nearest distance
@@ -27,8 +30,22 @@ class Matches(NamedTuple):
     ratio: np.ndarray
 
 
+class Features(NamedTuple):
+    """N features of an image.
+
+    Attributes:
+        points: (N, 2) u, v [px], pixel centres at whole numbers.
+        descriptors: (N, D); of 8 bits if they are binary (ORB), compared by Hamming's distance.
+    """
+
+    points: np.ndarray
+    descriptors: np.ndarray
+
+
 def find_matches(first: Any, second: Any, features: str = "sift", *, most: int = MOST) -> Matches:
     """Mutual nearest neighbours that pass the ratio test, best first.
+
+    `find_features` and `match_features` are its two halves, for images that are in several pairs.
 
     Args:
         first: (H, W, 3) in 8 bits (uint8).
@@ -36,24 +53,24 @@ def find_matches(first: Any, second: Any, features: str = "sift", *, most: int =
         features: one of FEATURES; `surf` needs the package mahotas.
         most: features per image.
     """
+    one, other = (find_features(image, features, most=most) for image in (first, second))
+    rows, ratio = match_features(one, other)
+    return Matches(one.points[rows[:, 0]], other.points[rows[:, 1]], ratio)
+
+
+def find_features(image: Any, features: str = "sift", *, most: int = MOST) -> Features:
+    """Features of an image, by OpenCV or mahotas.
+
+    Args:
+        image: (H, W, 3) in 8 bits (uint8).
+        features: one of FEATURES; `surf` needs the package mahotas.
+        most: of the strongest features to keep; 0: all, for SIFT only.
+
+    Raises:
+        ValueError: another shape or type, or an unknown name of features.
+        ImportError: OpenCV or mahotas is missing.
+    """
     check_choice("features", features, FEATURES)
-    points1, own1 = _described(first, features, most)
-    points2, own2 = _described(second, features, most)
-    if min(len(own1), len(own2)) < 2:
-        return Matches(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0))
-    apart = _distances(own1, own2, binary=features == "orb")
-    order = np.argsort(apart, axis=1, kind="stable")[:, :2]
-    rows = np.arange(len(own1))
-    nearest, other = apart[rows, order[:, 0]], apart[rows, order[:, 1]]
-    ratio = nearest / np.maximum(other, 1e-9)
-    mutual = apart.argmin(axis=0)[order[:, 0]] == rows
-    kept = np.flatnonzero(mutual & (ratio < _RATIO))
-    kept = kept[np.argsort(ratio[kept], kind="stable")]
-    return Matches(points1[kept], points2[order[kept, 0]], ratio[kept])
-
-
-def _described(image: Any, features: str, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (N, 2) u, v [px] and descriptors (N, D) of an image's features."""
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         got = f"{image.dtype} {image.shape}"
@@ -72,12 +89,36 @@ def _described(image: Any, features: str, most: int) -> tuple[np.ndarray, np.nda
     if features == "surf":
         found = surf.surf(grey, threshold=0.1, max_points=most)
         found = found.reshape(-1, 70)
-        return found[:, 1::-1], found[:, 6:]
+        return Features(found[:, 1::-1], found[:, 6:])
     make: Any = cv2.SIFT.create if features == "sift" else cv2.ORB.create
     keys, descriptors = make(most).detectAndCompute(grey, None)
     if descriptors is None:
-        return np.zeros((0, 2)), np.zeros((0, 1))
-    return np.array([key.pt for key in keys], float).reshape(-1, 2), descriptors
+        return Features(np.zeros((0, 2)), np.zeros((0, 1)))
+    return Features(np.array([key.pt for key in keys], float).reshape(-1, 2), descriptors)
+
+
+def match_features(first: Features, second: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Mutual nearest neighbours that pass the ratio test, best first.
+
+    Args:
+        first: N features.
+        second: N' features of the same kind.
+
+    Returns:
+        Indices (M, 2) of the matched features in both images, and the ratios (M,) of `Matches`.
+    """
+    own1, own2 = first.descriptors, second.descriptors
+    if min(len(own1), len(own2)) < 2:
+        return np.zeros((0, 2), int), np.zeros(0)
+    apart = _distances(own1, own2, binary=own1.dtype == np.uint8)
+    rows = np.arange(len(own1))
+    match, back = apart.argmin(axis=1), apart.argmin(axis=0)
+    nearest = apart[rows, match]
+    apart[rows, match] = np.inf
+    ratio = nearest / np.maximum(apart.min(axis=1), 1e-9)
+    kept = np.flatnonzero((back[match] == rows) & (ratio < _RATIO))
+    kept = kept[np.argsort(ratio[kept], kind="stable")]
+    return np.stack([kept, match[kept]], axis=1), ratio[kept]
 
 
 def _distances(one: np.ndarray, other: np.ndarray, *, binary: bool) -> np.ndarray:
