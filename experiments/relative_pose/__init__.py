@@ -5,6 +5,9 @@
       --data=folder --data_dir=DIR --workdir=runs/mine
   python -m experiments.relative_pose --mode=predict --checkpoint=runs/relative_pose \\
       --image1=a.jpg --image2=b.jpg --intrinsics=fx,fy,cx,cy --workdir=runs/pair
+  python -m experiments.relative_pose --mode=predict --pictures=FOLDER --workdir=runs/poses
+
+Without --checkpoint, predictions are of feature matches alone.
 
 A pose takes points of the first camera to the second, x2 = R x1 + t with |t| = 1, x right, y down,
 z forward. The networks are those of Melekhov et al. 2017. The refinement adds feature matches, as
@@ -34,6 +37,7 @@ EXPERIMENT = runner.Experiment(
     evaluate=evaluation.metrics,
     figures=figures.draw_all,
     predict=prediction.write,
+    predict_untrained=prediction.write_untrained,
     metadata=training.metadata,
     fixed_metadata=("image_size",),
     model=prediction.model,

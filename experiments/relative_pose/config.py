@@ -5,7 +5,7 @@ import dataclasses
 from experiments import runner
 from jaxcv.models.relative_pose import HEADS, NETS, ROTATIONS, TRUNKS
 
-__all__ = ["FEATURE_METHODS", "LIGHTS", "PRESETS", "SOURCES", "Config"]
+__all__ = ["EXPORTS", "FEATURE_METHODS", "LIGHTS", "PRESETS", "SOURCES", "Config"]
 
 SOURCES = ("synthetic", "folder", "colmap", "dtu", "landmarks")
 LIGHTS = ("all", "0", "1", "2", "3", "4", "5", "6", "max")  # of DTU's images
@@ -15,6 +15,7 @@ FEATURE_METHODS = (  # rows of the evaluation; `baselines.METHODS` says what eac
     "sift_defaults", "orb_defaults", "sift_defaults_small", "orb_defaults_small",
     "sift_ransac_guessed", "poselib_guessed",
 )  # fmt: skip
+EXPORTS = ("none", "colmap")
 _LOCAL_NORMALISATION = ("trunk", "on", "off")
 
 
@@ -74,9 +75,37 @@ class Config:
     image2: str | None = runner.flag(
         None, "Path of the second image, for --mode=predict.", of_data=True, only="predict"
     )
+    pictures: str | None = runner.flag(
+        None, "Folder of photographs, or a video file, for --mode=predict: the poses of its pairs.",
+        of_data=True, only="predict",
+    )  # fmt: skip
+    pairs: str | None = runner.flag(
+        None, "Text file of pairs among --pictures, two names a line; none: --neighbours.",
+        of_data=True, only="predict",
+    )  # fmt: skip
+    neighbours: int = runner.flag(
+        1, "Following pictures, by name or time, with which each of --pictures has pairs; 0: all.",
+        lower=0, of_data=True, only="predict",
+    )  # fmt: skip
+    every: int = runner.flag(
+        1, "Frames of a video from one picture to the next.", lower=1, of_data=True, only="predict"
+    )
+    longest_side: int = runner.flag(
+        1600, "Longer side to which larger --pictures are reduced for features [px]; 0: none is.",
+        lower=0, of_data=True, only="predict",
+    )  # fmt: skip
+    figures: int = runner.flag(
+        20, "Pairs of --pictures that are drawn, from the most to the least confident.", lower=0,
+        of_data=True, only="predict",
+    )  # fmt: skip
+    export: str = runner.flag(
+        "none", "File to write beside the table of pairs: a database of COLMAP.",
+        choices=EXPORTS, of_data=True, only="predict",
+    )  # fmt: skip
     intrinsics: str | None = runner.flag(
         None,
-        "fx,fy,cx,cy [px] of both images, or of the first and then of the second image.",
+        "fx,fy,cx,cy [px] of all images, or of --image1 and then of --image2; none: cameras.json "
+        "among --pictures, or a guess.",
         of_data=True,
         only="predict",
     )

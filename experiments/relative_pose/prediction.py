@@ -1,4 +1,4 @@
-"""Predictions of relative pose: networks and test poses, or the pose of two images."""
+"""Predictions of relative pose: networks and test poses, or the poses of the user's pictures."""
 
 import json
 import pathlib
@@ -8,32 +8,32 @@ import jax
 import numpy as np
 
 from experiments import runner
-from experiments.relative_pose import evaluation, refinement, training
+from experiments.relative_pose import evaluation, picture_poses, refinement, training
+from experiments.relative_pose.config import Config
 from experiments.relative_pose.data import quaternions
-from experiments.relative_pose.figures import draw_matches
-from jaxcv.geometry.epipolar import essential_matrix
+from experiments.relative_pose.pair_figure import draw_pair
+from experiments.relative_pose.pair_table import CONVENTION, pose_entries
+from experiments.relative_pose.pictures import intrinsics_of_flag
 from jaxcv.io import Model
 from jaxcv.io.pictures import read_rgb
 from jaxcv.systems import relative_pose
 from jaxcv.systems.feature_matches import find_matches
+from jaxcv.systems.pair_poses import inlier_weights
 from jaxcv.systems.two_view import intrinsics_or_guess
 
-__all__ = ["CONVENTION", "model", "write"]
+__all__ = ["CONVENTION", "model", "write", "write_untrained"]
 
-CONVENTION = (
-    "x2 = R x1 + t takes points of the first camera to the second; |t| = 1; x right, y down, z "
-    "forward; quaternion w, x, y, z"
-)
+_OF_PICTURES = ("pairs", "neighbours", "every", "longest_side", "figures", "export")
 
 
 def write(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
-    """With --image1 and --image2, prints their pose and writes it to pose.json and matches.png.
+    """Writes the poses of --pictures, or of --image1 and --image2 (pose.json, matches.png).
 
-    Else writes <net>.safetensors and joint.safetensors for `load_model`, of the model's trial, and
-    poses.csv, a line per test pair: quaternion, direction, confidence by `last_poses`.
+    Without these, writes <net>.safetensors and joint.safetensors for `load_model`, of the model's
+    trial, and poses.csv, a line per test pair: quaternion, direction, confidence by `last_poses`.
     """
-    if config.image1 is not None or config.image2 is not None:
-        _one_pair(config, trained, folder)
+    if _of_user(config):
+        _write_of_user(config, model(config, trained, trained.trial), folder)
         return
     index = model(config, trained, trained.trial).card["trial"]
     for name in trained:
@@ -43,6 +43,35 @@ def write(config: Any, data: Any, trained: Any, folder: pathlib.Path) -> None:
     table = np.c_[quaternions(poses.rotation), poses.direction, poses.confidence[:, None]]
     header = f"qw,qx,qy,qz,tx,ty,tz,confidence  # {name}: {CONVENTION.replace(',', ';')}"
     np.savetxt(folder / "poses.csv", table, "%.6g", ",", header=header, comments="")
+
+
+def write_untrained(config: Any, folder: pathlib.Path) -> None:
+    """Writes the poses of --pictures, or of --image1 and --image2, from feature matches alone."""
+    if not _of_user(config):
+        expected = "expected the work folder of a training, or --pictures to predict on without one"
+        hint = "Give --pictures=FOLDER, or --image1 and --image2; or --checkpoint=DIR."
+        raise runner.data_error("checkpoint", expected, "none", hint)
+    _write_of_user(config, None, folder)
+
+
+def _of_user(config: Any) -> bool:
+    """Whether pictures of the user's are given; checks the flags that go with them."""
+    single = config.image1 is not None or config.image2 is not None
+    if config.pictures is None:
+        for name in _OF_PICTURES:
+            if getattr(config, name) != getattr(Config(), name):
+                raise runner.data_error(name, "goes with --pictures", getattr(config, name), "")
+    elif single:
+        hint = "Give either."
+        raise runner.data_error("pictures", "goes without --image1", config.pictures, hint)
+    return single or config.pictures is not None
+
+
+def _write_of_user(config: Any, own: Model | None, folder: pathlib.Path) -> None:
+    if config.pictures is None:
+        _one_pair(config, own, folder)
+    else:
+        picture_poses.predict_pictures(config, own, folder)
 
 
 def model(config: Any, trained: Any, trial: int | None) -> Model:
@@ -67,26 +96,26 @@ def _model_of(config: Any, trained: Any, name: str, i: int) -> Model:
     return Model(params, settings, {"run": name, "trial": i})
 
 
-def _one_pair(config: Any, trained: Any, folder: pathlib.Path) -> None:
+def _one_pair(config: Any, own: Model | None, folder: pathlib.Path) -> None:
     images = [_image(name, getattr(config, name)) for name in ("image1", "image2")]
-    k1, k2 = _intrinsics(config.intrinsics)
-    own = model(config, trained, trained.trial)
+    given = intrinsics_of_flag(config.intrinsics)
+    k1, k2 = (given[0], given[-1]) if given else (None, None)
+    more = {} if own is None else {"params": own.params, **own.settings}
     with runner.data_errors():
-        pose = relative_pose(images[0], images[1], k1, k2, params=own.params, **own.settings)
-    quaternion = quaternions(pose.rotation[None])[0]
+        pose = relative_pose(images[0], images[1], k1, k2, seed=config.seed, **more)
     result = {
-        "convention": CONVENTION,
-        "rotation": np.asarray(pose.rotation, float).round(9).tolist(),
-        "quaternion": quaternion.astype(float).round(9).tolist(),
-        "direction": np.asarray(pose.direction, float).round(9).tolist(),
-        "confidence": round(float(pose.confidence), 4),
-        "matches": int(pose.matches),
-        "intrinsics": "given" if config.intrinsics else "assumed: 1.2 times the longer side",
-    }
-    text = json.dumps(result, indent=1)
+        "convention": CONVENTION, **pose_entries(pose),
+        "intrinsics": "given" if given else "assumed: 1.2 times the longer side",
+    }  # fmt: skip
+    text = json.dumps(result, indent=1, allow_nan=False)
     print(text)
     runner.write_text(folder / "pose.json", text + "\n")
-    _draw(folder / "matches.png", images, pose, k1, k2)
+    k1, k2 = (intrinsics_or_guess("K", k, image) for k, image in zip((k1, k2), images, strict=True))
+    matches = find_matches(images[0], images[1])
+    names = pathlib.Path(config.image1).name, pathlib.Path(config.image2).name
+    weights = inlier_weights(pose, matches, k1, k2)
+    figure = draw_pair(names, (images[0], images[1]), matches, weights, pose, (k1, k2))
+    runner.save_figures([("matches.png", figure)], folder)
 
 
 def _image(name: str, path: str | None) -> np.ndarray:
@@ -94,30 +123,3 @@ def _image(name: str, path: str | None) -> np.ndarray:
         raise runner.data_error(name, "expected the path of an image", "none", f"Give --{name}.")
     with runner.data_errors():
         return read_rgb(path, hint=f"Give another --{name}.")
-
-
-def _intrinsics(text: str | None) -> tuple[Any, Any]:
-    if text is None:
-        return None, None
-    try:
-        values = [float(word) for word in text.split(",")]
-        if len(values) not in (4, 8):
-            raise ValueError(f"{len(values)} numbers")
-    except ValueError as error:
-        expected = "expected fx,fy,cx,cy in pixels, once or twice"
-        raise runner.data_error(
-            "intrinsics", expected, text, "Give e.g. 500,500,319.5,239.5."
-        ) from error
-    make = lambda fx, fy, cx, cy: np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-    return make(*values[:4]), make(*values[-4:])
-
-
-def _draw(path: pathlib.Path, images: Any, pose: Any, k1: Any, k2: Any) -> None:
-    figure = runner.new_figure(figsize=(12, 5), dpi=120)
-    axes = figure.subplots(1, 2)
-    k = [intrinsics_or_guess("K", own, image) for own, image in zip((k1, k2), images, strict=True)]
-    essential = essential_matrix(pose.rotation, pose.direction)
-    first, second = images
-    draw_matches(axes, first, second, find_matches(first, second), essential, k[0], k[1])
-    figure.suptitle(f"Matches and epipolar lines; confidence {float(pose.confidence):.2f}")
-    runner.save_figures([(path.name, figure)], path.parent)

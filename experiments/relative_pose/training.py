@@ -59,7 +59,7 @@ def memory(config: Config) -> dict[str, float]:
 
 
 def load(config: Config) -> Data | None:
-    """Checks the settings, then loads the pairs of --data; None with --image1 or --image2.
+    """Checks the settings, then loads the pairs of --data; None with pictures to predict on.
 
     Raises:
         DataError: a wrong file or flag, which the message names.
@@ -76,7 +76,7 @@ def load(config: Config) -> Data | None:
         expected = "expected the shorter side of the images that windows are taken of"
         raise runner.data_error("short_side", expected, 0, "Give --short_side.")
     networks(config)
-    if config.image1 is not None or config.image2 is not None:
+    if config.image1 is not None or config.image2 is not None or config.pictures is not None:
         return None
     started, trunk = _started(config), _trunk(config)
     return load_or_pair(config)._replace(started=started, trunk=trunk)

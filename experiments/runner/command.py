@@ -76,6 +76,11 @@ def _run(experiment: Experiment, values: flags.FlagValues) -> None:
     if swept:
         expected = f"expected one value with --mode={mode}"
         raise settings.config_error(min(swept), expected, "several")
+    if mode == "predict" and checkpoint is None and experiment.predict_untrained is not None:
+        config = dataclasses.replace(experiment.presets[preset], **given)
+        folder = predict(experiment, config, workdir, None, trial=trial)
+        _logger.info("predictions: %s", folder)
+        return
     if values["preset"].present:
         _logger.info("--preset is ignored: the settings are those of the checkpoint")
     if mode == "export":

@@ -57,6 +57,8 @@ class Experiment:
         figures: `figures(config, data, {name: TrainedRun}, metrics) -> iterable of (file name,
             matplotlib Figure or a page as text)`; the runner saves and closes them.
         predict: `predict(config, data, {name: TrainedRun}, folder)`, writes files.
+        predict_untrained: `predict_untrained(config, folder)`, the predictions that need no
+            training: --mode=predict without --checkpoint.
         source: the published numbers, under the keys of the metrics.
         source_data: what these were measured on.
         x64: run wholly in double precision.
@@ -83,6 +85,7 @@ class Experiment:
     figures: Callable[..., Iterable[tuple[str, Any]]]
     memory: Callable[[Any], Mapping[str, float]] | None = None
     predict: Callable[..., None] | None = None
+    predict_untrained: Callable[[Any, pathlib.Path], None] | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     source_data: str = ""
     x64: bool = False
@@ -227,11 +230,22 @@ def predict(
 ) -> pathlib.Path:
     """Writes the predictions of an earlier training to `workdir`, and returns that folder.
 
-    The arguments and errors are those of `evaluate`; `trial` is that of `load`.
+    The arguments and errors are those of `evaluate`; `trial` is that of `load`. With
+    `checkpoint=None` the predictions are those that need no training, if the experiment has some.
     """
     if experiment.predict is None:
         expected = f"the experiment {experiment.name!r} makes no predictions"
         raise argument_error("mode", expected, "'predict'", "Use --mode=evaluate.")
+    if checkpoint is None and experiment.predict_untrained is not None:
+        if trial is not None:
+            raise settings.config_error("trial", "goes with --checkpoint", trial)
+        config = experiment.presets["default"] if config is None else config
+        settings.check_config(experiment.config, config)
+        config = settings.of_mode(config, "predict")
+        claimed = records.open_workdir(workdir, experiment.name, config, training=False)
+        with claimed as folder, _precision(experiment):
+            experiment.predict_untrained(config, folder)
+        return folder
     config, claimed, source = _open(experiment, config, workdir, checkpoint, "predict")
     with claimed as folder, _precision(experiment):
         data, trained = _restore(experiment, config, source)

@@ -21,7 +21,8 @@ from experiments.relative_pose import scores as scoring
 from experiments.relative_pose.baselines import METHODS
 from experiments.relative_pose.data import Data, _held_out, load, quaternions
 from jaxcv.data.relative_pose import PosePairs
-from jaxcv.data.synthetic.pose_pairs import generate_pose_pairs
+from jaxcv.data.synthetic.pose_pairs import PairRanges, generate_pose_pairs
+from jaxcv.metrics.motion import rotation_error
 from jaxcv.models.relative_pose import rotation_of
 from jaxcv.systems import load_model
 from jaxcv.systems.two_view import PoseScales
@@ -221,9 +222,9 @@ def test_no_view_validates_that_was_trained_on():
         assert one.tolist() == [0]
 
 
-def write_rooms(root, back=False):
+def write_rooms(root, back=False, ranges=PairRanges()):  # noqa: B008, an immutable value
     """Six generated rooms of two views each as a plain folder; with poses the wrong way round."""
-    rooms = generate_pose_pairs(3, 6, (240, 320), textureless=0.0)
+    rooms = generate_pose_pairs(3, 6, (240, 320), textureless=0.0, ranges=ranges)
     images, pairs = [], []
     for i in range(6):
         pose = np.eye(4)
@@ -308,6 +309,21 @@ def test_end_to_end(tmp_path):
         assert done.returncode != 0
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+    own = dataclasses.replace(config, pictures=str(tmp_path / "in"), figures=1)
+    (tmp_path / "in").mkdir()
+    rooms = write_rooms(tmp_path / "in")
+    found = runner.predict(experiment.EXPERIMENT, own, tmp_path / "pictures", run)
+    table = json.loads((found / "pairs.json").read_text())
+    assert (len(table["pairs"]), table["run"]) == (11, "joint")
+    assert all(np.isfinite(entry["direction"]).all() for entry in table["pairs"])
+    assert len(list((found / "figures").iterdir())) == 1
+    good = [entry for entry in table["pairs"] if entry["first"][0] == entry["second"][0]]
+    turned = [
+        float(rotation_error(np.array(entry["rotation"]), rooms.rotation[i]))
+        for i, entry in enumerate(good)
+    ]
+    assert np.median(turned) < 2
 
     larger = dataclasses.replace(
         config, init_from=str(out / "cnnBspp.safetensors"), height=56, width_px=64, num_seeds=1,
