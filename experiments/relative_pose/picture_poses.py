@@ -87,7 +87,7 @@ def _poses(config: Any, model: Model | None, matched: reading.MatchedPictures) -
     return poses_of_matches(
         [matched.matches(i) for i in range(len(matched.pairs))],
         [own.reduced_intrinsics for own in first], [own.reduced_intrinsics for own in second],
-        seed=config.seed, **more,
+        seed=config.seed, report=reading.Progress("pairs have poses", len(matched.pairs)), **more,
     )  # fmt: skip
 
 

@@ -19,14 +19,27 @@ from jaxcv.systems.feature_matches import Features, Matches, find_features, matc
 from jaxcv.systems.two_view import intrinsics_or_guess, resized
 
 __all__ = [
-    "MAX_PAIRS", "MatchedPictures", "Picture", "Source", "images_of", "intrinsics_of_flag",
-    "matched_pictures", "open_source", "pairs_of",
+    "MAX_PAIRS", "MatchedPictures", "Picture", "Progress", "Source", "images_of",
+    "intrinsics_of_flag", "matched_pictures", "open_source", "pairs_of",
 ]  # fmt: skip
 
 MAX_PAIRS = 20_000  # of all pictures with all; a list may have more
 _SECONDS_PER_LINE = 10.0
 _SMALLEST = 8  # sides of a picture [px]
 _logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """Logs a line every ten seconds: `Progress("pairs have poses", 300)(40)`."""
+
+    def __init__(self, text: str, count: int):
+        self._text, self._count, self._spoke = text, count, time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        """Tells that so many are done."""
+        if time.monotonic() - self._spoke > _SECONDS_PER_LINE:
+            self._spoke = time.monotonic()
+            _logger.info("%d of %d %s", done, self._count, self._text)
 
 
 class Source(NamedTuple):
@@ -238,7 +251,7 @@ def matched_pictures(
     described: dict[str, Features] = {}
     unreadable: dict[str, str] = {}
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    spoke, read = time.monotonic(), 0
+    progress = Progress("pictures are matched", len(last))
     for name, image in images_of(source, set(last)):
         if not isinstance(image, ValueError) and min(image.shape[:2]) < max(smallest, _SMALLEST):
             side = max(smallest, _SMALLEST)
@@ -254,10 +267,7 @@ def matched_pictures(
                 found[n] = match_features(*(described[one] for one in pairs[n]))
         for one in [one for one in described if last[one] <= position[name]]:
             del described[one]
-        read += 1
-        if time.monotonic() - spoke > _SECONDS_PER_LINE:
-            spoke = time.monotonic()
-            _logger.info("%d of %d pictures are matched", read, len(last))
+        progress(len(pictures) + len(unreadable))
     for name in last.keys() - pictures.keys() - unreadable.keys():
         unreadable[name] = "the video ends before this frame"
     kept = sorted(found)

@@ -5,7 +5,7 @@ resized once, and the poses of many pairs are minimised together.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -47,6 +47,7 @@ def poses_of_matches(
     head: MatchHead | None = None,
     seed: int = 0,
     chunk_size: int = CHUNK_SIZE,
+    report: Callable[[int], None] | None = None,
 ) -> list[RelativePose]:
     """The poses x2 = R x1 + t, |t| = 1, of N pairs, each as of `relative_pose`.
 
@@ -63,6 +64,7 @@ def poses_of_matches(
         seed: of the samples.
         chunk_size: pairs that are minimised together; the last chunk is filled up, so that there
             is one compilation.
+        report: called with the number of pairs that have poses, after each chunk.
 
     Returns:
         N poses. Without a network and with fewer than five matches: nan with confidence 0.
@@ -101,6 +103,8 @@ def poses_of_matches(
             else:
                 own_pose = refined.rotation[n], refined.direction[n]
                 out.append(RelativePose(*own_pose, confidence[n], found))
+        if report is not None:
+            report(len(out))
     return out
 
 

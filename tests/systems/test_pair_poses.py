@@ -84,8 +84,10 @@ def test_chunks_have_one_size_and_poses_the_order_of_the_pairs(instant):
     pairs = [pair(seed) for seed in range(5)]
     for size, chunks in ((2, 3), (5, 1), (32, 1)):
         instant.clear()
-        found = poses(pairs, chunk_size=size)
+        done = []
+        found = poses(pairs, chunk_size=size, report=done.append)
         assert len(found) == 5
+        assert done == [*range(size, 5, size), 5]
         assert [len(arrays.focal) for arrays, _ in instant] == [min(size, 5)] * chunks
         keys = [jax.random.key_data(key).tolist() for _, key in instant]
         assert len({str(key) for key in keys}) == chunks  # other samples in every chunk
