@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcv.checks import argument_error
-from jaxcv.geometry.camera import check_principal_point, resize_intrinsics
+from jaxcv.geometry.camera import check_aspect_ratio, check_principal_point, resize_intrinsics
 from jaxcv.io.pictures import read_rgb
 from jaxcv.io.posed_folder import PosedViews
 
@@ -95,10 +94,7 @@ def read_image(
         shape = round(height * share), round(width * share)
     small = whole.resize((shape[1], shape[0]), Image.Resampling.BOX)
     own = (height, width) if own is None else own
-    if abs(width * own[0] / own[1] - height) > 1 + own[0] / own[1]:  # by more than rounding
-        expected = f"expected the ratio of {own[1]} x {own[0]} px, which its intrinsics assume"
-        hint = "Cropping changes the intrinsics."
-        raise argument_error(str(path), expected, f"{width} x {height}", hint)
+    check_aspect_ratio(str(path), (height, width), (int(own[0]), int(own[1])))
     check_principal_point(f"{path}: intrinsics", intrinsics, (int(own[0]), int(own[1])))
     k = np.asarray(resize_intrinsics(intrinsics, shape[1] / own[1], shape[0] / own[0]))
     return np.asarray(small), k

@@ -14,12 +14,13 @@ from experiments.runner.records import errors_as, write_bytes
 from jaxcv.io.colmap_database import (
     DatabaseImage,
     DatabasePair,
+    check_pinhole,
     check_pycolmap,
     write_colmap_database,
 )
 from jaxcv.io.pictures import open_picture
 
-__all__ = ["DATABASE", "SURE", "check", "write"]
+__all__ = ["DATABASE", "SURE", "check", "check_cameras", "write"]
 
 DATABASE = "database.db"
 FEWEST = 15  # matches that agree, of a verified pair, as in COLMAP
@@ -52,6 +53,13 @@ def check(source: reading.Source, names: set[str]) -> None:
         got = f"{len(turned)} with one: {', '.join(turned[:5])}"
         hint = "Turn the files, e.g. by `mogrify -auto-orient`."
         raise runner.data_error("pictures", expected, got, hint)
+
+
+def check_cameras(matched: reading.MatchedPictures) -> None:
+    """Raises DataError for intrinsics that COLMAP's cameras cannot express."""
+    with runner.data_errors():
+        for name, own in matched.pictures.items():
+            check_pinhole(f"intrinsics of {name}", own.intrinsics)
 
 
 def write(

@@ -50,6 +50,8 @@ def predict_pictures(config: Any, model: Model | None, folder: pathlib.Path) -> 
     except ImportError as error:
         raise runner.DataError(str(error)) from error
     _logger.info("%d pairs of %d pictures", len(matched.pairs), len(matched.pictures))
+    if config.export == "colmap":
+        colmap_export.check_cameras(matched)
     poses = _poses(config, model, matched)
     weights = [_weights(matched, poses, i) for i in range(len(poses))]
     drawn = chosen(poses, config.figures)
@@ -63,7 +65,8 @@ def predict_pictures(config: Any, model: Model | None, folder: pathlib.Path) -> 
     )  # fmt: skip
     if config.export == "colmap":
         colmap_export.write(folder, source, matched, poses, weights)
-    _draw(folder, source, matched, poses, weights, files)
+    with runner.data_errors():
+        _draw(folder, source, matched, poses, weights, files)
     print(_summary(config, folder, matched, poses, len(drawn)))
     if matched.unreadable:
         count, gone = len(matched.unreadable), ", ".join(list(matched.unreadable)[:5])

@@ -4,15 +4,15 @@ import logging
 import os
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments import runner
-from jaxcv.geometry.camera import resize_intrinsics
+from jaxcv.geometry.camera import check_aspect_ratio, resize_intrinsics
 from jaxcv.io.picture_folder import list_pictures, read_pair_list
-from jaxcv.io.pictures import read_rgb
+from jaxcv.io.pictures import picture_size, read_rgb
 from jaxcv.io.posed_folder import CAMERAS, Calibration, read_calibrations
 from jaxcv.io.video import count_frames, frame_name, read_frames
 from jaxcv.systems.feature_matches import Features, Matches, find_features, match_features
@@ -176,8 +176,10 @@ def intrinsics_of_flag(text: str | None) -> list[np.ndarray]:
     return [np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]) for fx, fy, cx, cy in rows]
 
 
-def _calibrations(config: Any, source: Source) -> tuple[dict[str, Calibration], Calibration | None]:
-    """Cameras of some pictures, and that of all others; None: a guess."""
+def _calibrations(
+    config: Any, source: Source, names: Collection[str]
+) -> tuple[dict[str, Calibration], Calibration | None]:
+    """Cameras of some of the pictures that are used, and that of all others; None: a guess."""
     given = intrinsics_of_flag(config.intrinsics)
     if len(given) > 1:
         expected, hint = (
@@ -189,6 +191,8 @@ def _calibrations(config: Any, source: Source) -> tuple[dict[str, Calibration], 
     if given:
         if there:
             _logger.info("--intrinsics is given: %s is not read", source.path / CAMERAS)
+        if not source.every:
+            _check_one_size(source, names)
         return {}, Calibration(given[0], None)
     if not there:
         _logger.warning(
@@ -197,12 +201,29 @@ def _calibrations(config: Any, source: Source) -> tuple[dict[str, Calibration], 
         return {}, None
     with runner.data_errors():
         own, other = read_calibrations(source.path)
-    lacking = [name for name in source.names if name not in own]
+    lacking = [name for name in source.names if name in names and name not in own]
     if other is None and lacking:
         name = str(source.path / CAMERAS)
         hint = "Add them, or `intrinsics` beside `images` for all others."
         raise runner.data_error(name, "expected intrinsics of all pictures", lacking[:3], hint)
     return own, other
+
+
+def _check_one_size(source: Source, names: Collection[str]) -> None:
+    """Raises DataError if pictures differ in size: one K cannot belong to all."""
+    first: tuple[str, tuple[int, int]] | None = None
+    for name in (name for name in source.names if name in names):
+        try:
+            size = picture_size(source.path / name)
+        except ValueError:  # it will be left out
+            continue
+        first = first or (name, size)
+        if size != first[1]:
+            expected = "expected pictures of one size, since --intrinsics are of all"
+            (a, (h, w)), (height, width) = first, size
+            hint = "Give intrinsics and sizes in a cameras.json, or copies of one size."
+            got = f"{a} of {w} x {h}, {name} of {width} x {height}"
+            raise runner.data_error("intrinsics", expected, got, hint)
 
 
 def images_of(source: Source, names: set[str]) -> Iterator[tuple[str, np.ndarray | ValueError]]:
@@ -238,7 +259,7 @@ def matched_pictures(
     Raises:
         DataError: intrinsics that do not belong to a picture, or no pair that can be matched.
     """
-    own, other = _calibrations(config, source)
+    own, other = _calibrations(config, source, {name for pair in pairs for name in pair})
     position = {name: i for i, name in enumerate(source.names)}
     waiting: dict[str, list[int]] = {}  # name -> pairs that are matched once it is read
     last: dict[str, int] = {}  # name -> position after which its descriptors are dropped
@@ -293,6 +314,8 @@ def _described(
     k = None if camera is None else camera.intrinsics
     if camera is not None and camera.shape not in (None, full):
         assert camera.shape is not None
+        with runner.data_errors():
+            check_aspect_ratio(name, full, camera.shape)
         k = _resized_intrinsics(camera.intrinsics, camera.shape, full)
     with runner.data_errors():
         k = intrinsics_or_guess(f"intrinsics of {name}", k, image)

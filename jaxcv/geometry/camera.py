@@ -17,6 +17,7 @@ import numpy as np
 from jaxcv.checks import argument_error, check_shape
 
 __all__ = [
+    "check_aspect_ratio",
     "check_intrinsics",
     "check_poses",
     "check_principal_point",
@@ -62,6 +63,21 @@ def check_principal_point(name: str, intrinsics: Any, shape: tuple[int, int]) ->
         expected = f"expected a principal point in the picture of {width} x {height} px"
         hint = "They belong to another size: scale them with `resize_intrinsics`."
         raise argument_error(name, expected, np.round(point, 2).tolist(), hint)
+
+
+def check_aspect_ratio(name: str, shape: tuple[int, int], own: tuple[int, int]) -> None:
+    """Raises ValueError unless a picture of (H, W) is, up to rounding, a scaled copy.
+
+    Args:
+        name: of the picture.
+        shape: (H, W) of the picture.
+        own: (H, W) that its intrinsics belong to.
+    """
+    height, width = shape
+    if abs(width * own[0] / own[1] - height) > 1 + own[0] / own[1]:  # by more than rounding
+        expected = f"expected the ratio of {own[1]} x {own[0]} px, which its intrinsics assume"
+        hint = "Cropping changes the intrinsics."
+        raise argument_error(name, expected, f"{width} x {height}", hint)
 
 
 def check_rotations(name: str, matrices: Any, tolerance: float = 1e-2) -> None:

@@ -53,7 +53,8 @@ def list_pictures(
         without: a folder in it that is passed over, e.g. that of results.
 
     Raises:
-        ValueError: no such folder, one that cannot be read, or no picture in it.
+        ValueError: no such folder, one that cannot be read, no picture in it, or one whose name is
+            not in UTF-8.
     """
     folder, names, ignored = pathlib.Path(folder), [], 0
     if not os.path.isdir(folder):  # False for names that are too long
@@ -73,13 +74,23 @@ def list_pictures(
         ]  # fmt: skip
         for file in files:
             if file[0] != "." and pathlib.PurePath(file).suffix.lower() in SUFFIXES:
-                names.append(pathlib.Path(parent, file).relative_to(folder).as_posix())
+                names.append(_checked(pathlib.Path(parent, file).relative_to(folder).as_posix()))
             else:
                 ignored += 1
     if not names:
         expected = f"expected pictures, files that end with {', '.join(SUFFIXES)}"
         raise argument_error(str(folder), expected, f"{ignored} other files")
     return PictureFolder(folder, tuple(sorted(names)), ignored)
+
+
+def _checked(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise argument_error(
+            ascii(name), "expected a name in UTF-8", "others", "Rename the file."
+        ) from error
+    return name
 
 
 def read_pair_list(

@@ -362,6 +362,25 @@ def test_cameras_of_all_pictures_are_needed(tmp_path):
         predict(tmp_path / "out", pictures=str(tmp_path / "in"))
 
 
+def test_one_camera_is_not_that_of_pictures_of_two_sizes(tmp_path):
+    write_pictures(tmp_path / "in", ["a.png", "b.png"])
+    Image.fromarray(texture(0, 100, 120)).save(tmp_path / "in" / "c.png")
+    given: dict[str, Any] = {"pictures": str(tmp_path / "in")}
+    with pytest.raises(runner.DataError, match=r"of one size.*a.png of 120 x 120, c.png of 120 x"):
+        predict(tmp_path / "out", intrinsics="110,110,59.5,49.5", **given)
+    k = [[110, 0, 59.5], [0, 110, 59.5], [0, 0, 1]]
+    path = tmp_path / "in" / "cameras.json"
+    path.write_text(json.dumps({"intrinsics": k, "size": [120, 120]}))
+    with pytest.raises(runner.DataError, match=r"`c.png`: expected the ratio of 120 x 120 px"):
+        predict(tmp_path / "out", **given)
+    path.write_text(json.dumps({"intrinsics": [[110, 0, 59], [0, -110, 59], [0, 0, 1]]}))
+    (tmp_path / "in" / "c.png").unlink()
+    pytest.importorskip("pycolmap")
+    with pytest.raises(runner.DataError, match="expected focal lengths above 0"):
+        predict(tmp_path / "out", export="colmap", **given)
+    assert not (tmp_path / "out" / "pairs.csv").exists()
+
+
 def test_a_trial_needs_a_training(tmp_path):
     with pytest.raises(ValueError, match="`trial`: goes with --checkpoint"):
         runner.predict(experiment.EXPERIMENT, CONFIG, tmp_path, None, trial=1)

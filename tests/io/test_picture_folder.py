@@ -1,6 +1,7 @@
 """Folders of pictures, lists of pairs, videos and cameras without poses; what is refused."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -38,6 +39,17 @@ def test_folders_without_pictures(tmp_path, make, message):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(ValueError, match=message):
         list_pictures(make(tmp_path))
+
+
+def test_names_that_no_table_can_hold(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff.jpg"
+    try:
+        with open(path, "wb"):
+            pass
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 only")
+    with pytest.raises(ValueError, match="expected a name in UTF-8"):
+        list_pictures(tmp_path)
 
 
 def pairs_in(tmp_path, text):
