@@ -13,7 +13,7 @@ from jaxcv.systems.feature_matches import Matches
 __all__ = ["INLIER", "draw_pair"]
 
 INLIER = 0.5  # weight from which a match agrees with the pose
-_LINES = 250  # matches that are joined by lines, of each kind
+_LINES = 120  # matches that are joined by lines, of each kind
 _WIDTH = 12.0  # of the figure [inch]
 _GAP = 0.02  # between the images, over their width
 

@@ -51,6 +51,11 @@ def poses_of_matches(
 ) -> list[RelativePose]:
     """The poses x2 = R x1 + t, |t| = 1, of N pairs, each as of `relative_pose`.
 
+        one, two = find_features(image1), find_features(image2)
+        rows, ratio = match_features(one, two)
+        matches = [Matches(one.points[rows[:, 0]], two.points[rows[:, 1]], ratio)]
+        pose = poses_of_matches(matches, [K1], [K2])[0]
+
     Args:
         matches: of each pair [px].
         intrinsics1: (N, 3, 3) of the first images [px], pixel centres at whole numbers.

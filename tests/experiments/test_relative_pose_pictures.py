@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import importlib.util
+import io
 import itertools
 import json
 import subprocess
@@ -18,11 +19,13 @@ from scipy.spatial.transform import Rotation
 from experiments import relative_pose as experiment
 from experiments import runner
 from experiments.relative_pose import colmap_export, pair_table, picture_poses, pictures
+from experiments.relative_pose.pair_figure import draw_pair
 from experiments.relative_pose.pair_table import COLUMNS
 from jaxcv.io import Model
 from jaxcv.metrics.motion import rotation_error, translation_error
 from jaxcv.models.relative_pose import MatchHead, PoseNetwork
 from jaxcv.systems import RelativePose
+from jaxcv.systems.feature_matches import Matches
 from jaxcv.systems.two_view import resized
 from tests.experiments.test_relative_pose import write_rooms
 from tests.io.test_picture_folder import write_video
@@ -278,6 +281,33 @@ def test_names_of_figures_that_collide_are_kept_apart():
     assert names[:3] == ["a_b__c.png", "a_b__c-2.png", "A_b__c-3.png"]
     assert len(names[3].encode()) < 250
     assert len({name.lower() for name in names}) == 4
+
+
+@pytest.mark.parametrize("count", [0, 3, 40])
+def test_the_figure_of_a_pair(count):
+    """Lines of both kinds end at the matches, also where the pictures differ in size."""
+    rng = np.random.default_rng(0)
+    points = rng.uniform(5, 90, (2, count, 2))
+    matches = Matches(points[0], points[1], np.full(count, 0.5))
+    weights = np.arange(count) % 3 / 2  # 0, 0.5 and 1
+    pose = RelativePose(np.eye(3), np.array([1.0, 0, 0]), np.float64(0.9), count)
+    if count < 5:
+        pose = RelativePose(np.full((3, 3), np.nan), np.full(3, np.nan), np.float64(0), count)
+    k = np.array([[90.0, 0, 50], [0, 90, 50], [0, 0, 1]])
+    images = np.zeros((100, 140, 3), np.uint8), np.zeros((200, 100, 3), np.uint8)
+    figure = draw_pair(("a", "b" * 99), images, matches, weights, pose, (k, k))
+    figure.savefig(io.BytesIO(), format="png")
+    above, *below = figure.axes
+    pale, green = (np.array(each.get_segments()).reshape(-1, 2, 2) for each in above.collections)
+    np.testing.assert_allclose(green[:, 0], points[0][weights >= 0.5])
+    assert len(pale) + len(green) == count
+    # The second picture is half as high here, and begins 2% behind the end of the first.
+    np.testing.assert_allclose(
+        green[:, 1], (points[1][weights >= 0.5] + 0.5) / 2 - 0.5 + [140 * 1.02, 0]
+    )
+    assert figure.get_suptitle().startswith("no pose" if count < 5 else "confidence 0.90; 26 of 40")
+    assert len(below[0].get_xlabel()) == 1
+    assert len(below[1].get_xlabel()) == 60
 
 
 def test_further_fields_of_a_pose_are_written():
