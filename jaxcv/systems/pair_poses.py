@@ -102,12 +102,10 @@ def poses_of_matches(
         confidence = np.asarray(confidence_of(refined, prior))
         for n, i in enumerate(rows[: count - begin]):
             found = len(matches[i].ratio)
+            pose = refined.rotation[n], refined.direction[n], confidence[n]
             if params is None and found < FEWEST:
-                nan = np.full((3, 3), np.nan)
-                out.append(RelativePose(nan, nan[0], np.float64(0), found))
-            else:
-                own_pose = refined.rotation[n], refined.direction[n]
-                out.append(RelativePose(*own_pose, confidence[n], found))
+                pose = np.full((3, 3), np.nan), np.full(3, np.nan), np.float64(0)
+            out.append(RelativePose(*pose, found))
         if report is not None:
             report(len(out))
     return out

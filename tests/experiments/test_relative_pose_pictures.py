@@ -18,7 +18,13 @@ from scipy.spatial.transform import Rotation
 
 from experiments import relative_pose as experiment
 from experiments import runner
-from experiments.relative_pose import colmap_export, pair_table, picture_poses, pictures
+from experiments.relative_pose import (
+    colmap_export,
+    pair_table,
+    picture_poses,
+    pictures,
+    prediction,
+)
 from experiments.relative_pose.pair_figure import draw_pair
 from experiments.relative_pose.pair_table import COLUMNS
 from jaxcv.io import Model
@@ -409,6 +415,29 @@ def test_one_camera_is_not_that_of_pictures_of_two_sizes(tmp_path):
     with pytest.raises(runner.DataError, match="expected focal lengths above 0"):
         predict(tmp_path / "out", export="colmap", **given)
     assert not (tmp_path / "out" / "pairs.csv").exists()
+
+
+def test_two_pictures_without_a_training(tmp_path, monkeypatch, capsys):
+    write_pictures(tmp_path, ["a.png", "b.png"])
+    given: dict[str, Any] = {}
+
+    def pose(first, second, k1, _, **more):
+        given.update(more, k=k1, shapes=(first.shape, second.shape))
+        return RelativePose(np.eye(3), np.array([-1.0, 0, 0]), np.float64(0.75), 33)
+
+    monkeypatch.setattr(prediction, "relative_pose", pose)
+    images = {f"image{n}": str(tmp_path / f"{name}.png") for n, name in ((1, "a"), (2, "b"))}
+    out = predict(tmp_path / "out", intrinsics="110,110,59.5,59.5", **images)
+    assert (given["seed"], given["shapes"]) == (0, ((120, 120, 3),) * 2)
+    assert "params" not in given
+    np.testing.assert_array_equal(given["k"], [[110, 0, 59.5], [0, 110, 59.5], [0, 0, 1]])
+    written = json.loads((out / "pose.json").read_text())
+    assert json.loads(capsys.readouterr().out) == written
+    assert (written["confidence"], written["matches"]) == (0.75, 33)
+    assert (written["quaternion"], written["direction"]) == ([1, 0, 0, 0], [-1, 0, 0])
+    assert (out / "matches.png").stat().st_size > 1000
+    predict(tmp_path / "guess", **images)
+    assert given["k"] is None
 
 
 def test_a_trial_needs_a_training(tmp_path):

@@ -71,10 +71,11 @@ def instant(monkeypatch):
         mean = np.sum(np.asarray(arrays.points1) * weight, axis=1)
         direction = np.concatenate([mean, np.ones((count, 1), np.float32)], axis=1)
         ones = np.ones(count, np.float32)
-        return RefinedPose(
-            np.tile(np.eye(3, dtype=np.float32), (count, 1, 1)), direction, ones, ones > 0,
-            1e4 * ones, ones, ones,
-        )  # fmt: skip
+        fields = dict.fromkeys(RefinedPose._fields, ones) | {
+            "rotation": np.tile(np.eye(3, dtype=np.float32), (count, 1, 1)),
+            "direction": direction, "min_eigenvalue": 1e4 * ones,
+        }  # fmt: skip
+        return RefinedPose(**fields)
 
     monkeypatch.setattr(pair_poses, "refined_alone", refined)
     return calls
