@@ -26,6 +26,7 @@ from jaxcv.metrics.motion import rotation_error
 from jaxcv.models.relative_pose import rotation_of
 from jaxcv.systems import load_model
 from jaxcv.systems.two_view import PoseScales
+from tests.systems.test_two_view import EASY
 
 CONFIG = training.Config(
     width=0.05, height=40, width_px=48, full_height=96, full_width=128, num_train=12, num_valid=4,
@@ -312,7 +313,7 @@ def test_end_to_end(tmp_path):
 
     own = dataclasses.replace(config, pictures=str(tmp_path / "in"), figures=1)
     (tmp_path / "in").mkdir()
-    rooms = write_rooms(tmp_path / "in")
+    rooms = write_rooms(tmp_path / "in", ranges=EASY)
     found = runner.predict(experiment.EXPERIMENT, own, tmp_path / "pictures", run)
     table = json.loads((found / "pairs.json").read_text())
     assert (len(table["pairs"]), table["run"]) == (11, "joint")
