@@ -30,7 +30,6 @@ __all__ = ["five_point"]
 _CELLS = 128  # of the half circle
 _HIDDEN = 4  # cells at most that are searched for two roots
 _HALVINGS = 10
-_NEWTON_STEPS = 2
 _ROOTS = 10
 _OTHERS = ((1, 2), (2, 0), (0, 1))
 # Exponents of (x, y, z, w); the first ten monomials are eliminated.
@@ -187,7 +186,9 @@ def _points(equations: jax.Array, angle: jax.Array) -> jax.Array:
     return _unit_rows(jnp.stack([xy[:, 0], xy[:, 1], xy[:, 2] * z, xy[:, 2] * w], axis=-1))
 
 
-def five_point(points1: jax.Array, points2: jax.Array) -> tuple[jax.Array, jax.Array]:
+def five_point(
+    points1: jax.Array, points2: jax.Array, *, newton_steps: int = 2
+) -> tuple[jax.Array, jax.Array]:
     """Essential matrices (10, 3, 3), |E|^2 = 2, through five matches; mask (10,) of the solutions.
 
     The masked rest is zero. No gradient: refine a pose with `argmin`. Degenerate matches (two
@@ -196,6 +197,7 @@ def five_point(points1: jax.Array, points2: jax.Array) -> tuple[jax.Array, jax.A
     Args:
         points1: (5, 2), normalised by the intrinsics.
         points2: (5, 2).
+        newton_steps: on each solution; fewer are faster, in float32 less accurate.
 
     Raises:
         ValueError: not five matches.
@@ -214,7 +216,7 @@ def five_point(points1: jax.Array, points2: jax.Array) -> tuple[jax.Array, jax.A
     equations = _eliminated(cubics)
     angle, found = _roots(_polynomial(equations))
     point = _points(equations, angle)
-    for _ in range(_NEWTON_STEPS):
+    for _ in range(newton_steps):
         point = _newton(cubics, point)
     essential = jnp.einsum("rk,kij->rij", point, basis) * jnp.sqrt(2.0).astype(points1.dtype)
     found = found & jnp.all(jnp.isfinite(essential), axis=(1, 2))

@@ -9,41 +9,39 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcv.energies.epipolar import EpipolarParameters, epipolar_energy, squared_distances
-from jaxcv.geometry.epipolar import (
-    angle_behind,
-    essential_matrix,
-    essential_pose,
-    sampson_distance,
+from jaxcv.energies.epipolar import (
+    EpipolarParameters,
+    at_focal,
+    epipolar_energy,
+    kernel_of,
+    squared_distances,
 )
-from jaxcv.geometry.manifolds import SO3, Product, Sphere
+from jaxcv.energies.residual_density import learned_shares
+from jaxcv.geometry.planar import other_planar_pose, plane_of_pose
 from jaxcv.implicit.minimise import argmin
-from jaxcv.least_squares.kernels import Welsch
 from jaxcv.linear.damping import Damping
 from jaxcv.solvers import Newton
 from jaxcv.solvers.marquardt import MarquardtRule, marquardt_update
-from jaxcv.solvers.retraction import coordinates_at
+from jaxcv.systems.relative_evidence import (
+    NEAR,
+    POSE,
+    inlier_probabilities,
+    linearised,
+    moved,
+    pose_covariance,
+    supported,
+    surprise,
+)
 
-__all__ = [
-    "NEAR_WIDTHS",
-    "NO_PRIOR",
-    "WIDTHS",
-    "RefinedPose",
-    "refine_relative_pose",
-    "sampled_poses",
-]
+__all__ = ["NEAR_WIDTHS", "NO_PRIOR", "WIDTHS", "RefinedPose", "refine_relative_pose"]
 
-_POSE = Product(rotation=SO3(), direction=Sphere())
-_SAMPLE = 5  # matches per sample
-_SAMPLE_STEPS = 8  # Levenberg-Marquardt steps per sample
-_EDGE = 1e-3  # smallest |z| in a projection
-_NEAR = 3.0  # standard deviations within which a match is an inlier
-_USUAL = 3.0  # prior log odds that the cameras moved
 NO_PRIOR = -30.0  # log precision of a missing prior
-_WIDEST = 15.0  # log kernel width at which Welsch is least squares
 _BEGIN = 1e-3  # initial damping, relative to the mean curvature
 _RULE = MarquardtRule(_BEGIN, minimum=1e-30, maximum=1e30)
 _SEARCH_STEPS = 10  # with each kernel
+_LEARNING_ROUNDS, _LEARNING_STEPS = 24, 1  # of a density; steps a round
+_SLACK = 0.1  # of the log likelihood of a match, for errors that all matches share
+_DISTINCT = 0.0873  # 5 degrees: the angle between minima that are answers of their own [rad]
 # Factors on the kernel's width for the first steps: from distant starts, from nearby ones.
 WIDTHS, NEAR_WIDTHS = (1.0, 3.0, 10.0, 30.0, 100.0), (1.0, 3.0)
 
@@ -62,6 +60,17 @@ class RefinedPose(NamedTuple):
             every direction of t fits, and the smallest eigenvalue only reflects noise.
         supported: () probability that the agreement of the matches is no accident: 1 / (1 + NFA),
             with the number of false alarms of Moisan and Stival, IJCV 2004.
+        runner_up: rotation (3, 3) and direction (3,) of the second-best minimum that the search
+            met, 5 degrees or more from the best; the best itself if there is none.
+        odds: () its likelihood over that of the best, in [0, 1]; 0 if there is none. Of the
+            difference of the logarithms .1 a match is left out: many matches with a common error
+            (a lens, interpolation) would otherwise decide between poses that fit alike.
+        covariance: (5, 5) of three angles of the rotation and two of the direction [rad^2]:
+            `jaxcv.systems.relative_evidence.pose_covariance`.
+        inliers: (N,) probabilities that the matches agree with the pose.
+        share: () of the matches that agree.
+        log_focal: () of the unknown focal length about the guess; 0 without one.
+        density: of the residuals, as learned; None without one.
     """
 
     rotation: jax.Array
@@ -71,6 +80,13 @@ class RefinedPose(NamedTuple):
     min_eigenvalue: jax.Array
     moved: jax.Array
     supported: jax.Array
+    runner_up: tuple[jax.Array, jax.Array]
+    odds: jax.Array
+    covariance: jax.Array
+    inliers: jax.Array
+    share: jax.Array
+    log_focal: jax.Array
+    density: Any = None
 
 
 def refine_relative_pose(
@@ -79,7 +95,7 @@ def refine_relative_pose(
     points2: jax.Array,
     valid: jax.Array | None = None,
     *,
-    start: tuple[Any, Any] | None = None,
+    start: tuple[Any, ...] | None = None,
     damping: Damping = Damping(value=1.0),  # noqa: B008, an immutable value
     max_steps: int = 20,
     widths: tuple[float, ...] = WIDTHS,
@@ -91,7 +107,9 @@ def refine_relative_pose(
     energy, selects the minimum. By Laplace's approximation it has the least
     E + log det(H + I) / 2, plus a cost of matches behind a camera: on a narrow minimum some
     matches always agree by accident, a wide one holds more probability, and E does not depend
-    on the sign of t. Newton's method converges from there; only its minimum is differentiated.
+    on the sign of t. A plane has a second pose: that of the best minimum takes part as well.
+    Newton's method converges from there; only its minimum is differentiated. If theta has a
+    density of residuals, its shares are learned at the selected minimum, without a gradient.
 
     Args:
         theta: prior, precisions, confidences and scales of one pair; batch with `jax.vmap`.
@@ -99,136 +117,112 @@ def refine_relative_pose(
         points2: (N, 2).
         valid: (N,) mask of the matches; None: all.
         start: S starting points, rotations (S, 3, 3) and directions (S, 3), or a single one
-            without the axis S. None: the prior. No gradient.
+            without the axis S; with an unknown focal length also its logarithms (S,), 0 if not
+            given. None: the prior. No gradient.
         damping: of the implicit gradient, in 1/rad^2.
         max_steps: of the final Newton's method.
         widths: factors on the kernel's width for the first steps; (1.0,) if the start is good.
     """
     valid = jnp.ones(points1.shape[0], bool) if valid is None else valid
-    rotation, direction = (theta.rotation, theta.direction) if start is None else start
-    rotation = jnp.asarray(rotation).reshape(-1, 3, 3)
-    direction = jnp.asarray(direction).reshape(-1, 3)
+    start = (theta.rotation, theta.direction) if start is None else start
+    rotation = jnp.asarray(start[0]).reshape(-1, 3, 3)
+    direction = jnp.asarray(start[1]).reshape(-1, 3)
     unit = direction / jnp.linalg.norm(direction, axis=-1, keepdims=True)  # a prior has any length
-    y = jax.lax.stop_gradient({"rotation": rotation, "direction": unit})
+    y = {"rotation": rotation, "direction": unit}
+    if theta.focal is not None:
+        about = jnp.asarray(start[2]) if len(start) > 2 else jnp.zeros(len(unit), unit.dtype)
+        y["log_focal"] = about.reshape(-1)
+    y = jax.lax.stop_gradient(y)
     free = jax.lax.stop_gradient(theta)
     matches = points1, points2, valid
 
     def search(width, y):
-        wide = free._replace(log_width=free.log_width + jnp.log(width))
+        if free.density is None:
+            wide = free._replace(log_width=free.log_width + jnp.log(width))
+        else:
+            wide = free._replace(log_noise=free.log_noise + jnp.log(width))
         found = _go_down(_go_down(y, wide, *matches, _SEARCH_STEPS), free, *matches, _SEARCH_STEPS)
-        return found, _surprise(found, free, *matches)
+        return found, surprise(found, free, *matches)
 
     at = jnp.asarray(widths, unit.dtype)
     found = jax.vmap(lambda y: jax.vmap(lambda width: search(width, y))(at))(y)
-    values, surprise = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
-    best = jnp.argmin(jnp.where(jnp.isfinite(surprise), surprise, jnp.inf))
-    y0 = jax.lax.stop_gradient(jax.tree.map(lambda leaf: leaf[best], values))
+    found = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+    other = _other_of_plane(_lowest(*found), free, *matches)
+    near = jnp.asarray(NEAR_WIDTHS, unit.dtype)
+    twins = jax.vmap(lambda width: search(width, other))(near)
+    values, costs = jax.tree.map(lambda *both: jnp.concatenate(both), found, twins)
+    y0 = jax.lax.stop_gradient(_lowest(values, costs))
+    slack = _SLACK * jnp.sum(inlier_probabilities(y0, free, *matches))
+    second, odds = _runner_up(values, costs, y0, slack)
+    if theta.density is not None:
+        y0, free = _with_learned_density(y0, free, *matches)
+        theta = theta._replace(density=free.density)
     found = argmin(
         epipolar_energy, y0, theta, matches, solver=Newton(max_steps=max_steps), damping=damping,
-        retract=_POSE, diagnostics=True,
+        retract=POSE, diagnostics=True,
     )  # fmt: skip
+    at = jax.lax.stop_gradient(found.value), free, *matches
+    inliers = inlier_probabilities(*at)
     return RefinedPose(
         found.value["rotation"], found.value["direction"], found.energy, found.converged,
-        found.diagnostics.min_eigenvalue, _moved(y0, free, *matches),
-        _supported(y0, free, *matches),
+        found.diagnostics.min_eigenvalue, moved(*at), supported(*at),
+        (second["rotation"], second["direction"]), odds, pose_covariance(*at),
+        inliers, jnp.sum(inliers) / jnp.maximum(jnp.sum(valid), 1),
+        found.value.get("log_focal", jnp.zeros_like(odds)), free.density,
     )  # fmt: skip
 
 
-def _moved(pose, theta, points1, points2, valid) -> jax.Array:
-    """The probability of an epipolar geometry, against a pure rotation, by Torr's GRIC.
-
-    Matches have four dimensions, the models three and two: half the difference of the residual
-    costs must exceed n log(4) / 2. The prior log odds, `_USUAL`, favour moving cameras.
-    """
+def _with_learned_density(pose, theta, points1, points2, valid) -> Any:
+    """Pose and theta after expectation maximisation on the shares of the residuals' density."""
     weight = jnp.where(valid, jnp.exp(theta.log_confidence), 0)
-    kernel = Welsch(jnp.exp(theta.log_width))
-    first = jnp.concatenate([points1, jnp.ones_like(points1[:, :1])], axis=-1)
 
-    def away(rotation):
-        turned = first @ rotation.T
-        z = jnp.where(jnp.abs(turned[:, 2:]) < _EDGE, _EDGE, turned[:, 2:])
-        return (turned[:, :2] / z - points2) * jnp.exp(-theta.log_noise) / jnp.sqrt(2.0)
+    def step(carry, _):
+        pose, theta = carry
+        square = squared_distances(pose, theta, points1, points2)
+        theta = theta._replace(density=learned_shares(theta.density, square, weight))
+        return (_go_down(pose, theta, points1, points2, valid, _LEARNING_STEPS), theta), None
 
-    def step(rotation, _):
-        place = lambda flat: SO3()(rotation, flat)
-        origin = jnp.zeros(3, rotation.dtype)
-        distance = away(rotation)
-        slope = jax.jacfwd(lambda flat: away(place(flat)))(origin)  # (N, 2, 3)
-        kept = weight * kernel.weight(jnp.sum(distance**2, axis=-1))
-        hessian = jnp.einsum("n,nki,nkj->ij", kept, slope, slope)
-        gradient = jnp.einsum("n,nki,nk->i", kept, slope, distance)
-        ridge = _BEGIN * jnp.trace(hessian) / 3 + jnp.finfo(gradient.dtype).tiny
-        return place(
-            -jnp.linalg.solve(hessian + ridge * jnp.eye(3, dtype=origin.dtype), gradient)
-        ), None
+    return jax.lax.scan(step, (pose, theta), length=_LEARNING_ROUNDS)[0]
 
-    rotation, _ = jax.lax.scan(step, pose["rotation"], length=_SEARCH_STEPS)
-    turned = 0.5 * weight @ kernel.rho(jnp.sum(away(rotation) ** 2, axis=-1))
+
+def _lowest(values: Any, costs: jax.Array) -> Any:
+    """The pose of least cost; nan counts as infinite."""
+    best = jnp.argmin(jnp.where(jnp.isfinite(costs), costs, jnp.inf))
+    return jax.tree.map(lambda leaf: leaf[best], values)
+
+
+def _other_of_plane(pose, theta, points1, points2, valid) -> Any:
+    """The pose with the same homography of the plane that most of its matches lie on."""
+    one, other = at_focal(pose, theta, points1, points2)
     square = squared_distances(pose, theta, points1, points2)
-    count = weight @ kernel.weight(square)
-    gain = turned - 0.5 * weight @ kernel.rho(square)
-    return jax.nn.sigmoid(_USUAL + gain - 0.5 * count * jnp.log(4.0))
+    weight = jnp.exp(theta.log_confidence) * kernel_of(theta).weight(square)
+    weight = jnp.where(valid, weight, 0)
+    noise = NEAR * jnp.exp(theta.log_noise)
+    plane = plane_of_pose(pose["rotation"], pose["direction"], one, other, weight, noise=noise)
+    rotation, move, normal = other_planar_pose(pose["rotation"], pose["direction"], plane)
+    ahead = jnp.sign(one @ normal[:2] + normal[2]) @ weight  # t, n and -t, -n are the same
+    move = jnp.where(ahead < 0, -move, move)
+    square = jnp.vdot(move, move)
+    real = (square > 0) & jnp.all(jnp.isfinite(rotation)) & jnp.isfinite(square)
+    unit = move / jnp.sqrt(jnp.where(square > 0, square, 1))
+    return pose | {
+        "rotation": jnp.where(real, rotation, pose["rotation"]),
+        "direction": jnp.where(real, unit, pose["direction"]),
+    }
 
 
-def _supported(pose, theta, points1, points2, valid) -> jax.Array:
-    """1 / (1 + NFA) of the k matches within `_NEAR` of a pose and not behind its cameras.
-
-    NFA = (n - 5) C(n, k) C(k, 5) a^(k - 5), the expected number of poses of five matches with
-    which k of n agree by accident; a, the chance of one match, is the fraction of the image
-    within that distance of a line.
-    """
-    near = _NEAR * jnp.exp(theta.log_noise)
-    behind = angle_behind(pose["rotation"], pose["direction"], points1, points2)
-    close = squared_distances(pose, theta, points1, points2) < _NEAR**2
-    agrees = valid & close & (behind < near)
-    n, k = (jnp.sum(x).astype(points1.dtype) for x in (valid, agrees))
-    low = jnp.min(jnp.where(valid[:, None], points2, jnp.inf), axis=0)
-    high = jnp.max(jnp.where(valid[:, None], points2, -jnp.inf), axis=0)
-    size = jnp.where(n > 1, high - low, 1) + 2 * near
-    chance = jnp.clip(2 * near * jnp.linalg.norm(size) / jnp.prod(size), 1e-9, 1.0)
-    log = lambda a: jax.scipy.special.gammaln(a + 1)
-    choices = log(n) - log(n - k) - log(jnp.maximum(k - _SAMPLE, 0)) - log(float(_SAMPLE))
-    false = jnp.log(jnp.maximum(n - _SAMPLE, 1)) + choices + (k - _SAMPLE) * jnp.log(chance)
-    return jnp.where(k > _SAMPLE, jax.nn.sigmoid(-false), 0.0)
-
-
-def _linearised(own, theta, points1, points2, valid):
-    """Local coordinates, gradient (5,) and Gauss-Newton Hessian (5, 5), reweighted."""
-    weight = jnp.where(valid, jnp.exp(theta.log_confidence), 0)
-    kernel = Welsch(jnp.exp(theta.log_width))
-    precision = jnp.exp(theta.log_precision)
-    chart = coordinates_at(own, _POSE)
-
-    def residuals(flat):
-        own = chart.to_point(flat)
-        essential = essential_matrix(own["rotation"], own["direction"])
-        distance = sampson_distance(essential, points1, points2) * jnp.exp(-theta.log_noise)
-        turned = jnp.sqrt(precision[0] / 2) * (own["rotation"] - theta.rotation).ravel()
-        moved = jnp.sqrt(precision[1]) * (own["direction"] - theta.direction)
-        out = distance, jnp.concatenate([turned, moved])
-        return out, out
-
-    (slope, tilt), (distance, prior) = jax.jacfwd(residuals, has_aux=True)(chart.origin)
-    kept = weight * kernel.weight(distance**2)
-    gradient = slope.T @ (kept * distance) + tilt.T @ prior
-    return chart, gradient, slope.T @ (kept[:, None] * slope) + tilt.T @ tilt
-
-
-def _surprise(own, theta, points1, points2, valid) -> jax.Array:
-    """Negative log evidence of a minimum; I is about the precision of an unconstrained angle.
-
-    The energy does not depend on the sign of t. Here a match behind a camera also pays for the
-    angle by which its ray violates cheirality, under the same kernel and noise.
-    """
-    matches = points1, points2, valid
-    _, _, hessian = _linearised(own, theta, *matches)
-    _, log_volume = jnp.linalg.slogdet(hessian + jnp.eye(5, dtype=hessian.dtype))
-    square = squared_distances(own, theta, points1, points2)
-    behind = angle_behind(own["rotation"], own["direction"], points1, points2)
-    away = 0.5 * behind**2 * jnp.exp(-2 * theta.log_noise)
-    rho = Welsch(jnp.exp(theta.log_width)).rho
-    more = jnp.where(valid, jnp.exp(theta.log_confidence) * (rho(square + away) - rho(square)), 0)
-    return epipolar_energy(own, theta, *matches) + 0.5 * jnp.sum(more) + 0.5 * log_volume
+def _runner_up(values: Any, costs: jax.Array, best: Any, slack: Any) -> tuple[Any, jax.Array]:
+    """The minimum of least cost away from the best one, and its likelihood over the best's."""
+    cosine = 0.5 * (jnp.einsum("nij,ij->n", values["rotation"], best["rotation"]) - 1)
+    aside = values["direction"] @ best["direction"]
+    away = jnp.minimum(cosine, aside) < jnp.cos(_DISTINCT)
+    costs = jnp.where(jnp.isfinite(costs), costs, jnp.inf)
+    others = jnp.where(away, costs, jnp.inf)
+    second = jnp.argmin(others)
+    exists = jnp.isfinite(others[second])
+    pose = jax.tree.map(lambda all, one: jnp.where(exists, all[second], one), values, best)
+    gap = jnp.where(exists, others[second] - jnp.min(costs) - slack, jnp.inf)
+    return jax.lax.stop_gradient((pose, jnp.exp(-jnp.maximum(gap, 0))))
 
 
 def _go_down(y, theta, points1, points2, valid, steps: int):
@@ -242,9 +236,10 @@ def _go_down(y, theta, points1, points2, valid, steps: int):
 
     def step(carry, _):
         own, lowest, damping = carry
-        chart, gradient, hessian = _linearised(own, theta, points1, points2, valid)
-        ridge = damping * jnp.trace(hessian) / 5 + jnp.finfo(gradient.dtype).tiny
-        move = -jnp.linalg.solve(hessian + ridge * jnp.eye(5, dtype=hessian.dtype), gradient)
+        chart, gradient, hessian = linearised(own, theta, points1, points2, valid)
+        size = len(hessian)
+        ridge = damping * jnp.trace(hessian) / size + jnp.finfo(gradient.dtype).tiny
+        move = -jnp.linalg.solve(hessian + ridge * jnp.eye(size, dtype=hessian.dtype), gradient)
         new = chart.to_point(move)
         below = energy(new)
         down = below < lowest  # false for nan
@@ -255,61 +250,3 @@ def _go_down(y, theta, points1, points2, valid, steps: int):
 
     first = y, energy(y), jnp.asarray(_BEGIN, theta.direction.dtype)
     return jax.lax.scan(step, first, length=steps)[0][0]
-
-
-def sampled_poses(
-    key: jax.Array,
-    theta: EpipolarParameters,
-    points1: jax.Array,
-    points2: jax.Array,
-    valid: jax.Array | None = None,
-    *,
-    num_samples: int = 256,
-    count: int = 3,
-) -> tuple[jax.Array, jax.Array]:
-    """Starting poses without a prior: of the poses of random samples, those of least energy.
-
-    Each sample has five matches, drawn in proportion to their confidence. Levenberg-Marquardt,
-    from the prior's rotation and a random direction, fits the pose's five angles to their Sampson
-    distances. Of the four poses of that essential matrix, the one with most of the five before
-    both cameras is scored by the energy of all matches. (The linear eight-point method fails on
-    matches in one plane, as on a wall.)
-
-    Args:
-        key: PRNG key.
-        theta: prior, precisions, confidences and scales of one pair; batch with `jax.vmap`.
-        points1: (N, 2), normalised by the intrinsics, N of 5 or more.
-        points2: (N, 2).
-        valid: (N,) mask of the matches; None: all.
-        num_samples: number of samples.
-        count: number of poses returned.
-
-    Returns:
-        Rotations (count, 3, 3), directions (count, 3); unreliable with fewer than five matches.
-    """
-    valid = jnp.ones(points1.shape[0], bool) if valid is None else valid
-    theta = jax.lax.stop_gradient(theta)
-    weight = jnp.where(valid, theta.log_confidence, -jnp.inf)
-    alike = theta._replace(  # for a sample: no prior, no outliers
-        log_precision=jnp.full_like(theta.log_precision, NO_PRIOR),
-        log_confidence=jnp.zeros(_SAMPLE, points1.dtype),
-        log_width=theta.log_width + _WIDEST,
-    )
-
-    def one(key):
-        keys = jax.random.split(key)
-        # The largest sums with Gumbel noise are a draw without replacement.
-        _, rows = jax.lax.top_k(weight + jax.random.gumbel(keys[0], weight.shape), _SAMPLE)
-        some = points1[rows], points2[rows]
-        direction = jax.random.normal(keys[1], (3,), points1.dtype)
-        y = {"rotation": theta.rotation, "direction": direction / jnp.linalg.norm(direction)}
-        found = _go_down(y, alike, *some, valid[rows], _SAMPLE_STEPS)
-        essential = essential_matrix(found["rotation"], found["direction"])
-        rotation, direction = essential_pose(essential, *some)
-        y = {"rotation": rotation, "direction": direction}
-        energy = epipolar_energy(y, theta, points1, points2, valid)
-        return y, jnp.where(jnp.isfinite(energy), energy, jnp.inf)
-
-    poses, energies = jax.vmap(one)(jax.random.split(key, num_samples))
-    _, best = jax.lax.top_k(-energies, count)
-    return poses["rotation"][best], poses["direction"][best]

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jaxcv import Damping
-from jaxcv.energies.epipolar import EpipolarParameters, epipolar_energy
+from jaxcv.energies.epipolar import EpipolarParameters, UnknownFocal, epipolar_energy
 from jaxcv.geometry import so3
 from jaxcv.systems import relative_refinement
-from jaxcv.systems.relative_refinement import NEAR_WIDTHS, refine_relative_pose, sampled_poses
+from jaxcv.systems.relative_refinement import NEAR_WIDTHS, refine_relative_pose
+from jaxcv.systems.relative_search import searched_poses
 from tests.geometry.test_epipolar import scene
 
 UNDAMPED = Damping(value=0.0, mode="plain")
@@ -62,7 +63,7 @@ def test_a_few_accidental_matches_do_not_outweigh_the_prior(monkeypatch):
     def departures():
         @jax.jit
         def run(key, theta, p1, p2):
-            starts = sampled_poses(key, theta, p1, p2, num_samples=64)
+            starts = searched_poses(key, theta, p1, p2, least_samples=64, most_samples=64)
             own = theta.rotation[None], theta.direction[None]
             start = tuple(jnp.concatenate(both) for both in zip(own, starts, strict=True))
             return refine_relative_pose(theta, p1, p2, start=start, widths=NEAR_WIDTHS)
@@ -77,7 +78,7 @@ def test_a_few_accidental_matches_do_not_outweigh_the_prior(monkeypatch):
 
     by_evidence = departures()
     monkeypatch.setattr(
-        relative_refinement, "_surprise", lambda y, theta, *rest: epipolar_energy(y, theta, *rest)
+        relative_refinement, "surprise", lambda y, theta, *rest: epipolar_energy(y, theta, *rest)
     )
     by_energy = departures()
     assert (by_evidence <= by_energy + 1e-6).all()
@@ -180,6 +181,26 @@ def test_pairs_in_a_batch_are_as_alone():
         alone = run(own, q1, q2)
         np.testing.assert_allclose(batch.rotation[i], alone.rotation, atol=1e-7)
         np.testing.assert_allclose(batch.direction[i], alone.direction, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_an_unknown_focal_length_comes_back():
+    """Points normalised by a focal length that is 20% off, of both cameras or of the second."""
+    run = jax.jit(refine_relative_pose)
+    for shares in ((1.0, 1.0), (0.0, 1.0)):
+        truth, theta, p1, p2 = problem(3, 200, noise=1e-5, outliers=0.2, off=0.05, precision=1e-6)
+        shares = jnp.asarray(shares)
+        theta = theta._replace(
+            log_noise=jnp.log(1e-4), focal=UnknownFocal(shares, jnp.log(1.0)),
+            log_width=jnp.log(10.0),
+        )  # fmt: skip
+        scale = 1.2**shares
+        fixed = run(theta._replace(focal=None), p1 * scale[0], p2 * scale[1])
+        found = run(theta, p1 * scale[0], p2 * scale[1])
+        np.testing.assert_allclose(found.log_focal, np.log(1.2), atol=2e-3)
+        assert angles(found, truth)[1] < 3e-3
+        assert angles(found, truth)[1] < 0.2 * angles(fixed, truth)[1]
+        assert fixed.log_focal == 0
 
 
 def test_energy_is_that_of_its_formula():
