@@ -33,10 +33,10 @@ from experiments.runner.timing import seconds_per_call
 from jaxcv.metrics.motion import pose_failures
 from jaxcv.metrics.tracking import paired_bootstrap
 from jaxcv.models.relative_pose import NETS, direction_of, rotation_of, standardised
+from jaxcv.systems.relative_confidence import confidence_of
 from jaxcv.systems.two_view import (
     FEWEST,
     PoseScales,
-    confidence_of,
     network_and_refined_poses,
     refined_alone,
 )

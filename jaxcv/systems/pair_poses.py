@@ -18,13 +18,16 @@ from jaxcv.geometry.epipolar import angle_behind, essential_matrix, sampson_dist
 from jaxcv.least_squares.kernels import Welsch
 from jaxcv.models.relative_pose import MatchHead, PoseNetwork, standardised
 from jaxcv.systems.feature_matches import Matches, normalised
+from jaxcv.systems.relative_confidence import confidence_of
 from jaxcv.systems.two_view import (
     FEWEST,
+    MATCHES,
     PoseScales,
     RelativePose,
-    confidence_of,
     match_arrays,
     network_and_refined_poses,
+    no_pose,
+    pose_of,
     refined_alone,
 )
 
@@ -89,7 +92,8 @@ def poses_of_matches(
     key, out = jax.random.key(seed), []
     for begin in range(0, count, max(size, 1)):
         rows = np.minimum(np.arange(begin, begin + size), count - 1)
-        arrays = match_arrays([matches[i] for i in rows], k1[rows], k2[rows])
+        most = None if params is None else MATCHES
+        arrays = match_arrays([matches[i] for i in rows], k1[rows], k2[rows], most)
         own = key if begin == 0 else jax.random.fold_in(key, begin)  # other samples in every chunk
         if params is None:
             refined = refined_alone(arrays, own)
@@ -101,11 +105,11 @@ def poses_of_matches(
         prior = None if params is None else params["scales"].log_precision
         confidence = np.asarray(confidence_of(refined, prior))
         for n, i in enumerate(rows[: count - begin]):
-            found = len(matches[i].ratio)
-            pose = refined.rotation[n], refined.direction[n], confidence[n]
-            if params is None and found < FEWEST:
-                pose = np.full((3, 3), np.nan), np.full(3, np.nan), np.float64(0)
-            out.append(RelativePose(*pose, found))
+            own = jax.tree.map(lambda leaf, n=n: leaf[n], refined)
+            if params is None and len(matches[i].ratio) < FEWEST:
+                out.append(no_pose(len(matches[i].ratio)))
+            else:
+                out.append(pose_of(own, confidence[n], matches[i]))
         if report is not None:
             report(len(out))
     return out

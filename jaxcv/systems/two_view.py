@@ -35,9 +35,9 @@ from jaxcv.systems.relative_refinement import (
 from jaxcv.systems.relative_search import searched_poses
 
 __all__ = [
-    "MATCHES", "MATCH_NUMBERS", "MatchArrays", "PoseScales", "RelativePose", "confidence_of",
-    "intrinsics_or_guess", "match_arrays", "network_and_refined_poses", "refined_alone",
-    "relative_pose", "resized",
+    "MATCHES", "MATCH_NUMBERS", "MatchArrays", "PoseScales", "RelativePose",
+    "intrinsics_or_guess", "match_arrays", "network_and_refined_poses", "no_pose", "pose_of",
+    "refined_alone", "relative_pose", "resized",
 ]  # fmt: skip
 
 MATCH_NUMBERS = 6  # features of a match, inputs of its confidence
@@ -280,6 +280,22 @@ def intrinsics_or_guess(name: str, k: Any, image: np.ndarray) -> np.ndarray:
     return k
 
 
+def no_pose(count: int) -> RelativePose:
+    """The answer for `count` matches that are too few: nan, with confidence 0."""
+    nan = np.full((3, 3), np.nan)
+    return RelativePose(nan, nan[0], np.float64(0), count)
+
+
+def pose_of(refined: RefinedPose, confidence: Any, matches: Matches) -> RelativePose:
+    """The answer for a pair: a minimiser of the energy of its best matches."""
+    used = min(refined.inliers.shape[-1], len(matches.ratio))
+    return RelativePose(
+        refined.rotation, refined.direction, confidence, len(matches.ratio), refined.covariance,
+        refined.moved, refined.runner_up, refined.odds, matches.points1[:used],
+        matches.points2[:used], refined.inliers[:used],
+    )  # fmt: skip
+
+
 def undistorted(name: str, points: np.ndarray, intrinsics: Any, distortion: Any) -> np.ndarray:
     """Pixels (M, 2) that a lens without distortion and the same K would see.
 
@@ -367,16 +383,10 @@ def relative_pose(
         small = [resized(image, shape)[None] for image in images]
         _, refined = _with_network(params, *small, matches, key, network, head)
     elif len(found.ratio) < FEWEST:
-        nan = np.full((3, 3), np.nan)
-        return RelativePose(nan, nan[0], np.float64(0), len(found.ratio))
+        return no_pose(len(found.ratio))
     else:
         refined = refined_alone(matches, key)
     pose = jax.tree.map(lambda leaf: np.asarray(leaf[0]), refined)
     prior = None if params is None else params["scales"].log_precision
     confidence = np.asarray(confidence_of(pose, prior))
-    used = min(matches.ratio.shape[1], len(found.ratio))
-    return RelativePose(
-        pose.rotation, pose.direction, confidence, len(found.ratio), pose.covariance, pose.moved,
-        pose.runner_up, pose.odds, found.points1[:used], found.points2[:used],
-        pose.inliers[:used],
-    )  # fmt: skip
+    return pose_of(pose, confidence, found)
