@@ -42,7 +42,7 @@ def pose_entries(pose: RelativePose) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON, floats rounded to 9 digits; null for nan."""
+    """A value as JSON, floats of 9 significant digits; null for nan."""
     if value is None or isinstance(value, str):
         return value
     if hasattr(value, "_asdict"):
@@ -52,7 +52,7 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in array]
     if array.dtype == bool or np.issubdtype(array.dtype, np.integer):
         return array.item()
-    return round(float(array), 9) if np.isfinite(array) else None
+    return float(f"{float(array):.9g}") if np.isfinite(array) else None
 
 
 def write_table(

@@ -33,7 +33,9 @@ from jaxcv.systems.relative_evidence import (
     surprise,
 )
 
-__all__ = ["NEAR_WIDTHS", "NO_PRIOR", "WIDTHS", "RefinedPose", "refine_relative_pose"]
+__all__ = [
+    "NEAR_WIDTHS", "NO_PRIOR", "WIDTHS", "OtherPose", "RefinedPose", "refine_relative_pose",
+]  # fmt: skip
 
 NO_PRIOR = -30.0  # log precision of a missing prior
 _BEGIN = 1e-3  # initial damping, relative to the mean curvature
@@ -44,6 +46,13 @@ _SLACK = 0.1  # of the log likelihood of a match, for errors that all matches sh
 _DISTINCT = 0.0873  # 5 degrees: the angle between minima that are answers of their own [rad]
 # Factors on the kernel's width for the first steps: from distant starts, from nearby ones.
 WIDTHS, NEAR_WIDTHS = (1.0, 3.0, 10.0, 30.0, 100.0), (1.0, 3.0)
+
+
+class OtherPose(NamedTuple):
+    """A second answer: rotation (3, 3) and direction (3,), x2 = R x1 + t."""
+
+    rotation: Any
+    direction: Any
 
 
 class RefinedPose(NamedTuple):
@@ -80,7 +89,7 @@ class RefinedPose(NamedTuple):
     min_eigenvalue: jax.Array
     moved: jax.Array
     supported: jax.Array
-    runner_up: tuple[jax.Array, jax.Array]
+    runner_up: OtherPose
     odds: jax.Array
     covariance: jax.Array
     inliers: jax.Array
@@ -166,7 +175,7 @@ def refine_relative_pose(
     return RefinedPose(
         found.value["rotation"], found.value["direction"], found.energy, found.converged,
         found.diagnostics.min_eigenvalue, moved(*at), supported(*at),
-        (second["rotation"], second["direction"]), odds, pose_covariance(*at),
+        OtherPose(second["rotation"], second["direction"]), odds, pose_covariance(*at),
         inliers, jnp.sum(inliers) / jnp.maximum(jnp.sum(valid), 1),
         found.value.get("log_focal", jnp.zeros_like(odds)), free.density,
     )  # fmt: skip
