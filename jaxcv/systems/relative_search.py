@@ -53,9 +53,9 @@ def searched_poses(
     points2: jax.Array,
     valid: jax.Array | None = None,
     *,
-    least_samples: int = 512,
+    least_samples: int = 1024,
     most_samples: int = 16_384,
-    count: int = 8,
+    count: int = 12,
 ) -> tuple[jax.Array, jax.Array]:
     """Poses of least cost among those of random samples of five matches.
 

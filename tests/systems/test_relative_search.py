@@ -30,7 +30,7 @@ def test_the_best_pose_is_the_true_one_for_any_seed_and_padding_is_not_seen():
     run = jax.jit(jax.vmap(searched_poses, in_axes=(0, None, None, None, None)))
     keys = jax.random.split(jax.random.key(1), 4)
     rotations, directions = run(keys, theta, more(p1), more(wrong), valid)
-    assert rotations.shape == (4, 8, 3, 3)
+    assert rotations.shape == (4, 12, 3, 3)
     assert (rotation_error(rotations[:, 0], np.asarray(rotation)[None]) < 1).all()
     assert (translation_error(directions[:, 0], np.asarray(direction)[None]) < 3).all()
 
@@ -52,7 +52,7 @@ def test_samples_find_poses_of_planes():
     rotations, directions = searched_poses(
         jax.random.key(0), theta, jnp.asarray(p1), jnp.asarray(p2), least_samples=512
     )
-    assert rotations.shape == (8, 3, 3)
+    assert rotations.shape == (12, 3, 3)
     # A plane has two poses; one of the best is the true one.
     turned = rotation_error(rotations, np.asarray(rotation)[None])
     moved = translation_error(directions, np.asarray(direction)[None])
