@@ -4,7 +4,6 @@
 resized once, and the poses of many pairs are minimised together.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from jaxcv.checks import argument_error, check_count
 from jaxcv.geometry.camera import check_intrinsics
 from jaxcv.geometry.epipolar import angle_behind, essential_matrix, sampson_distance
 from jaxcv.least_squares.kernels import Welsch
-from jaxcv.models.relative_pose import MatchHead, PoseNetwork, standardised
+from jaxcv.models.relative_pose import MatchHead, PoseNetwork
 from jaxcv.systems.feature_matches import Matches, normalised
 from jaxcv.systems.relative_confidence import confidence_of
 from jaxcv.systems.two_view import (
@@ -25,10 +24,10 @@ from jaxcv.systems.two_view import (
     PoseScales,
     RelativePose,
     match_arrays,
-    network_and_refined_poses,
     no_pose,
     pose_of,
     refined_alone,
+    refined_with_network,
 )
 
 __all__ = ["CHUNK_SIZE", "inlier_weights", "poses_of_matches"]
@@ -100,7 +99,7 @@ def poses_of_matches(
         else:
             assert first is not None and second is not None  # noqa: PT018, _check_network
             images = [np.stack([each[i] for i in rows]) for each in (first, second)]
-            refined = _with_network(params, *images, arrays, own, network, head)
+            refined = refined_with_network(params, *images, arrays, own, network, head)
         refined = jax.device_get(refined)
         prior = None if params is None else params["scales"].log_precision
         confidence = np.asarray(confidence_of(refined, prior))
@@ -113,13 +112,6 @@ def poses_of_matches(
         if report is not None:
             report(len(out))
     return out
-
-
-@functools.partial(jax.jit, static_argnames=("network", "head"))
-def _with_network(params, first, second, matches, key, network, head):
-    images = standardised(first), standardised(second)
-    poses = network_and_refined_poses(params, *images, matches, network=network, head=head, key=key)
-    return poses[1]
 
 
 def inlier_weights(

@@ -37,12 +37,15 @@ from jaxcv.systems.relative_search import searched_poses
 __all__ = [
     "MATCHES", "MATCH_NUMBERS", "MatchArrays", "PoseScales", "RelativePose",
     "intrinsics_or_guess", "match_arrays", "network_and_refined_poses", "no_pose", "pose_of",
-    "refined_alone", "relative_pose", "resized",
+    "refined_alone", "refined_with_network", "relative_pose", "resized",
 ]  # fmt: skip
 
 MATCH_NUMBERS = 6  # features of a match, inputs of its confidence
 MATCHES = 128  # in the energy, the best by their ratio
 FEWEST = 5
+# Beside a network's pose a short search is enough. It is in every training step, and a batch waits
+# for its longest search.
+_SEARCH_WITH_NETWORK = {"least_samples": 256, "most_samples": 256, "count": 3}
 _SMALLEST = 64  # matches in an array of unknown number
 _QUALITY = 4.2, 5.0  # log odds of a right match at ratio 0, and their slope
 _FOCAL = 1.2  # default focal length, over the longer side
@@ -181,7 +184,9 @@ def network_and_refined_poses(
         )  # fmt: skip
         start = None
         if key is not None:
-            sampled = searched_poses(key, theta, own.points1, own.points2, own.valid)
+            sampled = searched_poses(
+                key, theta, own.points1, own.points2, own.valid, **_SEARCH_WITH_NETWORK
+            )
             start = (
                 jnp.concatenate([rotation[None], sampled[0]]),
                 jnp.concatenate([direction[None], sampled[1]]),
@@ -197,9 +202,11 @@ def network_and_refined_poses(
 
 
 @functools.partial(jax.jit, static_argnames=("network", "head"))
-def _with_network(params, first, second, matches, key, network, head):
+def refined_with_network(params, first, second, matches, key, network, head):
+    """The minimisers of B pairs with a network, of images (B, H, W, 3) in 8 bits."""
     images = standardised(first), standardised(second)
-    return network_and_refined_poses(params, *images, matches, network=network, head=head, key=key)
+    poses = network_and_refined_poses(params, *images, matches, network=network, head=head, key=key)
+    return poses[1]
 
 
 @functools.partial(jax.jit, static_argnames="start")
@@ -381,7 +388,7 @@ def relative_pose(
                 expected, hint = f"expected {least} pixels a side or more", "Give a larger image."
                 raise argument_error(name, expected, image.shape, hint)
         small = [resized(image, shape)[None] for image in images]
-        _, refined = _with_network(params, *small, matches, key, network, head)
+        refined = refined_with_network(params, *small, matches, key, network, head)
     elif len(found.ratio) < FEWEST:
         return no_pose(len(found.ratio))
     else:
