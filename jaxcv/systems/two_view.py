@@ -90,8 +90,8 @@ class RelativePose(NamedTuple):
         rotation: (3, 3).
         direction: (3,) unit t; two images do not determine the length of a translation.
         confidence: () in [0, 1], probability that both angle errors are below 20 degrees:
-            `confidence_of`. Near 0 where too few matches agree, or where the translation cannot
-            be observed, as under pure rotation.
+            `confidence_of`. Near 0 where too few matches agree. Too high under a pure rotation:
+            see `moved`.
         matches: () number of matches found.
         covariance: (5, 5) of three angles of the rotation and two of the direction [rad^2]:
             `jaxcv.systems.relative_evidence.pose_covariance`.
