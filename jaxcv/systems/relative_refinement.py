@@ -41,7 +41,8 @@ NO_PRIOR = -30.0  # log precision of a missing prior
 _BEGIN = 1e-3  # initial damping, relative to the mean curvature
 _RULE = MarquardtRule(_BEGIN, minimum=1e-30, maximum=1e30)
 _SEARCH_STEPS = 10  # with each kernel
-_LEARNING_ROUNDS, _LEARNING_STEPS = 24, 1  # of a density; steps a round
+_FIRST_STEPS, _KEPT = 5, 4  # from good starts: steps from all, and how many go on
+_LEARNING_ROUNDS = 24  # of a density
 _SLACK = 0.1  # of the log likelihood of a match, for errors that all matches share
 _DISTINCT = 0.0873  # 5 degrees: the angle between minima that are answers of their own [rad]
 # Factors on the kernel's width for the first steps: from distant starts, from nearby ones.
@@ -73,7 +74,8 @@ class RefinedPose(NamedTuple):
             met, 5 degrees or more from the best; the best itself if there is none.
         odds: () its likelihood over that of the best, in [0, 1]; 0 if there is none. Of the
             difference of the logarithms .1 a match is left out: many matches with a common error
-            (a lens, interpolation) would otherwise decide between poses that fit alike.
+            (a lens, interpolation) would otherwise decide between poses that fit alike. With a
+            density of residuals it is the smaller difference by that or by Welsch's kernel.
         covariance: (5, 5) of three angles of the rotation and two of the direction [rad^2]:
             `jaxcv.systems.relative_evidence.pose_covariance`.
         inliers: (N,) probabilities that the matches agree with the pose.
@@ -118,7 +120,8 @@ def refine_relative_pose(
     matches always agree by accident, a wide one holds more probability, and E does not depend
     on the sign of t. A plane has a second pose: that of the best minimum takes part as well.
     Newton's method converges from there; only its minimum is differentiated. If theta has a
-    density of residuals, its shares are learned at the selected minimum, without a gradient.
+    density of residuals, its shares are learned at the first start, which must be a good one, and
+    again at the selected minimum, without a gradient.
 
     Args:
         theta: prior, precisions, confidences and scales of one pair; batch with `jax.vmap`.
@@ -145,26 +148,21 @@ def refine_relative_pose(
     free = jax.lax.stop_gradient(theta)
     matches = points1, points2, valid
 
-    def search(width, y):
-        if free.density is None:
-            wide = free._replace(log_width=free.log_width + jnp.log(width))
-        else:
-            wide = free._replace(log_noise=free.log_noise + jnp.log(width))
-        found = _go_down(_go_down(y, wide, *matches, _SEARCH_STEPS), free, *matches, _SEARCH_STEPS)
-        return found, surprise(found, free, *matches)
-
-    at = jnp.asarray(widths, unit.dtype)
-    found = jax.vmap(lambda y: jax.vmap(lambda width: search(width, y))(at))(y)
-    found = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
-    other = _other_of_plane(_lowest(*found), free, *matches)
-    near = jnp.asarray(NEAR_WIDTHS, unit.dtype)
-    twins = jax.vmap(lambda width: search(width, other))(near)
-    values, costs = jax.tree.map(lambda *both: jnp.concatenate(both), found, twins)
-    y0 = jax.lax.stop_gradient(_lowest(values, costs))
-    slack = _SLACK * jnp.sum(inlier_probabilities(y0, free, *matches))
-    second, odds = _runner_up(values, costs, y0, slack)
+    if free.density is None:
+        values, costs = _minima_of_distant_starts(y, widths, free, *matches)
+    else:
+        # Equal shares have a narrow part in which a few matches make minima of their own.
+        first = jax.tree.map(lambda leaf: leaf[0], y)
+        free = _with_learned_density(first, free, *matches, steps=0)[1]
+        values, costs = _minima_of_good_starts(y, free, *matches)
+    slack = _SLACK * jnp.sum(inlier_probabilities(_lowest(values, costs), free, *matches))
+    coarse = costs
+    if free.density is not None:  # also by the kernel of theta, which does not see small residuals
+        plain = free._replace(density=None)
+        coarse = jax.vmap(lambda y: surprise(y, plain, *matches))(values)
+    y0, second, odds = jax.lax.stop_gradient(_best_two(values, costs, coarse, slack))
     if theta.density is not None:
-        y0, free = _with_learned_density(y0, free, *matches)
+        y0, free = _with_learned_density(y0, free, *matches, steps=1)
         theta = theta._replace(density=free.density)
     found = argmin(
         epipolar_energy, y0, theta, matches, solver=Newton(max_steps=max_steps), damping=damping,
@@ -181,17 +179,49 @@ def refine_relative_pose(
     )  # fmt: skip
 
 
-def _with_learned_density(pose, theta, points1, points2, valid) -> Any:
-    """Pose and theta after expectation maximisation on the shares of the residuals' density."""
+def _minima_of_distant_starts(y, widths, theta, points1, points2, valid):
+    """Minima and their `surprise`, from each start with each width of the kernel at first."""
+    matches = points1, points2, valid
+
+    def search(width, y):
+        wide = theta._replace(log_width=theta.log_width + jnp.log(width))
+        found = _go_down(_go_down(y, wide, *matches, _SEARCH_STEPS), theta, *matches, _SEARCH_STEPS)
+        return found, surprise(found, theta, *matches)
+
+    at = jnp.asarray(widths, points1.dtype)
+    found = jax.vmap(lambda y: jax.vmap(lambda width: search(width, y))(at))(y)
+    found = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+    other = _other_of_plane(_lowest(*found), theta, *matches)
+    near = jnp.asarray(NEAR_WIDTHS, points1.dtype)
+    twins = jax.vmap(lambda width: search(width, other))(near)
+    return jax.tree.map(lambda *both: jnp.concatenate(both), found, twins)
+
+
+def _minima_of_good_starts(y, theta, points1, points2, valid):
+    """Minima and their `surprise`: a few steps from each start, then more from the best ones."""
+    matches = points1, points2, valid
+    cost = jax.vmap(lambda y: surprise(y, theta, *matches))
+    y = jax.vmap(lambda y: _go_down(y, theta, *matches, _FIRST_STEPS))(y)
+    costs = cost(y)
+    other = _other_of_plane(_lowest(y, costs), theta, *matches)
+    costs = jnp.where(jnp.isfinite(costs), costs, jnp.inf)
+    rows = jax.lax.top_k(-costs, min(_KEPT, costs.size))[1]
+    y = jax.tree.map(lambda all, one: jnp.concatenate([all[rows], one[None]]), y, other)
+    y = jax.vmap(lambda y: _go_down(y, theta, *matches, 2 * _SEARCH_STEPS - _FIRST_STEPS))(y)
+    return y, cost(y)
+
+
+def _with_learned_density(pose, theta, points1, points2, valid, *, steps: int) -> Any:
+    """Pose and theta after rounds of `learned_shares` and of steps of the pose between them."""
     weight = jnp.where(valid, jnp.exp(theta.log_confidence), 0)
 
-    def step(carry, _):
+    def learn(carry, _):
         pose, theta = carry
         square = squared_distances(pose, theta, points1, points2)
         theta = theta._replace(density=learned_shares(theta.density, square, weight))
-        return (_go_down(pose, theta, points1, points2, valid, _LEARNING_STEPS), theta), None
+        return (_go_down(pose, theta, points1, points2, valid, steps), theta), None
 
-    return jax.lax.scan(step, (pose, theta), length=_LEARNING_ROUNDS)[0]
+    return jax.lax.scan(learn, (pose, theta), length=_LEARNING_ROUNDS)[0]
 
 
 def _lowest(values: Any, costs: jax.Array) -> Any:
@@ -220,18 +250,27 @@ def _other_of_plane(pose, theta, points1, points2, valid) -> Any:
     }
 
 
-def _runner_up(values: Any, costs: jax.Array, best: Any, slack: Any) -> tuple[Any, jax.Array]:
-    """The minimum of least cost away from the best one, and its likelihood over the best's."""
-    cosine = 0.5 * (jnp.einsum("nij,ij->n", values["rotation"], best["rotation"]) - 1)
-    aside = values["direction"] @ best["direction"]
-    away = jnp.minimum(cosine, aside) < jnp.cos(_DISTINCT)
-    costs = jnp.where(jnp.isfinite(costs), costs, jnp.inf)
-    others = jnp.where(away, costs, jnp.inf)
-    second = jnp.argmin(others)
-    exists = jnp.isfinite(others[second])
-    pose = jax.tree.map(lambda all, one: jnp.where(exists, all[second], one), values, best)
-    gap = jnp.where(exists, others[second] - jnp.min(costs) - slack, jnp.inf)
-    return jax.lax.stop_gradient((pose, jnp.exp(-jnp.maximum(gap, 0))))
+def _best_two(values: Any, costs: jax.Array, coarse: jax.Array, slack: Any) -> tuple:
+    """The best minimum, the best one away from it, and the likelihood of the second over the first.
+
+    The gap between them is the smaller of those of the costs and the coarse costs, less the slack:
+    residuals below the errors that all matches share must not decide. Where the costs differ by
+    less than the slack, the coarse costs tell which is the best.
+    """
+    costs, coarse = (jnp.where(jnp.isfinite(own), own, jnp.inf) for own in (costs, coarse))
+    best = jnp.argmin(costs)
+    cosine = jnp.einsum("nij,ij->n", values["rotation"], values["rotation"][best])
+    aside = values["direction"] @ values["direction"][best]
+    away = jnp.minimum(0.5 * (cosine - 1), aside) < jnp.cos(_DISTINCT)
+    second = jnp.argmin(jnp.where(away, costs, jnp.inf))
+    exists = away[second] & jnp.isfinite(costs[second])
+    second = jnp.where(exists, second, best)
+    gap, coarse_gap = costs[second] - costs[best], coarse[second] - coarse[best]
+    swap = (gap < slack) & (coarse_gap < 0)
+    gap = jnp.where(exists, jnp.minimum(gap, coarse_gap) - slack, jnp.inf)
+    best, second = jnp.where(swap, second, best), jnp.where(swap, best, second)
+    one, other = (jax.tree.map(lambda leaf, at=at: leaf[at], values) for at in (best, second))
+    return one, other, jnp.exp(-jnp.maximum(gap, 0))
 
 
 def _go_down(y, theta, points1, points2, valid, steps: int):
