@@ -209,7 +209,7 @@ def extremes(data: Data, features: Any, network: Any) -> list[int]:
     rows = np.flatnonzero(answered(features))
     larger = [np.max(errors_of(own, data.test.pairs), axis=0)[rows] for own in (features, network)]
     order = rows[np.argsort(larger[1] - larger[0], kind="stable")]
-    return [int(order[k]) for k in (0, len(order) // 2, -1)]
+    return list(dict.fromkeys(int(order[k]) for k in (0, len(order) // 2, -1)))  # of few, fewer
 
 
 def _pairs(data: Data, poses: Any, features: str, net: str) -> Any:

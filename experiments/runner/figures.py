@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments.runner.records import write_bytes, write_text
 
 if TYPE_CHECKING:
@@ -36,6 +38,18 @@ def save_figures(figures: Iterable[tuple[str, Any]], folder: pathlib.Path) -> No
             write_text(path, figure)
             continue
         path = path if path.suffix else path.with_suffix(".png")
+        _mark_single_points(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=path.suffix.removeprefix("."))
         write_bytes(path, buffer.getvalue())
+
+
+def _mark_single_points(figure: Any) -> None:
+    """Gives lines of one point, as of a training with one log point, a marker: they are empty."""
+    for axes in figure.axes:
+        for line in axes.lines:
+            points = np.ma.filled(np.ma.asarray(line.get_xydata(), float), np.nan)
+            single = np.isfinite(points).all(axis=1).sum() == 1
+            if single and line.get_marker() in (None, "None", "", " "):
+                line.set_marker("o")
+                line.set_markersize(4)
