@@ -135,6 +135,7 @@ def small(config, folder, **changes):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_all_pairs_of_the_five_landmarks_are_trained_on_and_yorkminster_validates(tmp_path):
     for number, scene in enumerate(TRAINED):
         write_landmark(tmp_path / "in" / scene, 5 + number % 2)

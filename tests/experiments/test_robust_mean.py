@@ -133,6 +133,7 @@ def test_the_headline_is_the_papers_data_and_optimiser():
     assert len(set(evaluation.ROWS)) == len(evaluation.ROWS)
 
 
+@pytest.mark.slow
 def test_the_undamped_prediction_is_the_tangent_of_the_true_movement():
     with jax.enable_x64(True):
         points = draw(jax.random.key(0), PROTOCOLS["paper"]).points

@@ -104,6 +104,7 @@ def test_weights_leave_matches_out_and_repeat_them():
     assert jnp.isfinite(jax.grad(lambda w: eight_point(p1, p2, w)[0, 0])(jnp.zeros(24))).all()
 
 
+@pytest.mark.slow
 def test_derivatives_against_differences():
     rotation, direction, p1, p2, *_ = scene(5, 14, noise=1e-3)
     weights = jnp.asarray(np.random.default_rng(0).uniform(0.5, 2, 14))

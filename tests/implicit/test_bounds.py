@@ -9,7 +9,7 @@ from jaxcv import argmin, argmin_least_squares
 from tests.helpers import UNDAMPED, assert_grad_matches, outer_loss
 from tests.problems.bounded import PROBLEMS, scipy_lbfgsb, scipy_trf
 
-QUICK = ["nonnegative_least_squares", "learned_bounds"]
+QUICK = ["learned_bounds"]
 
 
 def names(residual=False):

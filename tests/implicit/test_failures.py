@@ -62,7 +62,11 @@ def run(linear):
 
 @pytest.mark.parametrize(
     ("n", "linear", "dtype"),
-    [(1, "auto", np.float64), (6, "auto", np.float64), (6, "cg", np.float32)],
+    [
+        (1, "auto", np.float64),
+        pytest.param(6, "auto", np.float64, marks=pytest.mark.slow),
+        (6, "cg", np.float32),
+    ],
 )
 def test_bad_lanes_are_counted_and_contained(n, linear, dtype):
     with jax.enable_x64(True):

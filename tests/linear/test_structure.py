@@ -113,7 +113,9 @@ def test_algebra_is_that_of_the_dense_matrix(shape):
         assert np.all(np.linalg.eigvalsh(got["convex"]) > 0)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape", [SHAPES[0], pytest.param(SHAPES[1], marks=pytest.mark.slow), SHAPES[2]]
+)
 def test_damped_solves_are_bounded_and_those_of_the_dense_method(shape):
     """For indefinite matrices too, where the shift is found by bisection and errs upwards."""
     damping = Damping(0.2, order=2)

@@ -34,6 +34,7 @@ def test_the_expected_position_of_a_known_map():
         np.testing.assert_allclose(flat, offsets.mean(axis=(0, 1)), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_gradient_by_the_logits_and_offsets():
     """d x / d logit_a = p_a (g_a + o_a - x), d x / d o_a = p_a."""
     with jax.enable_x64(True):

@@ -116,6 +116,7 @@ def test_fusion_of_equal_streams():
         np.testing.assert_allclose(out, want, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", mostly_slow(FUSIONS, ["concatenate", "convolve"]))
 def test_several_layers_of_fusion(fusion):
     depth, rgb = images(1, 3)
@@ -141,6 +142,7 @@ def test_outputs_fused_by_their_mean_are_two_networks():
     np.testing.assert_allclose(jax.jit(late.apply)({"params": params}, depth, rgb), want, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_dropout_keeps_the_mean_and_takes_a_traced_rate():
     x = jnp.ones((400, 100))
     out = jax.jit(dropout)(x, 0.3, jax.random.key(0))
@@ -156,6 +158,7 @@ def test_dropout_keeps_the_mean_and_takes_a_traced_rate():
     assert np.abs(outs[1] - outs[0]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_linear_output_is_the_one_before_the_tanh():
     depth, rgb = images(1, 3)
     for fuse_at in (("conv4",), ("output",)):

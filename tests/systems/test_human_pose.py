@@ -78,6 +78,7 @@ def test_the_frame_that_comes_with_the_release():
     np.testing.assert_allclose(error(parameters=reset)[0], 36.238, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_unseen_people_are_reconstructed():
     frames, model = people()
     truth = frames.joints - frames.joints.mean(axis=1, keepdims=True)
@@ -90,6 +91,7 @@ def test_unseen_people_are_reconstructed():
     np.testing.assert_allclose(found.component_weights.sum(-1), 1)
 
 
+@pytest.mark.slow
 def test_batches_views_and_the_image_s_scale():
     frames, model = people()
     points, visible = frames.points[:6].reshape(2, 3, 4, 17, 2), frames.visible[:6]

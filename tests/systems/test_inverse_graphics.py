@@ -68,6 +68,7 @@ def test_inactive_entries_learn_only_to_agree(params):
     assert (np.asarray(none["mean"]["kernel"])[:, inactive] == 0).all()
 
 
+@pytest.mark.slow
 def test_options_of_paper_and_released_code(params):
     run = functools.partial(graphics_loss, params, IMAGES, jax.random.key(1), network=NETWORK)
     active = active_latents(0, 6)
@@ -79,6 +80,7 @@ def test_options_of_paper_and_released_code(params):
         run(active=active, clamp_on="image")
 
 
+@pytest.mark.slow
 def test_beta_weighs_the_divergence_and_posteriors_are_shared(params):
     run = functools.partial(graphics_loss, params, IMAGES, jax.random.key(1), network=NETWORK)
     loss, parts = run()
@@ -101,6 +103,7 @@ def test_beta_weighs_the_divergence_and_posteriors_are_shared(params):
         run(posterior="average", axis_name="devices")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("posterior", ["average", "adaptive"])
 def test_gradients_of_shared_posteriors_are_ordinary(params, posterior):
     """Central differences of the loss; clamping would ignore inactive latents' gradients."""
