@@ -219,7 +219,9 @@ def _with_learned_density(pose, theta, points1, points2, valid, *, steps: int) -
         pose, theta = carry
         square = squared_distances(pose, theta, points1, points2)
         theta = theta._replace(density=learned_shares(theta.density, square, weight))
-        return (_go_down(pose, theta, points1, points2, valid, steps), theta), None
+        if steps:
+            pose = _go_down(pose, theta, points1, points2, valid, steps)
+        return (pose, theta), None
 
     return jax.lax.scan(learn, (pose, theta), length=_LEARNING_ROUNDS)[0]
 
