@@ -11,7 +11,7 @@ The weights come from a logistic regression on 577 pairs of frames of rooms and 
 generated pairs: 6 to 250 matches, up to 80% of them wrong, walls, cameras that only turn, pictures
 with nothing in common. Left out a scene at a time, the expected calibration error was .034, and 99%
 of the pairs with .95 or more were right. A camera that only turns is the case it knows least: it
-gives .67 on average where 4% are right, so look at `moved`, too.
+gives about two thirds on average where 4% are right, so look at `moved`, too.
 """
 
 from typing import Any

@@ -133,7 +133,7 @@ def refine_relative_pose(
             given. None: the prior. No gradient.
         damping: of the implicit gradient, in 1/rad^2.
         max_steps: of the final Newton's method.
-        widths: factors on the kernel's width for the first steps; (1.0,) if the start is good.
+        widths: factors on the kernel's width for the first steps; without a density only.
     """
     valid = jnp.ones(points1.shape[0], bool) if valid is None else valid
     start = (theta.rotation, theta.direction) if start is None else start

@@ -228,7 +228,7 @@ def refined_alone(matches: MatchArrays, key: jax.Array, *, start: str = "sampled
         theta = theta._replace(log_confidence=_log_quality(own.ratio))
         begin = searched_poses(key, theta, *matches)
         theta = theta._replace(density=usual_density(-theta.log_noise))
-        return refine_relative_pose(theta, *matches, start=begin, widths=(1.0,))
+        return refine_relative_pose(theta, *matches, start=begin)
 
     keys = jax.random.split(key, matches.focal.shape[0])
     return jax.lax.map(lambda pair: one(*pair), (matches, keys))

@@ -23,11 +23,10 @@ def test_the_density_of_inliers_has_area_one_and_the_weight_is_the_slope():
         assert density.responsibilities(jnp.array(1e6))[-1] > 1 - 1e-9
 
 
-def _learned(residuals, weights=None, steps=40):
+def _learned(residuals):
     density, square = usual_density(jnp.log(1000.0)), jnp.asarray(residuals**2)
-    weights = jnp.ones(len(residuals)) if weights is None else weights
-    for _ in range(steps):
-        density = jax.jit(learned_shares)(density, square, weights)
+    for _ in range(40):
+        density = jax.jit(learned_shares)(density, square, jnp.ones(len(residuals)))
     return density
 
 

@@ -58,7 +58,7 @@ COMMANDS = {
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # Entries of results.json and figures that show times.
 TIMED = (
-    "second", "minutes", "us_a", "ms_an_", "per_second",
+    "second", "minutes", "us_a_", "us_an_", "ms_an_", "per_second",
     # Restarts in the time of one of the network's steps, which is measured.
     "lm_restarts", "lm_screened", "lm/steps_per_iteration", "lm/price_of_a_point",
 )  # fmt: skip

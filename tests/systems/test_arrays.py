@@ -36,7 +36,7 @@ from jaxcv.systems import (
 from jaxcv.systems.curve_fitting import init_curve_solver
 from jaxcv.systems.inverse_graphics import LatentScale
 from jaxcv.systems.stereo import StereoNetwork, init_stereo_network
-from tests.helpers import UNDAMPED
+from tests.helpers import UNDAMPED, assert_grad_matches
 from tests.systems.test_hand_pose import NETWORK, SIDE, K, scene
 
 HAND = {"network": NETWORK, "side": SIDE, "cube": 280.0}
@@ -136,8 +136,20 @@ def test_fused_boxes_as_arrays():
         np.testing.assert_allclose(out["box"], want, rtol=1e-12)
         np.testing.assert_array_equal(out["converged"].all(-1), [True, True, False])
         assert np.isnan(out["box"][2]).all()
-        slope = jax.grad(lambda p: jnp.sum(run(p)["box"][:2] ** 2))(learned)
-        assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(slope))
+
+
+@pytest.mark.slow
+def test_the_gradient_of_fused_boxes_as_arrays():
+    with jax.enable_x64(True):
+        boxes, learned = boxes_of()
+        first, frame = jnp.array([0.0, 0, 40, 60]), jnp.array([3, 4, 5])
+        inputs = boxes, jnp.ones((3, 5), bool), jnp.tile(first, (3, 1)), frame
+        settings = {"damping": UNDAMPED}
+        run = jax.jit(lambda learned: tracker_fusion_arrays(learned, *inputs, settings=settings))
+        assert_grad_matches(
+            lambda p: jnp.sum(run(p)["box"][:2] ** 2), learned, jax.random.key(0),
+            steps=(1e-3, 1e-4, 1e-5), rtol=1e-5,
+        )  # fmt: skip
 
 
 def test_curves_as_arrays_and_by_model():
